@@ -1,0 +1,1 @@
+"""cohortloom: synthetic patients, drawn together and judged."""

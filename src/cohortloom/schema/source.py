@@ -1,0 +1,98 @@
+"""Where a table's columns come from in the user's own files.
+
+A source is data, not code: file name or glob, their column names, wide or long layout, time unit and origin, marks for
+missing, value maps, row filters, statics repeated on every row, and a regular grid. `formats/tabular.py` carries it out.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cohortloom.schema.column import Strict
+
+__all__ = ["CodeMap", "Filter", "Grid", "Source", "SourceTime", "TIME_UNITS"]
+
+#: Days in one unit; the keys are the time units a schema may name.
+TIME_UNITS = {"us": 1e-6 / 86400, "ms": 1e-3 / 86400, "s": 1 / 86400, "min": 1 / 1440, "h": 1 / 24, "d": 1.0, "wk": 7.0,
+              "mo": 30.4375, "a": 365.25}
+
+Aggregate = Literal["last", "first", "mean", "median", "min", "max", "sum", "any", "count"]
+
+
+class Filter(Strict):
+    """Keep a row if `column` is (or is not) one of the values."""
+
+    column: str = Field(description="Column name in the file.")
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+
+
+class SourceTime(Strict):
+    """How the time of a row is written in the file."""
+
+    column: str
+    unit: Literal["us", "ms", "s", "min", "h", "d", "wk", "mo", "a"] | None = Field(
+        None, description="The column is a number in this unit since the origin; absent: a date, or an order."
+    )
+    format: str | None = Field(None, description="strptime format of a date, guessed if absent.")
+    origin: str = Field(
+        "subject",
+        description="'subject': offsets count from the subject's own origin; an ISO date: offsets count from there; "
+        "'first': absolute dates become offsets from the subject's first row in any table.",
+    )
+
+
+class CodeMap(Strict):
+    """One code of a long file -> one of our columns, with a linear change of unit: ours = scale * theirs + shift."""
+
+    column: str
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+class Grid(Strict):
+    """Bins of a regular grid; a row is made for each bin in which something was recorded."""
+
+    every: str = Field(description="Bin width, such as '1h', '15min', '1d'.", pattern=r"^[0-9.]+(us|ms|s|min|h|d|wk)$")
+    aggregate: dict[str, Aggregate] = Field(default_factory=dict, description="Our column -> how; '*' for the rest.")
+    empty_bins: bool = Field(False, description="Also make rows for bins without a record, up to the last one.")
+
+
+class Source(Strict):
+    """The file behind a table."""
+
+    file: str = Field(description="File name or glob below the folder that is read; compressed files are read as they are.")
+    layout: Literal["wide", "long"] = "wide"
+    subject: str = Field("subject_id", description="Their column with the patient.")
+    visit: str | None = Field(None, description="Their column with the visit, where rows belong to one.")
+    time: SourceTime | str | None = Field(None, description="A bare name means a date (or number of the schema's clock).")
+    columns: dict[str, str] = Field(default_factory=dict, description="Our column -> theirs, where the names differ.")
+    code: str | None = Field(None, description="Long layout: their column with the code.")
+    value: str | None = Field(None, description="Long layout: their column with the value.")
+    codes: dict[str, CodeMap | str] = Field(default_factory=dict, description="Long layout: their code -> our column.")
+    missing: tuple[str, ...] = Field(("",), description="Cells that mean 'missing', in every column.")
+    missing_in: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Our column -> further marks.")
+    values: dict[str, dict[str, str]] = Field(default_factory=dict, description="Our column -> their value -> ours.")
+    scale: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="Our column -> (scale, shift): ours = scale * theirs + shift."
+    )
+    where: tuple[Filter, ...] = ()
+    repeated: bool = Field(False, description="Statics repeated on every row of a long file: one row per subject is kept.")
+    contradiction: Literal["first", "last", "most", "missing", "fail"] = Field(
+        "most", description="What a static that differs between the rows of one subject becomes; always counted."
+    )
+    grid: Grid | None = None
+    separator: str = ","
+    encoding: str = "utf8"
+
+    @model_validator(mode="after")
+    def _long_is_complete(self) -> "Source":
+        if self.layout == "long" and not (self.code and self.value and self.codes):
+            raise ValueError("layout 'long' needs code, value and codes, e.g. code = \"Parameter\", value = \"Value\", "
+                             "codes = { HR = \"heart_rate\" }")
+        return self
+
+    @property
+    def when(self) -> SourceTime | None:
+        """The time in its full form."""
+        return SourceTime(column=self.time) if isinstance(self.time, str) else self.time
