@@ -57,10 +57,14 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
-        raise FileFormatError("", [Problem("no-file", path.name, "the file does not exist", "Check the path.")]) from None
+        raise FileFormatError(
+            "", [Problem("no-file", path.name, "the file does not exist", "Check the path.")]
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", 0)
-        raise FileFormatError("", [Problem("not-json", path.name, f"is not JSON (line {line})", "It may be truncated; write it again.")]) from None
+        raise FileFormatError(
+            "", [Problem("not-json", path.name, f"is not JSON (line {line})", "It may be truncated; write it again.")]
+        ) from None
 
 
 def sha256(path: str | Path) -> str:
@@ -81,7 +85,17 @@ def new_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not force:
-        raise FileFormatError("", [Problem("exists", str(path), "already exists", "Choose another name, or add --force (force=True) to replace it.")])
+        raise FileFormatError(
+            "",
+            [
+                Problem(
+                    "exists",
+                    str(path),
+                    "already exists",
+                    "Choose another name, or add --force (force=True) to replace it.",
+                )
+            ],
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -127,13 +127,17 @@ class Encoded:
 
     @property
     def n_subjects(self) -> int:
-        part = self.static.values if self.static is not None else self.sequence.length if self.sequence is not None else ()
+        part = (
+            self.static.values if self.static is not None else self.sequence.length if self.sequence is not None else ()
+        )
         return len(part)
 
     def take(self, index: np.ndarray) -> Encoded:
         """Some subjects, in the order of the index (repeats allowed)."""
         index = np.asarray(index)
-        return Encoded(self.static.take(index) if self.static else None, self.sequence.take(index) if self.sequence else None)
+        return Encoded(
+            self.static.take(index) if self.static else None, self.sequence.take(index) if self.sequence else None
+        )
 
 
 def _rows(starts: np.ndarray, length: np.ndarray, index: np.ndarray) -> np.ndarray:

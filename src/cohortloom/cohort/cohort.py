@@ -38,8 +38,14 @@ class Cohort:
     origin: Origin = Origin()
 
     @classmethod
-    def build(cls, schema: Schema, tables: Mapping[str, pl.DataFrame], *, signals: Mapping[str, SignalSet] | None = None,
-              origin: Origin = Origin()) -> Cohort:  # noqa: B008 (frozen)
+    def build(
+        cls,
+        schema: Schema,
+        tables: Mapping[str, pl.DataFrame],
+        *,
+        signals: Mapping[str, SignalSet] | None = None,
+        origin: Origin = Origin(),
+    ) -> Cohort:  # noqa: B008 (frozen)
         """Bring frames to the canonical form: column order, dtypes, row order, empty frames for absent tables.
 
         Raises:
@@ -64,7 +70,11 @@ class Cohort:
 
     def select(self, subjects: Iterable | pl.Series) -> Cohort:
         """The cohort of some subjects (ids not present are ignored)."""
-        wanted = subjects if isinstance(subjects, pl.Series) else pl.Series("subject_id", list(subjects), dtype=self.subjects.dtype)
+        wanted = (
+            subjects
+            if isinstance(subjects, pl.Series)
+            else pl.Series("subject_id", list(subjects), dtype=self.subjects.dtype)
+        )
         wanted = wanted.unique()
         tables = {n: t.filter(pl.col("subject_id").is_in(wanted.implode())) for n, t in self.tables.items()}
         return replace(self, tables=tables, signals={n: s.select(wanted) for n, s in self.signals.items()})

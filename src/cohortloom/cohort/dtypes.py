@@ -6,8 +6,15 @@ from cohortloom.schema import Schema
 
 __all__ = ["clock_dtype", "dtypes"]
 
-_BY_KIND = {"number": pl.Float64, "count": pl.Int64, "category": pl.String, "ordinal": pl.String, "code": pl.String,
-            "identifier": pl.String, "flag": pl.Boolean}
+_BY_KIND = {
+    "number": pl.Float64,
+    "count": pl.Int64,
+    "category": pl.String,
+    "ordinal": pl.String,
+    "code": pl.String,
+    "identifier": pl.String,
+    "flag": pl.Boolean,
+}
 
 
 def clock_dtype(schema: Schema) -> pl.DataType:

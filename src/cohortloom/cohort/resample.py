@@ -68,17 +68,18 @@ def independent(cohort: Cohort, n: int, rng: Rng) -> Cohort:
     """`n` subjects whose columns are drawn apart, missing cells included.
 
     The skeleton (who has how many rows, and the order of times) is that of resampled subjects; then every column of
-    every table, the gaps between visits and the times of events within their subject are permuted over the whole
-    cohort. Marginals and row counts survive, every association but that of row counts between tables is gone.
+    every table (a code and its value count as one) and the gaps between rows are permuted over the whole cohort.
+    Marginals and row counts survive, every association but that of row counts between tables is gone.
     """
     base = relabel(cohort, _draw_subjects(cohort, n, rng))
     schema, tables = cohort.schema, {}
     for name, frame in base.tables.items():
         draw = rng.child("independent", name).numpy
-        columns = {}
-        for column in schema.tables[name].columns:
-            columns[column] = frame[column].gather(draw.permutation(frame.height))
-        frame = frame.with_columns(**columns)
+        table = schema.tables[name]
+        order = {column: draw.permutation(frame.height) for column in table.columns}
+        if table.code and table.value:
+            order[table.value] = order[table.code]
+        frame = frame.with_columns(frame[column].gather(rows) for column, rows in order.items())
         if schema.has_time(name) and schema.clock != "order" and frame.height:
             frame = _permute_gaps(frame, draw)
         tables[name] = frame
@@ -88,7 +89,14 @@ def independent(cohort: Cohort, n: int, rng: Rng) -> Cohort:
 def _draw_subjects(cohort: Cohort, n: int, rng: Rng) -> pl.DataFrame:
     subjects = cohort.subjects
     if subjects.is_empty():
-        raise DataError("", [Problem("no-subjects", cohort.schema.name, "the cohort has no subject to draw from", "Read some data first.")])
+        raise DataError(
+            "",
+            [
+                Problem(
+                    "no-subjects", cohort.schema.name, "the cohort has no subject to draw from", "Read some data first."
+                )
+            ],
+        )
     chosen = rng.child("bootstrap").numpy.integers(0, subjects.len(), n)
     return pl.DataFrame({"subject_id": subjects.gather(chosen), "new_id": np.arange(1, n + 1, dtype=np.int64)})
 

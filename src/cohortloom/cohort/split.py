@@ -39,7 +39,7 @@ class Splits(Mapping):
 
     def __getattr__(self, name: str) -> Cohort:
         if name.startswith("_") or name not in self.parts:
-            raise AttributeError(f"there is no part \"{name}\"; the parts are {', '.join(self.parts)}")
+            raise AttributeError(f'there is no part "{name}"; the parts are {", ".join(self.parts)}')
         return self.parts[name]
 
 
@@ -58,7 +58,9 @@ def split(cohort: Cohort, *, seed: int, group: str | None = None, **shares: floa
         DataError: fewer groups than parts, or a group column that is not static.
     """
     if not shares or any(s <= 0 for s in shares.values()) or sum(shares.values()) > 1 + 1e-9:
-        raise SettingsError("split: each share must lie above 0 and all together at most at 1, e.g. train=0.6, held_out=0.2, reference=0.2")
+        raise SettingsError(
+            "split: each share must lie above 0 and all together at most at 1, e.g. train=0.6, held_out=0.2, reference=0.2"
+        )
     subjects = cohort.subjects
     members = pl.DataFrame({"subject_id": subjects}).with_row_index("row")
     if group is None:
@@ -67,9 +69,22 @@ def split(cohort: Cohort, *, seed: int, group: str | None = None, **shares: floa
         table = group.partition(".")[0]
         cohort.schema.column(group)
         if cohort.schema.tables[table].role != "static":
-            raise DataError("", [Problem("group-not-static", group, "groups must come from a static table",
-                                         "Name a column of a table with role \"static\".")])
-        values = cohort.tables[table].select("subject_id", pl.col(group.partition(".")[2]).alias("group")).unique("subject_id", keep="first")
+            raise DataError(
+                "",
+                [
+                    Problem(
+                        "group-not-static",
+                        group,
+                        "groups must come from a static table",
+                        'Name a column of a table with role "static".',
+                    )
+                ],
+            )
+        values = (
+            cohort.tables[table]
+            .select("subject_id", pl.col(group.partition(".")[2]).alias("group"))
+            .unique("subject_id", keep="first")
+        )
         joined = members.join(values, on="subject_id", how="left", maintain_order="left")
         key = joined["group"].cast(pl.String)
         own = pl.Series([f"\0{i}" for i in range(subjects.len())])
@@ -78,8 +93,18 @@ def split(cohort: Cohort, *, seed: int, group: str | None = None, **shares: floa
     names = list(shares)
     if len(sizes) < len(names):
         what = "groups" if group else "subjects"
-        raise DataError("", [Problem("too-few-to-split", "split", f"{len(sizes)} {what} can't fill {len(names)} parts",
-                                     "Ask for fewer parts.", len(sizes))])
+        raise DataError(
+            "",
+            [
+                Problem(
+                    "too-few-to-split",
+                    "split",
+                    f"{len(sizes)} {what} can't fill {len(names)} parts",
+                    "Ask for fewer parts.",
+                    len(sizes),
+                )
+            ],
+        )
     order = Rng(seed).child("split").numpy.permutation(len(sizes))
     target = np.array([shares[n] for n in names]) * subjects.len()
     rest = max(subjects.len() - target.sum(), 0.0)

@@ -75,7 +75,7 @@ class Report:
         for s in self.scores:
             if s.key == key:
                 return s
-        raise KeyError(f"no score \"{key}\".{nearest(key, [s.key for s in self.scores])}")
+        raise KeyError(f'no score "{key}".{nearest(key, [s.key for s in self.scores])}')
 
     def raise_if_failed(self) -> None:
         """Raise CheckFailed if any score failed, naming each."""

@@ -7,6 +7,25 @@ from cohortloom.schema.source import CodeMap, Filter, Grid, Source, SourceTime
 from cohortloom.schema.table import Table
 
 __all__ = [
-    "Category", "Code", "CodeMap", "Column", "Count", "Filter", "Flag", "Grid", "Identifier", "Item", "Number",
-    "Ordinal", "RuleSpec", "Schema", "Signal", "Source", "SourceTime", "Survival", "Table", "Task", "Timestamp",
+    "Category",
+    "Code",
+    "CodeMap",
+    "Column",
+    "Count",
+    "Filter",
+    "Flag",
+    "Grid",
+    "Identifier",
+    "Item",
+    "Number",
+    "Ordinal",
+    "RuleSpec",
+    "Schema",
+    "Signal",
+    "Source",
+    "SourceTime",
+    "Survival",
+    "Table",
+    "Task",
+    "Timestamp",
 ]

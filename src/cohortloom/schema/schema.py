@@ -36,9 +36,15 @@ class Task(Strict):
     name: str
     kind: Literal["classification", "regression", "survival", "next_visit"] = "classification"
     target: str = Field(description="table.column that is predicted.")
-    time: str | None = Field(None, description="Survival: table.column with the follow-up time; target is the event flag.")
-    event: tuple[str, ...] = Field((), description="Levels of the target that count as the event (classification, survival).")
-    leaks: tuple[str, ...] = Field((), description="table.column that would give the answer away, kept out of the inputs.")
+    time: str | None = Field(
+        None, description="Survival: table.column with the follow-up time; target is the event flag."
+    )
+    event: tuple[str, ...] = Field(
+        (), description="Levels of the target that count as the event (classification, survival)."
+    )
+    leaks: tuple[str, ...] = Field(
+        (), description="table.column that would give the answer away, kept out of the inputs."
+    )
 
 
 class Survival(Strict):
@@ -113,8 +119,11 @@ class Schema(Strict):
 
     def keys(self, table: str) -> list[str]:
         """The implied columns of the frame, in order: subject_id, visit_id, time."""
-        return (["subject_id"] + (["visit_id"] if self.has_visit_id(table) else [])
-                + (["time"] if self.has_time(table) else []))
+        return (
+            ["subject_id"]
+            + (["visit_id"] if self.has_visit_id(table) else [])
+            + (["time"] if self.has_time(table) else [])
+        )
 
     def column(self, path: str) -> Column:
         """Column of "table.column".
@@ -143,38 +152,58 @@ class Schema(Strict):
             found.append(Problem(code, where, what, fix))
 
         if not self.tables and not self.signals:
-            bad("schema", "has neither tables nor signals", "Add [tables.patients] with role = \"static\".", "no-tables")
+            bad("schema", "has neither tables nor signals", 'Add [tables.patients] with role = "static".', "no-tables")
         visits = list(self.by_role("visit"))
         if len(visits) > 1:
-            bad("tables", f"{len(visits)} tables have role \"visit\" ({', '.join(visits)}); one is possible",
-                "Give the others role = \"event\" and parent = the visit table.", "two-visit-tables")
+            bad(
+                "tables",
+                f'{len(visits)} tables have role "visit" ({", ".join(visits)}); one is possible',
+                'Give the others role = "event" and parent = the visit table.',
+                "two-visit-tables",
+            )
         for name, table in self.tables.items():
             here = f"tables.{name}"
             if table.parent is not None and table.parent not in self.tables:
-                bad(here, f"parent \"{table.parent}\" is not a table; the tables are {', '.join(self.tables)}",
-                    nearest(table.parent, self.tables).strip(), "unknown-parent")
+                bad(
+                    here,
+                    f'parent "{table.parent}" is not a table; the tables are {", ".join(self.tables)}',
+                    nearest(table.parent, self.tables).strip(),
+                    "unknown-parent",
+                )
             elif table.parent is not None:
                 allowed = {"static": (), "visit": ("static",), "event": ("static", "visit")}[table.role]
                 role = self.tables[table.parent].role
                 if role not in allowed:
-                    bad(here, f"a table of role \"{table.role}\" can't hang on \"{table.parent}\" of role \"{role}\"",
-                        "Hang it on the patient table or the visit table.", "bad-parent")
+                    bad(
+                        here,
+                        f'a table of role "{table.role}" can\'t hang on "{table.parent}" of role "{role}"',
+                        "Hang it on the patient table or the visit table.",
+                        "bad-parent",
+                    )
             if not table.columns:
                 bad(here, "has no columns", "List at least one column.", "no-columns")
             if (table.code is None) and (table.value is not None):
-                bad(here, "names a value column but no code column", "Add code = \"...\".", "value-without-code")
+                bad(here, "names a value column but no code column", 'Add code = "...".', "value-without-code")
             for key, kind, type_ in (("code", "code", Code), ("value", "number", Number)):
                 wanted = getattr(table, key)
                 if wanted is None:
                     continue
                 if wanted not in table.columns:
-                    bad(here, f"{key} = \"{wanted}\" is not one of its columns", nearest(wanted, table.columns).strip(),
-                        "unknown-column")
+                    bad(
+                        here,
+                        f'{key} = "{wanted}" is not one of its columns',
+                        nearest(wanted, table.columns).strip(),
+                        "unknown-column",
+                    )
                 elif not isinstance(table.columns[wanted], type_):
-                    bad(here, f"{key} = \"{wanted}\" is of kind \"{table.columns[wanted].kind}\", it must be \"{kind}\"",
-                        "", "wrong-kind")
+                    bad(
+                        here,
+                        f'{key} = "{wanted}" is of kind "{table.columns[wanted].kind}", it must be "{kind}"',
+                        "",
+                        "wrong-kind",
+                    )
             if table.code is not None and table.role != "event":
-                bad(here, "has a code column but is not an event table", "Set role = \"event\".", "code-outside-event")
+                bad(here, "has a code column but is not an event table", 'Set role = "event".', "code-outside-event")
             if table.source:
                 self._check_source(name, table, bad)
         for i, task in enumerate(self.tasks):
@@ -190,8 +219,12 @@ class Schema(Strict):
             found.extend(filter(None, [self._missing_path(path, "subgroups" if path in self.subgroups else "site")]))
         for name, signal in self.signals.items():
             if signal.parent is not None and signal.parent not in self.tables:
-                bad(f"signals.{name}", f"parent \"{signal.parent}\" is not a table", nearest(signal.parent, self.tables).strip(),
-                    "unknown-parent")
+                bad(
+                    f"signals.{name}",
+                    f'parent "{signal.parent}" is not a table',
+                    nearest(signal.parent, self.tables).strip(),
+                    "unknown-parent",
+                )
             if len(set(signal.channels)) < len(signal.channels):
                 bad(f"signals.{name}", "channels are listed twice", "List each channel once.", "duplicate-channel")
             if name in self.tables:
@@ -202,20 +235,38 @@ class Schema(Strict):
         source, here = table.source, f"tables.{name}.source"
         assert source is not None
         targets = {c.column if not isinstance(c, str) else c for c in source.codes.values()}
-        for what, names in (("columns", source.columns), ("values", source.values), ("missing_in", source.missing_in),
-                            ("scale", source.scale), ("codes", targets),
-                            ("grid.aggregate", set(source.grid.aggregate) - {"*"} if source.grid else ())):
+        for what, names in (
+            ("columns", source.columns),
+            ("values", source.values),
+            ("missing_in", source.missing_in),
+            ("scale", source.scale),
+            ("codes", targets),
+            ("grid.aggregate", set(source.grid.aggregate) - {"*"} if source.grid else ()),
+        ):
             for column in names:
                 if column not in table.columns:
-                    bad(here, f"{what} names \"{column}\", which is not a column of the table",
-                        nearest(column, table.columns).strip(), "unknown-column")
+                    bad(
+                        here,
+                        f'{what} names "{column}", which is not a column of the table',
+                        nearest(column, table.columns).strip(),
+                        "unknown-column",
+                    )
         if source.time is None and self.has_time(name) and self.clock != "order":
-            bad(here, "the rows have times but the source names no time column",
-                "Add time = \"their column\", or timed = false to an event table without times.", "no-time")
+            bad(
+                here,
+                "the rows have times but the source names no time column",
+                'Add time = "their column", or timed = false to an event table without times.',
+                "no-time",
+            )
         if source.repeated and table.role != "static":
             bad(here, "repeated = true is for static tables", "Remove it.", "repeated-outside-static")
         if source.grid and table.role != "visit":
-            bad(here, "a grid makes visits; this table is not the visit table", "Set role = \"visit\".", "grid-outside-visit")
+            bad(
+                here,
+                "a grid makes visits; this table is not the visit table",
+                'Set role = "visit".',
+                "grid-outside-visit",
+            )
 
     def _check_levels(self, path: str, levels: tuple[str, ...], where: str, bad: Any) -> None:
         if self._missing_path(path, where):
@@ -223,19 +274,34 @@ class Schema(Strict):
         column = self.column(path)
         if isinstance(column, (Category, Ordinal)):
             if not levels:
-                bad(where, f"\"{path}\" is a category; which of its levels are the event?",
-                    f"Add event/levels = [\"{column.levels[-1]}\"].", "no-event-level")
+                bad(
+                    where,
+                    f'"{path}" is a category; which of its levels are the event?',
+                    f'Add event/levels = ["{column.levels[-1]}"].',
+                    "no-event-level",
+                )
             for level in levels:
                 if level not in column.levels:
-                    bad(where, f"\"{level}\" is not a level of \"{path}\"", nearest(level, column.levels).strip(), "unknown-level")
+                    bad(
+                        where,
+                        f'"{level}" is not a level of "{path}"',
+                        nearest(level, column.levels).strip(),
+                        "unknown-level",
+                    )
         elif isinstance(column, Flag) and levels:
-            bad(where, f"\"{path}\" is a flag; levels do not apply", "Remove them.", "levels-of-flag")
+            bad(where, f'"{path}" is a flag; levels do not apply', "Remove them.", "levels-of-flag")
 
     def _missing_path(self, path: str, where: str) -> Problem | None:
         table, _, column = path.partition(".")
         if table not in self.tables:
-            return Problem("unknown-table", where, f"\"{path}\" names no table of the schema", nearest(table, self.tables).strip())
+            return Problem(
+                "unknown-table", where, f'"{path}" names no table of the schema', nearest(table, self.tables).strip()
+            )
         if column not in self.tables[table].columns:
-            return Problem("unknown-column", where, f"\"{path}\" names no column of table \"{table}\"",
-                           nearest(column, self.tables[table].columns).strip())
+            return Problem(
+                "unknown-column",
+                where,
+                f'"{path}" names no column of table "{table}"',
+                nearest(column, self.tables[table].columns).strip(),
+            )
         return None

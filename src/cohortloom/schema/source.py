@@ -13,8 +13,17 @@ from cohortloom.schema.column import Strict
 __all__ = ["CodeMap", "Filter", "Grid", "Source", "SourceTime", "TIME_UNITS"]
 
 #: Days in one unit; the keys are the time units a schema may name.
-TIME_UNITS = {"us": 1e-6 / 86400, "ms": 1e-3 / 86400, "s": 1 / 86400, "min": 1 / 1440, "h": 1 / 24, "d": 1.0, "wk": 7.0,
-              "mo": 30.4375, "a": 365.25}
+TIME_UNITS = {
+    "us": 1e-6 / 86400,
+    "ms": 1e-3 / 86400,
+    "s": 1 / 86400,
+    "min": 1 / 1440,
+    "h": 1 / 24,
+    "d": 1.0,
+    "wk": 7.0,
+    "mo": 30.4375,
+    "a": 365.25,
+}
 
 Aggregate = Literal["last", "first", "mean", "median", "min", "max", "sum", "any", "count"]
 
@@ -61,11 +70,15 @@ class Grid(Strict):
 class Source(Strict):
     """The file behind a table."""
 
-    file: str = Field(description="File name or glob below the folder that is read; compressed files are read as they are.")
+    file: str = Field(
+        description="File name or glob below the folder that is read; compressed files are read as they are."
+    )
     layout: Literal["wide", "long"] = "wide"
     subject: str = Field("subject_id", description="Their column with the patient.")
     visit: str | None = Field(None, description="Their column with the visit, where rows belong to one.")
-    time: SourceTime | str | None = Field(None, description="A bare name means a date (or number of the schema's clock).")
+    time: SourceTime | str | None = Field(
+        None, description="A bare name means a date (or number of the schema's clock)."
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="Our column -> theirs, where the names differ.")
     code: str | None = Field(None, description="Long layout: their column with the code.")
     value: str | None = Field(None, description="Long layout: their column with the value.")
@@ -77,7 +90,9 @@ class Source(Strict):
         default_factory=dict, description="Our column -> (scale, shift): ours = scale * theirs + shift."
     )
     where: tuple[Filter, ...] = ()
-    repeated: bool = Field(False, description="Statics repeated on every row of a long file: one row per subject is kept.")
+    repeated: bool = Field(
+        False, description="Statics repeated on every row of a long file: one row per subject is kept."
+    )
     contradiction: Literal["first", "last", "most", "missing", "fail"] = Field(
         "most", description="What a static that differs between the rows of one subject becomes; always counted."
     )
@@ -88,8 +103,10 @@ class Source(Strict):
     @model_validator(mode="after")
     def _long_is_complete(self) -> "Source":
         if self.layout == "long" and not (self.code and self.value and self.codes):
-            raise ValueError("layout 'long' needs code, value and codes, e.g. code = \"Parameter\", value = \"Value\", "
-                             "codes = { HR = \"heart_rate\" }")
+            raise ValueError(
+                'layout \'long\' needs code, value and codes, e.g. code = "Parameter", value = "Value", '
+                'codes = { HR = "heart_rate" }'
+            )
         return self
 
     @property
