@@ -4,8 +4,8 @@ Sequences are ragged: the steps of all subjects stand one after the other in `va
 to each subject. Nothing is padded until a network needs it (`padded`), so one patient with 400 visits costs nothing to
 the 70,000 with one.
 
-A feature is one logical column. With scale "raw" a number is in its own unit (times in days); with scale "normal" it is
-a normal score (randomised quantile transform). A category is its integer id as a float in both: 0 is MISSING, 1 is RARE,
+A feature is one logical column. With scale "raw" a number is in its own unit (times in days); with scale "normal" it
+is a normal score (randomised quantile transform). A category is its integer id as a float in both: 0 is MISSING, 1 is RARE,
 levels follow.
 """
 
@@ -80,26 +80,26 @@ class SequenceArrays:
     features: tuple[Feature, ...]
     values: Float[np.ndarray, "step feature"]
     observed: Bool[np.ndarray, "step feature"]
-    gap: Float[np.ndarray, "step"]
-    length: Int[np.ndarray, "subject"]
+    gap: Float[np.ndarray, step]
+    length: Int[np.ndarray, subject]
 
     @property
-    def starts(self) -> Int[np.ndarray, "subject"]:
+    def starts(self) -> Int[np.ndarray, subject]:
         """Row of each subject's first step."""
         return np.concatenate([[0], np.cumsum(self.length)[:-1]]).astype(np.int64) if len(self.length) else self.length
 
     @property
-    def subject(self) -> Int[np.ndarray, "step"]:
+    def subject(self) -> Int[np.ndarray, step]:
         """Subject of each step."""
         return np.repeat(np.arange(len(self.length)), self.length)
 
     @property
-    def position(self) -> Int[np.ndarray, "step"]:
+    def position(self) -> Int[np.ndarray, step]:
         """0 for a subject's first step, 1 for the second, ..."""
         return np.arange(int(self.length.sum())) - np.repeat(self.starts, self.length)
 
     @property
-    def time(self) -> Float[np.ndarray, "step"]:
+    def time(self) -> Float[np.ndarray, step]:
         """Time of each step since the subject's origin [d]: running sum of the gaps."""
         total = np.cumsum(self.gap)
         before = np.concatenate([[0.0], total])[self.starts] if len(self.length) else total

@@ -35,7 +35,7 @@ class Cohort:
     schema: Schema
     tables: Mapping[str, pl.DataFrame]
     signals: Mapping[str, SignalSet] = field(default_factory=dict)
-    origin: Origin = Origin()
+    origin: Origin = field(default_factory=Origin)
 
     @classmethod
     def build(
@@ -44,8 +44,8 @@ class Cohort:
         tables: Mapping[str, pl.DataFrame],
         *,
         signals: Mapping[str, SignalSet] | None = None,
-        origin: Origin = Origin(),
-    ) -> Cohort:  # noqa: B008 (frozen)
+        origin: Origin | None = None,
+    ) -> Cohort:
         """Bring frames to the canonical form: column order, dtypes, row order, empty frames for absent tables.
 
         Raises:
@@ -53,7 +53,7 @@ class Cohort:
         """
         from cohortloom.cohort.order import canonical
 
-        return cls(schema, canonical(schema, tables), dict(signals or {}), origin)
+        return cls(schema, canonical(schema, tables), dict(signals or {}), origin or Origin())
 
     @cached_property
     def subjects(self) -> pl.Series:

@@ -59,7 +59,8 @@ def split(cohort: Cohort, *, seed: int, group: str | None = None, **shares: floa
     """
     if not shares or any(s <= 0 for s in shares.values()) or sum(shares.values()) > 1 + 1e-9:
         raise SettingsError(
-            "split: each share must lie above 0 and all together at most at 1, e.g. train=0.6, held_out=0.2, reference=0.2"
+            "split: each share must lie above 0 and all together at most at 1, "
+            "e.g. train=0.6, held_out=0.2, reference=0.2"
         )
     subjects = cohort.subjects
     members = pl.DataFrame({"subject_id": subjects}).with_row_index("row")

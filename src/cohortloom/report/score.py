@@ -7,13 +7,13 @@ reason, never 0, NaN or a missing row.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 __all__ = ["Goal", "Score"]
 
 
-class Goal(str, Enum):
+class Goal(StrEnum):
     """Which way is better."""
 
     LOW = "low"

@@ -1,7 +1,8 @@
 """Where a table's columns come from in the user's own files.
 
 A source is data, not code: file name or glob, their column names, wide or long layout, time unit and origin, marks for
-missing, value maps, row filters, statics repeated on every row, and a regular grid. `formats/tabular.py` carries it out.
+missing, value maps, row filters, statics repeated on every row, and a regular grid. `formats/tabular.py` carries it
+out.
 """
 
 from typing import Literal
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["CodeMap", "Filter", "Grid", "Source", "SourceTime", "TIME_UNITS"]
+__all__ = ["TIME_UNITS", "CodeMap", "Filter", "Grid", "Source", "SourceTime"]
 
 #: Days in one unit; the keys are the time units a schema may name.
 TIME_UNITS = {

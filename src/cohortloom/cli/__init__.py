@@ -1,0 +1,1 @@
+"""The command line: paths in, one call, paths out."""

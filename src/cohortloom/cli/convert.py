@@ -1,0 +1,31 @@
+"""cohortloom convert"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, open_cohort, say
+
+
+def run(
+    source: Path,
+    out: Out,
+    from_format: From = "native",
+    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    schema: SchemaFile = None,
+    on_error: OnError = "fail",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read a cohort in one format and write it in another."""
+    from cohortloom.formats import write
+
+    cohort = open_cohort(source, from_format, schema, on_error)
+    write(cohort, out, format=to_format, force=force)
+    say(f"{cohort}", quiet=quiet)
+    for what, count in cohort.origin.notes.items():
+        say(f"  {what}: {count}", quiet=quiet)
+    say(f"written: {out}", quiet=quiet)

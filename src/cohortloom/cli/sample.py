@@ -1,0 +1,38 @@
+"""cohortloom sample"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortloom.cli.options import Force, Out, Quiet, Seed, parse_where, progress, say
+
+
+def run(
+    model: Path,
+    out: Out,
+    n: Annotated[int, typer.Option("-n", "--subjects", min=1, help="Number of patients.")],
+    seed: Seed = 0,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="TABLE.COLUMN=VALUE, kept exactly; several times.")
+    ] = None,
+    given: Annotated[Path | None, typer.Option("--given", help="Cohort whose tables are continued from.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result does not depend on it.")] = 1,
+    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw synthetic patients from a fitted generator."""
+    from cohortloom.cohort import Cohort
+    from cohortloom.formats import write
+    from cohortloom.generators import load
+
+    context = Cohort.load(given) if given else None
+    with progress("sample", quiet=quiet) as tell:
+        cohort = load(model).sample(
+            n, seed=seed, where=parse_where(where or []) or None, given=context, workers=workers, progress=tell
+        )
+    write(cohort, out, format=to_format, force=force)
+    say(f"{cohort}\nwritten: {out}", quiet=quiet)
