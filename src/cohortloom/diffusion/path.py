@@ -1,7 +1,7 @@
 """Paths from noise to data, and how a network's output becomes a clean estimate on them.
 
-A path mixes data x (unit variance) with noise e:  z_t = a(t) x + b(t) e,  t = 0 noise, t = 1 data. Divided by a(t) every
-path is x + sigma e with sigma = b / a, so one sampler serves all (`sampler.py`); what differs is where training spends
+A path mixes data x (unit variance) with noise e:  z_t = a(t) x + b(t) e,  t = 0 noise, t = 1 data. Divided by a(t)
+every path is x + sigma e with sigma = b / a, so one sampler serves all (`sampler.py`); what differs is where training spends
 its time and what the network is asked for:
 
     flow  a = t, b = 1 - t; the network gives the velocity v = x - e, so x^ = z + (1 - t) v
@@ -11,8 +11,8 @@ its time and what the network is asked for:
 For all three the network sees z_t at unit-like variance and l = log(a / b) = -log sigma, clamped to [-9, 9].
 
 References:
-    Liu, Gong, Liu (2023). Flow straight and fast. arXiv:2209.03003. Karras, Aittala, Aila, Laine (2022). Elucidating the
-    design space of diffusion-based generative models. arXiv:2206.00364. Salimans, Ho (2022). Progressive distillation.
+    Liu, Gong, Liu (2023). Flow straight and fast. arXiv:2209.03003. Karras, Aittala, Aila, Laine (2022). Elucidating
+    the design space of diffusion-based generative models. arXiv:2206.00364. Salimans, Ho (2022). Progressive distillation.
     arXiv:2202.00512. Nichol, Dhariwal (2021). Improved DDPM. arXiv:2102.09672.
 """
 
@@ -33,8 +33,8 @@ Network = Callable[[Tensor, Tensor], Tensor]
 class Path(ABC):
     """One way from noise to data.
 
-    `location` and `spread` shape the training times: log(1/sigma) ~ Normal(location, spread), a tenth of the batch uniform
-    in t, so that neither the fine texture nor the coarse shape starves.
+    `location` and `spread` shape the training times: log(1/sigma) ~ Normal(location, spread), a tenth of the batch
+    uniform in t, so that neither the fine texture nor the coarse shape starves.
     """
 
     location: float = 0.3

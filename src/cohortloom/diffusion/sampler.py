@@ -1,13 +1,14 @@
 """Samplers: from noise to data in few steps.
 
-All work on y = x + sigma e and a function denoise(y, sigma) -> x^, going down a grid of sigma to 0. The probability flow is
-dy/dsigma = (y - x^) / sigma. The default is DPM-Solver++(2M) on the rho grid: one evaluation a step, second order.
+All work on y = x + sigma e and a function denoise(y, sigma) -> x^, going down a grid of sigma to 0. The probability
+flow is dy/dsigma = (y - x^) / sigma. The default is DPM-Solver++(2M) on the rho grid: one evaluation a step, second order.
 
 References:
-    Karras et al. (2022), arXiv:2206.00364 (grid, Heun). Lu et al. (2022). DPM-Solver++, arXiv:2211.01095. Song, Meng, Ermon
-    (2021). Denoising diffusion implicit models, arXiv:2010.02502.
+    Karras et al. (2022), arXiv:2206.00364 (grid, Heun). Lu et al. (2022). DPM-Solver++, arXiv:2211.01095. Song, Meng,
+    Ermon (2021). Denoising diffusion implicit models, arXiv:2010.02502.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -36,7 +37,7 @@ def _at(level: Tensor, y: Tensor) -> Tensor:
 
 def euler(denoise: Denoise, y: Tensor, levels: Tensor) -> Tensor:
     """First order; also DDIM with eta = 0."""
-    for now, then in zip(levels[:-1], levels[1:]):
+    for now, then in itertools.pairwise(levels):
         clean = denoise(y, _at(now, y))
         y = clean + (then / now) * (y - clean)
     return y
@@ -47,7 +48,7 @@ ddim = euler
 
 def heun(denoise: Denoise, y: Tensor, levels: Tensor) -> Tensor:
     """Second order, two evaluations a step but the last."""
-    for now, then in zip(levels[:-1], levels[1:]):
+    for now, then in itertools.pairwise(levels):
         slope = (y - denoise(y, _at(now, y))) / now
         ahead = y + (then - now) * slope
         if then > 0:
@@ -60,7 +61,7 @@ def heun(denoise: Denoise, y: Tensor, levels: Tensor) -> Tensor:
 def dpm2m(denoise: Denoise, y: Tensor, levels: Tensor) -> Tensor:
     """DPM-Solver++(2M): second order from the previous estimate, one evaluation a step."""
     before, step_before = None, 0.0
-    for now, then in zip(levels[:-1], levels[1:]):
+    for now, then in itertools.pairwise(levels):
         clean = denoise(y, _at(now, y))
         if then == 0:
             return clean
@@ -78,7 +79,7 @@ def stochastic(
     denoise: Denoise, y: Tensor, levels: Tensor, *, generator: torch.Generator, churn: float = 0.3
 ) -> Tensor:
     """Euler with fresh noise: each step goes down too far and is re-noised, which corrects drift."""
-    for now, then in zip(levels[:-1], levels[1:]):
+    for now, then in itertools.pairwise(levels):
         clean = denoise(y, _at(now, y))
         low = then * (1 - churn) ** 0.5
         y = clean + (low / now) * (y - clean)
