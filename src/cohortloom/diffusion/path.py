@@ -1,8 +1,8 @@
 """Paths from noise to data, and how a network's output becomes a clean estimate on them.
 
 A path mixes data x (unit variance) with noise e:  z_t = a(t) x + b(t) e,  t = 0 noise, t = 1 data. Divided by a(t)
-every path is x + sigma e with sigma = b / a, so one sampler serves all (`sampler.py`); what differs is where training spends
-its time and what the network is asked for:
+every path is x + sigma e with sigma = b / a, so one sampler serves all (`sampler.py`); what differs is where training
+spends its time and what the network is asked for:
 
     flow  a = t, b = 1 - t; the network gives the velocity v = x - e, so x^ = z + (1 - t) v
     edm   a = 1 / sqrt(1 + sigma^2), b = sigma a (unit-variance input); output mixed by c_skip, c_out
@@ -12,8 +12,8 @@ For all three the network sees z_t at unit-like variance and l = log(a / b) = -l
 
 References:
     Liu, Gong, Liu (2023). Flow straight and fast. arXiv:2209.03003. Karras, Aittala, Aila, Laine (2022). Elucidating
-    the design space of diffusion-based generative models. arXiv:2206.00364. Salimans, Ho (2022). Progressive distillation.
-    arXiv:2202.00512. Nichol, Dhariwal (2021). Improved DDPM. arXiv:2102.09672.
+    the design space of diffusion-based generative models. arXiv:2206.00364. Salimans, Ho (2022). Progressive
+    distillation. arXiv:2202.00512. Nichol, Dhariwal (2021). Improved DDPM. arXiv:2102.09672.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,8 @@
 """Samplers: from noise to data in few steps.
 
 All work on y = x + sigma e and a function denoise(y, sigma) -> x^, going down a grid of sigma to 0. The probability
-flow is dy/dsigma = (y - x^) / sigma. The default is DPM-Solver++(2M) on the rho grid: one evaluation a step, second order.
+flow is dy/dsigma = (y - x^) / sigma. The default is DPM-Solver++(2M) on the rho grid: one evaluation a step, second
+order.
 
 References:
     Karras et al. (2022), arXiv:2206.00364 (grid, Heun). Lu et al. (2022). DPM-Solver++, arXiv:2211.01095. Song, Meng,

@@ -2,9 +2,9 @@
 
 Everything is Conv2d on (record, feature, 1, sample) in channels-last memory with kernels (1, k): oneDNN runs these two
 to three times faster than Conv1d, more so in bfloat16. A strided stem turns p samples into one token; levels halve the
-rate; each level has two residual blocks on the way down and up; a full-resolution refinement at the end sees the noisy input
-again, without which patch seams show at every QRS complex. Norms go over features, never over time: padded or longer
-records then leak nothing.
+rate; each level has two residual blocks on the way down and up; a full-resolution refinement at the end sees the noisy
+input again, without which patch seams show at every QRS complex. Norms go over features, never over time: padded or
+longer records then leak nothing.
 """
 
 import torch
