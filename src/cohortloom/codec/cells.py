@@ -1,0 +1,240 @@
+"""One column of a table as numbers.
+
+    number, count                      the number itself
+    category, ordinal, flag, code      id of the level: 0 MISSING, 1 RARE, then levels
+    timestamp                          days since a reference time of the same row (origin of the subject, start of step)
+    identifier                         never encoded; made anew on decoding
+
+Declared levels are public and all kept. Levels of a code without a closed list are learned: one held by fewer than
+`k_min` patients is never stored. Of the stored ones the most frequent get an id of their own, the others share RARE and
+are drawn from their shares on decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from cohortloom.codec.clock import grid_of, round_to, series_of, ticks_of, ticks_per_day
+from cohortloom.codec.columns import QuantileTransform, decimals_of
+from cohortloom.codec.tensors import MISSING, RARE, Feature
+from cohortloom.schema import Category, Code, Column, Count, Flag, Identifier, Number, Ordinal, Schema, Timestamp
+
+__all__ = ["RESERVED_LEVELS", "Cell", "draw_levels"]
+
+RESERVED_LEVELS = ("<missing>", "<rare>")
+_FLAG = ("false", "true")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How the cells of one column become numbers and back.
+
+    Args:
+        table, column: Where the column stands.
+        kind: "number", "category" or "time".
+        levels: Levels with an id of their own, in id order (the two reserved ids not among them).
+        rare, rare_share: Levels that RARE stands for, and their shares.
+        decimals, low, high: Grid and bounds of a number.
+        grid: Grid of a time [ticks].
+        always: Is no cell empty?
+        law: Learned law of the numbers (and of times, in days).
+    """
+
+    table: str
+    column: str
+    kind: Literal["number", "category", "time"]
+    levels: tuple[str, ...] = ()
+    rare: tuple[str, ...] = ()
+    rare_share: tuple[float, ...] = ()
+    decimals: int | None = None
+    low: float | None = None
+    high: float | None = None
+    grid: int = 1
+    always: bool = False
+    law: QuantileTransform | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        schema: Schema,
+        table: str,
+        column: str,
+        series: pl.Series,
+        subject: np.ndarray,
+        reference: np.ndarray,
+        *,
+        k_min: int,
+        max_levels: int,
+        bounds: str,
+    ) -> Cell | None:
+        """Learn one column; None for identifiers.
+
+        Args:
+            series: The cells of training rows.
+            subject: Number of the patient of each row.
+            reference: Reference time of each row [ticks]; used by timestamps only.
+        """
+        spec = schema.tables[table].columns[column]
+        always = not spec.missing and series.null_count() == 0
+        if isinstance(spec, Identifier):
+            return None
+        if isinstance(spec, (Category, Ordinal, Flag, Code)):
+            levels, rare, share = _levels(spec, series, subject, k_min, max_levels)
+            return cls(table, column, "category", levels, rare, share, always=always)
+        if isinstance(spec, Timestamp):
+            ticks, known = ticks_of(series)
+            cell = cls(table, column, "time", grid=grid_of(schema, ticks[known], spec.granularity), always=always)
+        else:
+            cell = cls(table, column, "number", **_number(spec, series), always=always)
+        values, observed = cell.encode(schema, series, reference)
+        law = QuantileTransform.fit(
+            values[observed], k_min, decimals=cell.decimals, low=cell.low, high=cell.high, subject=subject[observed]
+        )
+        if cell.kind == "time":
+            law = replace(law, decimals=0 if schema.clock == "order" else None)
+        if bounds == "data" and cell.kind == "number" and law.n:
+            low, high = law.ends
+            cell = replace(
+                cell, low=low if cell.low is None else cell.low, high=high if cell.high is None else cell.high
+            )
+        return replace(cell, law=law)
+
+    @property
+    def feature(self) -> Feature:
+        """The column as generators see it."""
+        name = f"{self.table}.{self.column}"
+        if self.kind == "category":
+            return Feature(name, "category", RESERVED_LEVELS + self.levels, always=self.always)
+        return Feature(name, "number", (), self.decimals, self.low, self.high, self.always)
+
+    def encode(self, schema: Schema, series: pl.Series, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (0 where missing) and whether there is a value."""
+        if self.kind == "category":
+            ids = self.ids(series)
+            return ids.astype(float), ids != MISSING
+        if self.kind == "time":
+            ticks, known = ticks_of(series)
+            return np.where(known, (ticks - reference) / ticks_per_day(schema), 0.0), known
+        values = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        observed = np.isfinite(values)
+        return np.where(observed, values, 0.0), observed
+
+    def ids(self, series: pl.Series) -> np.ndarray:
+        """Level ids of cells; a level the codec does not know is RARE."""
+        if series.dtype == pl.Boolean:
+            ids = series.cast(pl.Int64) + 2
+        elif not self.levels:
+            ids = pl.Series(np.full(series.len(), RARE))
+        else:
+            known = np.arange(2, 2 + len(self.levels))
+            ids = series.cast(pl.String).replace_strict(list(self.levels), known, default=RARE, return_dtype=pl.Int64)
+        empty = series.is_null().to_numpy()
+        return np.where(empty, MISSING, ids.fill_null(MISSING).to_numpy()).astype(np.int64)
+
+    def decode(
+        self,
+        schema: Schema,
+        values: np.ndarray,
+        observed: np.ndarray,
+        reference: np.ndarray,
+        draw: np.random.Generator,
+    ) -> pl.Series:
+        """Cells of raw numbers, in the dtype of the column."""
+        spec = schema.tables[self.table].columns[self.column]
+        if self.kind == "category":
+            return self._decode_levels(spec, values, observed, draw)
+        observed = observed & np.isfinite(values)
+        if self.kind == "time":
+            days = np.where(observed, values, 0.0)
+            ticks = round_to(reference + np.round(days * ticks_per_day(schema)).astype(np.int64), self.grid)
+            return _coarse(series_of(schema, ticks, observed, self.column), spec)
+        x = np.where(observed, values, 0.0)
+        if self.decimals is not None:
+            x = np.round(x, self.decimals)
+        x = np.clip(x, -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high)
+        series = pl.Series(self.column, x).cast(pl.Int64 if isinstance(spec, Count) else pl.Float64)
+        return pl.select(pl.when(pl.Series(observed)).then(series).alias(self.column)).to_series()
+
+    def _decode_levels(
+        self, spec: Column, values: np.ndarray, observed: np.ndarray, draw: np.random.Generator
+    ) -> pl.Series:
+        ids = np.where(observed & np.isfinite(values), np.round(np.nan_to_num(values)), MISSING).astype(np.int64)
+        ids = np.clip(ids, 0, 1 + len(self.levels))
+        names = np.array(["", "", *self.levels, *self.rare], dtype=object)
+        drawn = draw_levels(self.rare_share, int((ids == RARE).sum()), draw)
+        ids[ids == RARE] = np.where(drawn < 0, MISSING, 2 + len(self.levels) + drawn)
+        if not self.rare and isinstance(spec, Flag):
+            text = pl.Series(self.column, ids == 3)
+        else:
+            text = pl.Series(self.column, names).gather(ids)
+        return pl.select(pl.when(pl.Series(ids != MISSING)).then(text).alias(self.column)).to_series()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON state."""
+        state = {key: value for key, value in self.__dict__.items() if key != "law"}
+        for key in ("levels", "rare", "rare_share"):
+            state[key] = list(state[key])
+        return state | {"law": self.law.to_json() if self.law else None}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Cell:
+        """The cell of a state written by `to_json`."""
+        state = dict(state)
+        law = state.pop("law")
+        for key in ("levels", "rare", "rare_share"):
+            state[key] = tuple(state[key])
+        return cls(**state, law=QuantileTransform.from_json(law) if law else None)
+
+
+def draw_levels(share: tuple[float, ...] | np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
+    """`n` places drawn from shares; -1 if there are none."""
+    if not len(share):
+        return np.full(n, -1)
+    total = np.cumsum(np.asarray(share, dtype=float))
+    return np.searchsorted(total, draw.random(n) * total[-1], side="right").clip(0, len(total) - 1)
+
+
+def _number(spec: Column, series: pl.Series) -> dict[str, Any]:
+    if isinstance(spec, Count):
+        return {"decimals": 0, "low": float(spec.low), "high": None if spec.high is None else float(spec.high)}
+    assert isinstance(spec, Number)
+    decimals = spec.decimals
+    if decimals is None:
+        decimals = decimals_of(series.drop_nulls().to_numpy())
+    return {"decimals": decimals, "low": spec.low, "high": spec.high}
+
+
+def _levels(
+    spec: Column, series: pl.Series, subject: np.ndarray, k_min: int, max_levels: int
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...]]:
+    """Levels with an id, levels behind RARE, and their shares."""
+    if isinstance(spec, Flag):
+        return _FLAG, (), ()
+    held = (
+        pl.DataFrame({"level": series.cast(pl.String), "subject": subject})
+        .drop_nulls()
+        .group_by("level")
+        .agg(pl.col("subject").n_unique().alias("patients"), pl.len().alias("rows"))
+        .sort("patients", "level", descending=[True, False])
+    )
+    if isinstance(spec, (Category, Ordinal)):
+        # a cell that is not a declared level is drawn anew among the declared ones
+        rows = dict(zip(held["level"], held["rows"]))
+        return spec.levels, spec.levels, tuple(float(rows.get(level, 0) + 1) for level in spec.levels)
+    assert isinstance(spec, Code)
+    declared = set(spec.levels or ())
+    safe = held.filter((pl.col("patients") >= k_min) | pl.col("level").is_in(list(declared)))
+    levels = safe["level"].to_list()
+    shares = safe["rows"].cast(pl.Float64).to_list()
+    kept = sorted(levels[:max_levels])
+    return tuple(kept), tuple(levels[max_levels:]), tuple(shares[max_levels:])
+
+
+def _coarse(series: pl.Series, spec: Column) -> pl.Series:
+    """Calendar granularity that is no fixed number of ticks."""
+    every = {"year": "1y", "month": "1mo"}.get(spec.granularity if isinstance(spec, Timestamp) else "")
+    return series.dt.truncate(every) if every and series.dtype == pl.Datetime else series

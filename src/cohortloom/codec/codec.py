@@ -1,0 +1,541 @@
+"""Cohort to arrays and back.
+
+    subject = statics (one row) + steps (one row each: visit columns, folded child events, gap before it)
+
+`Codec.fit` learns everything from training patients: levels, laws of numbers, grids of times, frequent codes, laws of
+times within a step. `encode` and `decode` only use what was learned, work on a slice of subjects, and never loop over
+patients. Keys and links do not pass through the arrays: decoding makes them, so they always hold.
+
+Times: for clock "timestamp" the subject's origin is the start of its first step ("<visits>.start", days since
+1970-01-01; a subject without steps has none and its dates count from the codec's `reference` day); for the other clocks
+the origin is zero. Static timestamps count from the origin, timestamps of a visit from the start of the visit, those of
+an event from the event. `gap` is always in days, on both scales, and is what decoding uses; `gap_score` and `gap_days`
+turn it into a normal score and back for models that want one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from cohortloom.codec.cells import Cell
+from cohortloom.codec.clock import DAY, grid_of, round_to, series_of, ticks_per_day
+from cohortloom.codec.columns import QuantileTransform
+from cohortloom.codec.steps import Steps, step_table, steps_of, subject_rows
+from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
+from cohortloom.cohort import Cohort, Origin
+from cohortloom.errors import DataError, Problem, SettingsError
+from cohortloom.rng import Rng
+from cohortloom.schema import Schema
+
+__all__ = ["Codec"]
+
+_VISITS_PER_SUBJECT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What was learned to turn cohorts of one schema into arrays. Make one with `Codec.fit`.
+
+    Args:
+        schema: Schema of the cohorts.
+        layout: Parts and scale of the arrays.
+        statics, visits: Columns of the static tables and of the visit table.
+        absent: Static tables that some subjects lack.
+        start: Law of the first step's calendar day, None if the clock has no dates.
+        gaps: Laws of a subject's first gap and of later gaps [d].
+        grid: Grid of the step times [ticks].
+        reference: Origin of subjects without steps [ticks].
+        width: Width of a step where there is no visit table [ticks].
+        notes: What was left out or settled while fitting (counts only).
+    """
+
+    schema: Schema
+    layout: Layout
+    statics: tuple[Cell, ...] = ()
+    visits: tuple[Cell, ...] = ()
+    absent: tuple[str, ...] = ()
+    start: QuantileTransform | None = None
+    gaps: tuple[QuantileTransform, QuantileTransform] | None = None
+    grid: int = 1
+    reference: int = 0
+    width: int = DAY
+    k_min: int = 5
+    notes: dict[str, int] = field(default_factory=dict)
+
+    # -- fitting -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        cohort: Cohort,
+        layout: Layout,
+        *,
+        k_min: int = 5,
+        max_codes: int | None = None,
+        bounds: Literal["schema", "data"] = "schema",
+        step_days: float = 1.0,
+    ) -> Codec:
+        """Learn a codec from training patients.
+
+        Args:
+            cohort: Training patients.
+            layout: Parts and scale wanted.
+            k_min: A code is kept if at least this many patients hold it; tails end at this extreme.
+            max_codes: Codes with a feature of their own, per table; None: by the size of the cohort.
+            bounds: "schema": numbers keep the bounds of the schema; "data": where it has none, those of the training
+                data (k-th extremes).
+            step_days: Width of a step where the schema has no visit table.
+
+        Raises:
+            SettingsError: a setting is out of range.
+            DataError: a subject has two rows in a static table.
+        """
+        _check_settings(layout, k_min, max_codes, bounds, step_days)
+        schema, width = cohort.schema, max(1, round(step_days * DAY))
+        ids = cohort.subjects
+        steps = steps_of(cohort, ids, width=width)
+        notes = {"visits without a time": steps.n_untimed} if steps.n_untimed else {}
+        dated = schema.clock == "timestamp"
+        reference = 0
+        if dated and len(steps.time):
+            year = 1461 * DAY // 4
+            reference = int(round(np.median(steps.time) / year)) * year // DAY * DAY
+        codec = cls(schema, layout, width=width, reference=reference, k_min=k_min, notes=notes)
+        learned: dict[str, Any] = {}
+        kwargs = {"k_min": k_min, "bounds": bounds}
+        origin = codec._origins(steps)
+        cells, absent = [], []
+        for name in schema.statics:
+            frame, present = _one_row_each(cohort, name, ids)
+            if not present.all():
+                absent.append(name)
+            cells += _fit_cells(schema, name, frame, np.arange(len(ids)), origin, max_codes=max_codes, **kwargs)
+        learned["statics"], learned["absent"] = tuple(cells), tuple(absent)
+        if steps.frame is not None:
+            table = schema.visit_table or ""
+            learned["visits"] = tuple(
+                _fit_cells(schema, table, steps.frame, steps.subject, steps.time, max_codes=max_codes, **kwargs)
+            )
+        if step_table(schema) is not None:
+            per_day = ticks_per_day(schema)
+            gap, first, subject = codec._gaps(steps), steps.first, steps.subject
+            learned["grid"] = grid_of(schema, steps.time) if steps.frame is not None or not dated else width
+            decimals = 0 if schema.clock == "order" else None
+            learned["gaps"] = tuple(
+                QuantileTransform.fit(gap[part], k_min, decimals=decimals, subject=subject[part])
+                for part in (first, ~first)
+            )
+            learned["gaps"] = tuple(replace(law, decimals=decimals) for law in learned["gaps"])
+            if dated:
+                law = QuantileTransform.fit(steps.time[first] / per_day, k_min)
+                learned["start"] = replace(law, decimals=None)
+        return replace(codec, **learned)
+
+    # -- features ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def static_features(self) -> tuple[Feature, ...]:
+        """Features of a subject, in the order of the array's columns."""
+        if not self.layout.static:
+            return ()
+        made = [Feature(f"{name}.#row", "category", ("<missing>", "<rare>", "no", "yes"), always=True)
+                for name in self.absent]  # fmt: skip
+        if self.start is not None:
+            made.append(Feature(f"{step_table(self.schema)}.start", "number"))
+        return (*made, *(cell.feature for cell in self.statics))
+
+    @cached_property
+    def sequence_features(self) -> tuple[Feature, ...]:
+        """Features of a step, in the order of the array's columns."""
+        if not self.layout.sequence:
+            return ()
+        return tuple(cell.feature for cell in self.visits)
+
+    @cached_property
+    def transforms(self) -> dict[str, QuantileTransform]:
+        """Feature -> law of its numbers."""
+        cells = {f"{cell.table}.{cell.column}": cell.law for cell in (*self.statics, *self.visits) if cell.law}
+        if self.start is not None:
+            cells[f"{step_table(self.schema)}.start"] = self.start
+        return cells
+
+    # -- encoding ------------------------------------------------------------------------------------------------
+
+    def encode(self, cohort: Cohort, subjects: Iterable | pl.Series | slice | None = None, *, rng: Rng) -> Encoded:
+        """Arrays of a cohort, or of some of its subjects.
+
+        Args:
+            cohort: Cohort of the codec's schema.
+            subjects: Ids, or a slice of `cohort.subjects`; None: all. Subjects always come in the order of
+                `cohort.subjects`.
+            rng: Breaks ties on scale "normal".
+
+        Raises:
+            DataError: another schema, an id that is not in the cohort, two rows of one subject in a static table.
+        """
+        self._same_schema(cohort)
+        part, ids = _slice(cohort, subjects)
+        steps = steps_of(part, ids, width=self.width)
+        static = self._encode_static(part, steps) if self.layout.static else None
+        sequence = self._encode_steps(part, steps) if self.layout.sequence else None
+        if self.layout.scale == "normal":
+            static = self._scores(static, rng.child("codec", "static"))
+            sequence = self._scores(sequence, rng.child("codec", "sequence"))
+        return Encoded(static, sequence)
+
+    def _encode_static(self, cohort: Cohort, steps: Steps) -> StaticArrays:
+        origin = self._origins(steps)
+        columns: list[tuple[np.ndarray, np.ndarray]] = []
+        frames = {name: _one_row_each(cohort, name, steps.ids) for name in self.schema.statics}
+        yes = np.ones(len(steps.length), bool)
+        columns += [(2.0 + frames[name][1], yes) for name in self.absent]
+        if self.start is not None:
+            known = steps.length > 0
+            columns.append((np.where(known, origin / DAY, 0.0), known))
+        columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in self.statics]
+        return StaticArrays(self.static_features, *_stack(columns, len(steps.length)))
+
+    def _encode_steps(self, cohort: Cohort, steps: Steps) -> SequenceArrays:
+        columns = [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
+        values, observed = _stack(columns, len(steps.time))
+        return SequenceArrays(self.sequence_features, values, observed, self._gaps(steps), steps.length)
+
+    def _scores(self, part: Any, rng: Rng) -> Any:
+        """The same arrays with numbers as normal scores."""
+        if part is None:
+            return None
+        values = part.values.copy()
+        for j, feature in enumerate(part.features):
+            law = self.transforms.get(feature.name)
+            if law is not None:
+                rows = part.observed[:, j]
+                values[rows, j] = law.encode(values[rows, j], rng.child(feature.name))
+        return replace(part, values=values)
+
+    # -- decoding ------------------------------------------------------------------------------------------------
+
+    def decode(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> Cohort:
+        """A cohort of new subjects.
+
+        Visit ids are made of the subject's id and the place of the visit, so that parts decoded apart fit together.
+
+        Args:
+            encoded: Arrays with the codec's features.
+            rng: Draws what the arrays leave open: rare levels, times within a step, repeated values.
+            ids: Id of each subject (Int64, distinct).
+
+        Raises:
+            DataError: the arrays have other features, or the number of ids does not fit.
+        """
+        self._check_arrays(encoded, ids)
+        n = len(ids)
+        order = np.argsort(ids, kind="stable")
+        if not np.array_equal(order, np.arange(n)):
+            encoded, ids = encoded.take(order), np.asarray(ids)[order]
+        ids = np.asarray(ids, dtype=np.int64)
+        if self.layout.scale == "normal":
+            encoded = Encoded(self._values(encoded.static), self._values(encoded.sequence))
+        steps = self._decode_steps(encoded, ids, rng)
+        tables: dict[str, pl.DataFrame] = {}
+        if self.layout.static and encoded.static is not None:
+            tables |= self._decode_static(encoded.static, steps, ids, rng)
+        if self.layout.sequence and encoded.sequence is not None:
+            tables |= self._decode_tables(encoded, steps, ids, rng)
+        return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
+
+    def _values(self, part: Any) -> Any:
+        if part is None:
+            return None
+        values = part.values.astype(float)
+        for j, feature in enumerate(part.features):
+            law = self.transforms.get(feature.name)
+            if law is not None:
+                values[:, j] = law.decode(values[:, j])
+        return replace(part, values=values)
+
+    def _decode_steps(self, encoded: Encoded, ids: np.ndarray, rng: Rng) -> Steps:
+        """Step times from start and gaps."""
+        n = len(ids)
+        if encoded.sequence is None:
+            length, gap = np.zeros(n, np.int64), np.zeros(0)
+        else:
+            length, gap = encoded.sequence.length.astype(np.int64), encoded.sequence.gap.astype(float)
+        origin = np.full(n, self.reference, dtype=np.int64)
+        if self.start is not None and encoded.static is not None:
+            j = [f.name for f in encoded.static.features].index(f"{step_table(self.schema)}.start")
+            days, known = encoded.static.values[:, j], encoded.static.observed[:, j]
+            known = known & np.isfinite(days)
+            days = np.where(known, days, self.start.quantile(rng.child("start").numpy.random(n)))
+            known |= (length > 0) & np.isfinite(days)
+            origin = np.where(
+                known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), self.grid), origin
+            )
+        per_day = ticks_per_day(self.schema)
+        starts = (np.cumsum(length) - length)[length > 0]
+        later = np.ones(len(gap), bool)
+        later[starts] = False
+        gap = np.where(later, np.maximum(np.nan_to_num(gap), 0.0), np.nan_to_num(gap))
+        if self.schema.clock != "offset":
+            gap = np.where(later, gap, 0.0)
+        elapsed = np.cumsum(gap)
+        elapsed -= np.repeat((elapsed - gap)[starts], length[length > 0])
+        ticks = np.repeat(origin if self.schema.clock == "timestamp" else np.zeros(n, np.int64), length)
+        time = round_to(ticks + np.round(elapsed * per_day).astype(np.int64), self.grid)
+        return Steps(pl.Series("subject_id", ids), length, time, None)
+
+    def _decode_static(self, part: StaticArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
+        origin = self._origins(steps, part)
+        at = {feature.name: j for j, feature in enumerate(part.features)}
+        tables = {}
+        for name, table in self.schema.statics.items():
+            columns = {"subject_id": pl.Series("subject_id", ids)}
+            for column in table.columns:
+                columns[column] = self._decode_column(self.statics, name, column, part, at, origin, ids, rng)
+            frame = pl.DataFrame(columns)
+            if name in self.absent:
+                frame = frame.filter(part.values[:, at[f"{name}.#row"]] >= 2.5)
+            tables[name] = frame
+        return tables
+
+    def _decode_tables(self, encoded: Encoded, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
+        """The visit table and the event tables."""
+        part = encoded.sequence
+        assert part is not None
+        name, tables = self.schema.visit_table, {}
+        if name is not None:
+            visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
+            columns = {
+                "subject_id": pl.Series("subject_id", ids[steps.subject]),
+                "visit_id": pl.Series("visit_id", visit),
+                "time": series_of(self.schema, steps.time),
+            }
+            at = {feature.name: j for j, feature in enumerate(part.features)}
+            for column in self.schema.tables[name].columns:
+                columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng)
+            tables[name] = pl.DataFrame(columns)
+        return tables
+
+    def _decode_column(
+        self,
+        cells: tuple[Cell, ...],
+        table: str,
+        column: str,
+        part: Any,
+        at: Mapping[str, int],
+        reference: np.ndarray,
+        row_ids: np.ndarray,
+        rng: Rng,
+    ) -> pl.Series:
+        """Cells of one static or visit column; identifiers are made anew where they may not be empty."""
+        cell = next((c for c in cells if c.table == table and c.column == column), None)
+        if cell is None:
+            if self.schema.tables[table].columns[column].missing:
+                return pl.Series(column, [None] * len(row_ids), dtype=pl.String)
+            return pl.Series(column, row_ids).cast(pl.String).alias(column)
+        j = at[f"{table}.{column}"]
+        draw = rng.child("decode", table, column).numpy
+        return cell.decode(self.schema, part.values[:, j], part.observed[:, j], reference, draw)
+
+    # -- gaps as scores ------------------------------------------------------------------------------------------
+
+    def gap_score(self, gap: np.ndarray, first: np.ndarray, rng: Rng) -> np.ndarray:
+        """Normal scores of gaps [d]; first gaps have a law of their own (0 where the clock has none)."""
+        return self._by_place(gap, first, lambda law, x, r: law.encode(x, r), rng)
+
+    def gap_days(self, score: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Gaps [d] of normal scores."""
+        return np.nan_to_num(self._by_place(score, first, lambda law, z, _: law.decode(z), Rng(0)))
+
+    def _by_place(self, x: np.ndarray, first: np.ndarray, apply: Any, rng: Rng) -> np.ndarray:
+        out = np.zeros(len(x))
+        assert self.gaps is not None
+        for place, (law, rows) in enumerate(zip(self.gaps, (first, ~first))):
+            if self.schema.clock == "offset" or place:
+                out[rows] = apply(law, np.asarray(x, dtype=float)[rows], rng.child("gap", place))
+        return out
+
+    # -- small parts ---------------------------------------------------------------------------------------------
+
+    def _origins(self, steps: Steps, part: StaticArrays | None = None) -> np.ndarray:
+        """Origin of each subject [ticks]."""
+        n = len(steps.length)
+        if self.schema.clock != "timestamp":
+            return np.zeros(n, np.int64)
+        origin = np.full(n, self.reference, np.int64)
+        has = steps.length > 0
+        origin[has] = steps.time[steps.starts[has]]
+        if part is not None and self.start is not None:
+            j = [f.name for f in part.features].index(f"{step_table(self.schema)}.start")
+            stated = part.observed[:, j] & np.isfinite(part.values[:, j]) & ~has
+            origin[stated] = np.round(part.values[stated, j] * DAY).astype(np.int64)
+        return origin
+
+    def _gaps(self, steps: Steps) -> np.ndarray:
+        """Days since the step before; for a first step 0, or the time since the origin for clock "offset"."""
+        before = np.concatenate([[0], steps.time[:-1]]) if len(steps.time) else steps.time
+        gap = (steps.time - before) / ticks_per_day(self.schema)
+        first = steps.time / ticks_per_day(self.schema) if self.schema.clock == "offset" else 0.0
+        return np.where(steps.first, first, gap)
+
+    def _same_schema(self, cohort: Cohort) -> None:
+        if cohort.schema.digest != self.schema.digest:
+            raise DataError(
+                "",
+                [
+                    Problem(
+                        "other-schema",
+                        cohort.schema.name,
+                        f'the cohort has another schema than the codec ("{self.schema.name}")',
+                        "Encode cohorts of the schema the codec was fitted on.",
+                    )
+                ],
+            )
+
+    def _check_arrays(self, encoded: Encoded, ids: np.ndarray) -> None:
+        problems = []
+        for name, part, wanted in (
+            ("static", encoded.static, self.static_features if self.layout.static else None),
+            ("sequence", encoded.sequence, self.sequence_features if self.layout.sequence else None),
+        ):
+            if wanted is not None and part is not None and [f.name for f in part.features] != [f.name for f in wanted]:
+                problems.append(
+                    Problem("other-features", name, "the arrays have other features than the codec",
+                            f"Use codec.{name}_features.")
+                )  # fmt: skip
+        if len(ids) != encoded.n_subjects:
+            problems.append(
+                Problem("wrong-number-of-ids", "ids", f"{len(ids)} ids for {encoded.n_subjects} subjects", "")
+            )
+        if problems:
+            raise DataError("", problems)
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON state, without the schema."""
+        return {
+            "layout": dict(self.layout.__dict__),
+            "statics": [cell.to_json() for cell in self.statics],
+            "visits": [cell.to_json() for cell in self.visits],
+            "absent": list(self.absent),
+            "start": self.start.to_json() if self.start else None,
+            "gaps": [law.to_json() for law in self.gaps] if self.gaps else None,
+            "grid": self.grid,
+            "reference": self.reference,
+            "width": self.width,
+            "k_min": self.k_min,
+            "notes": dict(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, schema: Schema, state: Mapping[str, Any]) -> Codec:
+        """The codec of a state written by `to_json`."""
+        law = QuantileTransform.from_json
+        return cls(
+            schema,
+            Layout(**state["layout"]),
+            tuple(Cell.from_json(c) for c in state["statics"]),
+            tuple(Cell.from_json(c) for c in state["visits"]),
+            tuple(state["absent"]),
+            law(state["start"]) if state["start"] else None,
+            tuple(law(s) for s in state["gaps"]) if state["gaps"] else None,
+            state["grid"],
+            state["reference"],
+            state["width"],
+            state["k_min"],
+            dict(state["notes"]),
+        )
+
+
+def _check_settings(layout: Layout, k_min: int, max_codes: int | None, bounds: str, step_days: float) -> None:
+    wrong = []
+    if k_min < 1:
+        wrong.append("k_min must be at least 1")
+    if max_codes is not None and max_codes < 0:
+        wrong.append("max_codes must be at least 0")
+    if bounds not in ("schema", "data"):
+        wrong.append('bounds must be "schema" or "data"')
+    if not step_days > 0:
+        wrong.append("step_days must lie above 0")
+    if layout.events:
+        wrong.append("the codec has no events layout; events are folded into steps (sequence=True)")
+    if wrong:
+        raise SettingsError("codec: " + "; ".join(wrong))
+
+
+def _slice(cohort: Cohort, subjects: Iterable | pl.Series | slice | None) -> tuple[Cohort, pl.Series]:
+    """The cohort of the wanted subjects, and their ids in order."""
+    everyone = cohort.subjects
+    if subjects is None:
+        return cohort, everyone
+    if isinstance(subjects, slice):
+        ids = everyone[subjects]
+    else:
+        wanted = subjects if isinstance(subjects, pl.Series) else pl.Series(list(subjects), dtype=everyone.dtype)
+        ids = everyone.filter(everyone.is_in(wanted.cast(everyone.dtype).implode()))
+        strange = wanted.n_unique() - ids.len()
+        if strange:
+            raise DataError(
+                "",
+                [Problem("unknown-subject", "subjects", f"{strange} ids are not in the cohort",
+                         "Take ids from cohort.subjects.", strange)],
+            )  # fmt: skip
+    return cohort.select(ids), ids
+
+
+def _one_row_each(cohort: Cohort, table: str, ids: pl.Series) -> tuple[pl.DataFrame, np.ndarray]:
+    """Rows of a static table, one per subject (nulls where it has none), and who has one.
+
+    Raises:
+        DataError: a subject has two rows.
+    """
+    frame = cohort.tables[table]
+    rows = subject_rows(ids, frame)
+    count = np.bincount(rows, minlength=ids.len())
+    if count.max(initial=0) > 1:
+        twice = int((count > 1).sum())
+        raise DataError(
+            "",
+            [Problem("two-static-rows", table, f"{twice} subjects have more than one row",
+                     "A static table has one row per subject; keep one, or give the table another role.", twice)],
+        )  # fmt: skip
+    at = np.full(ids.len(), -1, np.int64)
+    at[rows] = np.arange(frame.height)
+    present = at >= 0
+    gathered = frame.with_row_index("__at").join(
+        pl.DataFrame({"subject_id": ids}), on="subject_id", how="right", maintain_order="right"
+    )
+    return gathered.drop("__at"), present
+
+
+def _fit_cells(
+    schema: Schema,
+    table: str,
+    frame: pl.DataFrame,
+    subject: np.ndarray,
+    reference: np.ndarray,
+    *,
+    k_min: int,
+    max_codes: int | None,
+    bounds: str,
+) -> list[Cell]:
+    found = (
+        Cell.fit(
+            schema, table, column, frame[column], subject, reference,
+            k_min=k_min, max_levels=100 if max_codes is None else max_codes, bounds=bounds,
+        )
+        for column in schema.tables[table].columns
+    )  # fmt: skip
+    return [cell for cell in found if cell is not None]
+
+
+def _stack(columns: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    if not columns:
+        return np.zeros((n, 0)), np.zeros((n, 0), bool)
+    return np.column_stack([c[0] for c in columns]).astype(float), np.column_stack([c[1] for c in columns])
