@@ -1,0 +1,242 @@
+"""Rules about the rows of one subject in order: monotone, no repeat, order of events, constant.
+
+Rows stand in canonical order (subject, time, visit), so a subject's rows are next to each other and "previous" is one
+shift away. Missing cells are skipped.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import polars as pl
+from pydantic import Field
+
+from cohortloom.cohort import Cohort
+from cohortloom.errors import Problem
+from cohortloom.rng import Rng
+from cohortloom.rules.base import (
+    REDRAW,
+    REPAIR,
+    Finding,
+    Rule,
+    change,
+    column_of,
+    drop_rows,
+    empty,
+    place_problem,
+    put,
+    split_path,
+)
+from cohortloom.rules.value import level_problems
+from cohortloom.schema import Ordinal, Schema
+
+__all__ = ["Constant", "EventOrder", "Monotone", "NoRepeat"]
+
+
+class _Sequence(Rule):
+    family: ClassVar[str] = "sequence"
+    holds_by: ClassVar[frozenset[str]] = frozenset({REPAIR, REDRAW})
+    column: str = Field(description="table.column")
+
+    def _remove(self, cohort: Cohort, finding: Finding) -> Cohort:
+        """An event that must not be there goes as a row; in other tables the cell is emptied where it may be."""
+        if cohort.schema.tables[finding.table].role == "event":
+            return drop_rows(cohort, finding.table, finding.broken)
+        return empty(cohort, finding)
+
+
+class Monotone(_Sequence):
+    """A value never falls (or never rises) within a subject; ordinals by the order of their levels."""
+
+    kind: ClassVar[str] = "monotone"
+    direction: Literal["up", "down"] = "up"
+    strict: bool = Field(False, description="Equal neighbours break the rule too.")
+    code: str | None = Field(None, description="Long table: only rows of this code.")
+
+    @property
+    def words(self) -> str:
+        verb = {("up", False): "never falls", ("down", False): "never rises", ("up", True): "always rises"}
+        of = f" of {self.code}" if self.code else ""
+        return f"{self.column}{of} {verb.get((self.direction, self.strict), 'always falls')}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = f"rule monotone {self.column}"
+        kinds = ("number", "count", "ordinal", "flag", "timestamp")
+        problem = place_problem(schema, self.column, where, *kinds)
+        if problem:
+            return [problem]
+        if self.code and schema.tables[split_path(self.column)[0]].code is None:
+            return [Problem("not-long", where, "names a code, but the table has no code column", "Remove code.")]
+        return []
+
+    def _known(self, cohort: Cohort) -> pl.DataFrame:
+        """row, subject_id and rank of the cells that count, in order."""
+        table, column = split_path(self.column)
+        frame, spec = cohort.tables[table], column_of(cohort.schema, self.column)
+        rank = pl.col(column)
+        if isinstance(spec, Ordinal):
+            rank = rank.replace_strict(
+                list(spec.levels), list(range(len(spec.levels))), default=None, return_dtype=pl.Int64
+            )
+        elif spec is not None and spec.kind == "flag":
+            rank = rank.cast(pl.Int64)
+        kept = pl.col("rank").is_not_null()
+        code = cohort.schema.tables[table].code
+        picked = frame.with_row_index("row").with_columns(rank.alias("rank"))
+        if self.code and code:
+            kept = kept & (pl.col(code) == self.code)
+        return picked.filter(kept).select("row", "subject_id", "rank", pl.col(column).alias("value"))
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        known = self._known(cohort)
+        x, before = pl.col("rank"), pl.col("rank").shift(1)
+        wrong = {
+            ("up", False): x < before,
+            ("down", False): x > before,
+            ("up", True): x <= before,
+            ("down", True): x >= before,
+        }[(self.direction, self.strict)]
+        same = pl.col("subject_id") == pl.col("subject_id").shift(1)
+        rows = known.filter((wrong & same).fill_null(False))["row"]
+        yield Finding(table, column, rows_mask(rows, cohort.tables[table].height), known.height)
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        known = self._known(cohort)
+        subjects = cohort.tables[finding.table]["subject_id"].filter(finding.broken).unique()
+        known = known.filter(pl.col("subject_id").is_in(subjects.implode()))
+        down = self.direction == "down"
+        ordered = known.sort("subject_id", "rank", descending=[False, down], maintain_order=True)["value"]
+        return put(cohort, finding.table, _write(cohort.tables[finding.table], finding.column, known["row"], ordered))
+
+
+class NoRepeat(_Sequence):
+    """A value occurs at most once per subject (or per visit): a diagnosis that is made once, an operation done once."""
+
+    kind: ClassVar[str] = "no_repeat"
+    within: Literal["subject", "visit"] = "subject"
+    levels: tuple[str, ...] = Field((), description="Only these may not repeat; empty: none may.")
+
+    @property
+    def words(self) -> str:
+        what = f"{len(self.levels)} listed values" if self.levels else "a value"
+        return f"{what} of {self.column} {'occur' if self.levels else 'occurs'} at most once per {self.within}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = f"rule no_repeat {self.column}"
+        problem = place_problem(schema, self.column, where)
+        if problem:
+            return [problem]
+        if self.within == "visit" and not schema.has_visit_id(split_path(self.column)[0]):
+            return [Problem("no-visits", where, "rows of the table do not belong to visits", 'Set within = "subject".')]
+        return level_problems(schema, self.column, self.levels, where)
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        frame = cohort.tables[table]
+        keys = ["subject_id", "visit_id"] if self.within == "visit" else ["subject_id"]
+        counts = pl.all_horizontal(pl.col(c).is_not_null() for c in (column, *keys))
+        if self.levels:
+            counts = counts & pl.col(column).is_in(list(self.levels))
+        known = frame.with_row_index("row").filter(counts).select("row", *keys, pl.col(column).alias("value"))
+        again = known.filter(~pl.struct(*keys, "value").is_first_distinct())["row"]
+        yield Finding(table, column, rows_mask(again, frame.height), known.height)
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        return self._remove(cohort, finding)
+
+
+class EventOrder(_Sequence):
+    """Events come in a given order: no later one before the first of an earlier one.
+
+    With `needed` a later event also needs the one just before it in the list ever to have happened.
+    """
+
+    kind: ClassVar[str] = "order"
+    sequence: tuple[str, ...] = Field(min_length=2)
+    needed: bool = False
+
+    @property
+    def words(self) -> str:
+        return f"{self.column} keeps the order {' < '.join(self.sequence)}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = f"rule order {self.column}"
+        problem = place_problem(schema, self.column, where, "code", "category", "ordinal")
+        if problem:
+            return [problem]
+        if len(set(self.sequence)) < len(self.sequence):
+            return [Problem("listed-twice", where, "the sequence names a value twice", "Name each once.")]
+        return level_problems(schema, self.column, self.sequence, where)
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        frame, m = cohort.tables[table], len(self.sequence)
+        ranks = pl.col(column).replace_strict(list(self.sequence), list(range(m)), default=None, return_dtype=pl.Int64)
+        place = pl.col("time").cast(pl.Int64) if cohort.schema.has_time(table) else pl.col("row").cast(pl.Int64)
+        known = frame.with_row_index("row").select("row", "subject_id", ranks.alias("rank"), place.alias("place"))
+        known = known.filter(pl.col("rank").is_not_null() & pl.col("place").is_not_null())
+        firsts = known.group_by("subject_id").agg(
+            pl.col("place").filter(pl.col("rank") == j).min().alias(f"first_{j}") for j in range(m)
+        )
+        rows = known.join(firsts, on="subject_id", how="left", maintain_order="left")
+        bad = pl.lit(False)
+        for k in range(1, m):
+            earlier = [pl.col(f"first_{j}") for j in range(k)]
+            wrong = (pl.col("place") < pl.max_horizontal(earlier)).fill_null(False)
+            wrong = wrong | earlier[-1].is_null() if self.needed else wrong
+            bad = bad | ((pl.col("rank") == k) & wrong)
+        yield Finding(table, column, rows_mask(rows.filter(bad)["row"], frame.height), rows.height)
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        # taking away one event may uncover the next: at most as often as the sequence is long
+        for _ in self.sequence:
+            if not finding.count:
+                break
+            mended = self._remove(cohort, finding)
+            if mended is cohort:
+                break
+            cohort, finding = mended, next(self.find(mended))
+        return cohort
+
+
+class Constant(_Sequence):
+    """A value never changes within a subject, such as sex or a genotype repeated at every visit."""
+
+    kind: ClassVar[str] = "constant"
+
+    @property
+    def words(self) -> str:
+        return f"{self.column} never changes within a subject"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        problem = place_problem(schema, self.column, f"rule constant {self.column}")
+        return [problem] if problem else []
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        frame = cohort.tables[table]
+        known = frame.select("subject_id", pl.col(column).alias("v")).with_row_index("row").drop_nulls("v")
+        changed = known.filter(pl.col("v") != pl.col("v").first().over("subject_id"))["row"]
+        yield Finding(table, column, rows_mask(changed, frame.height), known.height)
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        x = pl.col(finding.column)
+        first = x.drop_nulls().first().over("subject_id")
+        return change(cohort, finding.table, finding.column, pl.when(x.is_not_null()).then(first))
+
+
+def rows_mask(rows: pl.Series, height: int) -> pl.Series:
+    """True at the given row numbers."""
+    import numpy as np
+
+    mask = np.zeros(height, dtype=bool)
+    mask[rows.to_numpy()] = True
+    return pl.Series("broken", mask)
+
+
+def _write(frame: pl.DataFrame, column: str, rows: pl.Series, values: pl.Series) -> pl.DataFrame:
+    """Values written to some rows of a column."""
+    patch = pl.DataFrame({"row": rows, "new": values, "hit": True})
+    patched = frame.with_row_index("row").join(patch, on="row", how="left", maintain_order="left")
+    new = pl.when("hit").then("new").otherwise(pl.col(column)).alias(column)
+    return patched.with_columns(new).drop("row", "new", "hit")
