@@ -1,0 +1,169 @@
+"""Everything the measures share: four cohorts as arrays, and the draws behind intervals, floors and limits.
+
+Compared with held-out patients, all at equal n = min(synthetic, training) patients:
+
+    synthetic     what is judged
+    train         the floor: real against real
+    bootstrap     anchor, training patients copied (counted more than once; never stored)
+    independent   anchor, columns drawn apart
+
+Draws are made once: `splits` deals the real patients (training and held-out) anew into two parts of the same two sizes,
+which gives the law of every distance between two real samples; `resamples` are patient bootstraps of the synthetic and
+the held-out cohort, which give intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from cohortloom.cohort import Cohort
+from cohortloom.cohort.resample import independent
+from cohortloom.errors import DataError, Problem
+from cohortloom.evaluation.fields import Field, plan_fields
+from cohortloom.evaluation.views import View, make_view
+from cohortloom.rng import Rng
+from cohortloom.schema import Schema
+
+__all__ = ["Context", "Draws", "prepare"]
+
+GROUPS = 250
+NAMES = ("synthetic", "train", "held_out", "independent")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Weights of groups, one row per draw.
+
+    Args:
+        left, right: Real against real: weights of the groups of [train, held_out]; each row of `left` and `right` is 0
+            or 1 and they never overlap.
+        synthetic, held_out: Patient bootstrap (multinomial counts).
+        copies: Weights that make the bootstrap anchor out of the training groups (one row).
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    synthetic: np.ndarray
+    held_out: np.ndarray
+    copies: np.ndarray
+
+
+@dataclass
+class Context:
+    """Prepared input of `evaluate`; see the module's docstring."""
+
+    schema: Schema
+    fields: tuple[Field, ...]
+    views: dict[str, View]
+    draws: Draws
+    rng: Rng
+    fast: bool
+    cohorts: dict[str, Cohort]
+    tell: Callable[[str], None] = lambda _: None
+    cache: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def n(self) -> int:
+        """Patients of the synthetic cohort that are compared."""
+        return self.views["synthetic"].n
+
+    @property
+    def clocked(self) -> bool:
+        """Are gaps between rows known?"""
+        return self.schema.clock != "order"
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(self.views["held_out"].axes)
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """Axes that are whole tables (not the rows of one code)."""
+        return tuple(a for a in self.axes if a in self.schema.tables)
+
+    def rows(self, axis: str | None = None) -> tuple[Field, ...]:
+        """Fields of rows (of one axis)."""
+        return tuple(f for f in self.fields if f.axis is not None and (axis is None or f.axis == axis))
+
+    @cached_property
+    def statics(self) -> tuple[Field, ...]:
+        return tuple(f for f in self.fields if f.axis is None)
+
+    def sums(self, statistic: Callable[[View], np.ndarray]) -> dict[str, np.ndarray]:
+        """A statistic by group, for each cohort."""
+        return {name: statistic(view) for name, view in self.views.items()}
+
+
+def prepare(
+    synthetic: Cohort,
+    *,
+    train: Cohort,
+    held_out: Cohort,
+    seed: int = 0,
+    fast: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Context:
+    """Check the three cohorts and make the arrays and draws.
+
+    Raises:
+        DataError: cohorts without patients, or of different schemas (all listed).
+    """
+    _check(synthetic, train, held_out)
+    rng = Rng(seed).child("evaluate")
+    schema = train.schema
+    n = min(synthetic.n_subjects, train.n_subjects)
+    fields = plan_fields(schema, (train, held_out))
+    size = max(1, min(n, held_out.n_subjects) // GROUPS)
+    whole = {"synthetic": synthetic, "train": train, "held_out": held_out}
+    tell("drawing the independent anchor")
+    whole["independent"] = independent(train, n, rng.child("anchors"))
+    views = {}
+    for name, cohort in whole.items():
+        tell(f"reading {name.replace('_', '-')} patients")
+        take = cohort.n_subjects if name == "held_out" else min(n, cohort.n_subjects)
+        views[name] = make_view(cohort, fields, n=take, size=size, rng=rng.child("views", name).numpy)
+    both = ("train", "held_out")
+    fields = tuple(
+        f.with_reference(np.concatenate([views[k].columns[f.name] for k in both])) if f.is_number else f for f in fields
+    )
+    draws = make_draws(views, rng.child("draws").numpy, 60 if fast else 200)
+    return Context(schema, fields, views, draws, rng, fast, whole, tell)
+
+
+def make_draws(views: dict[str, View], rng: np.random.Generator, times: int) -> Draws:
+    """Weights for real-against-real splits, patient bootstraps, and the copying anchor."""
+    train, held = views["train"].n_groups, views["held_out"].n_groups
+    mixed = rng.permuted(np.tile(np.arange(train + held), (times, 1)), axis=1)
+    left = (mixed < train).astype(float)
+    synthetic = views["synthetic"].n_groups
+    return Draws(
+        left,
+        1 - left,
+        rng.multinomial(synthetic, np.full(synthetic, 1 / synthetic), times).astype(float),
+        rng.multinomial(held, np.full(held, 1 / held), times).astype(float),
+        rng.multinomial(train, np.full(train, 1 / train), 1).astype(float),
+    )
+
+
+def _check(synthetic: Cohort, train: Cohort, held_out: Cohort) -> None:
+    problems = []
+    for name, cohort in (("synthetic", synthetic), ("train", train), ("held_out", held_out)):
+        if cohort.n_subjects == 0:
+            problems.append(Problem("no-subjects", name, "the cohort has no patient", "Read some records first."))
+        absent = [t for t in train.schema.tables if t not in cohort.schema.tables]
+        if absent:
+            where = f"the schema lacks table {', '.join(absent)}, which the training cohort has"
+            problems.append(Problem("other-schema", name, where, "Compare cohorts of one schema."))
+            continue
+        for table, spec in train.schema.tables.items():
+            theirs = cohort.schema.tables[table].columns
+            odd = [c for c, column in spec.columns.items() if c not in theirs or theirs[c].kind != column.kind]
+            if odd:
+                what = f"columns {', '.join(odd)} are absent or of another kind than in the training cohort"
+                problems.append(Problem("other-schema", f"{name}: {table}", what, "Compare cohorts of one schema."))
+    if problems:
+        raise DataError("these cohorts can't be compared", problems)

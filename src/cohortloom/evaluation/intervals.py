@@ -1,0 +1,208 @@
+"""From group sums to scores: value, interval, floor, anchors and a limit that two real samples keep.
+
+Each measure is a sum of statistics over patients, S = sum_i s_i, a curve f(S) (shares, correlations, ...) and a distance
+d(f(S_a), f(S_b)) with one component per column or pair of columns. Because S is a sum, a resample is a weighted sum of
+group sums, and the law of d between two real samples follows from real-against-real splits: training and held-out
+patients are pooled and dealt anew into two parts of the same sizes, 200 times.
+
+Limits. A score fails beyond
+
+    max(tolerance, share x independent anchor, q),      q = upper quantile of d between two real samples
+
+`tolerance` is the difference nobody needs to mind, however many patients there are; `share x anchor` is the loss of
+association nobody needs to mind, as a share of losing all of it. q lies at 1 - .05/100, so that all scores of a report
+together stay quiet for a second real sample in 95 of 100 cases (Bonferroni over at most 100 scores). It is extrapolated
+from the splits: a gamma law for the mean over components, a Gumbel law for the largest standardised component (which
+needs no correction for the number of components, as the largest one is what was observed).
+
+Verdicts. A value beyond its limit is a fault whatever n is. A value within it is only good news if a useless cohort
+would have failed: where the useless value (that of the independent anchor, or a fixed one for marginals) lies within the
+limit too, the score says "not measurable with n patients".
+
+Intervals. Resampling adds its own noise to a distance, so bootstrap distances are centred on the value before the 2.5 and
+97.5 percentiles are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cohortloom.evaluation.context import Context
+from cohortloom.report import Goal, Score
+
+__all__ = ["ALPHA", "Measure", "assess", "centred_interval", "not_computed", "not_measurable"]
+
+ALPHA = 0.05 / 100
+SHARE_OF_MEAN, SHARE_OF_WORST = 0.15, 0.3
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A distance with components.
+
+    Args:
+        key: "group.name"; the worst component is reported as "group.name_worst".
+        name: In words.
+        labels: One per component.
+        sums: Cohort -> group x statistic.
+        curve: Statistics (..., m) -> curve (..., k).
+        distance: Curve, reference curve -> (..., component), each in [0, 1] or so.
+        keep: Components with enough real data; others are left out.
+        tolerance: Differences nobody minds: of the mean, of one component.
+        useless: Value of a cohort that tells nothing; None: that of the independent anchor.
+    """
+
+    key: str
+    name: str
+    labels: tuple[str, ...]
+    sums: dict[str, np.ndarray]
+    curve: Callable[[np.ndarray], np.ndarray]
+    distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    keep: np.ndarray
+    tolerance: tuple[float, float] = (0.02, 0.05)
+    useless: float | None = None
+    unit: str = "1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Distances by component; rows are draws where there are any."""
+
+    value: np.ndarray
+    floor: np.ndarray
+    bootstrap: np.ndarray
+    independent: np.ndarray
+    null: np.ndarray
+    resampled: np.ndarray
+
+
+def compute(ctx: Context, measure: Measure) -> Result:
+    """All distances of a measure."""
+    s, draws = measure.sums, ctx.draws
+
+    def flat(name: str) -> np.ndarray:
+        return s[name].reshape(len(s[name]), -1)
+
+    def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return measure.distance(measure.curve(a), measure.curve(b))[..., measure.keep]
+
+    held = flat("held_out").sum(0)
+    pool = np.concatenate([flat("train"), flat("held_out")])
+    return Result(
+        far(flat("synthetic").sum(0), held),
+        far(flat("train").sum(0), held),
+        far((draws.copies @ flat("train"))[0], held),
+        far(flat("independent").sum(0), held),
+        far(draws.left @ pool, draws.right @ pool),
+        far(draws.synthetic @ flat("synthetic"), draws.held_out @ flat("held_out")),
+    )
+
+
+def assess(ctx: Context, measure: Measure) -> list[Score]:
+    """The mean over components and the worst component, each a score."""
+    group = measure.key.split(".")[0]
+    n_kept = int(measure.keep.sum())
+    if not n_kept:
+        return [not_computed(ctx, measure.key, measure.name, "no column has enough real data for it")]
+    r = compute(ctx, measure)
+    labels = [label for label, k in zip(measure.labels, measure.keep, strict=True) if k]
+    center, spread = r.null.mean(0), r.null.std(0, ddof=1)
+    high = gumbel_quantile(np.max((r.null - center) / np.maximum(spread, 1e-9), axis=1), 1 - ALPHA)
+    limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
+    useless = r.independent if measure.useless is None else np.full(n_kept, measure.useless)
+    if measure.useless is None:
+        limits = np.maximum(limits, SHARE_OF_WORST * r.independent)
+    order = np.argsort(-r.value / limits, kind="stable")
+    table = [
+        {
+            "of": labels[i],
+            "value": _plain(r.value[i]),
+            "limit": _plain(limits[i]),
+            "floor": _plain(r.floor[i]),
+            "bootstrap": _plain(r.bootstrap[i]),
+            "independent": _plain(r.independent[i]),
+        }
+        for i in order[:40]
+    ]
+    scores = []
+    w = int(order[0])
+    if n_kept > 1:
+        limit = max(measure.tolerance[0], gamma_quantile(r.null.mean(1), 1 - ALPHA))
+        blank = float(useless.mean())
+        if measure.useless is None:
+            limit = max(limit, SHARE_OF_MEAN * float(r.independent.mean()))
+        scores.append(
+            _score(ctx, measure, group, measure.key, f"{measure.name}, mean of {n_kept}", limit, blank,
+                   [float(a.mean()) for a in (r.value, r.floor, r.bootstrap, r.independent)],
+                   r.resampled.mean(1), {"components": table})
+        )  # fmt: skip
+    key = measure.key if n_kept == 1 else f"{measure.key}_worst"
+    name = f"{measure.name}: {labels[w]}" if n_kept == 1 else f"{measure.name}, worst: {labels[w]}"
+    # a verdict on the worst component is possible if any component could have failed a useless cohort
+    blank = float(limits[w] + 1) if (useless > limits).any() else float(useless[w])
+    scores.append(
+        _score(ctx, measure, group, key, name, float(limits[w]), blank,
+               [float(a[w]) for a in (r.value, r.floor, r.bootstrap, r.independent)],
+               r.resampled[:, w], {"worst": labels[w], "components": table})
+    )  # fmt: skip
+    return scores
+
+
+def _score(ctx, measure, group, key, name, limit, useless, numbers, resampled, details) -> Score:
+    value, floor, bootstrap, independent = numbers
+    measurable = value > limit or useless > limit
+    return Score(
+        name=name,
+        group=group,
+        key=key,
+        value=value,
+        interval=centred_interval(value, resampled),
+        n=ctx.n,
+        goal=Goal.LOW,
+        limit=limit,
+        unit=measure.unit,
+        floor=floor,
+        anchors={"bootstrap": bootstrap, "independent": independent},
+        measurable=measurable,
+        reason="" if measurable else not_measurable(ctx.n),
+        details=details,
+    )
+
+
+def centred_interval(value: float, draws: np.ndarray) -> tuple[float, float]:
+    """Bootstrap percentiles, moved so that the draws have their mean at the value; not below 0."""
+    low, high = np.percentile(draws, [2.5, 97.5]) - draws.mean()
+    return max(0.0, float(value + low)), float(value + high)
+
+
+def gamma_quantile(draws: np.ndarray, p: float) -> float:
+    """Quantile of the gamma law with the draws' mean and variance (distances are positive and skewed)."""
+    from scipy.stats import gamma  # heavy
+
+    mean, variance = float(draws.mean()), float(draws.var(ddof=1))
+    if mean <= 0 or variance <= 0:
+        return max(mean, 0.0)
+    return float(gamma.ppf(p, mean**2 / variance, scale=variance / mean))
+
+
+def gumbel_quantile(draws: np.ndarray, p: float) -> float:
+    """Quantile of the Gumbel law with the draws' mean and variance (largest of many)."""
+    scale = float(draws.std(ddof=1)) * np.sqrt(6) / np.pi
+    return float(draws.mean()) - scale * (np.euler_gamma + np.log(-np.log(p)))
+
+
+def not_measurable(n: int) -> str:
+    return f"not measurable with {n:,} patients"
+
+
+def not_computed(ctx: Context, key: str, name: str, reason: str) -> Score:
+    """A score without a value, and why."""
+    return Score(name=name, group=key.split(".")[0], key=key, value=None, n=ctx.n, reason=reason)
+
+
+def _plain(x: float) -> float:
+    return round(float(x), 6)

@@ -1,0 +1,98 @@
+"""`evaluate`: a synthetic cohort against held-out patients.
+
+The suite is a table of measure modules. Each has functions that take the prepared context and return scores or figures;
+a new measure is one module and one line in `MEASURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+
+from cohortloom.cohort import Cohort
+from cohortloom.errors import SettingsError, nearest
+from cohortloom.report import Figure, Report, Score
+
+__all__ = ["MEASURES", "evaluate"]
+
+# group -> (modules with `scores(ctx)`, modules with `figures(ctx)`), in the order of the report
+MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "marginal": (("marginal",), ()),
+    "missingness": (("missingness",), ()),
+    "association": (("association",), ()),
+    "temporal": (("temporal",), ()),
+}
+
+
+def evaluate(
+    synthetic: Cohort,
+    *,
+    train: Cohort,
+    held_out: Cohort,
+    seed: int = 0,
+    only: Iterable[str] | str | None = None,
+    fast: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Compare a cohort with held-out real patients.
+
+    Args:
+        synthetic: What is judged; any cohort of the same schema, made here or elsewhere.
+        train: Real patients it was made from (floor, anchors, copies).
+        held_out: Real patients it has not seen.
+        seed: Fixes subsamples, draws and judges.
+        only: Groups to measure; None: all.
+        fast: Fewer draws and smaller judges.
+        progress: Called with a few words at each stage.
+
+    Returns:
+        Scores with floor, anchors and limits, figures, and a verdict in words.
+
+    Raises:
+        DataError: a cohort without patients, or of another schema.
+        SettingsError: unknown group.
+    """
+    from cohortloom.evaluation.context import prepare
+    from cohortloom.evaluation.verdict import not_tested, verdict
+    from cohortloom.version import __version__
+
+    groups = _groups(only)
+    tell = progress or (lambda _: None)
+    ctx = prepare(synthetic, train=train, held_out=held_out, seed=seed, fast=fast, tell=tell)
+    scores: list[Score] = []
+    figures: list[Figure] = []
+    for group in groups:
+        tell(f"measuring {group}")
+        measures, drawings = MEASURES[group]
+        for name in measures:
+            scores += import_module(f"cohortloom.evaluation.{name}").scores(ctx)
+        for name in drawings:
+            figures += import_module(f"cohortloom.evaluation.{name}").figures(ctx)
+    provenance = {
+        "schema": train.schema.name,
+        "schema_digest": train.schema.digest,
+        "synthetic": synthetic.origin.to_dict(),
+        "patients": {
+            "synthetic": synthetic.n_subjects,
+            "train": train.n_subjects,
+            "held_out": held_out.n_subjects,
+            "compared": ctx.n,
+        },
+        "seed": seed,
+        "groups": groups,
+        "fast": fast,
+        "version": __version__,
+    }
+    title = f"Evaluation of {train.schema.name}"
+    return Report(title, tuple(scores), tuple(figures), provenance, verdict(ctx, scores), not_tested(ctx, groups))
+
+
+def _groups(only: Iterable[str] | str | None) -> list[str]:
+    if only is None:
+        return list(MEASURES)
+    wanted = [only] if isinstance(only, str) else list(only)
+    for name in wanted:
+        if name not in MEASURES:
+            hint = nearest(name, MEASURES)
+            raise SettingsError(f'evaluate: there is no group "{name}"; the groups are {", ".join(MEASURES)}.{hint}')
+    return [g for g in MEASURES if g in wanted]

@@ -1,0 +1,59 @@
+"""The report in words: what is good, what is not, what can't be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cohortloom.evaluation.context import Context
+from cohortloom.report import Score
+
+__all__ = ["not_tested", "verdict"]
+
+
+def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
+    """Two to five sentences for a clinician."""
+    judged = [s for s in scores if s.passed is not None]
+    failed = [s for s in judged if s.passed is False]
+    open_ = [s for s in scores if s.value is not None and not s.measurable]
+    n, held = ctx.n, ctx.views["held_out"].n
+    said = []
+    if not judged:
+        said.append(f"With {n:,} synthetic and {held:,} held-out patients nothing could be judged.")
+    elif not failed:
+        said.append(
+            f"On all {len(judged)} scores that could be judged, {n:,} synthetic patients differ from {held:,} held-out "
+            "patients no more than a second sample of real patients might."
+        )
+    else:
+        said.append(
+            f"{len(failed)} of {len(judged)} judged scores differ from {held:,} held-out patients by more than a second "
+            "sample of real patients would."
+        )
+        good = [g for g in dict.fromkeys(s.group for s in judged) if not any(f.group == g for f in failed)]
+        if good:
+            said.append(f"Nothing was found against: {', '.join(good)}.")
+        worst = sorted(failed, key=lambda s: -(s.value or 0) / max(s.limit or 1e-9, 1e-9))[:3]
+        faults = "; ".join(f"{s.name} ({s.value:.2g}, allowed {s.limit:.2g})" for s in worst)
+        said.append(f"What gives it away most: {faults}.")
+    if open_:
+        said.append(
+            f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; they are no good news."
+        )
+    return tuple(said[:5])
+
+
+def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
+    """What this report does not tell."""
+    from cohortloom.evaluation.suite import MEASURES
+
+    missing = [
+        "Privacy: attacks on the cohort and its generator are the business of `audit`.",
+        "Clinical sense of single patients: let a clinician look at the timelines.",
+        "Values outside the schema, and rules: `validate` checks them.",
+    ]
+    left = [g for g in MEASURES if g not in groups]
+    if left:
+        missing.append(f"Left out by request: {', '.join(left)}.")
+    if ctx.schema.signals:
+        missing.append("Waveforms.")
+    return tuple(missing)
