@@ -1,0 +1,454 @@
+"""A row of mixed columns, one column after the other.
+
+With f the features of a row (statics and history) and x_1, ..., x_C its columns in table order,
+
+    p(x_1, ..., x_C | f) = product over c of p(x_c | f, x_1, ..., x_(c-1))
+
+h = hidden(f) is shared; column c has a few units of its own, which also see the earlier columns of the row:
+
+    a_c = Wh_c h + sum over j < c of Wm_cj e_j        e_j: one-hot of the token and normal score of column j
+    out_c = Wo_c silu(a_c) + b_c + V_c f + sum over j < c of U_cj e_j
+
+The last two terms are the *wide* part: linear, zero at the start, for token logits and one shared shift of all mixture
+means. out_c holds token logits and, for a number, K normals on z (used with the token CONT). Training computes all
+columns at once with a block-triangular mask; sampling goes column by column. Above `LOW_RANK_FROM` columns the masked
+products are replaced by a running sum of r-dimensional embeddings e_j, as in NADE, and V_c f by the column's own
+features plus a rank-r product: cost then grows with C, not C^2.
+
+*Persistence start*: the shift of a column begins as 0.5 s last + 0.35 s mean of its own history, the mixture narrow
+around it. A cohort of 200 patients ends training near where it starts, so the start is the prior.
+
+A large category (more than `LARGE` tokens) is embedded instead of one-hot and has one extra output, added to the logit
+of the subject's last token: a learned wish to repeat.
+
+References:
+    Larochelle, Murray (2011). The neural autoregressive distribution estimator. AISTATS.
+    Germain et al. (2015). MADE. ICML, arXiv:1502.03509.
+    Tiwald et al. (2025). TabularARGN, arXiv:2501.12012 (columns in order, sequential rows).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["LARGE", "LOW_RANK_FROM", "ColumnNet", "ColumnShape", "Rows"]
+
+LARGE = 40
+LOW_RANK_FROM = 60
+RANK = 48
+EMBEDDING = 16
+NEVER = -1e4
+LOG_SD = (-3.0, 1.5)
+
+
+@dataclass(frozen=True)
+class ColumnShape:
+    """One column as the net sees it.
+
+    Args:
+        kind: "number" or "category".
+        n_tokens: Tokens.
+        allowed: Tokens that can be drawn.
+        share: Share of each token in the training rows (bias of the logits).
+        repeat: Token that needs a last value, -1 if none.
+        own: Features that tell the history of this column (low rank only).
+        last, mean: Features for the persistence start, -1 without.
+        lookup: Index that holds the last token of a large category, -1 without.
+    """
+
+    kind: str
+    n_tokens: int
+    allowed: tuple[bool, ...]
+    share: tuple[float, ...]
+    repeat: int = -1
+    own: tuple[int, ...] = ()
+    last: int = -1
+    mean: int = -1
+    lookup: int = -1
+
+    @property
+    def large(self) -> bool:
+        return self.kind == "category" and self.n_tokens > LARGE
+
+    @property
+    def width(self) -> int:
+        """Dimensions of this column as an input of later ones."""
+        return EMBEDDING if self.large else self.n_tokens + (self.kind == "number")
+
+
+@dataclass
+class Rows:
+    """A batch. `seen`: a last value exists (numbers in column order, all columns listed)."""
+
+    features: Tensor  # row feature
+    lookups: Tensor  # row lookup, -1: nothing yet
+    token: Tensor  # row column
+    score: Tensor  # row column: normal score over all recorded values, 0 where none
+    target: Tensor  # row column: z where the token is CONT
+    seen: Tensor  # row column
+
+
+@dataclass
+class _Group:
+    """Columns whose outputs have one padded size."""
+
+    columns: list[int]
+    n_tokens: int
+    mixture: bool
+    first_wide: int = 0
+
+    @property
+    def wide(self) -> int:
+        return self.n_tokens + self.mixture
+
+
+class ColumnNet(nn.Module):
+    """Distribution of a row's columns given its features.
+
+    Args:
+        columns: Columns in order.
+        n_features: Size of f; 0 gives an unconditional net.
+        lookup_sizes: Sizes of the embedded inputs (last tokens of large categories).
+        hidden: Width of the shared layers.
+        width: Units per column.
+        n_layers: 1, or 2 with a residual second layer.
+        dropout: On hidden units.
+        n_normals: Mixture components per number.
+        persistence: Strength s of the persistence start, 0 without.
+        low_rank: Force or forbid the low-rank form; None decides by the number of columns.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[ColumnShape],
+        n_features: int,
+        lookup_sizes: Sequence[int] = (),
+        *,
+        hidden: int = 64,
+        width: int = 16,
+        n_layers: int = 1,
+        dropout: float = 0.0,
+        n_normals: int = 6,
+        persistence: float = 0.0,
+        low_rank: bool | None = None,
+        rng: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.columns, self.width, self.n_normals, self.dropout = tuple(columns), width, n_normals, dropout
+        self.n_features = max(n_features, 1)
+        self.low_rank = len(columns) > LOW_RANK_FROM if low_rank is None else low_rank
+        self.groups = _groups(self.columns)
+        c = len(self.columns)
+        size = np.cumsum([0] + [column.width for column in self.columns])
+        self.start, self.n_inputs = size[:-1].tolist(), int(size[-1])
+        n_in = self.n_features + EMBEDDING * len(lookup_sizes)
+
+        def weight(*shape: int, fan_in: int | None = None, zero: bool = False) -> nn.Parameter:
+            if zero:
+                return nn.Parameter(torch.zeros(*shape))
+            bound = 1 / math.sqrt(fan_in or shape[-1])
+            return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) * bound)
+
+        self.lookup_tables = nn.ParameterList([weight(n + 1, EMBEDDING, fan_in=10) for n in lookup_sizes])
+        self.layers = nn.ParameterList([weight(hidden, n_in), *[weight(hidden, hidden) for _ in range(n_layers - 1)]])
+        self.layer_bias = nn.ParameterList([weight(hidden, zero=True) for _ in range(n_layers)])
+        self.own_hidden = weight(c * width, hidden)
+        self.own_bias = weight(c * width, zero=True)
+        self.tables = nn.ParameterDict(
+            {str(j): weight(s.n_tokens + 1, EMBEDDING, fan_in=10) for j, s in enumerate(self.columns) if s.large}
+        )
+        self.heads, self.head_bias = nn.ParameterList(), nn.ParameterList()
+        for group in self.groups:
+            n_out = group.n_tokens + 3 * n_normals * group.mixture + (group.n_tokens > LARGE)
+            self.heads.append(weight(len(group.columns), width, n_out, fan_in=width * 4))
+            self.head_bias.append(self._first_bias(group, n_out, persistence))
+        wide_groups = self.small = [g for g in self.groups if g.n_tokens <= LARGE]
+        self.n_wide = sum(len(g.columns) * g.wide for g in wide_groups)
+        at = 0
+        for group in wide_groups:
+            group.first_wide, at = at, at + len(group.columns) * group.wide
+        if self.low_rank:
+            self.embed = weight(self.n_inputs, RANK, fan_in=4)
+            self.mix = weight(c, RANK, width, fan_in=RANK * 4)
+            self.mix_wide = nn.ParameterList([weight(len(g.columns), RANK, g.wide, zero=True) for g in wide_groups])
+            self.wide_in, self.wide_out = weight(RANK, self.n_features), weight(self.n_wide, RANK, zero=True)
+            own = [max(len(self.columns[j].own) for j in g.columns) for g in wide_groups]
+            self.own_wide = nn.ParameterList(
+                [weight(len(g.columns), n, g.wide, zero=True) for g, n in zip(wide_groups, own)]
+            )
+            for g, n in zip(wide_groups, own):
+                padded = [
+                    list(self.columns[j].own) + [self.n_features] * (n - len(self.columns[j].own)) for j in g.columns
+                ]
+                self.register_buffer(f"own_{g.first_wide}", torch.tensor(padded, dtype=torch.long), persistent=False)
+        else:
+            self.mix = weight(c * width, self.n_inputs, fan_in=self.n_inputs * 2)
+            self.wide = weight(self.n_wide, self.n_features, zero=True)
+            self.mix_wide = weight(self.n_wide, self.n_inputs, zero=True)
+            column_of = torch.repeat_interleave(torch.arange(c), torch.tensor([s.width for s in self.columns]))
+            wide_column = torch.cat(
+                [torch.tensor(g.columns).repeat_interleave(g.wide) for g in wide_groups] or [torch.zeros(0)]
+            )
+            rows = torch.arange(c).repeat_interleave(width)
+            self.register_buffer("mask", (column_of[None] < rows[:, None]).float(), persistent=False)
+            self.register_buffer("mask_wide", (column_of[None] < wide_column[:, None]).float(), persistent=False)
+        if persistence:
+            self._persist(persistence)
+
+    def _first_bias(self, group: _Group, n_out: int, persistence: float) -> nn.Parameter:
+        """Log shares for the tokens; mixture means spread out (narrower with persistence)."""
+        bias = torch.zeros(len(group.columns), n_out)
+        k, t = self.n_normals, group.n_tokens
+        never = torch.full((len(group.columns), t), NEVER)
+        for row, j in enumerate(group.columns):
+            shape = self.columns[j]
+            share = torch.tensor(shape.share) + 1e-4 / shape.n_tokens
+            bias[row, : shape.n_tokens] = torch.log(share / share.sum())
+            never[row, : shape.n_tokens][torch.tensor(shape.allowed)] = 0.0
+            if group.mixture:
+                near = bool(persistence) and shape.last >= 0
+                spread, log_sd = (0.8, -0.7) if near else (1.5, -0.3)
+                bias[row, t + k : t + 2 * k] = torch.linspace(-spread, spread, k) if k > 1 else 0.0
+                bias[row, t + 2 * k : t + 3 * k] = log_sd
+        self.register_buffer(f"never_{len(self.head_bias)}", never, persistent=False)
+        return nn.Parameter(bias)
+
+    @torch.no_grad()
+    def _persist(self, strength: float) -> None:
+        for number, group in enumerate(self.small):
+            for row, j in enumerate(group.columns):
+                shape = self.columns[j]
+                if not group.mixture or shape.last < 0:
+                    continue
+                for feature, share in ((shape.last, 0.5), (shape.mean, 0.35)):
+                    if self.low_rank:
+                        self.own_wide[number][row, shape.own.index(feature), group.n_tokens] = share * strength
+                    else:
+                        self.wide[group.first_wide + row * group.wide + group.n_tokens, feature] = share * strength
+
+    # --- shared by training and sampling ---
+
+    def hidden(self, features: Tensor, lookups: Tensor) -> Tensor:
+        """h of each row."""
+        parts = [features] + [table[lookups[:, i] + 1] for i, table in enumerate(self.lookup_tables)]
+        x = torch.cat(parts, 1) if len(parts) > 1 else features
+        h = self._drop(F.silu(F.linear(x, self.layers[0], self.layer_bias[0])))
+        for layer, bias in zip(list(self.layers)[1:], list(self.layer_bias)[1:]):
+            h = h + self._drop(F.silu(F.linear(h, layer, bias)))
+        return h
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Dropout from the net's own stream, never the global one."""
+        if not self.training or self.dropout == 0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=self.noise)
+        return x * keep / (1 - self.dropout)
+
+    noise: torch.Generator | None = None
+
+    def _wide(self, features: Tensor) -> list[Tensor]:
+        """V f of each small group: row x column x wide."""
+        n = len(features)
+        if not self.low_rank:
+            flat = F.linear(features, self.wide)
+        else:
+            flat = F.linear(F.linear(features, self.wide_in), self.wide_out)
+            padded = F.pad(features, (0, 1))
+        out = []
+        for number, g in enumerate(self.small):
+            size = len(g.columns) * g.wide
+            part = flat[:, g.first_wide : g.first_wide + size].reshape(n, len(g.columns), g.wide)
+            if self.low_rank:
+                own = padded[:, getattr(self, f"own_{g.first_wide}")]
+                part = part + torch.einsum("nck,cko->nco", own, self.own_wide[number])
+            out.append(part)
+        return out
+
+    # --- training: all columns at once ---
+
+    def encode(self, token: Tensor, score: Tensor) -> Tensor:
+        """Inputs e of all columns: row x input. A token of -1 (never seen) gives zeros."""
+        n = len(token)
+        out = torch.zeros(n, self.n_inputs + 1)
+        small = [j for j, s in enumerate(self.columns) if not s.large]
+        at = torch.tensor([self.start[j] + (self.columns[j].kind == "number") for j in small])
+        position = token[:, small] + at
+        out.scatter_(1, torch.where(token[:, small] >= 0, position, self.n_inputs), 1.0)
+        numbers = [j for j in small if self.columns[j].kind == "number"]
+        if numbers:
+            out[:, [self.start[j] for j in numbers]] = score[:, numbers]
+        out = out[:, :-1]
+        for name, table in self.tables.items():
+            j = int(name)
+            out = torch.cat([out[:, : self.start[j]], table[token[:, j] + 1], out[:, self.start[j] + EMBEDDING :]], 1)
+        return out
+
+    def log_prob(self, rows: Rows) -> Tensor:
+        """Log-likelihood of each cell, row x column: token mass, plus the density of z where the token is CONT."""
+        h = self.hidden(rows.features, rows.lookups)
+        e = self.encode(rows.token, rows.score)
+        n, c = len(e), len(self.columns)
+        a = F.linear(h, self.own_hidden, self.own_bias).reshape(n, c, self.width)
+        wide = self._wide(rows.features)
+        if self.low_rank:
+            before = self._running(e)
+            a = a + torch.einsum("ncr,crw->ncw", before, self.mix)
+            wide = [
+                w + torch.einsum("ncr,cro->nco", before[:, g.columns], u)
+                for w, u, g in zip(wide, self.mix_wide, self.small)
+            ]
+        else:
+            a = a + F.linear(e, self.mix * self.mask).reshape(n, c, self.width)
+            across = F.linear(e, self.mix_wide * self.mask_wide)
+            wide = [
+                w + across[:, g.first_wide : g.first_wide + w[0].numel()].reshape(w.shape)
+                for w, g in zip(wide, self.small)
+            ]
+        a = self._drop(F.silu(a))
+        parts, number = [], 0
+        for index, group in enumerate(self.groups):
+            out = torch.einsum("nch,cho->nco", a[:, group.columns], self.heads[index]) + self.head_bias[index]
+            extra = None
+            if group.n_tokens <= LARGE:
+                extra, number = wide[number], number + 1
+            parts.append(self._cells(group, index, out, extra, rows))
+        order = np.argsort(np.concatenate([g.columns for g in self.groups]))
+        return torch.cat(parts, 1)[:, torch.from_numpy(order)]
+
+    def _running(self, e: Tensor) -> Tensor:
+        """Sum of the embeddings of the earlier columns: row x column x rank."""
+        pieces = [
+            e[:, s : s + shape.width] @ self.embed[s : s + shape.width] for s, shape in zip(self.start, self.columns)
+        ]
+        total = torch.stack(pieces, 1)
+        return torch.cumsum(total, 1) - total
+
+    def _cells(self, group: _Group, index: int, out: Tensor, wide: Tensor | None, rows: Rows) -> Tensor:
+        never = getattr(self, f"never_{index}")
+        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.seen[:, group.columns])
+        token = rows.token[:, group.columns]
+        cell = -F.cross_entropy(logits.transpose(1, 2), token.clamp_min(0), reduction="none")
+        cell = torch.where(token >= 0, cell, 0.0)
+        if mixture is None:
+            return cell
+        weight, mean, log_sd = mixture
+        z = rows.target[:, group.columns, None]
+        log_normal = -0.5 * ((z - mean) * torch.exp(-log_sd)) ** 2 - log_sd - 0.5 * math.log(2 * math.pi)
+        density = torch.logsumexp(weight + log_normal, -1) - torch.logsumexp(weight, -1)
+        return cell + torch.where(token == 0, density, 0.0)
+
+    def _split(
+        self, group: _Group, never: Tensor, out: Tensor, wide: Tensor | None, lookups: Tensor, seen: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+        """Outputs of a group as token logits and (weights, means, log sd) of the normals."""
+        k, t = self.n_normals, group.n_tokens
+        logits = out[..., :t] + never
+        if wide is not None:
+            logits = logits + wide[..., :t]
+        elif t > LARGE and self.columns[group.columns[0]].lookup >= 0:
+            last = lookups[:, self.columns[group.columns[0]].lookup]
+            bonus = torch.where(last >= 0, out[:, 0, t], 0.0)
+            logits = logits.scatter_add(2, last.clamp_min(0)[:, None, None], bonus[:, None, None])
+        if not group.mixture:
+            return logits, None
+        repeat = [self.columns[j].repeat for j in group.columns]
+        if max(repeat) >= 0:
+            hide = torch.zeros(len(group.columns), t)
+            for row, token in enumerate(repeat):
+                if token >= 0:
+                    hide[row, token] = NEVER
+            logits = logits + hide * (~seen)[..., None]
+        shift = 0.0 if wide is None else wide[..., t : t + 1]
+        log_sd = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD)
+        return logits, (out[..., t : t + k], out[..., t + k : t + 2 * k] + shift, log_sd)
+
+    # --- sampling and scoring: one column after the other ---
+
+    @torch.no_grad()
+    def begin(self, features: Tensor, lookups: Tensor) -> "Cursor":
+        """Start rows; then call `column` and `push` for each column in order. Needs eval mode."""
+        return Cursor(self, features, lookups)
+
+
+class Cursor:
+    """Rows in the making: what is known of the columns so far."""
+
+    def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
+        self.net, self.lookups = net, lookups
+        h = net.hidden(features, lookups)
+        self.own = F.linear(h, net.own_hidden, net.own_bias)
+        self.wide = net._wide(features)
+        n = len(features)
+        self.known = torch.zeros(n, RANK) if net.low_rank else torch.zeros(n, net.n_inputs)
+        self.place = {}
+        number = 0
+        for index, group in enumerate(net.groups):
+            for row, j in enumerate(group.columns):
+                self.place[j] = (index, row, number if group.n_tokens <= LARGE else None)
+            number += group.n_tokens <= LARGE
+
+    @torch.no_grad()
+    def column(self, j: int, seen: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+        """Token logits (row x token) of column j and its normals (row x component each)."""
+        net, w = self.net, self.net.width
+        index, row, number = self.place[j]
+        group, at = net.groups[index], net.start[j]
+        a = self.own[:, j * w : (j + 1) * w]
+        a = a + (self.known @ net.mix[j] if net.low_rank else self.known[:, :at] @ net.mix[j * w : (j + 1) * w, :at].T)
+        out = F.silu(a) @ net.heads[index][row] + net.head_bias[index][row]
+        wide = None
+        if number is not None:
+            if net.low_rank:
+                across = self.known @ net.mix_wide[number][row]
+            else:
+                first = group.first_wide + row * group.wide
+                across = self.known[:, :at] @ net.mix_wide[first : first + group.wide, :at].T
+            wide = (self.wide[number][:, row] + across)[:, None]
+        single = _Group([j], group.n_tokens, group.mixture)
+        never = getattr(net, f"never_{index}")[row]
+        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, seen[:, None])
+        if mixture is not None:
+            mixture = tuple(part[:, 0] for part in mixture)
+        return logits[:, 0, : net.columns[j].n_tokens], mixture
+
+    @torch.no_grad()
+    def push(self, j: int, token: Tensor, score: Tensor) -> None:
+        """Tell later columns what column j became."""
+        net, shape, at = self.net, self.net.columns[j], self.net.start[j]
+        n = len(token)
+        if shape.large:
+            e = net.tables[str(j)][token + 1]
+        else:
+            number = shape.kind == "number"
+            e = torch.zeros(n, shape.width + 1)
+            e.scatter_(1, torch.where(token >= 0, token + number, shape.width)[:, None], 1.0)
+            if number:
+                e[:, 0] = score
+            e = e[:, :-1]
+        if net.low_rank:
+            self.known += e @ net.embed[at : at + shape.width]
+        else:
+            self.known[:, at : at + shape.width] = e
+
+    def take(self, rows: Tensor) -> None:
+        """Keep or repeat rows."""
+        self.own, self.known, self.lookups = self.own[rows], self.known[rows], self.lookups[rows]
+        self.wide = [part[rows] for part in self.wide]
+
+
+def _groups(columns: Sequence[ColumnShape]) -> list[_Group]:
+    """Numbers and small categories by padded size, every large category alone."""
+    sizes: dict[tuple[bool, int], list[int]] = {}
+    out = []
+    for j, shape in enumerate(columns):
+        if shape.large:
+            out.append(_Group([j], shape.n_tokens, False))
+            continue
+        padded = next(p for p in (2, 4, 8, 16, LARGE) if shape.n_tokens <= p)
+        sizes.setdefault((shape.kind == "number", padded), []).append(j)
+    return [_Group(members, padded, mixture) for (mixture, padded), members in sizes.items()] + out

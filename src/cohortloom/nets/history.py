@@ -1,0 +1,214 @@
+"""What a record remembers: running features of the visits so far.
+
+Instead of a recurrent network the past is summed up by explicit statistics, updated visit by visit by one piece of
+code, in training (all subjects of a chunk, longest first, so that the live ones are a prefix) and in sampling (all
+live subjects). With r_1, r_2, ... the recorded normal scores of a numeric column:
+
+    last r_k, recorded yet?, log time since, missing at the last visit?, mean, sd, smoothed r (.7/.3), first r_1,
+    log(1 + k), k / visits, r_k - r_(k-1)
+
+per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
+large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
+visits left, distance to known ends of follow-up.
+
+Sums are kept in float64 and every operation is row by row, so a feature doesn't depend on who else is in the chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+__all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
+
+NUMBER_FEATURES = 11  # per numeric column; the first is the last value, the fifth the running mean
+SMOOTHING = 0.3
+
+
+@dataclass(frozen=True)
+class HistorySpec:
+    """Shape of the features.
+
+    Args:
+        n_numbers: Numeric columns (the gap is one of them).
+        categories: Tokens of each small category.
+        missing: Token of each small category that means missing, -1 if none.
+        large: Tokens of each large category.
+        large_missing: The same for large ones.
+        n_bounds: Known ends of follow-up.
+        time_scale: 99 % point of the visit times [d].
+    """
+
+    n_numbers: int
+    categories: tuple[int, ...]
+    missing: tuple[int, ...]
+    large: tuple[int, ...]
+    large_missing: tuple[int, ...]
+    n_bounds: int
+    time_scale: float
+
+    @property
+    def n_global(self) -> int:
+        return 9 + 2 * self.n_bounds
+
+    @property
+    def n_features(self) -> int:
+        return self.n_global + NUMBER_FEATURES * self.n_numbers + sum(2 * size + 1 for size in self.categories)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict) -> "HistorySpec":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+    def number_block(self, column: int) -> Int[np.ndarray, "feature"]:
+        """Indices of a numeric column's features."""
+        return self.n_global + np.arange(NUMBER_FEATURES) * self.n_numbers + column
+
+    def category_block(self, column: int) -> Int[np.ndarray, "feature"]:
+        """Indices of a small category's features: last one-hot, missing flag, shares."""
+        before = sum(2 * size + 1 for size in self.categories[:column])
+        start = self.n_global + NUMBER_FEATURES * self.n_numbers + before
+        return np.arange(start, start + 2 * self.categories[column] + 1)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One visit of some subjects, or all visits of all subjects: what history is updated with.
+
+    Args:
+        score: Normal scores of the numeric columns, 0 where missing.
+        recorded: Which of them are recorded.
+        small: Tokens of the small categories.
+        large: Tokens of the large ones.
+        gap: Time since the previous visit, or since the origin for the first [d].
+    """
+
+    score: Float[np.ndarray, "step number"]
+    recorded: Bool[np.ndarray, "step number"]
+    small: Int[np.ndarray, "step category"]
+    large: Int[np.ndarray, "step code"]
+    gap: Float[np.ndarray, "step"]
+
+    def take(self, rows: np.ndarray) -> "Steps":
+        return Steps(self.score[rows], self.recorded[rows], self.small[rows], self.large[rows], self.gap[rows])
+
+
+class History:
+    """Running statistics of some subjects.
+
+    Args:
+        spec: Shape.
+        n_visits: Visits each subject will have.
+        bounds: Known ends of follow-up since the origin [d], NaN where unknown.
+    """
+
+    def __init__(
+        self,
+        spec: HistorySpec,
+        n_visits: Float[np.ndarray, "subject"],
+        bounds: Float[np.ndarray, "subject bound"],
+    ) -> None:
+        n, numbers = len(n_visits), spec.n_numbers
+        self.spec = spec
+        self.n_visits, self.bounds = np.asarray(n_visits, float), bounds
+        self.seen = np.zeros(n)
+        self.time = np.zeros(n)
+        self.last, self.change, self.smooth, self.first = (np.zeros((n, numbers), np.float32) for _ in range(4))
+        self.total, self.squares, self.count, self.when = (np.zeros((n, numbers)) for _ in range(4))
+        self.absent = np.zeros((n, numbers), bool)
+        self.token = np.full((n, len(spec.categories)), -1)
+        self.token_absent = np.zeros((n, len(spec.categories)), bool)
+        self.shares = np.zeros((n, sum(spec.categories)))
+        self.code = np.full((n, len(spec.large)), -1)
+        self._first_token = np.concatenate([[0], np.cumsum(spec.categories)[:-1]]).astype(int)
+
+    def keep(self, rows: np.ndarray | slice) -> None:
+        """Drop all other subjects (or repeat some)."""
+        for name, value in vars(self).items():
+            if name not in ("spec", "_first_token"):
+                setattr(self, name, value[rows])
+
+    def update(self, steps: Steps) -> None:
+        """Append one visit of every subject."""
+        self.seen = self.seen + 1
+        self.time = self.time + steps.gap
+        recorded, score = steps.recorded, steps.score
+        fresh = recorded & (self.count == 0)
+        again = recorded & ~fresh
+        self.change = np.where(again, score - self.last, np.where(recorded, 0, self.change)).astype(np.float32)
+        smooth = (1 - SMOOTHING) * self.smooth + SMOOTHING * score
+        self.smooth = np.where(fresh, score, np.where(recorded, smooth, self.smooth)).astype(np.float32)
+        self.first = np.where(fresh, score, self.first)
+        self.last = np.where(recorded, score, self.last)
+        self.total = self.total + np.where(recorded, score, 0)
+        self.squares = self.squares + np.where(recorded, score.astype(float) ** 2, 0)
+        self.count = self.count + recorded
+        self.when = np.where(recorded, self.time[:, None], self.when)
+        self.absent = ~recorded
+        if steps.small.shape[1]:
+            self.token_absent = steps.small == np.asarray(self.spec.missing)
+            known = (steps.small >= 0) & ~self.token_absent
+            self.token = np.where(known, steps.small, self.token)
+            row, column = np.nonzero(steps.small >= 0)
+            self.shares = self.shares.copy()
+            self.shares[row, self._first_token[column] + steps.small[row, column]] += 1
+        if steps.large.shape[1]:
+            known = (steps.large >= 0) & (steps.large != np.asarray(self.spec.large_missing))
+            self.code = np.where(known, steps.large, self.code)
+
+    def features(self) -> Float[np.ndarray, "subject feature"]:
+        """Features of the next visit, one row per subject."""
+        spec = self.spec
+        n, k = len(self.seen), spec.n_numbers
+        out = np.empty((n, spec.n_features), np.float32)
+        left = self.n_visits - self.seen
+        position = [np.log1p(self.seen), self.seen / 20, np.log1p(self.time) / 3, self.time / spec.time_scale]
+        position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
+        for b in range(spec.n_bounds):
+            rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))
+            position += [np.log1p(rest) / 3, rest / spec.time_scale]
+        for column, feature in enumerate(position):
+            out[:, column] = feature
+        known = self.count > 0
+        safe = np.maximum(self.count, 1)
+        mean = self.total / safe
+        spread = np.sqrt(np.maximum(self.squares / safe - mean**2, 0))
+        since = np.where(known, np.log1p(np.maximum(self.time[:, None] - self.when, 0)), 0)
+        blocks = [self.last, known, since, self.absent, mean, spread, self.smooth, self.first]
+        blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
+        at = spec.n_global
+        for block in blocks:
+            out[:, at : at + k] = block
+            at += k
+        share = self.shares / np.maximum(self.seen, 1)[:, None]
+        for column, size in enumerate(spec.categories):
+            start = self._first_token[column]
+            out[:, at : at + size] = self.token[:, column, None] == np.arange(size)
+            out[:, at + size] = self.token_absent[:, column]
+            out[:, at + size + 1 : at + 2 * size + 1] = share[:, start : start + size]
+            at += 2 * size + 1
+        return out
+
+
+def walk(
+    spec: HistorySpec,
+    steps: Steps,
+    length: Int[np.ndarray, "subject"],
+    bounds: Float[np.ndarray, "subject bound"],
+) -> Iterator[tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row feature"], Int[np.ndarray, "row code"]]]:
+    """Features of every visit but the first: for each position the rows, their features and last codes.
+
+    Subjects are put longest first, so at each position those still alive are a prefix.
+    """
+    order = np.argsort(-length, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64) if len(length) else length
+    starts, n_left = starts[order], length[order]
+    history = History(spec, n_left.astype(float), bounds[order])
+    for position in range(int(length.max(initial=0)) - 1):
+        alive = int(np.searchsorted(-n_left, -(position + 1)))  # subjects with a visit after this one
+        history.keep(slice(0, alive))
+        history.update(steps.take(starts[:alive] + position))
+        yield starts[:alive] + position + 1, history.features(), history.code
