@@ -24,10 +24,12 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell
-from cohortloom.codec.clock import DAY, grid_of, round_to, series_of, ticks_per_day
+from cohortloom.codec.clock import DAY, grid_of, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
+from cohortloom.codec.fold import Fold, fit_fold, rows_of
 from cohortloom.codec.steps import Steps, step_table, steps_of, subject_rows
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
+from cohortloom.codec.unfold import unfold
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.errors import DataError, Problem, SettingsError
 from cohortloom.rng import Rng
@@ -46,6 +48,8 @@ class Codec:
         schema: Schema of the cohorts.
         layout: Parts and scale of the arrays.
         statics, visits: Columns of the static tables and of the visit table.
+        folds: Event tables.
+        counts: Laws of the numbers of rows.
         absent: Static tables that some subjects lack.
         start: Law of the first step's calendar day, None if the clock has no dates.
         gaps: Laws of a subject's first gap and of later gaps [d].
@@ -59,6 +63,8 @@ class Codec:
     layout: Layout
     statics: tuple[Cell, ...] = ()
     visits: tuple[Cell, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    counts: Mapping[str, QuantileTransform] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     start: QuantileTransform | None = None
     gaps: tuple[QuantileTransform, QuantileTransform] | None = None
@@ -135,7 +141,36 @@ class Codec:
             if dated:
                 law = QuantileTransform.fit(steps.time[first] / per_day, k_min)
                 learned["start"] = replace(law, decimals=None)
-        return replace(codec, **learned)
+        codec = replace(codec, **learned)
+        return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
+
+    def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
+        """The same codec with its event tables."""
+        schema, folds, notes = self.schema, [], dict(self.notes)
+        ends = self._ends(steps.frame)
+        counts: dict[str, QuantileTransform] = {}
+        origin = self._origins(steps)
+        limit = None
+        if steps.frame is None and schema.clock != "order":
+            limit = self.width / ticks_per_day(schema)
+        for name, table in schema.events.items():
+            frame = cohort.tables[name]
+            grid = 1
+            if table.timed:
+                ticks, known = ticks_of(frame["time"])
+                grid = grid_of(schema, ticks[known])
+            rows = rows_of(schema, name, frame, steps, origin, grid)
+            fold, left_out = fit_fold(
+                schema, name, rows, steps, ends,
+                grid=grid, limit=limit, k_min=k_min, max_codes=max_codes, bounds=bounds,
+            )  # fmt: skip
+            notes |= left_out
+            folds.append(fold)
+            owner = np.arange(len(steps.length)) if fold.per_subject else steps.subject
+            for feature, (values, _) in zip(fold.features, fold.encode(schema, rows)):
+                if feature.kind == "number" and feature.always:
+                    counts[feature.name] = QuantileTransform.fit(values, k_min, decimals=0, low=0.0, subject=owner)
+        return replace(self, folds=tuple(folds), counts=counts, notes=notes)
 
     # -- features ------------------------------------------------------------------------------------------------
 
@@ -148,14 +183,16 @@ class Codec:
                 for name in self.absent]  # fmt: skip
         if self.start is not None:
             made.append(Feature(f"{step_table(self.schema)}.start", "number"))
-        return (*made, *(cell.feature for cell in self.statics))
+        folded = (feature for fold in self.folds if fold.per_subject for feature in fold.features)
+        return (*made, *(cell.feature for cell in self.statics), *folded)
 
     @cached_property
     def sequence_features(self) -> tuple[Feature, ...]:
         """Features of a step, in the order of the array's columns."""
         if not self.layout.sequence:
             return ()
-        return tuple(cell.feature for cell in self.visits)
+        folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
+        return (*(cell.feature for cell in self.visits), *folded)
 
     @cached_property
     def transforms(self) -> dict[str, QuantileTransform]:
@@ -163,6 +200,8 @@ class Codec:
         cells = {f"{cell.table}.{cell.column}": cell.law for cell in (*self.statics, *self.visits) if cell.law}
         if self.start is not None:
             cells[f"{step_table(self.schema)}.start"] = self.start
+        for fold in self.folds:
+            cells |= fold.laws(self.counts)
         return cells
 
     # -- encoding ------------------------------------------------------------------------------------------------
@@ -199,12 +238,24 @@ class Codec:
             known = steps.length > 0
             columns.append((np.where(known, origin / DAY, 0.0), known))
         columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in self.statics]
+        columns += self._encode_folds(cohort, steps, per_subject=True)
         return StaticArrays(self.static_features, *_stack(columns, len(steps.length)))
 
     def _encode_steps(self, cohort: Cohort, steps: Steps) -> SequenceArrays:
         columns = [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
+        columns += self._encode_folds(cohort, steps, per_subject=False)
         values, observed = _stack(columns, len(steps.time))
         return SequenceArrays(self.sequence_features, values, observed, self._gaps(steps), steps.length)
+
+    def _encode_folds(self, cohort: Cohort, steps: Steps, *, per_subject: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        columns = []
+        for fold in self.folds:
+            if fold.per_subject == per_subject:
+                grid = fold.times.grid if fold.times else 1
+                frame = cohort.tables[fold.table]
+                rows = rows_of(self.schema, fold.table, frame, steps, self._origins(steps), grid)
+                columns += fold.encode(self.schema, rows)
+        return columns
 
     def _scores(self, part: Any, rng: Rng) -> Any:
         """The same arrays with numbers as normal scores."""
@@ -245,8 +296,10 @@ class Codec:
         tables: dict[str, pl.DataFrame] = {}
         if self.layout.static and encoded.static is not None:
             tables |= self._decode_static(encoded.static, steps, ids, rng)
-        if self.layout.sequence and encoded.sequence is not None:
-            tables |= self._decode_tables(encoded, steps, ids, rng)
+        visits = None
+        if self.layout.sequence and encoded.sequence is not None and self.schema.visit_table is not None:
+            visits = tables[self.schema.visit_table] = self._decode_visits(encoded.sequence, steps, ids, rng)
+        tables |= self._decode_events(encoded, steps, visits, ids, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
 
     def _values(self, part: Any) -> Any:
@@ -303,22 +356,35 @@ class Codec:
             tables[name] = frame
         return tables
 
-    def _decode_tables(self, encoded: Encoded, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
-        """The visit table and the event tables."""
-        part = encoded.sequence
-        assert part is not None
-        name, tables = self.schema.visit_table, {}
-        if name is not None:
-            visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
-            columns = {
-                "subject_id": pl.Series("subject_id", ids[steps.subject]),
-                "visit_id": pl.Series("visit_id", visit),
-                "time": series_of(self.schema, steps.time),
-            }
+    def _decode_visits(self, part: SequenceArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> pl.DataFrame:
+        """The visit table, one row per step."""
+        name = self.schema.visit_table or ""
+        visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
+        columns = {
+            "subject_id": pl.Series("subject_id", ids[steps.subject]),
+            "visit_id": pl.Series("visit_id", visit),
+            "time": series_of(self.schema, steps.time),
+        }
+        at = {feature.name: j for j, feature in enumerate(part.features)}
+        for column in self.schema.tables[name].columns:
+            columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng)
+        return pl.DataFrame(columns)
+
+    def _decode_events(
+        self, encoded: Encoded, steps: Steps, visits: pl.DataFrame | None, ids: np.ndarray, rng: Rng
+    ) -> dict[str, pl.DataFrame]:
+        """The event tables whose features the arrays hold."""
+        tables, ends = {}, self._ends(visits)
+        origin = self._origins(steps, encoded.static if self.layout.static else None)
+        for fold in self.folds:
+            part = encoded.static if fold.per_subject else encoded.sequence
+            if part is None or not (self.layout.static if fold.per_subject else self.layout.sequence):
+                continue
             at = {feature.name: j for j, feature in enumerate(part.features)}
-            for column in self.schema.tables[name].columns:
-                columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng)
-            tables[name] = pl.DataFrame(columns)
+            features = {f.name: (part.values[:, at[f.name]], part.observed[:, at[f.name]]) for f in fold.features}
+            tables[fold.table] = unfold(
+                self.schema, fold, features, steps=steps, origin=origin, visits=visits, ends=ends, ids=ids, rng=rng
+            )
         return tables
 
     def _decode_column(
@@ -376,6 +442,10 @@ class Codec:
             origin[stated] = np.round(part.values[stated, j] * DAY).astype(np.int64)
         return origin
 
+    def _ends(self, visits: pl.DataFrame | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Timestamps of the visit table [ticks]."""
+        return {c.column: ticks_of(visits[c.column]) for c in self.visits if c.kind == "time" and visits is not None}
+
     def _gaps(self, steps: Steps) -> np.ndarray:
         """Days since the step before; for a first step 0, or the time since the origin for clock "offset"."""
         before = np.concatenate([[0], steps.time[:-1]]) if len(steps.time) else steps.time
@@ -423,6 +493,8 @@ class Codec:
             "layout": dict(self.layout.__dict__),
             "statics": [cell.to_json() for cell in self.statics],
             "visits": [cell.to_json() for cell in self.visits],
+            "folds": [fold.to_json() for fold in self.folds],
+            "counts": {name: law.to_json() for name, law in self.counts.items()},
             "absent": list(self.absent),
             "start": self.start.to_json() if self.start else None,
             "gaps": [law.to_json() for law in self.gaps] if self.gaps else None,
@@ -442,6 +514,8 @@ class Codec:
             Layout(**state["layout"]),
             tuple(Cell.from_json(c) for c in state["statics"]),
             tuple(Cell.from_json(c) for c in state["visits"]),
+            tuple(Fold.from_json(f) for f in state["folds"]),
+            {name: law(s) for name, s in state["counts"].items()},
             tuple(state["absent"]),
             law(state["start"]) if state["start"] else None,
             tuple(law(s) for s in state["gaps"]) if state["gaps"] else None,

@@ -1,0 +1,419 @@
+"""Child events folded into steps.
+
+A wide table gives a step its last value of each column and "table#n", the number of rows. A long table gives, for each
+frequent code,
+
+    with numbers      "labs.50912" (last number) and, where a step ever holds several rows, "labs.50912#n" (rows)
+    without numbers   "diagnoses.I10" (no/yes), or "diagnoses.I10#n" (rows) where a step ever holds several
+
+and "labs.#rare", the number of rows of all other codes. A code is frequent if at least `k_min` patients hold it and it is
+among the most frequent ones. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min`
+patients hold; codes of fewer patients are never stored, only counted in the notes.
+
+Untimed tables that hang on the subject fold into its statics in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cohortloom.codec.cells import RESERVED_LEVELS, Cell
+from cohortloom.codec.clock import ticks_of, ticks_per_day
+from cohortloom.codec.columns import QuantileTransform, decimals_of
+from cohortloom.codec.laws import CellLaw, Ends, Repeats, TimeLaw
+from cohortloom.codec.steps import Steps, place, subject_rows
+from cohortloom.codec.tensors import Feature
+from cohortloom.schema import Schema, Table
+
+__all__ = ["CodeFold", "Fold", "Rows", "code_limits", "fit_fold", "folds_to_subject", "rows_of"]
+
+_YES_NO = RESERVED_LEVELS + ("no", "yes")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of an event table with the step (or subject) they fall in.
+
+    Args:
+        frame: Rows that fall somewhere.
+        owner: Step of each row, or subject for tables that fold into statics.
+        subject: Subject of each row.
+        linked: Does the row name its visit?
+        time, reference: Time of each row, and what its timestamps count from [ticks].
+        n_owners: Number of steps (subjects).
+        notes: What fell nowhere, or elsewhere than it said (counts).
+    """
+
+    frame: pl.DataFrame
+    owner: np.ndarray
+    subject: np.ndarray
+    linked: np.ndarray
+    time: np.ndarray
+    reference: np.ndarray
+    n_owners: int
+    notes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CodeFold:
+    """One frequent code of a long table.
+
+    Args:
+        code: The code.
+        cell: Its numbers; None: presence only.
+        repeats: Variation of its numbers within a step.
+        counted: Is there a "#n" feature?
+        bare: May a step hold rows of the code without any number?
+    """
+
+    code: str
+    cell: Cell | None
+    repeats: Repeats
+    counted: bool
+    bare: bool
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How one event table folds and unfolds. Make one with `fit_fold`.
+
+    Args:
+        table: Its name.
+        per_subject: Does it fold into statics?
+        cells: Wide: all columns. Long: columns beside code and value.
+        repeats: Wide: variation of each column within a step.
+        codes: Long: frequent codes.
+        rare, rare_share: Long: codes behind "#rare" that may be drawn, and their shares.
+        code_laws: Long: column -> code -> law of the cells beside that code; "" for any other code.
+        once: Long: does a step hold a code at most once?
+        times: Law of times; None for untimed tables.
+        open_share: Untimed tables that name visits: share of rows that name none.
+    """
+
+    table: str
+    per_subject: bool
+    cells: tuple[Cell, ...] = ()
+    repeats: tuple[Repeats, ...] = ()
+    codes: tuple[CodeFold, ...] = ()
+    rare: tuple[str, ...] = ()
+    rare_share: tuple[float, ...] = ()
+    code_laws: Mapping[str, Mapping[str, CellLaw]] = field(default_factory=dict)
+    once: bool = True
+    times: TimeLaw | None = None
+    open_share: float = 0.0
+    long: bool = False
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Features of the table, in the order of the encoded columns."""
+        count = {"kind": "number", "decimals": 0, "low": 0.0, "always": True}
+        if not self.long:
+            return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count))
+        made: list[Feature] = []
+        for code in self.codes:
+            name = f"{self.table}.{code.code}"
+            if code.cell is not None:
+                made.append(Feature(name, "number", (), code.cell.decimals, code.cell.low, code.cell.high))
+            elif not code.counted:
+                made.append(Feature(name, "category", _YES_NO, always=True))
+            if code.counted:
+                made.append(Feature(f"{name}#n", **count))
+        if self.rare:
+            made.append(Feature(f"{self.table}.#rare", **count))
+        return tuple(made)
+
+    def laws(self, counts: Mapping[str, QuantileTransform]) -> dict[str, QuantileTransform]:
+        """Feature -> law of its numbers; those of the counts are given."""
+        found = {f"{self.table}.{c.column}": c.law for c in self.cells if c.law and not self.long}
+        found |= {f"{self.table}.{c.code}": c.cell.law for c in self.codes if c.cell and c.cell.law}
+        names = {feature.name for feature in self.features}
+        return found | {name: law for name, law in counts.items() if name in names}
+
+    def encode(self, schema: Schema, rows: Rows) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Values and observed of each feature."""
+        if not self.long:
+            columns = [_last(cell.encode(schema, rows.frame[cell.column], rows.reference), rows) for cell in self.cells]
+            return [*columns, _counted(rows.owner, rows.n_owners)]
+        spec = schema.tables[self.table]
+        ids = code_ids(rows.frame[spec.code or ""], [c.code for c in self.codes])
+        order = np.argsort(ids, kind="stable")
+        bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
+        numbers = _numbers(rows.frame, spec)
+        columns = []
+        for i, code in enumerate(self.codes):
+            at = order[bounds[i + 1] : bounds[i + 2]]
+            owner = rows.owner[at]
+            if code.cell is not None:
+                columns.append(_last((numbers[at], np.isfinite(numbers[at])), rows, owner))
+            elif not code.counted:
+                yes = np.zeros(rows.n_owners, bool)
+                yes[owner] = True
+                columns.append((2.0 + yes, np.ones(rows.n_owners, bool)))
+            if code.counted:
+                columns.append(_counted(owner, rows.n_owners))
+        if self.rare:
+            columns.append(_counted(rows.owner[order[bounds[0] : bounds[1]]], rows.n_owners))
+        return columns
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON state."""
+        state = dict(self.__dict__)
+        state["cells"] = [cell.to_json() for cell in self.cells]
+        state["repeats"] = [r.to_json() for r in self.repeats]
+        state["codes"] = [
+            [c.code, c.cell.to_json() if c.cell else None, c.repeats.to_json(), c.counted, c.bare] for c in self.codes
+        ]
+        state["rare"], state["rare_share"] = list(self.rare), list(self.rare_share)
+        state["code_laws"] = {
+            column: {code: law.to_json() for code, law in laws.items()} for column, laws in self.code_laws.items()
+        }
+        state["times"] = self.times.to_json() if self.times else None
+        return state
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Fold:
+        """The fold of a state written by `to_json`."""
+        state = dict(state)
+        state["cells"] = tuple(Cell.from_json(c) for c in state["cells"])
+        state["repeats"] = tuple(Repeats(*r) for r in state["repeats"])
+        state["codes"] = tuple(
+            CodeFold(code, Cell.from_json(cell) if cell else None, Repeats(*repeats), counted, bare)
+            for code, cell, repeats, counted, bare in state["codes"]
+        )
+        state["rare"], state["rare_share"] = tuple(state["rare"]), tuple(state["rare_share"])
+        state["code_laws"] = {
+            column: {code: CellLaw.from_json(law) for code, law in laws.items()}
+            for column, laws in state["code_laws"].items()
+        }
+        state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
+        return cls(**state)
+
+
+def folds_to_subject(schema: Schema, table: str) -> bool:
+    """Untimed tables that hang on the subject fold into its statics."""
+    spec = schema.tables[table]
+    return not spec.timed and not schema.has_visit_id(table)
+
+
+def code_limits(n_subjects: int, max_codes: int | None) -> tuple[int, int]:
+    """Most codes with numbers and without that get a feature; few patients can't carry many columns."""
+    if max_codes is not None:
+        return max_codes, max_codes
+    root = np.sqrt(n_subjects)
+    return int(np.clip(1.5 * root, 10, 40)), int(np.clip(3 * root, 20, 100))
+
+
+def rows_of(schema: Schema, table: str, frame: pl.DataFrame, steps: Steps, origin: np.ndarray, grid: int) -> Rows:
+    """The rows of a table with the place where they fall."""
+    subject = subject_rows(steps.ids, frame)
+    notes: dict[str, int] = {}
+    if folds_to_subject(schema, table):
+        owner, linked, n_owners = subject, np.zeros(len(subject), bool), len(steps.length)
+    else:
+        owner, linked, lost = place(steps, frame, subject, grid=grid)
+        n_owners = len(steps.time)
+        notes |= {"rows of subjects without a step, left out": int((owner < 0).sum())}
+        notes |= {"rows whose visit does not exist, placed by time": int(lost.sum())}
+    keep = owner >= 0
+    if "time" in frame.columns:
+        time, known = ticks_of(frame["time"])
+        notes |= {"rows without a time": int((~known).sum())}
+        time = np.where(known, time, steps.time[owner] if len(steps.time) else 0)
+        reference = time
+    else:
+        reference = origin[subject] if folds_to_subject(schema, table) else steps.time[owner]
+        time = reference
+    if not keep.all():
+        frame = frame.filter(keep)
+    found = Rows(
+        frame, owner[keep], subject[keep], linked[keep], time[keep], reference[keep], n_owners,
+        {f"{table}: {what}": n for what, n in notes.items() if n},
+    )  # fmt: skip
+    return found
+
+
+def fit_fold(
+    schema: Schema,
+    table: str,
+    rows: Rows,
+    steps: Steps,
+    ends: Ends,
+    *,
+    grid: int,
+    limit: float | None,
+    k_min: int,
+    max_codes: int | None,
+    bounds: str,
+) -> tuple[Fold, dict[str, int]]:
+    """Learn how a table folds; also what will be left out (counts)."""
+    spec, notes = schema.tables[table], dict(rows.notes)
+    skip = {spec.code, spec.value} if spec.is_long else set()
+    cells = []
+    for column in spec.columns:
+        if column not in skip:
+            cell = Cell.fit(
+                schema, table, column, rows.frame[column], rows.subject, rows.reference,
+                k_min=k_min, max_levels=100, bounds=bounds,
+            )  # fmt: skip
+            cells += [cell] if cell else []
+    kwargs: dict[str, Any] = {"long": spec.is_long}
+    if spec.is_long:
+        limits = code_limits(len(steps.length), max_codes)
+        learned, most = _fit_codes(schema, table, rows, cells, limits, k_min, bounds, notes)
+        kwargs |= learned
+    else:
+        most = np.bincount(rows.owner, minlength=rows.n_owners)
+        encoded = [cell.encode(schema, rows.frame[cell.column], rows.reference) for cell in cells]
+        kwargs["repeats"] = tuple(
+            Repeats.fit(rows.owner, *columns, None if cell.kind == "category" else cell.law)
+            for cell, columns in zip(cells, encoded)
+        )
+        kwargs["code_laws"] = {
+            cell.column: {"": CellLaw.fit(*columns, rows.subject, category=cell.kind == "category", k_min=k_min)}
+            for cell, columns in zip(cells, encoded)
+        }
+    if spec.timed:
+        kwargs["times"] = TimeLaw.fit(
+            steps, rows.owner, rows.time, rows.linked, most, ends, has_link=schema.has_visit_id(table),
+            grid=grid, per_day=ticks_per_day(schema), limit=limit, k_min=k_min,
+        )  # fmt: skip
+    elif schema.has_visit_id(table):
+        kwargs["open_share"] = float((~rows.linked).mean()) if len(rows.linked) else 0.0
+    return Fold(table, folds_to_subject(schema, table), tuple(cells), **kwargs), notes
+
+
+def _fit_codes(
+    schema: Schema,
+    table: str,
+    rows: Rows,
+    cells: list[Cell],
+    limits: tuple[int, int],
+    k_min: int,
+    bounds: str,
+    notes: dict[str, int],
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Frequent and rare codes of a long table, and the most rows of one code in each step."""
+    spec = schema.tables[table]
+    names = rows.frame[spec.code or ""]
+    numbers = _numbers(rows.frame, spec)
+    held = (
+        pl.DataFrame({"code": names, "subject": rows.subject, "number": np.isfinite(numbers)})
+        .drop_nulls("code")
+        .group_by("code")
+        .agg(
+            pl.col("subject").n_unique().alias("patients"),
+            pl.len().alias("rows"),
+            pl.col("number").sum().alias("numbers"),
+            pl.col("subject").filter("number").n_unique().alias("patients_with_number"),
+        )
+        .sort("patients", "rows", "code", descending=[True, True, False])
+    )
+    spec_code = spec.code_column()
+    public = list(set(spec_code.levels or ()) | set(spec_code.items))
+    safe = held.filter(pl.col("patients") >= k_min)
+    numeric = (pl.col("patients_with_number") >= k_min) & (pl.col("numbers") >= 0.1 * pl.col("rows"))
+    with_number = safe.filter(numeric).head(limits[0])["code"].to_list()
+    without = safe.filter(~numeric).head(limits[1])["code"].to_list()
+    chosen = sorted(with_number) + sorted(without)
+    rest = held.filter(~pl.col("code").is_in(chosen))
+    drawable = rest.filter((pl.col("patients") >= k_min) | pl.col("code").is_in(public))
+    for what, n in (
+        ("rows without a code, left out", names.null_count()),
+        (f"rows of codes held by fewer than {k_min} patients, never drawn", int(rest["rows"].sum() - drawable["rows"].sum())),
+    ):  # fmt: skip
+        if n:
+            notes[f"{table}: {what}"] = n
+    every = chosen + drawable["code"].to_list()
+    ids = code_ids(names, every)
+    order = np.argsort(ids, kind="stable")
+    edge = np.searchsorted(ids[order], np.arange(len(every) + 1))
+    parts = {code: order[edge[i] : edge[i + 1]] for i, code in enumerate(every)}
+    most = np.zeros(rows.n_owners, np.int64)
+    encoded = {c.column: (c, *c.encode(schema, rows.frame[c.column], rows.reference)) for c in cells}
+    laws: dict[str, dict[str, CellLaw]] = {column: {} for column in encoded}
+    for column, (cell, values, observed) in encoded.items():
+        laws[column][""] = CellLaw.fit(values, observed, rows.subject, category=cell.kind == "category", k_min=k_min)
+    value = spec.value
+    if value is not None:
+        laws[value] = {}
+    codes, repeated, pairs = [], 0, 0
+    for code, at in parts.items():
+        owner, subject = rows.owner[at], rows.subject[at]
+        n = np.bincount(owner, minlength=1)
+        np.maximum(most[: len(n)], n, out=most[: len(n)])
+        repeated, pairs = repeated + int((n > 1).sum()), pairs + int((n > 0).sum())
+        for column, (cell, values, observed) in encoded.items():
+            law = CellLaw.fit(values[at], observed[at], subject, category=cell.kind == "category", k_min=k_min)
+            if law.known and len(np.unique(subject)) >= k_min:
+                laws[column][code] = law
+        x = numbers[at]
+        has = np.isfinite(x)
+        if code in chosen:
+            cell = repeats = None
+            if code in with_number:
+                cell = _code_cell(spec, table, code, x, subject, k_min, bounds)
+                repeats = Repeats.fit(owner, x, has, cell.law)
+            bare = bool((n[np.setdiff1d(owner, owner[has])] > 0).any())
+            counted = bool((n > 1).any()) or (cell is not None and bare)
+            codes.append(CodeFold(code, cell, repeats or Repeats(), counted, bare))
+        elif value is not None:
+            cell = _code_cell(spec, table, code, x, subject, k_min, bounds)
+            laws[value][code] = CellLaw(empty=float(1 - has.mean()), law=cell.law)
+    return {
+        "codes": tuple(codes),
+        "rare": tuple(drawable["code"].to_list()),
+        "rare_share": tuple(drawable["rows"].cast(pl.Float64).to_list()),
+        "code_laws": laws,
+        "once": repeated <= 0.01 * pairs,
+    }, most
+
+
+def _code_cell(spec: Table, table: str, code: str, x: np.ndarray, subject: np.ndarray, k_min: int, bounds: str) -> Cell:
+    """The numbers of one code, with the bounds of its item."""
+    item, column = spec.code_column().items.get(code), spec.value_column()
+    known = [source for source in (item, column) if source is not None]
+    low, high, decimals = (
+        next((getattr(s, key) for s in known if getattr(s, key) is not None), None)
+        for key in ("low", "high", "decimals")
+    )
+    if decimals is None:
+        decimals = decimals_of(x)
+    law = QuantileTransform.fit(x, k_min, decimals=decimals, low=low, high=high, subject=subject)
+    if bounds == "data" and law.n:
+        low, high = (law.ends[0] if low is None else low), (law.ends[1] if high is None else high)
+    return Cell(table, spec.value or "", "number", decimals=decimals, low=low, high=high, law=law)
+
+
+def code_ids(names: pl.Series, codes: list[str]) -> np.ndarray:
+    """Place of each cell in a list of codes; -1: another code, -2: empty."""
+    if not codes:
+        ids = np.full(names.len(), -1, np.int64)
+    else:
+        known = np.arange(len(codes))
+        ids = names.replace_strict(codes, known, default=-1, return_dtype=pl.Int64).fill_null(-1).to_numpy()
+    return np.where(names.is_null().to_numpy(), -2, ids)
+
+
+def _numbers(frame: pl.DataFrame, spec: Table) -> np.ndarray:
+    if spec.value is None:
+        return np.full(frame.height, np.nan)
+    return frame[spec.value].fill_null(float("nan")).to_numpy()
+
+
+def _last(column: tuple[np.ndarray, np.ndarray], rows: Rows, owner: np.ndarray | None = None) -> tuple:
+    """Last value of each step: of several writes to one place the last one stays."""
+    values, observed = column
+    owner = rows.owner if owner is None else owner
+    out, seen = np.zeros(rows.n_owners), np.zeros(rows.n_owners, bool)
+    out[owner[observed]] = values[observed]
+    seen[owner[observed]] = True
+    return out, seen
+
+
+def _counted(owner: np.ndarray, n_owners: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.bincount(owner, minlength=n_owners).astype(float), np.ones(n_owners, bool)
