@@ -140,7 +140,7 @@ class Schema(Strict):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON form."""
-        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     # -- consistency ---------------------------------------------------------------------------------------------
 
@@ -235,6 +235,7 @@ class Schema(Strict):
         source, here = table.source, f"tables.{name}.source"
         assert source is not None
         targets = {c.column if not isinstance(c, str) else c for c in source.codes.values()}
+        targets = set() if table.is_long else targets  # a long table keeps codes, so they map to codes of ours
         for what, names in (
             ("columns", source.columns),
             ("values", source.values),

@@ -1,0 +1,48 @@
+"""Layers that draw, and threads: borrowed for a block, put back afterwards.
+
+Dropout and initialisers of torch draw from its global stream. Inside `drawing_from` that stream is one of ours; at the
+end the global one is what it was, bit for bit. Small networks run on one thread: with more, a busy machine spends its
+time waiting at barriers (10 to 40 times slower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["SMALL", "drawing_from", "few_threads"]
+
+SMALL = 1_000_000
+
+
+@contextmanager
+def drawing_from(stream: torch.Generator) -> Iterator[torch.Generator]:
+    """Inside the block torch's global CPU stream is `stream`; draws from either advance one sequence.
+
+    The block must not hand `stream` to a draw: use the global one (layers) or, for explicit draws, another stream.
+    """
+    outside = torch.random.get_rng_state()
+    torch.random.set_rng_state(stream.get_state())
+    try:
+        yield stream
+    finally:
+        stream.set_state(torch.random.get_rng_state())
+        torch.random.set_rng_state(outside)
+
+
+@contextmanager
+def few_threads(net: torch.nn.Module | None, threads: int | None = None) -> Iterator[None]:
+    """One torch thread for networks below a million parameters, or `threads`; the number outside is put back."""
+    outside = torch.get_num_threads()
+    if threads is None:
+        small = net is None or sum(p.numel() for p in net.parameters()) < SMALL
+        threads = 1 if small else outside
+    if threads != outside:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != outside:
+            torch.set_num_threads(outside)
