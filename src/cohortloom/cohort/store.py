@@ -30,7 +30,7 @@ from cohortloom.files import new_folder, read_json, sha256, write_json, write_te
 from cohortloom.schema import Schema
 from cohortloom.version import __version__
 
-__all__ = ["FORMAT", "is_cohort", "load", "save"]
+__all__ = ["FORMAT", "is_cohort", "load", "save", "schema_text"]
 
 #: Number of the layout above; readers refuse numbers they do not know.
 FORMAT = 1
@@ -55,7 +55,7 @@ def save(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
         FileFormatError: the path exists and `force` is not set.
     """
     with new_folder(path, force=force) as work:
-        write_text(work / "schema.json", _schema_text(cohort.schema))
+        write_text(work / "schema.json", schema_text(cohort.schema))
         rows: dict[str, int | None] = {"schema.json": None}
         for name, frame in cohort.tables.items():
             rows[f"tables/{name}.parquet"] = _write_frame(frame, work / "tables" / f"{name}.parquet")
@@ -120,7 +120,7 @@ def load(path: str | Path) -> Cohort:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _schema_text(schema: Schema) -> str:
+def schema_text(schema: Schema) -> str:
     """JSON in the schema's own order, which is the order of tables and columns."""
     return json.dumps(schema.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from cohortloom.errors import Problem, SchemaError, nearest
 from cohortloom.schema.column import Category, Code, Column, Flag, Number, Ordinal, Strict
+from cohortloom.schema.priors import Simulation
 from cohortloom.schema.signals import Signal
 from cohortloom.schema.table import Table
 
@@ -74,7 +75,7 @@ class Schema(Strict):
     survival: tuple[Survival, ...] = ()
     subgroups: tuple[str, ...] = Field((), description="table.column by which fairness is reported.")
     site: str | None = Field(None, description="table.column with the hospital or period, for splits and shift.")
-    simulation: dict[str, Any] | None = Field(None, description="Course of illness and visit process without data.")
+    simulation: Simulation | None = Field(None, description="Course of illness and visit process without data.")
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Schema":

@@ -53,7 +53,10 @@ class SourceTime(Strict):
 
 
 class CodeMap(Strict):
-    """One code of a long file -> one of our columns, with a linear change of unit: ours = scale * theirs + shift."""
+    """One code of a long file -> one of our columns (or codes), with a linear change of unit.
+
+    The number becomes scale * theirs + shift.
+    """
 
     column: str
     scale: float = 1.0
@@ -83,7 +86,11 @@ class Source(Strict):
     columns: dict[str, str] = Field(default_factory=dict, description="Our column -> theirs, where the names differ.")
     code: str | None = Field(None, description="Long layout: their column with the code.")
     value: str | None = Field(None, description="Long layout: their column with the value.")
-    codes: dict[str, CodeMap | str] = Field(default_factory=dict, description="Long layout: their code -> our column.")
+    codes: dict[str, CodeMap | str] = Field(
+        default_factory=dict,
+        description="Long layout: their code -> our column. A table that is itself long: their code -> our code. "
+        "Rows with other codes are passed over.",
+    )
     missing: tuple[str, ...] = Field(("",), description="Cells that mean 'missing', in every column.")
     missing_in: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Our column -> further marks.")
     values: dict[str, dict[str, str]] = Field(default_factory=dict, description="Our column -> their value -> ours.")
@@ -96,6 +103,10 @@ class Source(Strict):
     )
     contradiction: Literal["first", "last", "most", "missing", "fail"] = Field(
         "most", description="What a static that differs between the rows of one subject becomes; always counted."
+    )
+    out_of_range: Literal["fail", "missing", "clip", "keep"] = Field(
+        "fail",
+        description="What a value outside the column's bounds becomes; 'fail': on_error decides. Always counted.",
     )
     grid: Grid | None = None
     separator: str = ","

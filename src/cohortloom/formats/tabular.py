@@ -1,0 +1,380 @@
+"""CSV and Parquet files, found and mapped by the sources of a schema.
+
+A table is read in one lazy query: scan, row filters, our names, types, checks. What needs several rows comes after:
+codes of a long file, bins of a grid, statics repeated on every row. Links between tables come last.
+
+A table without a source is looked for as `<table>.csv`, `.csv.gz` or `.parquet` with our own column names: the layout
+`write` makes. There, offsets are seconds, dates are ISO 8601, flags true and false, missing is an empty cell; a
+`schema.json` beside the files says what they are, so that the folder can be read without anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from cohortloom.cohort import Cohort, Origin
+from cohortloom.cohort.store import schema_text
+from cohortloom.errors import DataError, Problem, SettingsError, nearest
+from cohortloom.files import new_folder, write_text
+from cohortloom.formats.base import Findings, OnError
+from cohortloom.formats.cells import Reading, text_of
+from cohortloom.formats.check import ROW, Spec, linked, read_types, specs, typed
+from cohortloom.formats.files import collect, locate, scan
+from cohortloom.formats.grid import aggregate, binned, fill_bins, one_per_subject, problem_of
+from cohortloom.schema import CodeMap, Schema, Source, SourceTime
+from cohortloom.version import __version__
+
+__all__ = ["read", "write", "write_parquet"]
+
+
+def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = "fail") -> Cohort:
+    """Read the files of a folder into a cohort.
+
+    Args:
+        path: Folder, or the one file all sources read from.
+        schema: Schema with the sources; may be left out for a folder that `write` made.
+        on_error: What becomes of records that do not fit, see `formats/base.py`.
+
+    Raises:
+        FileFormatError: files are absent or can't be read.
+        DataError: records do not fit the schema. All problems come in one message.
+        SettingsError: a schema is needed.
+    """
+    path, findings = Path(path), Findings(on_error)
+    own = path.is_dir() and (path / "schema.json").is_file()
+    if schema is None:
+        if not own:
+            raise SettingsError(
+                "tabular files need a schema that says what they hold: pass schema=... (--schema FILE). "
+                "`cohortloom schema infer FOLDER` drafts one."
+            )
+        schema = Schema.model_validate_json((path / "schema.json").read_bytes())
+    if not path.exists():
+        findings.stop("no-file", str(path), "does not exist", "Check the path.")
+        findings.raise_if_any(path, schema)
+    frames = {}
+    for name, table in schema.tables.items():
+        source = None if own else table.source
+        frame = _table(path, schema, name, source or _own(path, schema, name), findings)
+        if frame is not None:
+            frames[name] = frame
+    frames = _from_first_row(schema, frames, findings)
+    if schema.clock == "order" and not own:
+        frames = _ranked(schema, frames)
+    whole = len(frames) == len(schema.tables)
+    frames = linked(schema, frames, findings) if whole else frames
+    findings.raise_if_any(path, schema)
+    origin = Origin("real", "tabular", version=__version__, notes=findings.notes)
+    return Cohort.build(schema, frames, origin=origin)
+
+
+# -- one table -------------------------------------------------------------------------------------------------------
+
+
+def _own(path: Path, schema: Schema, name: str) -> Source:
+    """The layout `write` makes."""
+    known = (f"{name}.csv", f"{name}.csv.gz", f"{name}.parquet")
+    file = next((f for f in known if (path / f).is_file()), known[0])
+    keys = schema.keys(name)
+    return Source(file=file, visit="visit_id" if "visit_id" in keys else None, time="time" if "time" in keys else None)
+
+
+def _table(path: Path, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
+    files = locate(path, source, name, findings)
+    raw = scan(files, source, name, findings) if files else None
+    if raw is None or problem_of(source, schema.tables[name], name, findings):
+        return None
+    theirs = _names(schema, name, source)
+    if not _all_there(raw, name, theirs, source, findings):
+        return None
+    raw = _filtered(raw, source)
+
+    def run() -> pl.DataFrame | None:
+        if source.layout == "long":
+            return _long(raw, schema, name, source, findings)
+        wide = raw.select(ROW, *(pl.col(t).alias(ours) for ours, t in theirs.items()))
+        return _wide(wide, schema, name, source, findings)
+
+    return collect(run, files, source, name, findings)
+
+
+def _names(schema: Schema, name: str, source: Source) -> dict[str, str]:
+    """Ours -> theirs of every column that is read from the file."""
+    found = {"subject_id": source.subject}
+    if schema.has_visit_id(name) and source.visit:
+        found["visit_id"] = source.visit
+    if schema.has_time(name) and source.when:
+        found["time"] = source.when.column
+    if source.layout == "long":
+        return found
+    return found | {c: source.columns.get(c, c) for c in schema.tables[name].columns}
+
+
+def _all_there(raw: pl.LazyFrame, name: str, theirs: dict[str, str], source: Source, findings: Findings) -> bool:
+    there = raw.collect_schema().names()
+    wanted = [(f"{name}.{ours}", column) for ours, column in theirs.items()]
+    wanted += [
+        (f"{name}.{what}", column) for what, column in (("code", source.code), ("value", source.value)) if column
+    ]
+    wanted += [(f"{name}.where", f.column) for f in source.where]
+    before = len(findings.problems)
+    for where, column in wanted:
+        if column not in there:
+            fix = f'Say where it stands in the source: columns = {{ {where.split(".")[-1]} = "their name" }}.'
+            what = f'the file has no column "{column}"'
+            findings.stop("missing-column", where, what, fix + nearest(column, there))
+        elif f"{column}_duplicated_0" in there:
+            findings.stop(
+                "duplicate-column", where, f'the file has "{column}" twice', "Rename one of them in the file."
+            )
+    return len(findings.problems) == before
+
+
+def _filtered(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
+    types = raw.collect_schema()
+    for rule in source.where:
+        text = text_of(rule.column, types[rule.column], Reading(marks=()))
+        for values, wanted in ((rule.include, True), (rule.exclude, False)):
+            if values is not None:
+                also = [f"{v}.0" for v in values if v.lstrip("-").isdigit()]
+                hit = text.is_in([*values, *also]).fill_null(False)
+                raw = raw.filter(hit if wanted else ~hit)
+    return raw
+
+
+def _reading(source: Source, column: str, code: CodeMap | None = None) -> Reading:
+    scale, shift = source.scale.get(column, (1.0, 0.0))
+    if code is not None:
+        scale, shift = scale * code.scale, scale * code.shift + shift
+    when = source.when or SourceTime(column="")
+    return Reading(
+        marks=("", *source.missing, *source.missing_in.get(column, ())),
+        values=source.values.get(column, {}),
+        scale=scale,
+        shift=shift,
+        out_of_range=source.out_of_range,
+        unit=when.unit,
+        format=when.format,
+        origin=when.origin,
+    )
+
+
+def _readings(source: Source, columns: Iterable[str]) -> dict[str, Reading]:
+    return {c: _reading(source, c) for c in columns}
+
+
+def _clock(schema: Schema, source: Source) -> str:
+    """The clock the file is on: dates that become offsets later are read as dates."""
+    when = source.when
+    from_dates = schema.clock == "offset" and when is not None and when.origin == "first" and when.unit is None
+    return "timestamp" if from_dates else schema.clock
+
+
+def _wide(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
+    table = schema.tables[name]
+    raw = _marked_keys(raw, source)
+    readings = _readings(source, ["time", *table.columns])
+    if table.code and source.codes:
+        raw = _our_codes(raw, table, readings[table.code], name, source, findings)
+        readings[table.code] = Reading()
+    wanted = specs(schema, name, readings)
+    frame = typed(raw, name, wanted, _clock(schema, source), findings)
+    if frame is None:
+        return None
+    if source.grid is not None:
+        keys = ["subject_id", *(["visit_id"] if "visit_id" in frame.columns else []), "time"]
+        frame = aggregate(binned(frame, source.grid.every), keys, table.columns, source)
+        frame = _on_grid(frame, schema, name, source, findings)
+    if source.repeated:
+        frame = one_per_subject(frame, list(table.columns), source, name, findings)
+    return frame
+
+
+def _our_codes(
+    raw: pl.LazyFrame, table: Table, reading: Reading, name: str, source: Source, findings: Findings
+) -> pl.LazyFrame:
+    """Rows of a long table under our codes, their numbers in our units; rows with other codes are passed over."""
+    assert table.code
+    types = raw.collect_schema()
+    maps = {c: m if isinstance(m, CodeMap) else CodeMap(column=m) for c, m in source.codes.items()}
+    code = text_of(table.code, types[table.code], reading)
+    code = code.str.strip_suffix(".0") if types[table.code].is_float() else code
+    known = code.is_in(list(maps))
+    findings.note(
+        f"{name}: rows passed over, as the source does not map their code",
+        raw.select((~known & code.is_not_null()).sum()).collect(engine="streaming").item(),
+    )
+    raw = raw.filter(known)
+    changed = {c: m for c, m in maps.items() if (m.scale, m.shift) != (1.0, 0.0)}
+    if changed and table.value:
+        text = text_of(table.value, types[table.value], Reading(marks=("", *source.missing)))
+        number = text.cast(pl.Float64, strict=False)
+        scale = code.replace_strict({c: m.scale for c, m in changed.items()}, default=1.0, return_dtype=pl.Float64)
+        shift = code.replace_strict({c: m.shift for c, m in changed.items()}, default=0.0, return_dtype=pl.Float64)
+        ours = (number * scale + shift).cast(pl.String)
+        value = pl.when(code.is_in(list(changed)) & number.is_not_null()).then(ours).otherwise(text)
+        raw = raw.with_columns(value.alias(table.value))
+    return raw.with_columns(code.replace({c: m.column for c, m in maps.items()}).alias(table.code))
+
+
+def _marked_keys(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
+    """Keys with the marks for missing turned to null."""
+    types, reading = raw.collect_schema(), Reading(marks=("", *source.missing))
+    keys = [k for k in ("subject_id", "visit_id") if k in types.names() and types[k] == pl.String]
+    return raw.with_columns(text_of(k, types[k], reading).alias(k) for k in keys)
+
+
+def _long(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
+    """Rows of code and value -> one row per key with a column per code."""
+    table = schema.tables[name]
+    assert source.code and source.value
+    maps = {c: m if isinstance(m, CodeMap) else CodeMap(column=m) for c, m in source.codes.items()}
+    keyed = {"subject_id": source.subject}
+    if schema.has_visit_id(name) and source.visit:
+        keyed["visit_id"] = source.visit
+    if source.when:
+        keyed["time"] = source.when.column
+    raw = raw.select(
+        ROW,
+        *(pl.col(t).alias(o) for o, t in keyed.items()),
+        pl.col(source.code).alias("__code"),
+        pl.col(source.value).alias("__value"),
+    )
+    raw, types = read_types(raw, name, findings)
+    code = text_of("__code", types["__code"], Reading(marks=("",))).str.strip_suffix(".0")
+    raw = _marked_keys(raw.with_columns(code.alias("__code")), source)
+    wanted = {k: s for k, s in specs(schema, name, _readings(source, ["time"])).items() if k == "time"}
+    base = typed(raw, name, wanted, _clock(schema, source), findings)
+    if base is None:
+        return None
+    parts = base.partition_by("__code", as_dict=True, include_key=False)
+    unknown = sum(p.height for (c,), p in parts.items() if c not in maps)
+    findings.note(f"{name}: rows passed over, as the source does not map their code", unknown)
+    keys = [k for k in ("subject_id", "visit_id", "time") if k in base.columns]
+    found: dict[str, list[pl.DataFrame]] = {}
+    for c, mapped in maps.items():
+        part = parts.pop((c,), None)
+        if part is None:
+            continue
+        column = mapped.column
+        spec = Spec(table.columns[column], _reading(source, column, mapped))
+        part = typed(part.lazy().rename({"__value": column}), name, {column: spec}, schema.clock, findings)
+        if part is not None:
+            found.setdefault(column, []).append(part.drop_nulls(column))
+    del base, parts
+    return _assembled(found, keys, schema, name, source, findings)
+
+
+def _assembled(
+    found: dict[str, list[pl.DataFrame]], keys: list[str], schema: Schema, name: str, source: Source, findings: Findings
+) -> pl.DataFrame:
+    """One narrow frame per column, aggregated to its keys, joined to one wide frame."""
+    table, narrow = schema.tables[name], {}
+    for column, several in found.items():
+        part = pl.concat(several)
+        n = part.height
+        part = binned(part, source.grid.every) if source.grid is not None else part
+        part = aggregate(part, keys, {column: table.columns[column]}, source)
+        if source.grid is None:
+            findings.note(f"{name}.{column}: values at one time put together", n - part.height)
+        narrow[column] = part
+    if not narrow:
+        empty = {k: pl.String for k in keys if k != "time"}
+        return pl.DataFrame(schema={ROW: pl.UInt32, **empty, **{c: pl.Null for c in table.columns}})
+    index = pl.concat([p.select(*keys, ROW) for p in narrow.values()]).group_by(keys).agg(pl.col(ROW).min())
+    index = index.sort("subject_id", *keys[1:], nulls_last=True)
+    for column in table.columns:
+        if column in narrow:
+            index = index.join(narrow[column].drop(ROW), on=keys, how="left", nulls_equal=True, maintain_order="left")
+        else:
+            index = index.with_columns(pl.lit(None).alias(column))
+    return _on_grid(index, schema, name, source, findings)
+
+
+def _on_grid(frame: pl.DataFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame:
+    """Empty bins where asked for; sums and counts checked against the bounds once more."""
+    grid = source.grid
+    if grid is None:
+        return frame
+    if grid.empty_bins:
+        frame = fill_bins(frame, grid.every)
+    frame = frame.sort("subject_id", "time", nulls_last=True)
+    summed = [c for c, how in grid.aggregate.items() if how in ("sum", "count") and c in frame.columns]
+    columns = schema.tables[name].columns
+    again = {c: Spec(columns[c], Reading(out_of_range=source.out_of_range)) for c in summed}
+    checked = typed(frame.lazy(), name, again, schema.clock, findings) if again else frame
+    return frame if checked is None else checked
+
+
+# -- time across tables ----------------------------------------------------------------------------------------------
+
+
+def _from_first_row(schema: Schema, frames: dict[str, pl.DataFrame], findings: Findings) -> dict[str, pl.DataFrame]:
+    """Dates under an offset clock, counted from the subject's first row in any table."""
+    if schema.clock != "offset":
+        return frames
+    dated = {n: [c for c, t in f.schema.items() if isinstance(t, pl.Datetime)] for n, f in frames.items()}
+    rows = [frames[n].select("subject_id", "time") for n, cs in dated.items() if "time" in cs]
+    if not rows:
+        return frames
+    if any(f["time"].dtype == pl.Duration for f in frames.values() if "time" in f.columns):
+        fix = 'Give every table dates with origin = "first", or offsets.'
+        findings.stop("mixed-clocks", "time", "some tables have dates and others offsets", fix)
+        return frames
+    rows = [r.with_columns(pl.col("subject_id").cast(pl.String).alias("key")).drop("subject_id") for r in rows]
+    first = pl.concat(rows).group_by("key").agg(pl.col("time").min().alias("__first"))
+    out = {}
+    for name, frame in frames.items():
+        if dated[name]:
+            keyed = frame.with_columns(pl.col("subject_id").cast(pl.String).alias("key"))
+            keyed = keyed.join(first, on="key", how="left", maintain_order="left")
+            frame = keyed.with_columns(pl.col(c) - pl.col("__first") for c in dated[name]).drop("key", "__first")
+        out[name] = frame
+    return out
+
+
+def _ranked(schema: Schema, frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """Under the clock "order" a number that grows with time becomes 0, 1, 2, ... within each subject."""
+    out = {}
+    for name, frame in frames.items():
+        if schema.has_time(name) and "time" in frame.columns:
+            rank = pl.col("time").rank("ordinal").over("subject_id").cast(pl.Int64) - 1
+            frame = frame.with_columns(rank.alias("time"))
+        out[name] = frame
+    return out
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
+    """Write one CSV file per table, and `schema.json` beside them.
+
+    Raises:
+        FileFormatError: the path exists and `force` is not set.
+        DataError: the cohort has signals, which tables can't hold.
+    """
+    _write(cohort, path, force, "csv")
+
+
+def write_parquet(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
+    """As `write`, with one Parquet file per table."""
+    _write(cohort, path, force, "parquet")
+
+
+def _write(cohort: Cohort, path: str | Path, force: bool, suffix: str) -> None:
+    if cohort.signals:
+        what = f"the cohort has {len(cohort.signals)} signals, which {suffix} files can't hold"
+        raise DataError("", [Problem("signals", ", ".join(cohort.signals), what, "Write the native format.")])
+    with new_folder(path, force=force) as folder:
+        write_text(folder / "schema.json", schema_text(cohort.schema))
+        for name, frame in cohort.tables.items():
+            if suffix == "parquet":
+                frame.rechunk().write_parquet(folder / f"{name}.parquet", compression="zstd", row_group_size=1 << 18)
+                continue
+            waits = [c for c, t in frame.schema.items() if t == pl.Duration]
+            frame = frame.with_columns(pl.col(c).dt.total_microseconds() / 1e6 for c in waits)
+            frame.write_csv(folder / f"{name}.csv", datetime_format="%Y-%m-%d %H:%M:%S%.f")
