@@ -57,7 +57,9 @@ def dump_schema(schema: Schema, kind: str = "toml") -> str:
     data = schema.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     for name, table in schema.tables.items():
         for c, column in table.columns.items():
-            data["tables"][name]["columns"][c] = {"kind": column.kind, **data["tables"][name]["columns"][c]}
+            plain = data["tables"][name]["columns"][c] = {"kind": column.kind, **data["tables"][name]["columns"][c]}
+            for bounded in (plain, *plain.get("items", {}).values()):
+                bounded |= {k: int(v) for k in ("low", "high") if (v := bounded.get(k)) is not None and v == int(v)}
     data["rules"] = [r.model_dump(mode="json", exclude_defaults=True) for r in schema.rules]
     data = {k: v for k, v in data.items() if v != []}
     if kind == "json":

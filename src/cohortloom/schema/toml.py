@@ -17,6 +17,7 @@ from cohortloom.schema.lines import Path, path_text
 __all__ = ["to_toml"]
 
 WIDTH = 118
+INLINE = 150  # a column is easier to read on one long line than on seven short ones
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -83,7 +84,11 @@ def _entry(key: tuple[str, ...], path: Path, value: Any, notes: dict[Path, str])
     name = ".".join(_key(k) for k in key)
     below = any(len(p) > len(path) and p[: len(path)] == path for p in notes)
     line = f"{name} = {_inline(value)}"
-    if (len(line) <= WIDTH and not below) or not isinstance(value, (dict, list, tuple)) or not value:
+    if (
+        (len(line) <= (INLINE if isinstance(value, dict) else WIDTH) and not below)
+        or not isinstance(value, (dict, list, tuple))
+        or not value
+    ):
         return [*_note(path, notes), line]
     if isinstance(value, dict):
         out = _note(path, notes)

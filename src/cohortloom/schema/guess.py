@@ -1,0 +1,250 @@
+"""From facts about a column to a column of a schema, with a sentence on what was seen and how sure we are.
+
+Levels seen in fewer than five patients are listed, as a draft without them could not read the data, but the comment names
+them: fold or drop them before the schema leaves the hands of those who may see the data. Codes are never listed, values
+of identifiers and free text never printed, bounds are round numbers outside the data.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from cohortloom.schema.profile import Profile, decimals_of, outward, snake
+from cohortloom.schema.units import guess_unit, ucum
+
+__all__ = ["FEW", "Guess", "bounds", "guess"]
+
+#: Fewer patients than this make a level or code rare.
+FEW = 5
+MAX_LEVELS = 60
+
+_COUNTS = re.compile(
+    r"^(n|num|number|count|no)_|_(count|num|number)$|^(visits|refills|quantity|siblings|parity|gravida|enum)$"
+)
+_ORDERED = re.compile(
+    r"stage|grade|(^|_)class($|_)|level|severity|edema|nyha|(^|_)asa($|_)|ecog|performance|killip|risk"
+)
+_NOMINAL = re.compile(
+    r"type|status|code|(^|_)id$|group|sex|gender|trt|treat|arm|race|ethnic|site|center|source|dispo|unit|kind|category|version"
+)
+_IDS = re.compile(
+    r"(^|_)(id|key|uuid|guid|mrn|ssn|npi|dea|nbr|accession|barcode|lot_number|source_value)$|_id_|serial|identifier"
+)
+_QUASI = re.compile(
+    r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$"
+)
+_SENSITIVE = re.compile(
+    r"diag|icd|hiv|death|dead|died|dod|mortal|expire|status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
+)
+_SYSTEMS = (
+    ("LOINC", r"^\d{1,5}-\d$", 0.9),
+    ("ATC", r"^[A-Z]\d\d[A-Z]{2}(\d\d)?$", 0.9),
+    ("ICD-10", r"^[A-TV-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?$", 0.9),
+    ("ICD-9-CM", r"^([VE]?\d{2,3}(\.?\d{1,2})?)$", 0.98),
+    ("NDC", r"^\d{11}$", 0.95),
+)
+
+
+@dataclass
+class Guess:
+    """A drafted column: its settings (None: left out), the comment, and what its source needs."""
+
+    column: dict[str, Any] | None
+    comment: str
+    marks: tuple[str, ...] = ()
+    values: dict[str, str] = field(default_factory=dict)
+    format: str = ""
+
+
+def bounds(numbers: pl.Series, unit: str) -> dict[str, Any]:
+    low, high = outward(float(numbers.min()), float(numbers.max()), unit)  # type: ignore[arg-type]
+    places = decimals_of(numbers)
+    low, high = (int(b) if b == int(b) else b for b in (low, high))
+    return {"low": low, "high": high, **({} if places is None else {"decimals": places})}
+
+
+def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
+    """Draft one column.
+
+    Args:
+        p: Facts.
+        patients: Patient of each row, as text.
+        cells: The column as read.
+        clock: Clock of the schema; dates can't stand under another clock than "timestamp".
+    """
+    name = snake(p.name)
+    gone = f"{max(p.share_missing, 0.01):.0%} missing" if p.missing else "never missing"
+    gone = "<" + gone if 0 < p.share_missing < 0.005 else gone
+    drafted = {"empty": _empty, "number": _number, "date": _date, "text": _text}[p.kind](
+        p, name, patients, cells, clock
+    )
+    if drafted.column is None:
+        return drafted
+    kind = drafted.column["kind"]
+    marks = {"missing": False} if not p.missing else {}
+    if kind not in ("identifier", "timestamp") and _QUASI.search(name):
+        marks["quasi_identifier"] = True
+    elif kind == "timestamp" and re.search(r"birth|dob|death|dod", name):
+        marks["quasi_identifier"] = True
+    if kind != "identifier" and _SENSITIVE.search(name):
+        marks["sensitive"] = True
+    drafted.column.update(marks)
+    drafted.marks = (*p.sentinels, *drafted.marks)
+    sentinel = f"; {', '.join(p.sentinels)} taken as missing" if p.sentinels else ""
+    drafted.comment = f"{drafted.comment}; {gone}{sentinel}."
+    return drafted
+
+
+def _empty(p: Profile, *_: Any) -> Guess:
+    return Guess(None, "holds nothing")
+
+
+def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
+    numbers = p.values["number"]
+    known = set(numbers.to_list()) if p.distinct <= 12 else set()
+    if known == {0.0, 1.0} and re.search(r"^(sex|gender)", name):
+        return _levels(p, name, patients, cells, "category", "0 and 1: say which is which in labels")
+    if known and known <= {0.0, 1.0}:
+        if p.distinct == 2:
+            return Guess({"kind": "flag"}, "only 0 and 1: a flag (sure)")
+        return Guess({"kind": "flag"}, f"always {int(p.low)}: a flag (a guess)")
+    if p.whole and p.distinct > 30 and _IDS.search(name) and not _COUNTS.search(name):
+        if re.search(r"concept|item|code|class", name) and p.distinct < 0.5 * (p.rows - p.missing):
+            return Guess({"kind": "code"}, f"{_about(p.distinct)} different codes; name their system")
+        return Guess({"kind": "identifier"}, "numbers of things or people, by the name; made anew in synthetic data")
+    if p.whole and _IDS.search(name) and p.distinct <= 30:
+        return _levels(p, name, patients, cells, "category", "whole numbers that name things, by the name")
+    unit = guess_unit(name)
+    if p.whole and _COUNTS.search(name) and p.low >= 0:
+        _, high = outward(p.low, p.high)
+        return Guess({"kind": "count", "high": int(high)}, "whole numbers, and a name that counts")
+    few = p.distinct <= 10 and p.high <= 20 and p.low >= 0 and unit is None
+    if few and _ORDERED.search(name):
+        return _levels(p, name, patients, cells, "ordinal", "few numbers, and a name of steps (likely)")
+    if few and p.whole and (_NOMINAL.search(name) or (p.distinct <= 6 and p.rows >= 50)):
+        return _levels(p, name, patients, cells, "category", "few whole numbers (likely names of groups; else a count)")
+    if few and p.distinct <= 5 and p.rows >= 100:
+        return _levels(p, name, patients, cells, "ordinal", "few numbers with steps between (likely)")
+    column: dict[str, Any] = {"kind": "number", "unit": unit or "1", **bounds(numbers, unit or "1")}
+    said = f'unit "{unit}" guessed from the name' if unit else "unit unknown, please fill in"
+    typical = _typical(p, patients)
+    tail = f"; age above 89 singles people out, consider a cap" if name.startswith("age") and p.high > 89 else ""
+    return Guess(column, f"number; {said}; bounds rounded outwards{typical}{tail}", marks=p.marks)
+
+
+def _typical(p: Profile, patients: pl.Series) -> str:
+    """Where most values lie, if bounds are far wider (entry errors); rounded, and only for many patients."""
+    if patients.n_unique() < 100 or p.distinct < 20:
+        return ""
+    ordered = p.values.sort("number")
+    share = ordered["count"].cum_sum() / ordered["count"].sum()
+    low, high = ordered["number"].filter(share >= 0.005)[0], ordered["number"].filter(share >= 0.995)[0]
+    if p.high - p.low < 3 * (high - low) or high == low:
+        return ""
+    low, high = outward(low, high)
+    return f" (99 % lie within {low:g} to {high:g}: entry errors beyond?)"
+
+
+def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
+    if clock != "timestamp":
+        return Guess(None, f"dates, which have no place on the {clock} clock of this schema")
+    if p.format:
+        return Guess(None, f"dates written as {p.format}; bring them to YYYY-MM-DD to have them read")
+    grain = {} if p.clock_time else {"granularity": "day"}
+    return Guess({"kind": "timestamp", **grain}, "dates with time of day" if p.clock_time else "dates")
+
+
+def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
+    values, filled = p.values["value"], p.rows - p.missing
+    words = p.values["value"].str.count_matches(r"\s") + 1
+    typical_words = float((words * p.values["count"]).sum() / p.values["count"].sum())
+    if p.distinct == 2 and set(values.str.to_lowercase()) in ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}):
+        return Guess({"kind": "flag"}, "yes and no: a flag (sure)")
+    if (
+        re.search(r"desc|comment|note|text|remark|(^|_)sig$|address|(^|_)name$|narrative", name)
+        and p.distinct > MAX_LEVELS
+    ):
+        return Guess(None, "free text, by name and number of values; it may name people, so it is not read")
+    if p.distinct > 0.9 * filled and p.distinct > 20 and typical_words < 3:
+        return Guess({"kind": "identifier"}, "nearly every row differs: an identifier, made anew in synthetic data")
+    if _IDS.search(name) and p.distinct > MAX_LEVELS and not _system(values):
+        return Guess({"kind": "identifier"}, "an identifier, by the name; made anew in synthetic data")
+    if typical_words > 6 and p.distinct > 0.3 * filled or p.distinct > 0.9 * filled and p.distinct > 20:
+        return Guess(None, "free text; it may name people, so it is not read")
+    if p.distinct <= MAX_LEVELS and (p.distinct <= 0.5 * filled or p.distinct <= 10):
+        if p.distinct > 2 and values.str.contains(r"^[\[(<>=]*\s*\d+\s*(-|to|–|,)").mean() > 0.6:  # type: ignore[operator]
+            return _levels(p, name, patients, cells, "ordinal", "intervals, lowest first (likely)")
+        ordered = set(values.str.to_lowercase()) <= _STEPS
+        return _levels(p, name, patients, cells, "ordinal" if ordered else "category", "words")
+    system = _system(values)
+    said = f", they look like {system}" if system else "; name their system"
+    column = {"kind": "code", **({"system": system} if system else {})}
+    return Guess(column, f"{_about(p.distinct)} different words or codes{said}; too many for a list of levels")
+
+
+_STEPS = {"none", "mild", "moderate", "severe", "low", "medium", "high", "very high", "normal", "absent", "present"}
+_STEP_ORDER = [
+    "none",
+    "absent",
+    "normal",
+    "low",
+    "mild",
+    "medium",
+    "moderate",
+    "high",
+    "severe",
+    "very high",
+    "present",
+]
+
+
+def _system(values: pl.Series) -> str:
+    for system, pattern, share in _SYSTEMS:
+        if values.str.contains(pattern).mean() >= share:  # type: ignore[operator]
+            return system
+    return ""
+
+
+def _levels(p: Profile, name: str, patients: pl.Series, cells: pl.Series, kind: str, said: str) -> Guess:
+    """A category or ordinal with its levels: numbers in order, intervals by their start, words by frequency."""
+    text = cells.cast(pl.String).str.strip_chars()
+    level = text.str.strip_suffix(".0") if p.kind == "number" else text
+    levels = [f"{v:g}" for v in sorted(p.values["number"])] if p.kind == "number" else p.texts
+    if kind == "ordinal" and p.kind == "text":
+        if set(map(str.lower, levels)) <= _STEPS:
+            levels = sorted(levels, key=lambda v: _STEP_ORDER.index(v.lower()))
+        else:
+            levels = sorted(levels, key=_first_number)
+    seen = pl.DataFrame({"s": patients, "v": level}).group_by("v").agg(pl.col("s").n_unique())
+    seen_by = dict(zip(seen["v"], seen["s"]))
+    rare = [v for v in levels if seen_by.get(v, 0) < FEW]
+    note = ""
+    if rare:
+        note = f"; seen in fewer than {FEW} patients, fold or drop before sharing: {', '.join(rare)}"
+    if len(levels) == 1:
+        said = "always the same"
+    return Guess({"kind": kind, "levels": levels}, f"{said}{note}")
+
+
+def _first_number(text: str) -> tuple[float, str]:
+    found = re.search(r"\d+(\.\d+)?", text)
+    first = float(found.group()) if found else float("inf")
+    return (
+        first + (0.5 if text.lstrip("[(").startswith(">") else -0.5 if text.lstrip("[(").startswith("<") else 0),
+        text,
+    )
+
+
+def _about(n: int) -> str:
+    return str(n) if n < 20 else f"about {round(n, -len(str(n)) + 1):,}"
+
+
+def item(numbers: pl.Series, unit: str | None, name: str) -> dict[str, Any]:
+    """What stands beside one code of a long table."""
+    code = (ucum(unit) or "1") if unit else "1"
+    label = {"name": name} if name else {}
+    return {**label, **({} if code == "1" else {"unit": code}), **(bounds(numbers, code) if numbers.len() else {})}

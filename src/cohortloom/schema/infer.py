@@ -1,0 +1,560 @@
+"""A first draft of a schema, from files, frames or SDV metadata.
+
+    read as text -> profile columns -> patient, visit, time and code columns -> roles -> columns -> TOML with comments
+
+Every guess carries a comment that says what was seen and how sure we are; a person mends the draft. It is sound and its
+`source` entries read the files as they are. It is drawn from patients: bounds are round and outside the data, levels of
+fewer than five patients are named in comments, but treat a draft like the data until somebody has read it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from cohortloom.errors import FileFormatError, Problem
+from cohortloom.schema.guess import FEW, guess, item
+from cohortloom.schema.links import Sheet, constant_share, find_codes, find_subject, find_time, find_visit
+from cohortloom.schema.profile import profile, snake
+from cohortloom.schema.schema import Schema
+from cohortloom.schema.text import dump_schema, parse_schema
+from cohortloom.schema.toml import to_toml
+from cohortloom.schema.units import guess_unit, ucum
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Draft", "infer_schema"]
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+MAX_ROWS = 5_000_000
+MAX_PIVOT = 60
+MAX_ITEMS = 400
+_PEOPLE = re.compile(r"^(sex|gender|age|race|birth|dob|ethnic)|birth")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drafted schema and its commented TOML text (write the text to a file, mend it, read it)."""
+
+    schema: Schema
+    text: str
+
+
+def infer_schema(
+    source: str | Path | Sequence[str | Path] | Mapping[str, pl.DataFrame | pd.DataFrame] | Mapping[str, Any],
+    *,
+    name: str,
+) -> Draft:
+    """Draft a schema.
+
+    Args:
+        source: Folder or list of CSV/TSV/Parquet files (also .gz); frames by name; SDV metadata (dict or .json file).
+        name: Name of the schema.
+
+    Raises:
+        FileFormatError: nothing readable is there, or no file has a column that tells patients apart.
+    """
+    if isinstance(source, (str, Path)) and Path(source).suffix == ".json":
+        from cohortloom.schema.sdv_metadata import from_sdv_metadata
+
+        return _from_metadata(from_sdv_metadata(source, name))
+    if isinstance(source, Mapping):
+        if "columns" in source or "tables" in source and not hasattr(source["tables"], "columns"):
+            from cohortloom.schema.sdv_metadata import from_sdv_metadata
+
+            return _from_metadata(from_sdv_metadata(dict(source), name))
+        sheets = [
+            _sheet(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else pl.from_pandas(f))
+            for n, f in source.items()
+        ]
+    else:
+        sheets = _read(source)
+    return _Drafter(sheets, name).draft()
+
+
+def _from_metadata(schema: Schema) -> Draft:
+    head = "Drafted from SDV metadata, which says nothing of units, and of roles only what keys say: look at both."
+    text = f"# {head}\n\n{dump_schema(schema)}"
+    return Draft(parse_schema(text), text)
+
+
+def _read(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
+    paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(p) for p in source]
+    root = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
+    if root:
+        paths = sorted(p for p in root.rglob("*") if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    problems, sheets = [], []
+    for path in paths:
+        label = path.relative_to(root).as_posix() if root else path.name
+        try:
+            frame, cut = _open(path)
+        except FileNotFoundError:
+            problems.append(Problem("no-file", label, "the file does not exist", "Check the path."))
+        except Exception as error:  # parsers quote cells, so their words stay out
+            what = f"can't be read ({type(error).__name__})"
+            problems.append(Problem("unreadable", label, what, "It may be truncated or no CSV, TSV or Parquet file."))
+        else:
+            short = path.name
+            for suffix in SUFFIXES:
+                short = short.removesuffix(suffix)
+            sheets.append(_sheet(short, label, frame, cut))
+    if problems:
+        raise FileFormatError("no schema can be drafted from these files", problems)
+    if not sheets:
+        where = str(paths[0].name if paths else source)
+        raise FileFormatError("", [Problem("no-file", where, "holds no CSV, TSV or Parquet file", "Check the path.")])
+    return sheets
+
+
+def _open(path: Path) -> tuple[pl.DataFrame, bool]:
+    if path.name.endswith(".parquet"):
+        frame = pl.scan_parquet(path).head(MAX_ROWS + 1).collect()
+    else:
+        separator = "\t" if ".tsv" in path.name else _separator(path)
+        frame = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=MAX_ROWS + 1, encoding="utf8-lossy")
+    return frame.head(MAX_ROWS), frame.height > MAX_ROWS
+
+
+def _separator(path: Path) -> str:
+    import gzip
+
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf8", errors="replace") as file:
+        head = str(file.readline())
+    return max(",;\t|", key=head.count)
+
+
+def _sheet(name: str, file: str, frame: pl.DataFrame, cut: bool = False) -> Sheet:
+    return Sheet(snake(name), file, frame, {c: profile(frame[c]) for c in frame.columns}, cut)
+
+
+class _Drafter:
+    """Takes the sheets through roles and columns, collecting data and comments."""
+
+    def __init__(self, sheets: list[Sheet], name: str) -> None:
+        self.name, self.sheets = name, [s for s in sheets if not s.frame.is_empty()]
+        self.empty = [s for s in sheets if s.frame.is_empty()]
+        self.tables: dict[str, Any] = {}
+        self.notes: dict[tuple, str] = {}
+        self.head: list[str] = []
+        self.patient_table: str | None = None
+        self.visit_table: str | None = None
+
+    def draft(self) -> Draft:
+        said = find_subject(self.sheets) if self.sheets else ""
+        self.patients = [s for s in self.sheets if s.subject]
+        if not self.patients:
+            what = "no column tells patients apart"
+            fix = 'Name it "subject_id" or "patient_id", or write the schema by hand.'
+            raise FileFormatError("", [Problem("no-subject", self.name, what, fix)])
+        self.lookups = [s for s in self.sheets if not s.subject]
+        visits = find_visit(self.patients)
+        self.head += [
+            "A draft: every comment is a guess to be checked. It was drawn from patients (levels are real), so treat it "
+            "like the data until you have read it.",
+            said[:1].upper() + said[1:] + ".",
+            *([visits + "."] if visits else []),
+        ]
+        self._roles()
+        clock = self._clock()
+        statics = [s for s in self.patients if s.role == "static"]
+        if statics:  # the one that describes people
+            self.patient_table = max(
+                statics, key=lambda s: sum(bool(_PEOPLE.search(snake(c))) for c in s.profiles)
+            ).name
+        for sheet in sorted(self.patients, key=lambda s: ("static", "visit", "event").index(s.role)):
+            self._table(sheet, clock)
+        self._leftovers()
+        data: dict[str, Any] = {"name": self.name, "clock": clock}
+        extra = self._studies()
+        groups = [
+            f"{t}.{c}"
+            for t, v in self.tables.items()
+            if v["role"] == "static"
+            for c, k in v["columns"].items()
+            if re.fullmatch(r"sex|gender|race|ethnicity|age_group", c) and k["kind"] in ("category", "ordinal")
+        ]
+        data |= {"subgroups": groups} if groups else {}
+        data |= {"tables": self.tables, **extra}
+        text = to_toml(data, self.notes, "\n".join(self.head))
+        return Draft(parse_schema(text, name=f"{self.name}.toml"), text)
+
+    def _roles(self) -> None:
+        """Static: one row per patient. Visit: the sheet with the visit ids, or one wide sheet with a time."""
+        for sheet in self.patients:
+            assert sheet.subject
+            rows = sheet.frame.height
+            if sheet.role != "visit":
+                sheet.role = "static" if sheet.ids(sheet.subject).n_unique() == rows else "event"
+            if sheet.role == "event":
+                find_codes(sheet)
+            if sheet.role != "static":
+                find_time(sheet)
+        if any(s.role == "visit" for s in self.patients):
+            return
+        wide = []
+        for sheet in self.patients:
+            if sheet.role != "event" or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
+                continue
+            keys = [k for k in (sheet.subject, sheet.time) if k]
+            filled = [
+                c
+                for c, p in sheet.profiles.items()
+                if c not in keys and p.kind != "empty" and (constant_share(sheet, c) or 0) > 0.03
+            ]
+            unique = sheet.frame.select(keys).n_unique() / sheet.frame.height if sheet.time else 1.0
+            per_patient = sheet.frame.height / sheet.ids(sheet.subject).n_unique()  # type: ignore[arg-type]
+            if len(filled) >= 3 and unique > 0.98 and per_patient < 400:
+                wide.append((len(filled) * sheet.frame.height, sheet))
+        if wide:
+            best = max(wide, key=lambda w: w[0])[1]
+            best.role = "visit"
+            best.code = None
+
+    def _clock(self) -> str:
+        rows = {"timestamp": 0, "offset": 0}
+        for sheet in self.patients:
+            if sheet.role != "static" and sheet.time and sheet.time_unit != "order":
+                rows["timestamp" if sheet.time_unit is None else "offset"] += sheet.frame.height
+        if not any(rows.values()):
+            moving = [s for s in self.patients if s.role != "static"]
+            if moving:
+                self.head.append("No file has dates or times: only the order of rows is known (clock = order).")
+                return "order"
+            return "timestamp"
+        clock = max(rows, key=lambda k: rows[k])
+        if min(rows.values()):
+            self.head.append(f"Some files have dates and some numbers for times; the clock follows most rows: {clock}.")
+        return clock
+
+    def _table(self, sheet: Sheet, clock: str) -> None:
+        name = sheet.name
+        while name in self.tables:
+            name += "_"
+        moving = [c for c in sheet.frame.columns if c not in (sheet.subject, sheet.visit)]
+        still: list[str] = []
+        if sheet.role != "static" and not sheet.value:
+            shares = {c: constant_share(sheet, c) for c in moving if c != sheet.time}
+            still = [c for c, v in shares.items() if v is not None and v <= 0.03]
+            has_statics = any(s.role == "static" for s in self.patients)
+            if has_statics and (len(still) < 3 or sheet.visit):
+                still = []
+        if still:
+            own = "patients" if "patients" not in self.tables else f"{name}_patients"
+            said = f"Columns of {sheet.file} that (nearly) never change within a patient; contradictions are settled by the most frequent value."
+            self._add(own, sheet, still, clock, "static", said)
+            self.tables[own]["source"]["repeated"] = True
+            self.patient_table = self.patient_table or own
+        self._add(name, sheet, [c for c in moving if c not in still], clock, sheet.role, "")
+
+    def _add(self, name: str, sheet: Sheet, wanted: list[str], clock: str, role: str, said: str) -> None:
+        assert sheet.subject
+        source: dict[str, Any] = {"file": sheet.file, "subject": sheet.subject}
+        table: dict[str, Any] = {"role": role}
+        if sheet.visit and role == "visit":
+            source["visit"] = sheet.visit
+        if role == "visit":
+            self.visit_table = name
+        if role == "event" and sheet.visit and self.visit_table:
+            table["parent"], source["visit"] = self.visit_table, sheet.visit
+        elif role != "static" and self.patient_table:
+            table["parent"] = self.patient_table
+        if role != "static":
+            said = " ".join(filter(None, [said, self._time(sheet, table, source, clock, role)]))
+        if sheet.time in wanted and ("time" in source or role == "static"):
+            wanted = [c for c in wanted if c != sheet.time]
+        separator = None if sheet.file.endswith((".parquet", ".tsv", ".tsv.gz")) else _sep(sheet)
+        if separator not in (None, ","):
+            source["separator"] = separator
+        if ".tsv" in sheet.file:
+            source["separator"] = "\t"
+        columns: dict[str, Any] = {}
+        if sheet.value and role == "event" and self._pivots(sheet, wanted):
+            said += " " + self._wide_codes(name, sheet, columns, source)
+        else:
+            said += self._columns(name, sheet, wanted, clock, role, table, columns, source)
+        if sheet.cut:
+            said += f" Only the first {MAX_ROWS:,} rows were looked at."
+        if not columns:
+            self.head.append(f"{sheet.file} ({role}) has no columns beyond keys and is left out.")
+            self.visit_table = None if self.visit_table == name else self.visit_table
+            return
+        self.tables[name] = {**table, "columns": columns, "source": source}
+        rows, people = sheet.frame.height, sheet.ids(sheet.subject).n_unique()
+        self.notes["tables", name] = (
+            f"{sheet.file}: {_round(rows)} rows, {_round(people)} patients. {said.strip()}".strip()
+        )
+
+    def _time(self, sheet: Sheet, table: dict, source: dict, clock: str, role: str) -> str:
+        fits = sheet.time and (sheet.time_unit is None) == (clock == "timestamp") and (sheet.time_unit != "order")
+        if sheet.time and clock == "order" and sheet.time_unit == "order":
+            source["time"] = sheet.time
+            return f'Order from "{sheet.time}".'
+        if clock == "order":
+            p = sheet.profiles.get(sheet.visit or "")
+            if p is not None and p.kind == "number" and role == "visit":
+                source["time"] = sheet.visit
+                return f'Order of visits from "{sheet.visit}" (a guess: numbers given out in time).'
+            if role == "event":
+                table["timed"] = False
+            return "Order of rows as in the file (a guess)." if role == "visit" else "No time."
+        if fits and clock == "timestamp":
+            form = sheet.profiles[sheet.time].format  # type: ignore[index]
+            source["time"] = {"column": sheet.time, "format": form} if form else sheet.time
+            return f'Time from "{sheet.time}".' + (f" Dates look like {form}." if form else "")
+        if fits:
+            source["time"] = {"column": sheet.time, "unit": sheet.time_unit}
+            return f'Time from "{sheet.time}" in unit "{sheet.time_unit}" since the patient\'s origin' + (
+                f" ({sheet.time_note})." if sheet.time_note else "."
+            )
+        if role == "event":
+            table["timed"] = False
+            return "No time on the clock of this schema was found: timed = false."
+        sheet.role = table["role"] = "event"
+        table["timed"] = False
+        self.visit_table = None
+        return "No time was found, so these can't be visits: timed = false."
+
+    def _pivots(self, sheet: Sheet, wanted: list[str]) -> bool:
+        """A few numeric codes and nothing else in the row: better one column each."""
+        rest = [
+            c for c in wanted if c not in (sheet.code, sheet.value, sheet.unit) and sheet.profiles[c].kind != "empty"
+        ]
+        return not rest and sheet.profiles[sheet.code or ""].distinct <= MAX_PIVOT
+
+    def _wide_codes(self, name: str, sheet: Sheet, columns: dict, source: dict) -> str:
+        names = self._lookup(sheet)
+        source |= {"layout": "long", "code": sheet.code, "value": sheet.value, "codes": {}}
+        for code, part in self._by_code(sheet):
+            label, unit = names.get(code, ("", ""))
+            ours = snake(label) if label else snake(code) if not code[:1].isdigit() else f"code_{snake(code)}"
+            ours = ours if ours not in columns else f"{ours}_{len(columns)}"
+            p = profile(part[sheet.value or ""].alias(ours))
+            if p.kind != "number":
+                continue
+            unit = ucum(unit or self._unit(sheet, part)) or "1"
+            drafted = guess(p, part["__s"], part[sheet.value or ""], "offset")
+            if drafted.column is None:
+                continue
+            if drafted.column["kind"] == "number" and unit != "1":
+                drafted.column["unit"] = unit
+            drafted.column.pop("missing", None)
+            columns[ours] = drafted.column
+            source["codes"][code] = ours
+            if drafted.marks:
+                source.setdefault("missing_in", {})[ours] = list(drafted.marks)
+            people = part["__s"].n_unique()
+            few = f"{_round(people)} patients" if people >= FEW else f"fewer than {FEW} patients"
+            self.notes["tables", name, "columns", ours] = (
+                f"{re.sub('; (never missing|[0-9]+% missing)', '', drafted.comment)[:-1]}; {few}."
+            )
+        return f'Long file: each "{sheet.code}" becomes a column. For an hourly grid set role = "visit" and grid = {{ every = "1h" }} in the source.'
+
+    def _by_code(self, sheet: Sheet) -> list[tuple[str, pl.DataFrame]]:
+        assert sheet.code and sheet.subject
+        kept = [c for c in (sheet.value, sheet.unit) if c]
+        frame = (
+            sheet.frame.select(*kept)
+            .with_columns(__c=sheet.ids(sheet.code), __s=sheet.ids(sheet.subject))
+            .drop_nulls("__c")
+        )
+        parts = frame.partition_by("__c", as_dict=True)
+        return sorted(((str(k[0]), v) for k, v in parts.items()), key=lambda kv: (-kv[1].height, kv[0]))
+
+    def _unit(self, sheet: Sheet, part: pl.DataFrame) -> str:
+        if not sheet.unit:
+            return ""
+        most = part[sheet.unit].drop_nulls().mode().sort()
+        return str(most[0]) if most.len() else ""
+
+    def _lookup(self, sheet: Sheet) -> dict[str, tuple[str, str]]:
+        """Code -> (name, unit), from a file without patients that lists the codes."""
+        known = sheet.ids(sheet.code or "").drop_nulls().unique()
+        best: tuple[float, dict] = (0.5, {})
+        for other in self.lookups:
+            for key, p in other.profiles.items():
+                if p.kind == "empty" or p.distinct < 0.98 * (p.rows - p.missing):
+                    continue
+                share = float(known.is_in(other.ids(key).drop_nulls().implode()).mean() or 0.0)
+                label = next(
+                    (
+                        c
+                        for c in other.frame.columns
+                        if c != key
+                        and re.search(r"label|name|desc|title", snake(c))
+                        and other.profiles[c].kind == "text"
+                    ),
+                    None,
+                )
+                if share > best[0] and label:
+                    unit = next(
+                        (c for c in other.frame.columns if re.fullmatch(r"uom|units?|unit_name", snake(c))), None
+                    )
+                    rows = zip(
+                        other.ids(key), other.frame[label], other.frame[unit] if unit else [""] * other.frame.height
+                    )
+                    best = (share, {k: (str(v or ""), str(u or "")) for k, v, u in rows})
+                    other.skip = f"names the codes of {sheet.file}"
+        return best[1]
+
+    def _columns(
+        self,
+        name: str,
+        sheet: Sheet,
+        wanted: list[str],
+        clock: str,
+        role: str,
+        table: dict,
+        columns: dict,
+        source: dict,
+    ) -> str:
+        assert sheet.subject
+        patients, left, marks = sheet.ids(sheet.subject), [], set()
+        for theirs in wanted:
+            p = sheet.profiles[theirs]
+            if role == "event" and theirs == sheet.unit and sheet.value:
+                left.append(f'"{theirs}" (the unit stands at each code)')
+                continue
+            repeats = self._repeats(sheet, theirs)
+            drafted = guess(p, patients, sheet.frame[theirs], clock)
+            if repeats or drafted.column is None:
+                left.append(f'"{theirs}" ({repeats or drafted.comment})')
+                continue
+            ours = snake(theirs)
+            while ours in columns:
+                ours += "_"
+            if theirs == sheet.value and role == "event":
+                drafted.column = {"kind": "number"}
+                drafted.comment = "What it means, its unit and bounds stand at each code."
+            if theirs == sheet.code and role == "event":
+                drafted.column = {
+                    "kind": "code",
+                    "missing": bool(p.missing),
+                    **({"sensitive": True} if drafted.column.get("sensitive") else {}),
+                }
+                system = "" if p.kind != "text" else guess_system(p)
+                drafted.column |= {"system": system} if system else {}
+                drafted.comment = self._items(name, sheet, ours, drafted.column, role)
+                table["code"] = ours
+            columns[ours] = drafted.column
+            if ours != theirs:
+                source.setdefault("columns", {})[ours] = theirs
+            if p.kind == "text" or drafted.column["kind"] in ("number", "count"):
+                marks |= {m for m in p.marks if m in GENERAL}
+            special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
+            if special:
+                source.setdefault("missing_in", {})[ours] = list(dict.fromkeys(special))
+            self.notes["tables", name, "columns", ours] = drafted.comment[:1].upper() + drafted.comment[1:]
+        if sheet.value and role == "event" and "code" in table:
+            value = next(o for o in columns if source.get("columns", {}).get(o, o) == sheet.value)
+            table["value"] = value
+        if marks:
+            source["missing"] = ["", *sorted(marks)]
+        return f" Left out: {', '.join(left)}." if left else ""
+
+    def _items(self, table: str, sheet: Sheet, ours: str, column: dict, role: str) -> str:
+        p = sheet.profiles[sheet.code or ""]
+        said = f"{p.distinct} different codes"
+        if not sheet.value:
+            return f"{said}; name their system."
+        names, items, mixed = self._lookup(sheet), {}, 0
+        for code, part in self._by_code(sheet):
+            number = profile(part[sheet.value])
+            if part["__s"].n_unique() < FEW or number.kind != "number" or len(items) >= MAX_ITEMS:
+                continue
+            label, unit = names.get(code, ("", ""))
+            unit = self._unit(sheet, part) or unit
+            mixed += bool(sheet.unit) and part[sheet.unit].n_unique() > 1  # type: ignore[index]
+            items[code] = item(number.values["number"], unit, label)
+        column["items"] = items
+        said += f"; items for the {len(items)} with numbers in at least {FEW} patients, others are read without bounds"
+        return said + (f"; {mixed} codes come in more than one unit, look at them." if mixed else ".")
+
+    def _repeats(self, sheet: Sheet, theirs: str) -> str:
+        """Does the column only say again what another says?"""
+        n = snake(theirs)
+        if (
+            sheet.time
+            and theirs != sheet.time
+            and sheet.profiles[theirs].kind == "date"
+            and sheet.profiles[sheet.time].kind == "date"
+        ):
+            mine, time = (sheet.frame[c].cast(pl.String).str.slice(0, 10) for c in (theirs, sheet.time))
+            if (mine == time).all() and not sheet.profiles[theirs].clock_time:
+                return "repeats the time"
+        if sheet.code and theirs != sheet.code and re.search(r"desc|name|label|title|source_value|source_concept", n):
+            pairs = sheet.frame.select(sheet.code, theirs).n_unique()
+            if pairs <= 1.1 * sheet.profiles[sheet.code].distinct + 1:
+                return f'says "{sheet.code}" again'
+        return ""
+
+    def missing_share(self, table: str, ours: str) -> float:
+        source = self.tables[table]["source"]
+        sheet = next(s for s in self.patients if s.file == source["file"])
+        return sheet.profiles[source.get("columns", {}).get(ours, ours)].share_missing
+
+    def _leftovers(self) -> None:
+        named = [f"{s.file} ({s.skip or 'no patients in it'})" for s in self.lookups]
+        named += [f"{s.file} (no rows)" for s in self.empty]
+        if named:
+            self.head.append(f"Files left out: {', '.join(named)}.")
+
+    def _studies(self) -> dict[str, Any]:
+        """A follow-up time and a status beside each other make a survival pair."""
+        for name, table in self.tables.items():
+            if table["role"] != "static":
+                continue
+            columns = table["columns"]
+            time = next(
+                (
+                    c
+                    for c, k in columns.items()
+                    if re.search(r"^(futime|fu_|follow_?up|survival|surv_?time|os_time|time_?$|time_to)", c)
+                    and k["kind"] == "number"
+                    and self.missing_share(name, c) < 0.3
+                ),
+                None,
+            )
+            event = next(
+                (
+                    c
+                    for c, k in columns.items()
+                    if re.search(r"status|death|died|event|deceased", c) and k["kind"] in ("flag", "category")
+                ),
+                None,
+            )
+            if time is None or event is None:
+                continue
+            pair: dict[str, Any] = {"time": f"{name}.{time}", "event": f"{name}.{event}"}
+            if columns[event]["kind"] == "category":
+                pair["levels"] = [v for v in columns[event]["levels"] if v not in ("0", "alive", "censored")]
+                self.notes["survival", 0] = (
+                    "A guess, from the names. Which levels are the event? Those but the censored were taken."
+                )
+            else:
+                self.notes["survival", 0] = "A guess, from the names."
+            if pair.get("levels", True):
+                return {"survival": [pair]}
+        return {}
+
+
+GENERAL = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
+
+
+def guess_system(p: Any) -> str:
+    from cohortloom.schema.guess import _system
+
+    return _system(p.values["value"])
+
+
+def _sep(sheet: Sheet) -> str | None:
+    return getattr(sheet, "separator", None)
+
+
+def _round(n: int) -> str:
+    return f"{n:,}" if n < 100 else f"about {round(n, -len(str(n)) + 2):,}"

@@ -1,0 +1,300 @@
+"""Which column is the patient, the visit, the time, the code: keys and links between the files of a folder.
+
+Names give candidates, contents decide: the patient column is shared by the files, the visit column is unique in one file
+and its values are found again in others, the time varies within a patient, static columns do not.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from cohortloom.schema.profile import Profile, snake
+
+__all__ = ["Sheet", "constant_share", "find_codes", "find_subject", "find_time", "find_visit", "ids"]
+
+_SUBJECT = frozenset(
+    [
+        "subject_id",
+        "patient_id",
+        "person_id",
+        "patient_nbr",
+        "patient_no",
+        "patient_number",
+        "patient_num",
+        "record_id",
+        "pid",
+        "mrn",
+        "usubjid",
+        "subjid",
+        "subject_number",
+        "ptid",
+        "patid",
+        "patient",
+        "subject",
+        "person",
+        "patientid",
+        "subjectid",
+        "personid",
+        "participant_id",
+        "participant",
+        "ssid",
+    ]
+)
+_PERSON = re.compile(r"(^|_)(patient|subject|person|participant)(_|$)|_(pid|mrn)$")
+_VISIT = re.compile(
+    r"(^|_)(visit|hadm|encounter|enc|admission|episode)(_|$).*(id|no|nr|num|number|occurrence)|^csn$|^hadm_id"
+)
+_STAY = re.compile(r"(^|_)(stay|icustay)_?id$")
+_TIME_UNITS = (
+    (re.compile(r"(^|_)(minutes?|mins?)($|_)"), "min"),
+    (re.compile(r"(^|_)(hours?|hrs?|h)($|_)"), "h"),
+    (re.compile(r"(^|_)(seconds?|secs?|s)$"), "s"),
+    (re.compile(r"(^|_)(ms|msec|milliseconds?)$"), "ms"),
+    (re.compile(r"(^|_)(days?|d)($|_)"), "d"),
+    (re.compile(r"(^|_)(weeks?|wks?)($|_)"), "wk"),
+    (re.compile(r"(^|_)(months?|mo)($|_)"), "mo"),
+    (re.compile(r"(^|_)(years?|yrs?)($|_)"), "a"),
+)
+_CLOCKLIKE = re.compile(
+    r"^(time_?|t|tstart|t_start|start|offset|obstime|obs_time|fu_?time|followup_time|time_.*|.*_time|.*_offset)$"
+)
+_ORDERLIKE = re.compile(r"^(seq|sequence|visit|visit_(no|nr|num|number)|visitnum|wave|enum|order|cycle|session)$")
+_END = re.compile(
+    r"(^|_)(end|stop|tstop|out|disch|discharge|dischtime|outtime|death|dod|birth|dob|expir|verbatim|valid)"
+)
+_START = re.compile(
+    r"(^|_)(start|in|admit|admittime|intime|chart|charttime|starttime|event|visit|measurement|time|date|day|days|obs)"
+)
+_CODE = re.compile(
+    r"(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
+    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed)$"
+)
+_VALUE = re.compile(
+    r"^(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|numeric_value)$"
+)
+
+
+@dataclass
+class Sheet:
+    """One file or frame, with what was found out about it."""
+
+    name: str
+    file: str
+    frame: pl.DataFrame
+    profiles: dict[str, Profile]
+    cut: bool = False
+    subject: str | None = None
+    visit: str | None = None
+    time: str | None = None
+    time_unit: str | None = None
+    time_note: str = ""
+    code: str | None = None
+    value: str | None = None
+    unit: str | None = None
+    role: str = "event"
+    skip: str = ""
+    keys: dict[str, pl.Series] = field(default_factory=dict, repr=False)
+
+    def ids(self, column: str) -> pl.Series:
+        """Values of an id column as text, without the .0 that floats leave."""
+        if column not in self.keys:
+            self.keys[column] = ids(self.frame[column])
+        return self.keys[column]
+
+
+def ids(series: pl.Series) -> pl.Series:
+    if series.dtype.is_float():
+        series = series.cast(pl.Int64, strict=False)
+    text = series.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
+    return text.to_frame("k").select(pl.when(pl.col("k") != "").then(pl.col("k"))).to_series()
+
+
+def idlike(p: Profile) -> bool:
+    if p.kind == "number":
+        return p.whole and p.low >= 0
+    return p.kind == "text" and p.values["value"].str.len_chars().max() <= 64  # type: ignore[operator]
+
+
+def _subject_score(name: str) -> float:
+    n = snake(name).rstrip("_")
+    if n in _SUBJECT:
+        return 3.0
+    if _PERSON.search(n) and re.search(r"id|nbr|num|no|key|code|_patient$|^patient", n) and "source_value" not in n:
+        return 2.5
+    return 2.0 if n == "id" else 0.0
+
+
+def find_subject(sheets: list[Sheet]) -> str:
+    """Set `subject` of every sheet that has patients.
+
+    Returns:
+        Words on what was taken and why.
+    """
+    total: dict[str, float] = {}
+    for sheet in sheets:
+        for i, (name, p) in enumerate(sheet.profiles.items()):
+            if p.kind == "empty" or not idlike(p) or p.share_missing > 0.05:
+                continue
+            score = _subject_score(name)
+            if score == 0 and i == 0:
+                score = 0.5 + 0.5 * bool(re.search(r"(id|nr|no|key)$", snake(name)))
+            if score:
+                total[name] = max(total.get(name, 0.0), score)
+    for name in total:
+        total[name] += 2 * sum(name in s.profiles for s in sheets) / len(sheets)
+    if not total:
+        return ""
+    best = max(total, key=lambda n: total[n])
+    for sheet in sheets:
+        sheet.subject = best if best in sheet.profiles else None
+    with_key = [s for s in sheets if s.subject]
+    known = pl.concat([s.ids(best) for s in with_key]).unique().drop_nulls()
+    for sheet in sheets:
+        if sheet.subject is None:
+            for name, p in sheet.profiles.items():
+                if (
+                    p.kind != "empty"
+                    and idlike(p)
+                    and _subject_score(name) >= 2
+                    and _inside(sheet.ids(name), known) > 0.9
+                ):
+                    sheet.subject = name
+                    break
+    sure = "sure" if total[best] >= 4 else "likely" if total[best] >= 2.5 else "a guess"
+    return f'patients are told apart by "{best}" ({sure}: its name, and {len(with_key)} of {len(sheets)} files have it)'
+
+
+def _inside(values: pl.Series, known: pl.Series) -> float:
+    """Share of distinct values that are known."""
+    values = values.drop_nulls().unique()
+    return float(values.is_in(known.implode()).mean() or 0.0) if values.len() else 0.0
+
+
+def find_visit(sheets: list[Sheet]) -> str:
+    """Set `visit` of the sheets that carry a visit id, and role "visit" of the one that lists the visits."""
+    best: tuple[float, Sheet, str] | None = None
+    for sheet in sheets:
+        if sheet.subject is None or _one_row_each(sheet):
+            continue
+        for name, p in sheet.profiles.items():
+            if name == sheet.subject or p.kind == "empty" or not idlike(p) or p.share_missing or p.distinct < p.rows:
+                continue
+            n = snake(name)
+            score = 3.0 if _VISIT.search(n) else 2.0 if _STAY.search(n) else 0.0
+            others = sum(_carries(other, name, sheet.ids(name)) is not None for other in sheets if other is not sheet)
+            score += others
+            if score >= 2 and (others or score >= 2) and (best is None or score > best[0]):
+                best = (score, sheet, name)
+    if best is None:
+        return ""
+    _, home, name = best
+    home.role, home.visit = "visit", name
+    for sheet in sheets:
+        if sheet is not home and sheet.subject:
+            sheet.visit = _carries(sheet, name, home.ids(name))
+    return f'"{name}" numbers the visits: unique in "{home.file}", found again in the files that hang on it'
+
+
+def _carries(sheet: Sheet, name: str, known: pl.Series) -> str | None:
+    """The column of another sheet that holds these visit ids."""
+    for other, p in sheet.profiles.items():
+        if (
+            (other == name or other.startswith(f"{name}_"))
+            and p.kind != "empty"
+            and _inside(sheet.ids(other), known) > 0.9
+        ):
+            return other
+    return None
+
+
+def _one_row_each(sheet: Sheet) -> bool:
+    return sheet.subject is not None and sheet.ids(sheet.subject).n_unique() == sheet.frame.height
+
+
+def find_codes(sheet: Sheet) -> None:
+    """Set code, value and unit columns of a long sheet."""
+    taken = {sheet.subject, sheet.visit}
+    codes = [
+        (p.distinct, name)
+        for name, p in sheet.profiles.items()
+        if name not in taken
+        and _CODE.search(snake(name))
+        and 2 <= p.distinct < 0.9 * p.rows + 2
+        and p.kind in ("text", "number")
+        if p.kind == "text" or p.whole
+        if not re.search(
+            r"type_concept|unit_concept|value_as_concept|operator_concept|status_concept|source_concept|route_concept",
+            snake(name),
+        )
+    ]
+    values = [n for n, p in sheet.profiles.items() if n not in taken and p.kind == "number" and _VALUE.search(snake(n))]
+    if codes:
+        sheet.code = max(codes)[1]
+        sheet.value = values[0] if values and values[0] != sheet.code else None
+        for name, p in sheet.profiles.items():
+            if re.fullmatch(r"(value)?_?(uom|unit|units|unit_source_value)", snake(name)) and p.kind == "text":
+                sheet.unit = name
+
+
+def find_time(sheet: Sheet) -> None:
+    """Set the time column: a date, or a number with its unit, that varies within a patient."""
+    best: tuple[float, str, str | None, str] | None = None
+    for i, (name, p) in enumerate(sheet.profiles.items()):
+        n = snake(name).rstrip("_")
+        if (
+            name in (sheet.subject, sheet.visit, sheet.code, sheet.value)
+            or p.share_missing > 0.3
+            or p.kind in ("empty", "text")
+        ):
+            continue
+        unit, note = None, ""
+        if p.kind == "date":
+            score = 3.0 + 0.5 * p.clock_time + (0.25 if "datetime" in n else 0.0)
+        else:
+            unit = next((u for pattern, u in _TIME_UNITS if pattern.search(n)), None)
+            if _ORDERLIKE.search(n) and p.whole and p.low in (0, 1) and p.high < 1000:
+                score, unit = 0.5, "order"
+            elif unit and not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n):
+                score = 2.0
+            elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
+                score, unit, note = 1.5, unit or "d", "the unit is a guess"
+            else:
+                continue
+        score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n)) - p.share_missing - 0.01 * i
+        if _within_changes(sheet, name) == 0.0 or score <= 0:
+            continue
+        if best is None or score > best[0]:
+            best = (score, name, unit, note)
+    if best:
+        _, sheet.time, sheet.time_unit, sheet.time_note = best
+
+
+def _within_changes(sheet: Sheet, name: str) -> float | None:
+    """Share of a patient's neighbouring rows in which the column differs; None if no patient has two rows."""
+    if sheet.subject is None:
+        return None
+    pair = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).sort("s", maintain_order=True)
+    same = pair["s"].shift(1) == pair["s"]
+    both = pair.filter(same & pair["v"].is_not_null() & pair["v"].shift(1).is_not_null())
+    if both.is_empty():
+        return None
+    differ = (pair["v"] != pair["v"].shift(1)).filter(same & pair["v"].is_not_null() & pair["v"].shift(1).is_not_null())
+    return float(differ.mean() or 0.0)
+
+
+def constant_share(sheet: Sheet, name: str) -> float | None:
+    """How much a column varies within patients, against chance: 0 for a static one, near 1 for a free one.
+
+    Changes between a patient's neighbouring rows divided by those expected if values were dealt at random
+    (1 - sum of squared shares), so that a rare drug is not taken for a static. None where this can't be told.
+    """
+    p = sheet.profiles[name]
+    if p.distinct < 2:
+        return None
+    observed = _within_changes(sheet, name)
+    shares = p.values["count"] / p.values["count"].sum()
+    expected = 1 - float((shares**2).sum())
+    return None if observed is None or expected == 0 else observed / expected

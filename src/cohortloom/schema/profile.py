@@ -1,0 +1,226 @@
+"""What a column of somebody's file seems to hold.
+
+Parsing is done on distinct values with their counts, so a million rows cost little more than their distinct values:
+
+    cells -> marks of missing taken out -> number? date? -> sentinels (-1, 999) -> text
+
+Bounds go outwards to round numbers: a draft must read its data, and must not print the extreme value of a patient.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+import polars as pl
+
+__all__ = ["Profile", "decimals_of", "outward", "profile", "snake"]
+
+MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
+NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
+SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)
+FORMATS = (
+    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f", "%d.%m.%Y %H:%M",
+    "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d-%b-%Y", "%d%b%Y",
+)  # fmt: skip
+
+
+@dataclass
+class Profile:
+    """Facts about one column.
+
+    Args:
+        name: Its name in the file.
+        kind: "empty", "number", "date" or "text".
+        rows: Rows of the file.
+        missing: Rows without a value, marks and sentinels included.
+        distinct: Distinct values, marks and sentinels not counted.
+        values: Distinct values (text as written, `number` where it is one) and their counts, most frequent first.
+        marks: Words that mean missing here ("" not listed).
+        sentinels: Numbers that mean missing here.
+        whole: Are all numbers whole?
+        format: Date layout; "" for native dates and ISO.
+        clock_time: Do dates carry a time of day?
+    """
+
+    name: str
+    kind: str
+    rows: int
+    missing: int
+    distinct: int
+    values: pl.DataFrame = field(repr=False)
+    marks: tuple[str, ...] = ()
+    sentinels: tuple[str, ...] = ()
+    whole: bool = False
+    format: str = ""
+    clock_time: bool = False
+
+    @property
+    def share_missing(self) -> float:
+        return self.missing / max(self.rows, 1)
+
+    @property
+    def texts(self) -> list[str]:
+        """Distinct values as a cohort would hold them: whole numbers without decimals."""
+        if self.kind == "number" and self.whole:
+            return [str(int(v)) for v in self.values["number"]]
+        return self.values["value"].to_list()
+
+    @property
+    def low(self) -> float:
+        return float(self.values["number"].min())  # type: ignore[arg-type]
+
+    @property
+    def high(self) -> float:
+        return float(self.values["number"].max())  # type: ignore[arg-type]
+
+
+def snake(name: str) -> str:
+    """A name for a column: lower case, words joined by underscores; never one that is reserved."""
+    joints = r"(?<=[a-z])(?=[A-Z][a-z]|[A-Z]{2,}(?![0-9A-Z]))|(?<=[A-Z])(?=[A-Z][a-z]{2})"  # NISysABP, but FiO2, pH
+    text = re.sub(joints, "_", str(name).strip())
+    text = re.sub(r"\W+", "_", text).strip("_").lower() or "column"
+    text = re.sub(r"_+", "_", text)
+    return f"{text}_" if text in ("subject_id", "visit_id", "time") else text
+
+
+def profile(series: pl.Series) -> Profile:
+    """Look at one column, as text (CSV) or typed (Parquet, frames)."""
+    name, rows = series.name, series.len()
+    if series.dtype.is_temporal():
+        return _dates(
+            name, rows, series, series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime)
+        )
+    if series.dtype.is_nested():
+        series = pl.Series(name, [None] * rows, dtype=pl.String)
+    if series.dtype == pl.Boolean:
+        series = series.cast(pl.Int8)
+    typed = series.dtype.is_numeric()
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    counts = series.alias("value").to_frame().group_by("value").len("count").drop_nulls("value")
+    if typed:
+        counts = counts.with_columns(number=pl.col("value").cast(pl.Float64)).with_columns(
+            pl.col("value").cast(pl.String)
+        )
+    else:
+        counts = counts.with_columns(pl.col("value").cast(pl.String).str.strip_chars())
+        counts = counts.group_by("value").agg(pl.col("count").sum())
+        counts = counts.with_columns(number=pl.col("value").cast(pl.Float64, strict=False))
+        counts = counts.with_columns(number=pl.when(pl.col("number").is_finite()).then("number"))
+    words = set(counts["value"].head(200_000)) & {*MARKS}
+    counts = counts.filter(~pl.col("value").is_in(list(words)))
+    counts = counts.sort("count", "value", descending=[True, False])
+    if counts.is_empty():
+        return Profile(name, "empty", rows, rows, 0, counts)
+    bad = counts.filter(pl.col("number").is_null())
+    numeric = bad.is_empty() or (
+        bad["count"].sum() <= 0.3 * counts["count"].sum()
+        and (bad["value"].is_in(NUMBER_MARKS).all() or (bad.height <= 5 and bad["count"].sum() <= 0.02 * rows))
+        and bad.height < counts.height / 2
+    )
+    if numeric:
+        words |= set(bad["value"])
+        return _numbers(name, rows, counts.drop_nulls("number"), tuple(sorted(words - {""})))
+    found = None if series.dtype != pl.String else _format(counts["value"])
+    marks = tuple(sorted(words - {""}))
+    if found is not None:
+        plain = counts["value"].str.replace("T", " ", literal=True).str.strip_suffix("Z")
+        has_time = "%H" in found and bool((~plain.str.contains(r" 00:00(:00)?(\.0+)?$")).any())
+        iso = found in FORMATS[:5]
+        total = int(counts["count"].sum())
+        return Profile(
+            name,
+            "date",
+            rows,
+            rows - total,
+            counts.height,
+            counts,
+            marks,
+            format="" if iso else found,
+            clock_time=has_time,
+        )
+    return Profile(name, "text", rows, rows - int(counts["count"].sum()), counts.height, counts, marks)
+
+
+def _dates(name: str, rows: int, series: pl.Series, absolute: bool) -> Profile:
+    counts = series.alias("value").to_frame().group_by("value").len("count").drop_nulls()
+    if not absolute:
+        return Profile(
+            name, "text", rows, series.null_count(), counts.height, counts.with_columns(pl.col("value").cast(pl.String))
+        )
+    has_time = False
+    if isinstance(series.dtype, pl.Datetime):
+        has_time = bool((series.drop_nulls().dt.date().cast(series.dtype) != series.drop_nulls()).any())
+    counts = counts.with_columns(pl.col("value").cast(pl.String))
+    return Profile(name, "date", rows, series.null_count(), counts.height, counts, clock_time=has_time)
+
+
+def _format(values: pl.Series) -> str | None:
+    """Date layout that reads every value (tried on 2,000, then on all); day first if both would do."""
+    plain = values.str.replace("T", " ", literal=True).str.strip_suffix("Z")
+    head = plain.head(2000)
+    if not head.str.contains(r"\d{1,4}[-/.]?\w{2,3}[-/.]?\d{2,4}").all():
+        return None
+    for layout in FORMATS:
+        for part in (head, plain):
+            if "%H" in layout:
+                read = part.str.to_datetime(layout, strict=False)
+            else:
+                read = part.str.to_date(layout, strict=False)
+            if read.null_count():
+                break
+        else:
+            return layout
+    return None
+
+
+def _numbers(name: str, rows: int, counts: pl.DataFrame, marks: tuple[str, ...]) -> Profile:
+    numbers = counts["number"]
+    gone: list[float] = []
+    for mark in map(float, SENTINELS):
+        at = numbers == mark
+        rest = counts.filter(~at & ~numbers.is_in(gone))["number"]
+        if not at.any() or rest.len() < 2 or int(counts.filter(at)["count"].sum()) < 2:
+            continue
+        low, high = float(rest.min()), float(rest.max())  # type: ignore[arg-type]
+        below = mark < 0 and low >= 0 and (mark != -1 or rest.len() > 1)
+        above = mark > 0 and high < mark / 5 and low >= 0 and rest.len() > 3
+        if below or above:
+            gone.append(mark)
+    kept = counts.filter(~numbers.is_in(gone))
+    numbers = kept["number"]
+    missing = rows - int(kept["count"].sum())
+    sentinels = tuple(f"{int(g)}" for g in gone)
+    whole = bool((numbers == numbers.round()).all()) and float(numbers.abs().max()) < 2**53  # type: ignore[arg-type]
+    kept = kept.group_by("number").agg(pl.col("value").first(), pl.col("count").sum())
+    kept = kept.sort("count", "number", descending=[True, False])
+    return Profile(name, "number", rows, missing, kept.height, kept, marks, sentinels, whole)
+
+
+def decimals_of(numbers: pl.Series) -> int | None:
+    """Smallest number of decimals (up to 6) that writes 99.9 % of distinct values exactly; None if there is none."""
+    for places in range(7):
+        off = (numbers - numbers.round(places)).abs() > 1e-9 * numbers.abs().clip(1.0)
+        if off.mean() <= 1e-3:  # type: ignore[operator]
+            return places
+    return None
+
+
+def outward(low: float, high: float, unit: str = "1") -> tuple[float, float]:
+    """Round bounds that lie outside the data; 0 and 100 % are natural ends and may be touched."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(span))
+    step = step / 2 if span < 3 * step else step
+    places = max(0, 1 - math.floor(math.log10(step)))
+    down, up = math.floor(low / step) * step, math.ceil(high / step) * step
+    down = down - step if low - down < 0.02 * step else down
+    up = up + step if up - high < 0.02 * step else up
+    if low >= 0:
+        down = max(down, 0.0)
+    if high <= 0:
+        up = min(up, 0.0)
+    if unit == "%" and high <= 100 < up:
+        up = 100.0
+    return round(down, places) + 0.0, round(up, places) + 0.0
