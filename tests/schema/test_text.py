@@ -36,7 +36,7 @@ subgroups = ["patients.sex"]
 [tables.patients]
 role = "static"
 columns.sex = { kind = "category", levels = ["F", "M"], labels = { F = "female" } }
-columns."alk.phos" = { kind = "number", unit = "U/L", low = 0, high = 1e4, prior = { law = "lognormal", mean = [1, 2.5] } }
+columns."alk.phos" = { kind = "number", unit = "U/L", low = 0, high = 1e4, prior = { typical = 80.0, sd = 0.4, scale = "log" } }
 
 [tables.labs] # a comment
 role = "event"
@@ -70,7 +70,8 @@ target = "patients.sex"
 event = ["M"]
 
 [simulation]
-visits = { rate = 0.5, states = [{ name = "well", stay = 3.0 }] }
+visits.planned = { every = 90.0, at_start = 1.0 }
+course.states.well = { start = 1.0, death_rate = 0.02 }
 """
 
 
@@ -184,7 +185,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path):
 
 def test_null_has_no_place_in_toml_and_other_suffixes_are_refused(tmp_path):
     schema = parse_schema(
-        '{"name": "x", "simulation": {"a": [null]}, "tables": {"p": {"role": "static", "columns": {"a": {"kind": "flag"}}}}}',
+        '{"name": "x", "rules": [{"kind": "x", "a": [null]}], "tables": {"p": {"role": "static", "columns": {"a": {"kind": "flag"}}}}}',
         kind="json",
     )
     with pytest.raises(SchemaError, match="can't be written as TOML"):

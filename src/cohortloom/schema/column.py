@@ -7,9 +7,11 @@ identifies or harms. The dtype a cohort stores is fixed by the kind, so no table
     timestamp: Datetime("us"), Duration("us") or Int64, by the clock of the schema
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cohortloom.schema.priors import ColumnPrior
 
 __all__ = [
     "Category",
@@ -39,7 +41,7 @@ class _Base(Strict):
     sensitive: bool = Field(False, description="Its disclosure would harm (diagnosis, outcome).")
     quasi_identifier: bool = Field(False, description="Known to others and able to single a person out.")
     code: str | None = Field(None, description="Code of the column itself, system first: 'LOINC:2160-0'.")
-    prior: dict[str, Any] | None = Field(None, description="Law used where no data is given (simulate).")
+    prior: ColumnPrior | None = Field(None, description="Law used where no data is given (simulate).")
 
 
 class Number(_Base):
