@@ -21,6 +21,10 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missingness": (("missingness",), ()),
     "association": (("association",), ()),
     "temporal": (("temporal",), ()),
+    "codes": (("codes",), ()),
+    "detection": (("detection",), ("detection",)),
+    "utility": (("utility",), ()),
+    "copies": (("copies",), ()),
 }
 
 
