@@ -21,9 +21,7 @@ def merge(schema: Schema, parts: Iterable[Cohort], *, origin: Origin | None = No
         origin: Origin of the whole; None: that of the first part.
     """
     parts = list(parts)
-    tables = {
-        name: pl.concat([part.tables[name] for part in parts], how="vertical") for name in schema.tables if parts
-    }
+    tables = {name: pl.concat([part.tables[name] for part in parts], how="vertical") for name in schema.tables if parts}
     return Cohort.build(schema, tables, origin=origin or (parts[0].origin if parts else Origin()))
 
 
