@@ -2,7 +2,7 @@
 
     number, count                      the number itself
     category, ordinal, flag, code      id of the level: 0 MISSING, 1 RARE, then levels
-    timestamp                          days since a reference time of the same row (origin of the subject, start of step)
+    timestamp                          days since a reference time of the row (the subject's origin, start of step)
     identifier                         never encoded; made anew on decoding
 
 Declared levels are public and all kept. Levels of a code without a closed list are learned: one held by fewer than

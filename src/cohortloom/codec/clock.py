@@ -1,8 +1,8 @@
 """Times as whole ticks and as days.
 
 Inside the codec a time is a 64-bit count of ticks: microseconds since 1970 (clock "timestamp"), microseconds since the
-subject's origin ("offset"), or the place in the order ("order"). Generators see days. Times are recorded on a grid (whole
-days, minutes, ...); the grid is found in the training data, so that a decoded time looks like a recorded one.
+subject's origin ("offset"), or the place in the order ("order"). Generators see days. Times are recorded on a grid
+(whole days, minutes, ...); the grid is found in the training data, so that a decoded time looks like a recorded one.
 """
 
 from __future__ import annotations

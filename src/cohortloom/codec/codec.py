@@ -30,6 +30,7 @@ from cohortloom.codec.fold import Fold, fit_fold, rows_of
 from cohortloom.codec.steps import Steps, step_table, steps_of, subject_rows
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
+from cohortloom.codec.where import where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.errors import DataError, Problem, SettingsError
 from cohortloom.rng import Rng
@@ -111,7 +112,7 @@ class Codec:
         reference = 0
         if dated and len(steps.time):
             year = 1461 * DAY // 4
-            reference = int(round(np.median(steps.time) / year)) * year // DAY * DAY
+            reference = round(float(np.median(steps.time)) / year) * year // DAY * DAY
         codec = cls(schema, layout, width=width, reference=reference, k_min=k_min, notes=notes)
         learned: dict[str, Any] = {}
         kwargs = {"k_min": k_min, "bounds": bounds}
@@ -407,6 +408,27 @@ class Codec:
         j = at[f"{table}.{column}"]
         draw = rng.child("decode", table, column).numpy
         return cell.decode(self.schema, part.values[:, j], part.observed[:, j], reference, draw)
+
+    # -- fixed values ----------------------------------------------------------------------------------------------
+
+    def encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
+        """Feature -> number of values a user fixes, on the scale of the layout.
+
+        Args:
+            where: "table.column" -> value; a visit column means the first visit.
+
+        Raises:
+            SettingsError: unknown columns and levels, numbers out of range, all of them listed.
+
+        Example:
+            `codec.encode_where({"patients.sex": "F", "visits.nyha": "2"})` gives `{"patients.sex": 2.0, ...}`.
+        """
+        cells = (self.statics if self.layout.static else ()) + (self.visits if self.layout.sequence else ())
+        found = where_values(self.schema, cells, where)
+        if self.layout.scale == "raw":
+            return found
+        laws = self.transforms
+        return {name: float(laws[name].score(np.array([x]))[0]) if name in laws else x for name, x in found.items()}
 
     # -- gaps as scores ------------------------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ References:
     (stochastic normalisation).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +48,11 @@ class QuantileTransform:
         n: Number of values seen.
     """
 
-    u: Float[np.ndarray, knot]
-    x: Float[np.ndarray, knot]
-    spikes: Float[np.ndarray, spike]
-    spike_low: Float[np.ndarray, spike]
-    spike_high: Float[np.ndarray, spike]
+    u: Float[np.ndarray, "knot"]
+    x: Float[np.ndarray, "knot"]
+    spikes: Float[np.ndarray, "spike"]
+    spike_low: Float[np.ndarray, "spike"]
+    spike_high: Float[np.ndarray, "spike"]
     tail_low: float = 0.0
     tail_high: float = 1.0
     decimals: int | None = None
@@ -66,14 +64,14 @@ class QuantileTransform:
     @classmethod
     def fit(
         cls,
-        values: Float[np.ndarray, row],
+        values: Float[np.ndarray, "row"],
         k: int = 5,
         *,
         decimals: int | None = None,
         low: float | None = None,
         high: float | None = None,
         subject: np.ndarray | None = None,
-    ) -> QuantileTransform:
+    ) -> "QuantileTransform":
         """Learn the law of a column.
 
         Args:
@@ -112,7 +110,7 @@ class QuantileTransform:
             decimals, low, high, bool(snap), len(values),
         )  # fmt: skip
 
-    def encode(self, values: Float[np.ndarray, row], rng: Rng | np.random.Generator) -> Float[np.ndarray, row]:
+    def encode(self, values: Float[np.ndarray, "row"], rng: Rng | np.random.Generator) -> Float[np.ndarray, "row"]:
         """Normal scores; NaN stays NaN. Values outside the law get the score of its end."""
         draw = rng.numpy if isinstance(rng, Rng) else rng
         values = np.asarray(values, dtype=float)
@@ -136,13 +134,13 @@ class QuantileTransform:
             u = np.where(hit, self.spike_low[at] + noise * (self.spike_high[at] - self.spike_low[at]), u)
         return np.where(np.isnan(values), np.nan, _score(u))
 
-    def decode(self, z: Float[np.ndarray, row]) -> Float[np.ndarray, row]:
+    def decode(self, z: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
         """Values of normal scores; NaN stays NaN, and a law that has seen no value gives NaN."""
         from scipy.special import ndtr  # heavy
 
         return self.quantile(ndtr(np.asarray(z, dtype=float)))
 
-    def quantile(self, u: Float[np.ndarray, row]) -> Float[np.ndarray, row]:
+    def quantile(self, u: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
         """Q(u) on the grid and inside the bounds; a uniform u draws from the law."""
         u = np.asarray(u, dtype=float)
         if not len(self.u):
@@ -155,7 +153,7 @@ class QuantileTransform:
             x = np.round(x, self.decimals)
         return np.clip(x, self.low if self.low is not None else -np.inf, self.high if self.high is not None else np.inf)
 
-    def score(self, values: Float[np.ndarray, row]) -> Float[np.ndarray, row]:
+    def score(self, values: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
         """Normal scores without noise: the middle of a spike's interval (for history features)."""
         values = np.asarray(values, dtype=float)
         if not len(self.u):
@@ -191,7 +189,7 @@ class QuantileTransform:
         }
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> QuantileTransform:
+    def from_json(cls, state: dict[str, Any]) -> "QuantileTransform":
         """The transform of a state written by `to_json`."""
         arrays = {key: np.asarray(state[key], dtype=float) for key in ("u", "x", "spikes", "spike_low", "spike_high")}
         return cls(
@@ -199,7 +197,7 @@ class QuantileTransform:
         )
 
 
-def decimals_of(values: Float[np.ndarray, row], most: int = 6) -> int | None:
+def decimals_of(values: Float[np.ndarray, "row"], most: int = 6) -> int | None:
     """Fewest decimals that hold all values, None if more than `most` are needed (or nothing is known)."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
@@ -240,7 +238,7 @@ def _held_by_more_than_one(values: np.ndarray, distinct: np.ndarray, subject: np
 
 
 def _knots(x: np.ndarray, edges: np.ndarray, spike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Knots of Q: two for a spike, the middle for the rest, and two half-way ends where a run of the rest meets a spike.
+    """Knots of Q: two for a spike, the middle for the rest, and half-way ends where a run of the rest meets a spike.
 
     The first and the last value of all stand at u = 0 and u = 1: the mass of the clipped tail is spread below them.
     """

@@ -6,8 +6,8 @@ frequent code,
     with numbers      "labs.50912" (last number) and, where a step ever holds several rows, "labs.50912#n" (rows)
     without numbers   "diagnoses.I10" (no/yes), or "diagnoses.I10#n" (rows) where a step ever holds several
 
-and "labs.#rare", the number of rows of all other codes. A code is frequent if at least `k_min` patients hold it and it is
-among the most frequent ones. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min`
+and "labs.#rare", the number of rows of all other codes. A code is frequent if at least `k_min` patients hold it and it
+is among the most frequent ones. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min`
 patients hold; codes of fewer patients are never stored, only counted in the notes.
 
 Untimed tables that hang on the subject fold into its statics in the same way.
@@ -44,7 +44,7 @@ class Rows:
         owner: Step of each row, or subject for tables that fold into statics.
         subject: Subject of each row.
         linked: Does the row name its visit?
-        time, reference: Time of each row, and what its timestamps count from [ticks].
+        reference: Time of each row, or of what it falls in; its timestamps count from there [ticks].
         n_owners: Number of steps (subjects).
         notes: What fell nowhere, or elsewhere than it said (counts).
     """
@@ -53,7 +53,6 @@ class Rows:
     owner: np.ndarray
     subject: np.ndarray
     linked: np.ndarray
-    time: np.ndarray
     reference: np.ndarray
     n_owners: int
     notes: Mapping[str, int]
@@ -220,21 +219,15 @@ def rows_of(schema: Schema, table: str, frame: pl.DataFrame, steps: Steps, origi
         notes |= {"rows of subjects without a step, left out": int((owner < 0).sum())}
         notes |= {"rows whose visit does not exist, placed by time": int(lost.sum())}
     keep = owner >= 0
+    if not keep.all():
+        frame, owner, subject, linked = frame.filter(keep), owner[keep], subject[keep], linked[keep]
+    reference = origin[subject] if folds_to_subject(schema, table) else steps.time[owner]
     if "time" in frame.columns:
         time, known = ticks_of(frame["time"])
         notes |= {"rows without a time": int((~known).sum())}
-        time = np.where(known, time, steps.time[owner] if len(steps.time) else 0)
-        reference = time
-    else:
-        reference = origin[subject] if folds_to_subject(schema, table) else steps.time[owner]
-        time = reference
-    if not keep.all():
-        frame = frame.filter(keep)
-    found = Rows(
-        frame, owner[keep], subject[keep], linked[keep], time[keep], reference[keep], n_owners,
-        {f"{table}: {what}": n for what, n in notes.items() if n},
-    )  # fmt: skip
-    return found
+        reference = np.where(known, time, reference)
+    found = {f"{table}: {what}": n for what, n in notes.items() if n}
+    return Rows(frame, owner, subject, linked, reference, n_owners, found)
 
 
 def fit_fold(
@@ -279,7 +272,7 @@ def fit_fold(
         }
     if spec.timed:
         kwargs["times"] = TimeLaw.fit(
-            steps, rows.owner, rows.time, rows.linked, most, ends, has_link=schema.has_visit_id(table),
+            steps, rows.owner, rows.reference, rows.linked, most, ends, has_link=schema.has_visit_id(table),
             grid=grid, per_day=ticks_per_day(schema), limit=limit, k_min=k_min,
         )  # fmt: skip
     elif schema.has_visit_id(table):
@@ -322,10 +315,11 @@ def _fit_codes(
     chosen = sorted(with_number) + sorted(without)
     rest = held.filter(~pl.col("code").is_in(chosen))
     drawable = rest.filter((pl.col("patients") >= k_min) | pl.col("code").is_in(public))
+    never = int(rest["rows"].sum() - drawable["rows"].sum())
     for what, n in (
         ("rows without a code, left out", names.null_count()),
-        (f"rows of codes held by fewer than {k_min} patients, never drawn", int(rest["rows"].sum() - drawable["rows"].sum())),
-    ):  # fmt: skip
+        (f"rows of codes held by fewer than {k_min} patients, never drawn", never),
+    ):
         if n:
             notes[f"{table}: {what}"] = n
     every = chosen + drawable["code"].to_list()

@@ -1,11 +1,11 @@
 """Laws of what folding leaves out: when the rows of a step were recorded, and what the earlier of them said.
 
-**Times.** The rows of one table in one step share few distinct times (a panel is one sample of blood). We keep the law of
-their number relative to the most rows any code has in the step, and draw each time from one of four laws:
+**Times.** The rows of one table in one step share few distinct times (a panel is one sample of blood). We keep the law
+of their number relative to the most rows any code has in the step, and draw each time from one of four laws:
 
     named visit, visit has an end     (t - start) / (end - start)
     named visit, no end known         t - start
-    no visit, a next step follows     (t - start) / (next start - start) if the times stretch with the gap, else t - start
+    no visit, a next step follows     (t - start) / (next start - start) if times stretch with the gap, else t - start
     no visit, before the first step   start - t
 
 all as quantile functions that end at the k-th patient's extreme.
@@ -38,7 +38,7 @@ Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class CellLaw:
-    """Law of one column without regard to anything but its code: shares of level ids, or numbers and the empty share."""
+    """Law of one column that depends on the code only: shares of level ids, or numbers and the empty share."""
 
     share: tuple[float, ...] = ()
     empty: float = 0.0
@@ -82,7 +82,7 @@ class CellLaw:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Variation of a column within a step: sd and correlation of scores, share of empty cells, share of equal levels."""
+    """Variation of a column within a step: sd and correlation of scores, share of empty cells and of equal levels."""
 
     sd: float = 0.0
     correlation: float = 0.0

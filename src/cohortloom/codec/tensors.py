@@ -4,12 +4,10 @@ Sequences are ragged: the steps of all subjects stand one after the other in `va
 to each subject. Nothing is padded until a network needs it (`padded`), so one patient with 400 visits costs nothing to
 the 70,000 with one.
 
-A feature is one logical column. With scale "raw" a number is in its own unit (times in days); with scale "normal" it
-is a normal score (randomised quantile transform). A category is its integer id as a float in both: 0 is MISSING, 1 is RARE,
-levels follow.
+A feature is one logical column. With scale "raw" a number is in its own unit (times in days); with scale "normal" it is
+a normal score (randomised quantile transform). A category is its integer id as a float in both: 0 is MISSING, 1 is
+RARE, levels follow.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +62,7 @@ class StaticArrays:
     values: Float[np.ndarray, "subject feature"]
     observed: Bool[np.ndarray, "subject feature"]
 
-    def take(self, index: np.ndarray) -> StaticArrays:
+    def take(self, index: np.ndarray) -> "StaticArrays":
         return StaticArrays(self.features, self.values[index], self.observed[index])
 
 
@@ -80,32 +78,32 @@ class SequenceArrays:
     features: tuple[Feature, ...]
     values: Float[np.ndarray, "step feature"]
     observed: Bool[np.ndarray, "step feature"]
-    gap: Float[np.ndarray, step]
-    length: Int[np.ndarray, subject]
+    gap: Float[np.ndarray, "step"]
+    length: Int[np.ndarray, "subject"]
 
     @property
-    def starts(self) -> Int[np.ndarray, subject]:
+    def starts(self) -> Int[np.ndarray, "subject"]:
         """Row of each subject's first step."""
         return np.concatenate([[0], np.cumsum(self.length)[:-1]]).astype(np.int64) if len(self.length) else self.length
 
     @property
-    def subject(self) -> Int[np.ndarray, step]:
+    def subject(self) -> Int[np.ndarray, "step"]:
         """Subject of each step."""
         return np.repeat(np.arange(len(self.length)), self.length)
 
     @property
-    def position(self) -> Int[np.ndarray, step]:
+    def position(self) -> Int[np.ndarray, "step"]:
         """0 for a subject's first step, 1 for the second, ..."""
         return np.arange(int(self.length.sum())) - np.repeat(self.starts, self.length)
 
     @property
-    def time(self) -> Float[np.ndarray, step]:
+    def time(self) -> Float[np.ndarray, "step"]:
         """Time of each step since the subject's origin [d]: running sum of the gaps."""
         total = np.cumsum(self.gap)
         before = np.concatenate([[0.0], total])[self.starts] if len(self.length) else total
         return total - np.repeat(before, self.length)
 
-    def take(self, index: np.ndarray) -> SequenceArrays:
+    def take(self, index: np.ndarray) -> "SequenceArrays":
         rows = _rows(self.starts, self.length, index)
         return SequenceArrays(self.features, self.values[rows], self.observed[rows], self.gap[rows], self.length[index])
 
@@ -132,7 +130,7 @@ class Encoded:
         )
         return len(part)
 
-    def take(self, index: np.ndarray) -> Encoded:
+    def take(self, index: np.ndarray) -> "Encoded":
         """Some subjects, in the order of the index (repeats allowed)."""
         index = np.asarray(index)
         return Encoded(
