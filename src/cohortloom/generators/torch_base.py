@@ -78,7 +78,7 @@ class TorchGenerator(Generator):
 
     @abstractmethod
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
-        """What to train; split off held-out patients with `hold_out(data.n_subjects, self.training.validation, rng)`."""
+        """What to train; `hold_out(data.n_subjects, self.training.validation, rng)` keeps patients aside."""
 
     def finish(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> None:
         """Fit what has a closed form once the network is trained (in place)."""

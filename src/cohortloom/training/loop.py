@@ -326,8 +326,8 @@ class _PhaseRun:
         self.run.history.add("rollback", self.phase.name, failed, why=why, scale=scale)
         if attempt > self.set.retries:
             raise TrainingError(
-                f'phase "{self.phase.name}" diverged {attempt} times ({why}, last at step {failed}), each time from the '
-                f"last good state at half the rate. Lower training.learning_rate (it is {self.set.learning_rate:g}), "
+                f'phase "{self.phase.name}" diverged {attempt} times ({why}, last at step {failed}), each time '
+                f"from the last good state at half the rate. Lower training.learning_rate (it is {self.set.learning_rate:g}), "
                 "or check the input for extreme numbers with cohortloom.validate."
             )
 

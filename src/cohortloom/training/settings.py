@@ -7,7 +7,7 @@ What is left at None follows the size of the data (n items: patients, or rows wh
     evaluate_every  once per epoch, but at least every 400 steps
     patience        10 evaluations without gain
 
-The learning rate rises linearly over `warm_up` steps (at most a tenth of the run) and then follows a half cosine down to
+The learning rate rises linearly over `warm_up` steps (at most a tenth of the run), then follows a half cosine down to
 `final_rate` of its height. The EMA of weights is evaluated and its best state kept; its decay is min(ema, (k+1)/(k+10))
 at step k, so early averages are short.
 """
