@@ -1,8 +1,9 @@
 """Everything that is wrong with a schema, at once.
 
-pydantic stops at the models: it says nothing about links between tables while one key is misspelt. So what it refuses is
-noted, taken out of a copy (an unknown key is dropped, a broken column becomes a stand-in of its kind), and the rest is
-tried again until it builds; then `Schema.problems` has its say. What would only follow from a part taken out is dropped.
+pydantic stops at the models: it says nothing about links between tables while one key is misspelt. So what it refuses
+is noted and taken out of a copy (an unknown key is dropped, a broken column becomes a stand-in of its kind), and the
+rest is tried again until it builds; then `Schema.problems` has its say. What only follows from a part taken out is no
+news and is dropped.
 """
 
 import json
@@ -107,7 +108,8 @@ def findings(data: dict[str, Any]) -> tuple[Schema | None, list[Finding]]:
             new = _translated(error, work, kept)
             if not new:
                 break
-            found += [f for f, _ in new if f not in found]
+            known = {f.path for f in found}  # what was taken out is missing afterwards: no news
+            found += [f for f, _ in new if not (f.code == "missing-key" and f.path in known) and f not in found]
             for finding, place in sorted(new, key=lambda n: _order(n[1]), reverse=True):
                 _take_out(work, place, finding.code, damaged, kept)
     if schema is not None:
@@ -193,7 +195,8 @@ def _translated(error: ValidationError, data: dict, kept: dict[str, list[int]]) 
         if e["loc"] != place and e["loc"][-1] == "str" and isinstance(_at(data, place), dict):
             continue  # the other form was meant
         code, what, fix = _words(e, place, data)
-        out.setdefault((*place, code), (Finding(code, _original(place, kept), what, fix), place))
+        once = place[:-1] if place and isinstance(place[-1], int) else place  # one word for a list of wrong elements
+        out.setdefault((*once, code), (Finding(code, _original(place, kept), what, fix), place))
     return list(out.values())
 
 
@@ -254,9 +257,12 @@ def _words(e: Any, place: Path, data: dict) -> tuple[str, str, str]:
         return "contradiction", what, fix and fix[0].upper() + fix[1:] + "."
     if kind == "json_invalid" or not kind.endswith(("_type", "_parsing", "_from_float")):
         return "invalid", f"{shown}: {e['msg']}", ""
+    if place[:1] == ("tables",) and place[2:3] == ("columns",) and len(place) == 4:
+        return "wrong-type", f"{shown} is not a column", 'Write { kind = "number", unit = "1" }.'
     wanted = _TYPES.get(kind.rsplit("_", 1)[0], "something else")
     if place[2:] == ("source", "time"):
         wanted = 'text in quotes or { column = "...", unit = "..." }'
+        return "wrong-type", f"{shown} is of the wrong type", f"Write {wanted}."
     example = f"Write {key} = [{shown}]." if "list" in wanted and shown != "this" else ""
     if wanted == "a number" and isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value):
         example = f"Remove the quotes: {key} = {value}."
@@ -349,6 +355,9 @@ def _placed(code: str, where: str, what: str, fix: str, schema: Schema, kept: di
         path = (where,)
     if code in _KEY_OF and path:
         return Finding(code, _original((*path, _KEY_OF[code]), kept), what, fix)
+    named = re.match(r"(code|value) = ", what)
+    if named:
+        return Finding(code, (*path, named[1]), what, fix)
     words = re.findall(r'"([^"]+)"', what)
     inside = [found for word in words for found in _search(_at(data, path), word, path)]
     return Finding(code, _original(inside[0] if inside else path, kept), what, fix)

@@ -16,7 +16,7 @@ import polars as pl
 from cohortloom.schema.profile import Profile, decimals_of, outward, snake
 from cohortloom.schema.units import guess_unit, ucum
 
-__all__ = ["FEW", "Guess", "bounds", "guess"]
+__all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "guess", "item", "system_of"]
 
 #: Fewer patients than this make a level or code rare.
 FEW = 5
@@ -38,7 +38,7 @@ _QUASI = re.compile(
     r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$"
 )
 _SENSITIVE = re.compile(
-    r"diag|icd|hiv|death|dead|died|dod|mortal|expire|status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
+    r"diag|icd|hiv|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
 )
 _SYSTEMS = (
     ("LOINC", r"^\d{1,5}-\d$", 0.9),
@@ -86,9 +86,7 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
         return drafted
     kind = drafted.column["kind"]
     marks = {"missing": False} if not p.missing else {}
-    if kind not in ("identifier", "timestamp") and _QUASI.search(name):
-        marks["quasi_identifier"] = True
-    elif kind == "timestamp" and re.search(r"birth|dob|death|dod", name):
+    if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (kind == "timestamp" and re.search(r"birth|dob|death|dod", name)):
         marks["quasi_identifier"] = True
     if kind != "identifier" and _SENSITIVE.search(name):
         marks["sensitive"] = True
@@ -111,10 +109,16 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if known and known <= {0.0, 1.0}:
         if p.distinct == 2:
             return Guess({"kind": "flag"}, "only 0 and 1: a flag (sure)")
+        if _IDS.search(name):
+            return Guess(None, f"always {int(p.low)}, says nothing")
         return Guess({"kind": "flag"}, f"always {int(p.low)}: a flag (a guess)")
+    if p.whole and _IDS.search(name) and p.distinct == p.rows - p.missing and p.distinct > 1:
+        return Guess({"kind": "identifier"}, "a number of its own in every row; made anew in synthetic data")
     if p.whole and p.distinct > 30 and _IDS.search(name) and not _COUNTS.search(name):
         if re.search(r"concept|item|code|class", name) and p.distinct < 0.5 * (p.rows - p.missing):
-            return Guess({"kind": "code"}, f"{_about(p.distinct)} different codes; name their system")
+            system = system_of(p)
+            said = f"{_about(p.distinct)} different codes{f' of {system}' if system else '; name their system'}"
+            return Guess({"kind": "code", **({"system": system} if system else {})}, said)
         return Guess({"kind": "identifier"}, "numbers of things or people, by the name; made anew in synthetic data")
     if p.whole and _IDS.search(name) and p.distinct <= 30:
         return _levels(p, name, patients, cells, "category", "whole numbers that name things, by the name")
@@ -132,7 +136,7 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     column: dict[str, Any] = {"kind": "number", "unit": unit or "1", **bounds(numbers, unit or "1")}
     said = f'unit "{unit}" guessed from the name' if unit else "unit unknown, please fill in"
     typical = _typical(p, patients)
-    tail = f"; age above 89 singles people out, consider a cap" if name.startswith("age") and p.high > 89 else ""
+    tail = "; age above 89 singles people out, consider a cap" if name.startswith("age") and p.high > 89 else ""
     return Guess(column, f"number; {said}; bounds rounded outwards{typical}{tail}", marks=p.marks)
 
 
@@ -171,16 +175,17 @@ def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
         return Guess(None, "free text, by name and number of values; it may name people, so it is not read")
     if p.distinct > 0.9 * filled and p.distinct > 20 and typical_words < 3:
         return Guess({"kind": "identifier"}, "nearly every row differs: an identifier, made anew in synthetic data")
-    if _IDS.search(name) and p.distinct > MAX_LEVELS and not _system(values):
+    if _IDS.search(name) and p.distinct > MAX_LEVELS and not system_of(p):
         return Guess({"kind": "identifier"}, "an identifier, by the name; made anew in synthetic data")
-    if typical_words > 6 and p.distinct > 0.3 * filled or p.distinct > 0.9 * filled and p.distinct > 20:
+    if (typical_words > 6 and p.distinct > 0.3 * filled) or (p.distinct > 0.9 * filled and p.distinct > 20):
         return Guess(None, "free text; it may name people, so it is not read")
     if p.distinct <= MAX_LEVELS and (p.distinct <= 0.5 * filled or p.distinct <= 10):
         if p.distinct > 2 and values.str.contains(r"^[\[(<>=]*\s*\d+\s*(-|to|–|,)").mean() > 0.6:  # type: ignore[operator]
             return _levels(p, name, patients, cells, "ordinal", "intervals, lowest first (likely)")
         ordered = set(values.str.to_lowercase()) <= _STEPS
-        return _levels(p, name, patients, cells, "ordinal" if ordered else "category", "words")
-    system = _system(values)
+        said = "words of steps, lowest first (likely)" if ordered else f"{p.distinct} words, most frequent first"
+        return _levels(p, name, patients, cells, "ordinal" if ordered else "category", said)
+    system = system_of(p)
     said = f", they look like {system}" if system else "; name their system"
     column = {"kind": "code", **({"system": system} if system else {})}
     return Guess(column, f"{_about(p.distinct)} different words or codes{said}; too many for a list of levels")
@@ -202,18 +207,33 @@ _STEP_ORDER = [
 ]
 
 
-def _system(values: pl.Series) -> str:
-    for system, pattern, share in _SYSTEMS:
+_SYSTEM_NAMES = (
+    (r"icd_?10", "ICD-10"), (r"icd_?9", "ICD-9-CM"), (r"icd", "ICD"), (r"loinc", "LOINC"), (r"(^|_)atc", "ATC"),
+    (r"(^|_)ndc", "NDC"), (r"snomed", "SNOMED CT"), (r"rx_?norm", "RxNorm"), (r"(^|_)drg", "DRG"), (r"cpt|hcpcs", "CPT"),
+    (r"concept_id", "OMOP"),
+)  # fmt: skip
+
+
+def system_of(p: Profile) -> str:
+    """Coding system, by the look of the codes or the name of the column; empty if neither says."""
+    name = snake(p.name)
+    named = next((system for pattern, system in _SYSTEM_NAMES if re.search(pattern, name)), "")
+    if named and named != "ICD":
+        return named
+    values = p.values["value"]
+    for system, pattern, share in _SYSTEMS if p.kind == "text" else ():
         if values.str.contains(pattern).mean() >= share:  # type: ignore[operator]
             return system
-    return ""
+    return named
 
 
 def _levels(p: Profile, name: str, patients: pl.Series, cells: pl.Series, kind: str, said: str) -> Guess:
     """A category or ordinal with its levels: numbers in order, intervals by their start, words by frequency."""
     text = cells.cast(pl.String).str.strip_chars()
     level = text.str.strip_suffix(".0") if p.kind == "number" else text
-    levels = [f"{v:g}" for v in sorted(p.values["number"])] if p.kind == "number" else p.texts
+    levels = (
+        [str(int(v)) if v == int(v) else repr(v) for v in sorted(p.values["number"])] if p.kind == "number" else p.texts
+    )
     if kind == "ordinal" and p.kind == "text":
         if set(map(str.lower, levels)) <= _STEPS:
             levels = sorted(levels, key=lambda v: _STEP_ORDER.index(v.lower()))
@@ -223,6 +243,9 @@ def _levels(p: Profile, name: str, patients: pl.Series, cells: pl.Series, kind: 
     seen_by = dict(zip(seen["v"], seen["s"]))
     rare = [v for v in levels if seen_by.get(v, 0) < FEW]
     note = ""
+    if len(rare) == len(levels) or (len(rare) > 10 and len(rare) > 0.5 * len(levels)):
+        few = f"most of its {len(levels)} levels" if len(rare) < len(levels) else "each of its levels"
+        return Guess({"kind": "code"}, f"{said}; {few} occurs in fewer than {FEW} patients, so none is listed")
     if rare:
         note = f"; seen in fewer than {FEW} patients, fold or drop before sharing: {', '.join(rare)}"
     if len(levels) == 1:

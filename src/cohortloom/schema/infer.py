@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
-from cohortloom.schema.guess import FEW, guess, item
+from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.links import Sheet, constant_share, find_codes, find_subject, find_time, find_visit
 from cohortloom.schema.profile import profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
-from cohortloom.schema.units import guess_unit, ucum
+from cohortloom.schema.units import ucum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def infer_schema(
 
         return _from_metadata(from_sdv_metadata(source, name))
     if isinstance(source, Mapping):
-        if "columns" in source or "tables" in source and not hasattr(source["tables"], "columns"):
+        if "columns" in source or ("tables" in source and not hasattr(source["tables"], "columns")):
             from cohortloom.schema.sdv_metadata import from_sdv_metadata
 
             return _from_metadata(from_sdv_metadata(dict(source), name))
@@ -437,7 +437,7 @@ class _Drafter:
                     "missing": bool(p.missing),
                     **({"sensitive": True} if drafted.column.get("sensitive") else {}),
                 }
-                system = "" if p.kind != "text" else guess_system(p)
+                system = system_of(p)
                 drafted.column |= {"system": system} if system else {}
                 drafted.comment = self._items(name, sheet, ours, drafted.column, role)
                 table["code"] = ours
@@ -459,9 +459,16 @@ class _Drafter:
 
     def _items(self, table: str, sheet: Sheet, ours: str, column: dict, role: str) -> str:
         p = sheet.profiles[sheet.code or ""]
-        said = f"{p.distinct} different codes"
+        said = f"{p.distinct} different codes" + ("" if column.get("system") else "; name their system")
         if not sheet.value:
-            return f"{said}; name their system."
+            keys = pl.DataFrame({"c": sheet.ids(sheet.code or ""), "s": sheet.ids(sheet.subject or "")})
+            people = (
+                keys.drop_nulls().group_by("c").agg(pl.col("s").n_unique()).sort("s", "c", descending=[True, False])
+            )
+            if p.kind == "text" and people.height <= MAX_LEVELS and (people["s"] >= FEW).all():
+                column["levels"] = people["c"].to_list()
+                said += f"; listed, as each occurs in at least {FEW} patients"
+            return f"{said}."
         names, items, mixed = self._lookup(sheet), {}, 0
         for code, part in self._by_code(sheet):
             number = profile(part[sheet.value])
@@ -544,12 +551,6 @@ class _Drafter:
 
 
 GENERAL = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
-
-
-def guess_system(p: Any) -> str:
-    from cohortloom.schema.guess import _system
-
-    return _system(p.values["value"])
 
 
 def _sep(sheet: Sheet) -> str | None:

@@ -273,28 +273,31 @@ def find_time(sheet: Sheet) -> None:
 
 
 def _within_changes(sheet: Sheet, name: str) -> float | None:
-    """Share of a patient's neighbouring rows in which the column differs; None if no patient has two rows."""
+    """Share of a patient's neighbouring rows in which the column differs; None if no patient has two values."""
+    return _changes(sheet, name)[0]
+
+
+def _changes(sheet: Sheet, name: str) -> tuple[float | None, int]:
+    """That share, and the number of neighbouring rows it rests on."""
     if sheet.subject is None:
-        return None
-    pair = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).sort("s", maintain_order=True)
-    same = pair["s"].shift(1) == pair["s"]
-    both = pair.filter(same & pair["v"].is_not_null() & pair["v"].shift(1).is_not_null())
-    if both.is_empty():
-        return None
-    differ = (pair["v"] != pair["v"].shift(1)).filter(same & pair["v"].is_not_null() & pair["v"].shift(1).is_not_null())
-    return float(differ.mean() or 0.0)
+        return None, 0
+    pair = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).drop_nulls()
+    pair = pair.sort("s", maintain_order=True)
+    differ = (pair["v"] != pair["v"].shift(1)).filter((pair["s"].shift(1) == pair["s"]).fill_null(False))
+    return (float(differ.mean() or 0.0) if differ.len() else None), differ.len()
 
 
 def constant_share(sheet: Sheet, name: str) -> float | None:
     """How much a column varies within patients, against chance: 0 for a static one, near 1 for a free one.
 
     Changes between a patient's neighbouring rows divided by those expected if values were dealt at random
-    (1 - sum of squared shares), so that a rare drug is not taken for a static. None where this can't be told.
+    (1 - sum of squared shares), so that a rare drug is not taken for a static. None where fewer than three changes
+    would be expected, as then nothing can be told.
     """
     p = sheet.profiles[name]
     if p.distinct < 2:
         return None
-    observed = _within_changes(sheet, name)
+    observed, pairs = _changes(sheet, name)
     shares = p.values["count"] / p.values["count"].sum()
     expected = 1 - float((shares**2).sum())
-    return None if observed is None or expected == 0 else observed / expected
+    return None if observed is None or expected * pairs < 3 else observed / expected
