@@ -16,7 +16,8 @@ three parts as a latent number and cut it, so that effects are log-odds. Effects
     "treatment.NAME" (on or off)         "table.column"              "self" (own z-score, missingness only)
 
 A number as effect is a slope per unit of (source - its typical value), or of log(source / typical) where the source is
-on the log scale; for a flag it counts when true, for an ordinal per step. A table of numbers is a shift by level.
+on the log scale; for a flag it counts when true, for an ordinal per step from its median level. A table of numbers is a
+shift by level.
 """
 
 from typing import Annotated, Literal
@@ -75,6 +76,9 @@ class Prior(_Strict):
     noise: Share | None = Field(None, description="Share of the variance that is measurement noise.")
     memory: Positive | None = Field(None, description="Time constant of the process, in the simulation's unit.")
     round_to: Positive | None = Field(None, description="Values are read off in steps of this.")
+    at_most: dict[str, float] = Field(
+        default_factory=dict, description="Column -> distance: never above its recorded value plus this (diastolic)."
+    )
     missing: Share | None = Field(None, description="Probability that the cell is empty, at zero effects.")
     missing_effects: Effects = Field(default_factory=dict, description="Log-odds of being empty.")
 

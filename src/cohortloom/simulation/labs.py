@@ -83,6 +83,7 @@ def live_through(plan: Plan, life: Life, visits: Visits, moments: Moments, rng: 
         if variable.name.split(".", 1)[0] == in_visit and len(start) < size:  # one value for the whole visit
             true, seen = true[start][first], seen[start][first]
         scope[variable.name], body.observed[variable.name] = true, seen
+        scope[f"~{variable.name}"] = seen
     return body
 
 
@@ -140,7 +141,7 @@ def _watched(plan: Plan) -> set[str]:
         if name in by_name and name not in found:
             found.add(name)
             prior = by_name[name].prior
-            todo += [*prior.effects, *(n for e in prior.level_effects.values() for n in e)]
+            todo += [*prior.effects, *prior.at_most, *(n for e in prior.level_effects.values() for n in e)]
     return found
 
 
@@ -150,9 +151,9 @@ def _treat(plan, body, moments, order, bounds, watched, errors, rng: Rng) -> Non
     size, scope = len(moments.subject), body.scope
     variables = [(j, v) for j, v in enumerate(plan.temporals) if v.name in watched]
     for _, v in variables:
-        scope[v.name], body.observed[v.name] = np.zeros(size), np.zeros(size)
-        if v.kind not in ("number", "count"):
-            scope[v.name], body.observed[v.name] = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        dtype = float if v.kind in ("number", "count") else np.int64
+        scope[v.name], body.observed[v.name] = np.zeros(size, dtype), np.zeros(size, dtype)
+        scope[f"~{v.name}"] = body.observed[v.name]
     for name in treatments:
         scope[f"treatment.{name}"] = np.zeros(size, np.int64)
         body.given[name], body.dose[name] = np.zeros(size, bool), np.full(size, np.nan)

@@ -52,7 +52,11 @@ class Variable:
 
     @property
     def meta(self) -> Meta:
-        return Meta(self.kind, self.prior.typical or 0.0, self.prior.scale or "linear", self.levels)
+        typical = self.prior.typical or 0.0
+        if self.kind == "ordinal":  # steps count from the level in the middle
+            total = np.cumsum(self.weights)
+            typical = float(np.searchsorted(total, total[-1] / 2))
+        return Meta(self.kind, typical, self.prior.scale or "linear", self.levels)
 
     @property
     def within(self) -> float:
@@ -61,6 +65,8 @@ class Variable:
 
 class Scope:
     """Values by name in one row space, with a wider space behind (rows -> moments -> subjects).
+
+    Recorded values stand beside the true ones under "~name".
 
     Args:
         size: Number of rows.
@@ -101,8 +107,6 @@ class Scope:
             if isinstance(effect, Mapping):
                 table = np.array([effect.get(level, 0.0) for level in meta.levels] + [0.0])
                 total += table[value.astype(np.int64)]
-            elif meta.kind in ("category", "ordinal", "code"):
-                total += effect * np.maximum(value, 0)
             elif meta.kind == "flag":
                 total += effect * (value > 0)
             elif meta.scale == "log":
@@ -181,8 +185,11 @@ def reading(
         mean = np.clip(np.exp(place - 0.5 * (prior.sd or 0.0) ** 2), 0, 1e9)
         count = draw.poisson(mean).astype(float)
         return mean, np.clip(count, variable.low, variable.high)
-    seen = _from_scale(variable, place + (prior.sd or 0.0) * rough * noise)
-    return true, _as_recorded(variable, seen)
+    seen = _as_recorded(variable, _from_scale(variable, place + (prior.sd or 0.0) * rough * noise))
+    for name, distance in prior.at_most.items():
+        if f"~{name}" in scope:
+            seen = np.clip(np.minimum(seen, scope[f"~{name}"] + distance), variable.low, variable.high)
+    return true, seen
 
 
 def _to_scale(variable: Variable, x: np.ndarray) -> np.ndarray:

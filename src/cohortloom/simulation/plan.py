@@ -25,7 +25,6 @@ from cohortloom.schema import Schema
 from cohortloom.schema.priors import (
     ColumnPrior,
     Course,
-    Effects,
     FollowUp,
     Prior,
     Rows,
@@ -152,6 +151,11 @@ def make_plan(schema: Schema) -> Plan:
         tuple(v for n, t in tables.items() if schema.tables[n].role == "static" for v in t.variables),
         tuple(v for n, t in tables.items() if schema.tables[n].role != "static" for v in t.variables),
     )
+    from cohortloom.simulation.names import prior_problems
+
+    problems = prior_problems(plan)
+    if problems:
+        raise SchemaError(f'the priors of schema "{schema.name}" can\'t be used', problems)
     return replace(plan, statics=_in_order(plan.statics), temporals=_in_order(plan.temporals))
 
 
@@ -411,5 +415,4 @@ def _in_order(variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
 
 
 def _sources(prior: Prior) -> list[str]:
-    effects: list[Effects] = [prior.effects, *prior.level_effects.values()]
-    return [name for e in effects for name in e]
+    return [*prior.effects, *prior.at_most, *(name for e in prior.level_effects.values() for name in e)]

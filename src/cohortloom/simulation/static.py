@@ -75,6 +75,7 @@ def draw_patients(plan: Plan, n: int, rng: Rng) -> Life:
         own = np.sqrt(1 - (variable.prior.noise or 0.0)) * b[:, position[variable.name]]
         true, seen = reading(variable, scope, own, noise, draw)
         scope[variable.name], life.observed[variable.name] = true, seen
+        scope[f"~{variable.name}"] = seen
     return life
 
 
