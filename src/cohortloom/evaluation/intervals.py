@@ -36,7 +36,7 @@ from cohortloom.report import Goal, Score
 __all__ = ["ALPHA", "Measure", "assess", "centred_interval", "not_computed", "not_measurable"]
 
 ALPHA = 0.05 / 100
-SHARE_OF_MEAN, SHARE_OF_WORST = 0.15, 0.3
+SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from cohortloom.evaluation.cells import Cells
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.fields import Field, cut_points
-from cohortloom.evaluation.intervals import assess, not_computed
-from cohortloom.evaluation.views import View
+from cohortloom.evaluation.fields import OTHER, Field, cut_points
+from cohortloom.evaluation.intervals import Measure, assess, not_computed
+from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
 __all__ = ["binned", "scores"]
@@ -24,15 +24,18 @@ POSITIONS = np.array(
 
 def scores(ctx: Context) -> list[Score]:
     """Marginal scores."""
-    return [*values(ctx), *by_position(ctx), *by_window(ctx)]
+    return [*values(ctx), *rare_levels(ctx), *by_position(ctx), *by_window(ctx)]
 
 
 def binned(f: Field, view: View, most: int = 64) -> np.ndarray:
     """Bin of each value, -1 where missing."""
-    x = view.columns[f.name]
-    if not f.is_number:
-        return x.astype(int)
-    return np.where(np.isfinite(x), np.searchsorted(f.cuts(most), x, side="left"), -1)
+    key = ("binned", f.name, most)
+    if key not in view.cache:
+        x = view.columns[f.name]
+        if f.is_number:
+            x = np.where(np.isfinite(x), np.searchsorted(f.cuts(most), x, side="left"), -1)
+        view.cache[key] = x.astype(int)
+    return view.cache[key]
 
 
 def n_bins(f: Field, most: int = 64) -> int:
@@ -47,18 +50,62 @@ def values(ctx: Context) -> list[Score]:
     return assess(ctx, cells.measure(ctx, "marginal.values", "values of each column, KS or TV distance"))
 
 
-def stratified(ctx: Context, key: str, name: str, n_strata: int, stratum) -> list[Score]:
+def rare_levels(ctx: Context) -> list[Score]:
+    """Share of patients with a rare level (0.5 to 10 % of real patients have it) that is lost.
+
+    The total variation of a column hardly moves when a level of 4 % vanishes; its relative loss is 1.
+    """
+    key, name = "marginal.rare_levels", "rare levels lost, share of their patients"
+    items = []
+    for f in ctx.fields:
+        if f.is_number:
+            continue
+        shares = [_patients_with(ctx.views[k], f).mean(0) for k in ("train", "held_out")]
+        for k in np.flatnonzero((np.mean(shares, axis=0) >= 0.005) & (np.mean(shares, axis=0) <= 0.1)):
+            if f.levels[k] != OTHER:
+                items.append((f, int(k)))
+    if not items:
+        return [not_computed(ctx, key, name, "no level belongs to 0.5 to 10 % of real patients")]
+
+    def count(view: View) -> np.ndarray:
+        marks = [np.ones(view.n), *(_patients_with(view, f)[:, k].astype(float) for f, k in items)]
+        zero = np.zeros(view.n, dtype=int)
+        return np.concatenate([tally(view, np.arange(view.n), zero, 1, m) for m in marks], axis=1)
+
+    def curve(s: np.ndarray) -> np.ndarray:
+        return s[..., 1:] / np.maximum(s[..., :1], 1)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.maximum(b - a, 0) / np.where(b > 0, b, 1)
+
+    sums = ctx.sums(count)
+    keep = np.minimum(sums["train"].sum(0), sums["held_out"].sum(0))[1:] >= 5
+    labels = tuple(f"{f.name} = {f.levels[k]}" for f, k in items)
+    return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.15, 0.3), useless=1.0))
+
+
+def _patients_with(view: View, f: Field) -> np.ndarray:
+    """Has a patient a level at any time? patient x level."""
+    out = np.zeros((view.n, len(f.levels)), dtype=bool)
+    x = view.columns[f.name]
+    keep = x >= 0
+    out[view.patient_of(f)[keep], x[keep]] = True
+    return out
+
+
+def stratified(ctx: Context, key: str, name: str, words: list[str], stratum) -> list[Score]:
     """Every row column within strata of its rows."""
     cells = Cells()
     for f in ctx.rows():
-        size = n_bins(f, 16)
+        for k, where in enumerate(words):
 
-        def find(view: View, f: Field = f, size: int = size) -> tuple[np.ndarray, np.ndarray]:
-            b, s = binned(f, view, 16), stratum(view, f.axis)
-            return view.patient_of(f), np.where((b >= 0) & (s >= 0), s * size + b, -1)
+            def find(view: View, f: Field = f, k: int = k) -> tuple[np.ndarray, np.ndarray]:
+                return view.patient_of(f), np.where(stratum(view, f.axis) == k, binned(f, view, 16), -1)
 
-        cells.add(f.name, size, find, ordered=f.is_number, cells=n_strata)
-    return assess(ctx, cells.measure(ctx, key, name, tolerance=(0.03, 0.08)))
+            cells.add(f"{f.name} {where}", n_bins(f, 16), find, ordered=f.is_number)
+    if not cells.parts:
+        return [not_computed(ctx, key, name, "nothing over time")]
+    return assess(ctx, cells.measure(ctx, key, name, at_least=40, tolerance=(0.03, 0.08)))
 
 
 def by_position(ctx: Context) -> list[Score]:
@@ -67,7 +114,8 @@ def by_position(ctx: Context) -> list[Score]:
     def stratum(view: View, axis: str) -> np.ndarray:
         return np.searchsorted(POSITIONS, view.axes[axis].position, side="left")
 
-    return stratified(ctx, "marginal.by_visit", "values by visit number", len(POSITIONS) + 1, stratum)
+    words = ["at visit 1", "at visit 2", "at visit 3", "at visits 4-5", "at visits 6-9", "at visits 10-17", "later"]
+    return stratified(ctx, "marginal.by_visit", "values by visit number", words, stratum)
 
 
 def by_window(ctx: Context) -> list[Score]:
@@ -84,4 +132,5 @@ def by_window(ctx: Context) -> list[Score]:
         time = view.axes[axis].time
         return np.where(np.isfinite(time), np.searchsorted(cuts[axis], time, side="left"), -1)
 
-    return stratified(ctx, key, name, 5, stratum)
+    words = ["in the earliest fifth", "in fifth 2", "in fifth 3", "in fifth 4", "in the latest fifth"]
+    return stratified(ctx, key, name, words, stratum)

@@ -5,7 +5,8 @@ to five measurements apart are put into bins of u (equal real counts), and withi
 
     rho(u) = cov(z_i, z_j) / (sd(z_i) sd(z_j)),      gamma(u) = mean 1/2 (z_i - z_j)^2     (variogram)
 
-with z the rank among real values. Cohorts without times use the number of steps for u.
+with z the rank among real values. Much of rho is that patients differ from one another; the correlation of deviations from
+the patient's own mean is reported apart. Cohorts without times use the number of steps for u.
 """
 
 from __future__ import annotations
@@ -40,9 +41,19 @@ def scores(ctx: Context) -> list[Score]:
 # -- persistence ---------------------------------------------------------------------------------------------------
 
 
-def lagged(view: View, f: Field, lag: int, *, clocked: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of recorded values `lag` measurements apart: patient, earlier, later, gap (days, or steps without a clock)."""
+def lagged(
+    view: View, f: Field, lag: int, *, clocked: bool, within: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of recorded values `lag` measurements apart: patient, earlier, later, gap (days, or steps without a clock).
+
+    `within` takes deviations from the patient's mean, of patients with three values or more.
+    """
     patient, time, x = view.series(f)
+    if within:
+        count = np.bincount(patient, minlength=view.n)
+        x = x - (np.bincount(patient, weights=x, minlength=view.n) / np.maximum(count, 1))[patient]
+        many = count[patient] >= 3
+        patient, time, x = patient[many], time[many], x[many]
     same = patient[lag:] == patient[:-lag] if len(patient) > lag else np.zeros(0, bool)
     early, late = x[: len(same)][same], x[lag:][same]
     gap = (time[lag:] - time[: len(same)])[same] if clocked else np.full(int(same.sum()), float(lag))
@@ -58,12 +69,12 @@ def gap_cuts(ctx: Context, f: Field) -> np.ndarray:
     return cut_points(np.sort(gap[np.isfinite(gap)]), GAP_BINS)
 
 
-def pair_statistics(view: View, f: Field, cuts: np.ndarray, *, clocked: bool) -> np.ndarray:
+def pair_statistics(view: View, f: Field, cuts: np.ndarray, *, clocked: bool, within: bool = False) -> np.ndarray:
     """Sums over pairs by gap bin: n, x, y, xx, yy, xy; group x (6 x bin)."""
     bins = len(cuts) + 1
     out = np.zeros((6, view.n_groups, bins))
     for lag in range(1, LAGS + 1):
-        patient, x, y, gap = lagged(view, f, lag, clocked=clocked)
+        patient, x, y, gap = lagged(view, f, lag, clocked=clocked, within=within)
         cell = np.where(np.isfinite(gap), np.searchsorted(cuts, gap, side="left"), -1)
         for i, w in enumerate((np.ones_like(x), x, y, x * x, y * y, x * y)):
             out[i] += tally(view, patient, cell, bins, w)
@@ -93,15 +104,24 @@ def persistence(ctx: Context) -> list[Score]:
         return [
             not_computed(ctx, "temporal.autocorrelation", "autocorrelation by gap", why),
             not_computed(ctx, "temporal.variogram", "variogram by gap", why),
+            not_computed(ctx, "temporal.within_autocorrelation", "autocorrelation within patients by gap", why),
         ]
     cuts = [gap_cuts(ctx, f) for f in fields]
-    sums = ctx.sums(
-        lambda v: np.concatenate(
-            [_padded(pair_statistics(v, f, c, clocked=ctx.clocked)) for f, c in zip(fields, cuts, strict=True)], axis=1
-        )
-    )
-    ctx.cache["persistence"] = (fields, cuts, sums)
+    found = []
+    for within in (False, True):
 
+        def statistic(view: View, within: bool = within) -> np.ndarray:
+            parts = zip(fields, cuts, strict=True)
+            blocks = [_padded(pair_statistics(view, f, c, clocked=ctx.clocked, within=within)) for f, c in parts]
+            return np.concatenate(blocks, axis=1)
+
+        sums = ctx.sums(statistic)
+        ctx.cache[("persistence", within)] = (fields, cuts, sums)
+        found += _persistence(ctx, fields, sums, within=within)
+    return found
+
+
+def _persistence(ctx: Context, fields: list[Field], sums: dict[str, np.ndarray], *, within: bool) -> list[Score]:
     def shaped(s: np.ndarray) -> np.ndarray:
         return s.reshape(*s.shape[:-1], len(fields), 6, GAP_BINS)
 
@@ -113,11 +133,16 @@ def persistence(ctx: Context) -> list[Score]:
         return (np.abs(a - b) * weight).sum(-1)
 
     labels, keep = tuple(f.name for f in fields), enough.any(1)
+    measures = (
+        [("temporal.within_autocorrelation", "autocorrelation within patients by gap", autocorrelation)]
+        if within
+        else [
+            ("temporal.autocorrelation", "autocorrelation by gap", autocorrelation),
+            ("temporal.variogram", "variogram by gap", variogram),
+        ]
+    )
     found = []
-    for key, name, curve in (
-        ("temporal.autocorrelation", "autocorrelation by gap", autocorrelation),
-        ("temporal.variogram", "variogram by gap", variogram),
-    ):
+    for key, name, curve in measures:
         found += assess(ctx, Measure(key, name, labels, sums, lambda s, c=curve: c(shaped(s)), distance, keep))
     return found
 

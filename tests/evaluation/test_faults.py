@@ -1,0 +1,39 @@
+"""Planted faults fail the score that is named for them; a second real sample passes everything."""
+
+import inspect
+
+import numpy as np
+import pytest
+from clinic import clinic
+from faults import FAULTS
+
+from cohortloom.evaluation import evaluate
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_fails_its_score(name, samples):
+    train, held_out, good = samples
+    make, key = FAULTS[name]
+    more = {"train": train} if "train" in inspect.signature(make).parameters else {}
+    spoiled = make(good, np.random.default_rng(0), **more)
+    report = evaluate(spoiled, train=train, held_out=held_out, only=key.split(".")[0], fast=True)
+    score = report.score(key)
+    assert score.passed is False, f"{score.value:.3f} lies within {score.limit:.3f}"
+    assert report.passed is False
+
+
+def test_second_real_sample_passes_everything(samples):
+    train, held_out, good = samples
+    report = evaluate(good, train=train, held_out=held_out, fast=True)
+    assert [s.key for s in report.failed] == []
+    assert sum(s.passed is True for s in report.scores) > 45
+
+
+@pytest.mark.slow
+def test_false_alarms_are_rare():
+    # at most 5 % of reports on real samples may hold a failed score: 5 expected of 100, 10 has a chance below 3 %
+    alarms = 0
+    for k in range(100):
+        train, held_out, good = (clinic(250, 3 * k + i) for i in (1, 2, 3))
+        alarms += bool(evaluate(good, train=train, held_out=held_out, seed=k, fast=True).failed)
+    assert alarms <= 9

@@ -1,0 +1,98 @@
+"""Temporal statistics against closed forms and slow loops."""
+
+import numpy as np
+import pytest
+
+from cohortloom.evaluation.fields import Field
+from cohortloom.evaluation.temporal import (
+    GAP_BINS,
+    autocorrelation,
+    pair_statistics,
+    slopes,
+    sojourn_times,
+    spreads,
+    variogram,
+)
+from cohortloom.evaluation.views import Axis, View
+
+X = Field("rows.x", "rows", "rows", "x")
+
+
+class Plain(Field):
+    """A field whose ranks are its values."""
+
+    def ranks(self, values):
+        return values
+
+
+def view_of(patient, time, **columns):
+    n = int(patient.max()) + 1
+    axis = Axis(patient, time, np.arange(len(patient)), n)
+    return View(n, 1, {"rows": axis}, columns, None, None)
+
+
+def test_autocorrelation_of_an_irregular_ar1_process_decays_with_the_gap():
+    # x(t) stationary with correlation exp(-u / 10) at gap u, seen at irregular times
+    draw = np.random.default_rng(0)
+    patient, time, x = [], [], []
+    for i in range(600):
+        t = np.cumsum(draw.exponential(4, 12))
+        v = [draw.normal()]
+        for gap in np.diff(t):
+            rho = np.exp(-gap / 10)
+            v.append(rho * v[-1] + np.sqrt(1 - rho**2) * draw.normal())
+        patient += [i] * 12
+        time += list(t)
+        x += v
+    view = view_of(np.array(patient), np.array(time), **{"rows.x": np.array(x)})
+    field = Plain("rows.x", "rows", "rows", "x")
+    cuts = np.array([2.0, 5.0, 8.0, 12.0, 18.0])
+    s = pair_statistics(view, field, cuts, clocked=True).sum(0).reshape(6, -1)
+    # the expected value in a bin is the mean of exp(-u / 10) over its pairs
+    t, p = np.array(time), np.array(patient)
+    expected = np.zeros(6)
+    count = np.zeros(6)
+    for lag in range(1, 6):
+        same = p[lag:] == p[:-lag]
+        u = (t[lag:] - t[:-lag])[same]
+        b = np.searchsorted(cuts, u)
+        expected += np.bincount(b, weights=np.exp(-u / 10), minlength=6)
+        count += np.bincount(b, minlength=6)
+    assert autocorrelation(s) == pytest.approx(expected / count, abs=0.05)
+    assert variogram(s) == pytest.approx(1 - expected / count, abs=0.06)
+    assert GAP_BINS == 6
+
+
+def test_pairs_never_cross_patients_or_missing_values():
+    patient = np.array([0, 0, 0, 1, 1])
+    x = np.array([1.0, np.nan, 3.0, 10.0, 20.0])
+    view = view_of(patient, np.arange(5.0), **{"rows.x": x})
+    s = pair_statistics(view, Plain("rows.x", "rows", "rows", "x"), np.array([1.0]), clocked=True)
+    n, xy = s.reshape(2, 6, 2)[:, 0], s.reshape(2, 6, 2)[:, 5]
+    assert n.tolist() == [[0, 1], [1, 0]]  # patient 0: 1 and 3, two days apart; patient 1: 10 and 20, one day
+    assert xy.tolist() == [[0, 3], [200, 0]]
+
+
+def test_sojourns_are_the_completed_stays():
+    # patient 0: A A B A, times 0 2 5 9; the last stay is cut off; patient 1: A only
+    view = view_of(np.array([0, 0, 0, 0, 1]), np.array([0.0, 2, 5, 9, 0]), **{"rows.s": np.array([0, 0, 1, 0, 0])})
+    field = Field("rows.s", "rows", "rows", "s", levels=("A", "B", "(other)"))
+    patient, state, length = sojourn_times(view, field, clocked=True)
+    assert (patient.tolist(), state.tolist(), length.tolist()) == ([0, 0], [0, 1], [5.0, 4.0])
+
+
+def test_slopes_equal_polyfit():
+    draw = np.random.default_rng(1)
+    patient = np.repeat(np.arange(5), [1, 2, 3, 6, 9])
+    time, x = draw.random(21) * 10, draw.normal(size=21)
+    found = slopes(patient, time, x, 6)
+    assert np.isnan(found[[0, 1, 5]]).all()
+    for p in (2, 3, 4):
+        assert found[p] == pytest.approx(np.polyfit(time[patient == p], x[patient == p], 1)[0])
+
+
+def test_spread_within_patients_equals_numpy():
+    patient, x = np.array([0, 0, 0, 2]), np.array([1.0, 2.0, 6.0, 5.0])
+    mean, sd = spreads(patient, x, 3)
+    assert mean == pytest.approx([3.0, np.nan, 5.0], nan_ok=True)
+    assert sd == pytest.approx([np.std([1, 2, 6], ddof=1), np.nan, np.nan], nan_ok=True)
