@@ -136,7 +136,6 @@ class ColumnNet(nn.Module):
         n_normals: int = 6,
         persistence: float = 0.0,
         low_rank: bool | None = None,
-        rng: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.columns, self.width, self.n_normals, self.dropout = tuple(columns), width, n_normals, dropout
@@ -152,7 +151,7 @@ class ColumnNet(nn.Module):
             if zero:
                 return nn.Parameter(torch.zeros(*shape))
             bound = 1 / math.sqrt(fan_in or shape[-1])
-            return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) * bound)
+            return nn.Parameter((torch.rand(*shape) * 2 - 1) * bound)
 
         self.lookup_tables = nn.ParameterList([weight(n + 1, EMBEDDING, fan_in=10) for n in lookup_sizes])
         self.layers = nn.ParameterList([weight(hidden, n_in), *[weight(hidden, hidden) for _ in range(n_layers - 1)]])
@@ -243,13 +242,7 @@ class ColumnNet(nn.Module):
         return h
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Dropout from the net's own stream, never the global one."""
-        if not self.training or self.dropout == 0:
-            return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=self.noise)
-        return x * keep / (1 - self.dropout)
-
-    noise: torch.Generator | None = None
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def _wide(self, features: Tensor) -> list[Tensor]:
         """V f of each small group: row x column x wide."""

@@ -1,0 +1,362 @@
+"""A cohort's arrays as rows for the three column networks, and the facts needed on the way back.
+
+    statics   one row per subject: static columns in their order, then the number of visits
+    first     one row per subject with visits: the first visit (its gap only if subjects don't all start at 0)
+    later     one row per further visit: gap, then the visit's columns
+
+A row of `later` knows the past through `nets.history`; a row of `first` and `later` knows the statics.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
+from cohortloom.nets.columnar import LARGE, ColumnShape
+from cohortloom.nets.history import HistorySpec, Steps, walk
+from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
+
+__all__ = ["Alphabet", "Cells", "LaterRows", "raw_values"]
+
+Coder = NumberCoder | CategoryCoder
+FEATURE_LIMIT = 6.0
+
+
+def raw_values(part: StaticArrays | SequenceArrays) -> np.ndarray:
+    """Numbers with NaN where missing, category ids with 0."""
+    missing = np.array([0.0 if f.kind == "category" else np.nan for f in part.features])
+    return np.where(part.observed, part.values, missing[None])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Some rows of some columns, encoded.
+
+    Args:
+        value: Snapped numbers, NaN where missing; category ids.
+        last: Last recorded number of the same subject, NaN where none; 0 for categories.
+        token, score: What the networks see of a cell.
+    """
+
+    value: np.ndarray
+    last: np.ndarray
+    token: np.ndarray
+    score: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        return ~np.isnan(self.last)
+
+    def take(self, rows: np.ndarray) -> "Cells":
+        return Cells(self.value[rows], self.last[rows], self.token[rows], self.score[rows])
+
+
+@dataclass(frozen=True)
+class LaterRows:
+    """Standardised history features of every visit but the first, in the order of the visits."""
+
+    step: np.ndarray
+    subject: np.ndarray
+    features: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass
+class Alphabet:
+    """Coders of all columns, fitted on training subjects.
+
+    Args:
+        statics: Coders of the static columns and, last, of the number of visits if there are sequences.
+        columns: Coders of the visit's columns.
+        first_gap, gap: Coders of the time to the first and to later visits, None if that carries nothing.
+        bounds: Statics that end follow-up: (static column, column of the start to subtract or -1).
+        spec: Shape of the history, None without later visits.
+        mean, sd: Of the history features.
+    """
+
+    statics: list[Coder]
+    columns: list[Coder] = field(default_factory=list)
+    first_gap: NumberCoder | None = None
+    gap: NumberCoder | None = None
+    has_sequence: bool = False
+    bounds: list[tuple[int, int]] = field(default_factory=list)
+    spec: HistorySpec | None = None
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    sd: np.ndarray = field(default_factory=lambda: np.ones(0, np.float32))
+
+    @classmethod
+    def fit(cls, encoded: Encoded, *, k_min: int = 5, repeat: bool = True, bounds: bool = True) -> "Alphabet":
+        """Learn all coders. `repeat` and `bounds` switch off verbatim repeats and the search for ends of follow-up."""
+        n = encoded.n_subjects
+        everyone = np.arange(n)
+        statics: list[Coder] = []
+        if encoded.static is not None:
+            values = raw_values(encoded.static)
+            statics = [
+                _fit(f, values[:, j], everyone, k_min, repeat=False) for j, f in enumerate(encoded.static.features)
+            ]
+        seq = encoded.sequence
+        if seq is None:
+            return cls(statics)
+        options = dict(low=0.0, always=True, repeat=False, k_min=k_min)
+        visits = NumberCoder.fit(seq.length.astype(float), everyone, decimals=0, spike_share=0.03, **options)
+        values, later = raw_values(seq), seq.position > 0
+        columns = [_fit(f, values[:, j], seq.subject, k_min, repeat) for j, f in enumerate(seq.features)]
+        first_gap = gap = None
+        if (seq.gap[~later] != 0).any():
+            first_gap = NumberCoder.fit(seq.gap[~later], seq.subject[~later], **options)
+        if (seq.gap[later] != 0).any():
+            gap = NumberCoder.fit(seq.gap[later], seq.subject[later], **options)
+        out = cls([*statics, visits], columns, first_gap, gap, True)
+        if later.any():
+            out._fit_history(encoded, bounds)
+        return out
+
+    def _fit_history(self, encoded: Encoded, bounds: bool) -> None:
+        seq = encoded.sequence
+        if bounds and encoded.static is not None and self.gap is not None:
+            self.bounds = _follow_up_ends(encoded)
+        small = [c for c in self._categories() if c.n_tokens <= LARGE]
+        large = [c for c in self._categories() if c.n_tokens > LARGE]
+        self.spec = HistorySpec(
+            n_numbers=len(self.numbers) + (self.gap is not None),
+            categories=tuple(c.n_tokens for c in small),
+            missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in small),
+            large=tuple(c.n_tokens for c in large),
+            large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
+            n_bounds=len(self.bounds),
+            time_scale=max(float(np.quantile(seq.time, 0.99)), 1e-6),
+        )
+
+    # --- columns by role ---
+
+    @property
+    def numbers(self) -> list[int]:
+        return [j for j, c in enumerate(self.columns) if c.kind == "number"]
+
+    def _categories(self) -> list[CategoryCoder]:
+        return [c for c in self.columns if isinstance(c, CategoryCoder)]
+
+    def coders(self, net: str) -> list[Coder]:
+        """Coders of a network's columns in order."""
+        if net == "statics":
+            return self.statics
+        gap = self.first_gap if net == "first" else self.gap
+        return ([gap] if gap is not None else []) + self.columns
+
+    def shapes(self, net: str, cells: Cells) -> list[ColumnShape]:
+        """Columns of a network with the shares of their tokens in the training rows."""
+        out, n_static = [], self.static_width
+        small = large = 0
+        number = 1 if self.gap is not None else 0
+        for j, coder in enumerate(self.coders(net)):
+            count = np.bincount(cells.token[:, j][cells.token[:, j] >= 0], minlength=coder.n_tokens)
+            share = (count + 0.1) / (count.sum() + 0.1 * coder.n_tokens)
+            facts: dict = {}
+            is_gap = net == "later" and j == 0 and self.gap is not None
+            if net == "later" and coder.kind == "number":
+                block = n_static + self.spec.number_block(0 if is_gap else number)
+                number += not is_gap
+                facts = {"own": tuple(block.tolist()), "repeat": coder.repeat_token if coder.repeat else -1}
+                if not is_gap:
+                    facts |= {"last": int(block[0]), "mean": int(block[4])}
+            elif net == "later" and coder.n_tokens <= LARGE:
+                facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
+                small += 1
+            elif net == "later":
+                facts = {"lookup": len(self.static_lookups) + large}
+                large += 1
+            elif coder.kind == "number" and coder.repeat:
+                facts = {"repeat": coder.repeat_token}
+            allowed = tuple(coder.allowed.tolist())
+            out.append(ColumnShape(coder.kind, coder.n_tokens, allowed, tuple(share.tolist()), **facts))
+        return out
+
+    @property
+    def static_width(self) -> int:
+        return sum(c.n_tokens + (c.kind == "number") for c in self.statics if not _large(c))
+
+    @property
+    def static_lookups(self) -> list[int]:
+        return [c.n_tokens for c in self.statics if _large(c)]
+
+    def sizes(self, net: str) -> tuple[int, list[int]]:
+        """Number of dense features and sizes of the embedded ones of a network."""
+        if net == "statics":
+            return 0, []
+        if net == "first":
+            return self.static_width, self.static_lookups
+        return self.static_width + self.spec.n_features, [*self.static_lookups, *self.spec.large]
+
+    # --- cohort -> cells ---
+
+    def static_cells(self, encoded: Encoded) -> Cells:
+        parts = [raw_values(encoded.static)] if encoded.static is not None else []
+        if self.has_sequence:
+            parts.append(encoded.sequence.length[:, None].astype(float))
+        values = np.concatenate(parts, 1) if parts else np.zeros((encoded.n_subjects, 0))
+        return cells_of(self.statics, values, None)
+
+    def visit_cells(self, encoded: Encoded) -> tuple[Cells, Cells]:
+        """Cells of the first visits and of all visits (rows in the order of the visits, gap first)."""
+        seq = encoded.sequence
+        values, first = raw_values(seq), seq.position == 0
+        inner = cells_of(self.columns, values, seq.subject)
+        firsts, alls = inner.take(np.flatnonzero(first)), inner
+        if self.first_gap is not None:
+            firsts = _beside(cells_of([self.first_gap], seq.gap[first][:, None], None), firsts)
+        if self.gap is not None:
+            gap = cells_of([self.gap], seq.gap[:, None], None)
+            gap.score[first] = 0.0
+            alls = _beside(gap, alls)
+        return firsts, alls
+
+    def steps(self, cells: Cells, gap: np.ndarray, first: np.ndarray | bool) -> Steps:
+        """Visits as history wants them. `first`: rows that are first visits (their gap is not history)."""
+        shift = int(self.gap is not None)
+        columns = [j + shift for j in self.numbers]
+        score, recorded = cells.score[:, columns], ~np.isnan(cells.value[:, columns])
+        if shift:
+            known = np.broadcast_to(~np.asarray(first), len(gap))[:, None]
+            score = np.concatenate([np.where(known, cells.score[:, :1], 0), score], 1)
+            recorded = np.concatenate([known, recorded], 1)
+        kinds = [(j + shift, _large(c)) for j, c in enumerate(self.columns) if c.kind == "category"]
+        small, large = [j for j, is_large in kinds if not is_large], [j for j, is_large in kinds if is_large]
+        return Steps(score.astype(np.float32), recorded, cells.token[:, small], cells.token[:, large], gap)
+
+    def static_inputs(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Dense features and lookup indices of encoded statics."""
+        n = len(cells.token)
+        dense, lookups = [np.zeros((n, 0), np.float32)], [np.zeros((n, 0), np.int64)]
+        for j, coder in enumerate(self.statics):
+            if _large(coder):
+                lookups.append(cells.token[:, j, None])
+                continue
+            if coder.kind == "number":
+                dense.append(cells.score[:, j, None])
+            dense.append((cells.token[:, j, None] == np.arange(coder.n_tokens)).astype(np.float32))
+        return np.concatenate(dense, 1), np.concatenate(lookups, 1)
+
+    def bound_times(self, statics: Cells) -> np.ndarray:
+        """Ends of follow-up since the origin [d], subject x bound, NaN where unknown."""
+        out = [statics.value[:, b] - (statics.value[:, s] if s >= 0 else 0.0) for b, s in self.bounds]
+        return np.stack(out, 1) if out else np.zeros((len(statics.value), 0))
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        return np.clip((features - self.mean) / self.sd, -FEATURE_LIMIT, FEATURE_LIMIT)
+
+    def later_rows(self, statics: Cells, alls: Cells, seq: SequenceArrays, *, fit: bool = False) -> LaterRows:
+        """History features of all later visits; `fit` learns their means and spreads."""
+        later = np.flatnonzero(seq.position > 0)
+        where = np.full(len(seq.gap), -1)
+        where[later] = np.arange(len(later))
+        features = np.empty((len(later), self.spec.n_features), np.float32)
+        codes = np.empty((len(later), len(self.spec.large)), np.int64)
+        steps = self.steps(alls, seq.gap, seq.position == 0)
+        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics)):
+            features[where[rows]], codes[where[rows]] = part, code
+        if fit:
+            self.mean = features.mean(0, dtype=np.float64).astype(np.float32)
+            spread = features.std(0, dtype=np.float64).astype(np.float32)
+            self.sd = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
+        for block in np.array_split(np.arange(len(later)), max(1, len(later) // 20_000)):
+            features[block] = self.standardise(features[block])
+        return LaterRows(later, seq.subject[later], features, codes)
+
+    # --- on disk ---
+
+    def to_json(self) -> dict:
+        one = lambda coder: None if coder is None else coder.to_json()  # noqa: E731
+        return {
+            "statics": [one(c) for c in self.statics],
+            "columns": [one(c) for c in self.columns],
+            "first_gap": one(self.first_gap),
+            "gap": one(self.gap),
+            "has_sequence": self.has_sequence,
+            "bounds": [list(pair) for pair in self.bounds],
+            "spec": one(self.spec),
+            "mean": self.mean.tolist(),
+            "sd": self.sd.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Alphabet":
+        one = lambda c: None if c is None else _coder(c)  # noqa: E731
+        return cls(
+            [one(c) for c in content["statics"]],
+            [one(c) for c in content["columns"]],
+            one(content["first_gap"]),
+            one(content["gap"]),
+            content["has_sequence"],
+            [tuple(pair) for pair in content["bounds"]],
+            None if content["spec"] is None else HistorySpec.from_json(content["spec"]),
+            np.asarray(content["mean"], np.float32),
+            np.asarray(content["sd"], np.float32),
+        )
+
+
+def cells_of(coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | None) -> Cells:
+    """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too."""
+    n, c = values.shape
+    out = Cells(np.zeros((n, c)), np.full((n, c), np.nan), np.zeros((n, c), np.int64), np.zeros((n, c), np.float32))
+    for j, coder in enumerate(coders):
+        if isinstance(coder, CategoryCoder):
+            out.value[:, j] = values[:, j]
+            out.token[:, j] = coder.token(values[:, j])
+            continue
+        out.value[:, j] = coder.snap(values[:, j])
+        if subject is not None:
+            out.last[:, j] = carried(out.value[:, j], subject)
+        out.token[:, j] = coder.token(out.value[:, j], out.last[:, j])
+        out.score[:, j] = coder.history(out.value[:, j])
+    return out
+
+
+def _beside(left: Cells, right: Cells) -> Cells:
+    pairs = zip(vars(left).values(), vars(right).values())
+    return Cells(*[np.concatenate(pair, 1) for pair in pairs])
+
+
+def _large(coder: Coder) -> bool:
+    return coder.kind == "category" and coder.n_tokens > LARGE
+
+
+def _coder(content: dict) -> Coder:
+    return (NumberCoder if content["kind"] == "number" else CategoryCoder).from_json(content)
+
+
+def _fit(feature: Feature, values: np.ndarray, subject: np.ndarray, k_min: int, repeat: bool) -> Coder:
+    if feature.kind == "category":
+        return CategoryCoder.fit(values)
+    return NumberCoder.fit(
+        values, subject, decimals=feature.decimals, low=feature.low, high=feature.high, always=feature.always,
+        repeat=repeat, k_min=k_min,
+    )  # fmt: skip
+
+
+def _follow_up_ends(encoded: Encoded) -> list[tuple[int, int]]:
+    """Statics that no visit goes beyond: at least the last visit time in over 99 % of subjects, and of its size.
+
+    Calendar times are compared after subtracting the calendar time of the first visit ("...start").
+    """
+    static, seq = encoded.static, encoded.sequence
+    values = raw_values(static)
+    has = np.flatnonzero(seq.length > 1)
+    last = seq.time[seq.starts[has] + seq.length[has] - 1]
+    start = next((j for j, f in enumerate(static.features) if f.name.endswith(".start")), -1)
+    out = []
+    for j, feature in enumerate(static.features):
+        if feature.kind != "number" or j == start:
+            continue
+        for origin in {-1, start}:
+            end = values[has, j] - (values[has, origin] if origin >= 0 else 0.0)
+            known = ~np.isnan(end)
+            if known.mean() < 0.5:
+                continue
+            end, upto = end[known], last[known]
+            same_size = np.median(end) < 10 * max(np.median(upto), 1e-9) and np.corrcoef(end, upto)[0, 1] > 0.3
+            if np.mean(end >= upto - 1e-6) > 0.99 and same_size:
+                out.append((j, origin))
+                break
+    return out

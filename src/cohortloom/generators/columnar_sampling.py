@@ -1,0 +1,411 @@
+"""Drawing from, and scoring with, the three column networks.
+
+Subjects are drawn together, visit by visit; those that are finished leave. Every drawn value is decoded and encoded
+again before anything else sees it, so the features here are those of training, made by the same code.
+
+*Fixed values.* Columns come in a fixed order, so a fixed column tells about the columns before it too. For each subject
+with fixed values `PARTICLES` candidates of the earlier columns are drawn; at a fixed column each candidate is weighted
+by the probability of the fixed value given what it has drawn, and candidates are redrawn by weight. One survivor goes
+on after the last fixed column. This is sequential importance resampling: as the number of candidates grows, the joint
+becomes the model's conditional given the fixed values.
+
+*Score.* The probability of a cell is the sum over all ways to write its value (spike, REPEAT, CONT); a value on a grid
+has a mass, a number without grid a density with respect to z = Phi^-1(F(x)). A cell the model cannot write (a missing
+value in a column that was never missing, a level never seen) counts `IMPOSSIBLE` nats.
+
+References:
+    Gordon, Salmond, Smith (1993). Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
+    IEE Proceedings F.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import log_ndtr, logsumexp
+
+from cohortloom.codec.tensors import Encoded
+from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
+from cohortloom.nets.columnar import ColumnNet, Cursor
+from cohortloom.nets.history import History
+from cohortloom.nets.tokens import CONT
+
+__all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
+
+PARTICLES = 64
+IMPOSSIBLE = -30.0
+GAP_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Members:
+    """The networks of one model; None where there is nothing to draw."""
+
+    statics: ColumnNet | None
+    first: ColumnNet | None
+    later: ColumnNet | None
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Values to keep. `mask`: which cells of `value` (subject x column, NaN or 0: missing) are fixed."""
+
+    value: np.ndarray
+    mask: np.ndarray
+
+    def rows(self, index: np.ndarray) -> "Fixed":
+        return Fixed(self.value[index], self.mask[index])
+
+    @property
+    def tells_back(self) -> bool:
+        """Is a column fixed that has a free one before it?"""
+        free_before = np.cumsum(~self.mask, 1)[:, :-1] > 0
+        return bool((free_before & self.mask[:, 1:]).any())
+
+
+@dataclass(frozen=True)
+class Records:
+    """Drawn subjects: statics (without the number of visits), and visits one subject after the other."""
+
+    statics: np.ndarray
+    values: np.ndarray
+    gap: np.ndarray
+    length: np.ndarray
+
+
+def draw_records(
+    alphabet: Alphabet,
+    members: Members,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    fixed_statics: Fixed | None = None,
+    fixed_first: Fixed | None = None,
+    temperature: float = 1.0,
+    chunk: int = 16_384,
+) -> Records:
+    """n subjects. Fixed cells hold exactly; the rest is drawn given them."""
+    weighted = fixed_first is not None or (fixed_statics is not None and fixed_statics.tells_back)
+    size = max(1, chunk // PARTICLES) if weighted else chunk
+    parts = []
+    for start in range(0, max(n, 1), size):
+        rows = np.arange(start, min(n, start + size))
+        fixed = [None if f is None else f.rows(rows) for f in (fixed_statics, fixed_first)]
+        parts.append(_Draw(alphabet, members, rng, temperature, *fixed).go(len(rows), PARTICLES if weighted else 1))
+    return Records(*[np.concatenate([getattr(p, name) for p in parts]) for name in Records.__dataclass_fields__])
+
+
+class _Draw:
+    """One chunk of subjects."""
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        members: Members,
+        rng: np.random.Generator,
+        temperature: float,
+        fixed_statics: Fixed | None,
+        fixed_first: Fixed | None,
+    ) -> None:
+        self.alphabet, self.members, self.rng, self.temperature = alphabet, members, rng, temperature
+        self.fixed_statics, self.fixed_first = fixed_statics, fixed_first
+
+    def go(self, n: int, particles: int) -> Records:
+        a = self.alphabet
+        statics, raw = self._statics(n, particles)
+        if not a.has_sequence:
+            return Records(raw, np.zeros((n, 0)), np.zeros(0), np.zeros(n, np.int64))
+        visits = statics.value[:, -1]
+        first, first_raw, alive, statics, raw = self._first(statics, raw, visits, n, particles)
+        return self._later(statics, raw[:, :-1], first, first_raw, alive)
+
+    def _statics(self, n: int, particles: int) -> tuple[Cells, np.ndarray]:
+        net, coders = self.members.statics, self.alphabet.statics
+        if net is None:
+            empty = np.zeros((n * particles, 0))
+            return Cells(empty, empty, empty.astype(int), empty), empty
+        cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
+        cells, raw, _ = self._columns(cursor, coders, None, self.fixed_statics, particles)
+        if particles > 1 and self.fixed_first is None:  # equal weights: any one stands for the subject
+            return cells.take(np.arange(0, n * particles, particles)), raw[::particles]
+        return cells, raw
+
+    def _first(self, statics: Cells, raw: np.ndarray, visits: np.ndarray, n: int, particles: int):
+        """First visits of the subjects that have one, with the surviving candidate of each subject."""
+        a = self.alphabet
+        rows = len(statics.value)
+        if rows > n:  # candidates are still in the race: whoever has a first visit is left
+            wants = np.repeat(self.fixed_first.mask.any(1), particles)
+            pick = self._resample(np.where(wants & (visits < 1), -np.inf, 0.0), n, particles, wants)
+            statics, raw, visits = statics.take(pick), raw[pick], visits[pick]
+        has = np.ones(rows, bool) if rows > n else visits >= 1
+        alive = np.flatnonzero(has)
+        if self.members.first is None:
+            empty = a.coders("first")
+            none = np.zeros((0, len(empty)))
+            return Cells(none, none, none.astype(int), none), none, alive[:0], statics, raw
+        dense, lookups = a.static_inputs(statics.take(alive))
+        cursor = self.members.first.begin(torch.from_numpy(dense), torch.from_numpy(lookups))
+        fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
+        cells, out, order = self._columns(cursor, a.coders("first"), None, fixed, particles if rows > n else 1)
+        if rows > n:
+            pick = np.arange(0, rows, particles)
+            statics, raw = statics.take(order[pick]), raw[order[pick]]
+            cells, out = cells.take(pick), out[pick]
+            alive = np.flatnonzero(statics.value[:, -1] >= 1)
+            cells, out = cells.take(alive), out[alive]
+        return cells, out, alive, statics, raw
+
+    def _fixed_first_rows(self, alive: np.ndarray, candidates: bool) -> Fixed:
+        """Fixed cells of the first visit with the gap's column in front."""
+        fixed = self.fixed_first if candidates else self.fixed_first.rows(alive)
+        if self.alphabet.first_gap is None:
+            return fixed
+        n = len(fixed.value)
+        return Fixed(
+            np.concatenate([np.zeros((n, 1)), fixed.value], 1), np.concatenate([np.zeros((n, 1), bool), fixed.mask], 1)
+        )
+
+    def _later(
+        self, statics: Cells, raw_statics: np.ndarray, first: Cells, first_raw: np.ndarray, alive: np.ndarray
+    ) -> Records:
+        a = self.alphabet
+        shift = int(a.first_gap is not None)
+        gap = first_raw[:, 0] if shift else np.zeros(len(alive))
+        owner, values, gaps = [alive], [first_raw[:, shift:]], [gap]
+        n = len(statics.value)
+        if self.members.later is not None and len(alive):
+            visits = statics.value[:, -1]
+            history = History(a.spec, visits[alive], a.bound_times(statics)[alive])
+            dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(statics))
+            cells = Cells(*[part[:, shift:] for part in vars(first).values()])
+            if a.gap is not None:
+                cells = _with_empty_gap(cells)
+            last = cells.value.copy()
+            is_first = True
+            while True:
+                history.update(a.steps(cells, gap, is_first))
+                stay = history.seen < history.n_visits
+                history.keep(stay)
+                alive, last, is_first = alive[stay], last[stay], False
+                if not len(alive):
+                    break
+                features = torch.from_numpy(a.standardise(history.features()))
+                cursor = self.members.later.begin(
+                    torch.cat([dense[alive], features], 1),
+                    torch.cat([lookups[alive], torch.from_numpy(history.code)], 1),
+                )
+                room = None
+                if a.bounds:
+                    room = np.nan_to_num(np.min(history.bounds - history.time[:, None], 1), nan=np.inf)
+                    room = np.where(room < -1e-6, np.inf, room)
+                cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, room=room)
+                gap = drawn[:, 0] if a.gap is not None else np.zeros(len(alive))
+                if room is not None:  # beyond the end of follow-up: the record ends
+                    inside = gap <= room + 1e-9
+                    history.keep(inside)
+                    alive, last, gap, drawn, cells = (
+                        alive[inside],
+                        last[inside],
+                        gap[inside],
+                        drawn[inside],
+                        cells.take(inside),
+                    )
+                last = np.where(np.isnan(cells.value), last, cells.value)
+                owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
+        owner = np.concatenate(owner)
+        order = np.argsort(owner, kind="stable")
+        return Records(
+            raw_statics, np.concatenate(values)[order], np.concatenate(gaps)[order], np.bincount(owner, minlength=n)
+        )
+
+    # --- one row ---
+
+    def _columns(
+        self,
+        cursor: Cursor,
+        coders: Sequence[Coder],
+        last: np.ndarray | None,
+        fixed: Fixed | None,
+        particles: int,
+        room: np.ndarray | None = None,
+    ) -> tuple[Cells, np.ndarray, np.ndarray]:
+        """Draw all columns; returns cells, the values to hand out, and where each row came from."""
+        rows, c = len(cursor.own), len(coders)
+        none = np.full(rows, np.nan)
+        out = _blank(rows, c)
+        raw, order = np.zeros((rows, c)), np.arange(rows)
+        for j, coder in enumerate(coders):
+            before = none if last is None else last[:, j]
+            logits, mixture = cursor.column(j, torch.from_numpy(~np.isnan(before)))
+            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            value = self._cell(coder, logits, mixture, before)
+            if room is not None and j == 0:
+                value = self._within(value, room, coder, logits, mixture, before)
+            given = value
+            weight = None
+            if fixed is not None and fixed.mask[:, j].any():
+                mask = np.repeat(fixed.mask[:, j], particles)
+                wanted = np.repeat(fixed.value[:, j], particles)
+                snapped = wanted if coder.kind == "category" else coder.snap(wanted)
+                value, given = np.where(mask, snapped, value), np.where(mask, wanted, value)
+                if particles > 1:
+                    weight = np.where(mask, cell_log_prob(coder, logits, mixture, snapped, before), 0.0)
+            out.value[:, j], raw[:, j] = value, given
+            if coder.kind == "category":
+                out.token[:, j] = coder.token(value)
+            else:
+                out.token[:, j], out.score[:, j] = coder.token(value, before), coder.history(value)
+            if j + 1 < c or weight is not None:
+                cursor.push(
+                    j, torch.from_numpy(out.token[:, j]), torch.from_numpy(np.ascontiguousarray(out.score[:, j]))
+                )
+            if weight is not None:
+                pick = self._resample(weight, rows // particles, particles, mask)
+                cursor.take(torch.from_numpy(pick))
+                out, raw, order = out.take(pick), raw[pick], order[pick]
+        return out, raw, order
+
+    def _cell(
+        self, coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, before: np.ndarray
+    ) -> np.ndarray:
+        token = self._choose(logits / self.temperature)
+        if coder.kind == "category":
+            return coder.decode(token).astype(float)
+        z = np.zeros(len(token), np.float32)
+        cont = np.flatnonzero(token == CONT)
+        if len(cont):
+            weight, mean, log_sd = (part[cont] for part in mixture)
+            k = self._choose(weight / self.temperature)
+            at = np.arange(len(cont))
+            noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
+            z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * noise
+        return coder.decode(token, z, before)
+
+    def _within(self, value, room, coder, logits, mixture, before) -> np.ndarray:
+        """Draw gaps again that lie beyond the end of follow-up: the model's law given that there is a visit."""
+        for _ in range(GAP_TRIES):
+            over = np.flatnonzero(value > room)
+            if not len(over):
+                break
+            value[over] = self._cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
+        return value
+
+    def _choose(self, logits: np.ndarray) -> np.ndarray:
+        """One category per row."""
+        if logits.shape[1] == 1:
+            return np.zeros(len(logits), np.int64)
+        mass = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), axis=1)
+        u = self.rng.random(len(logits), dtype=np.float32)[:, None] * mass[:, -1:]
+        return np.minimum((mass <= u).sum(1), logits.shape[1] - 1)
+
+    def _resample(self, log_weight: np.ndarray, n: int, particles: int, mask: np.ndarray) -> np.ndarray:
+        """Rows redrawn by weight within each subject; subjects without fixed value keep theirs."""
+        weight = log_weight.reshape(n, particles)
+        top = weight.max(1, keepdims=True)
+        weight = np.where(np.isfinite(top), np.exp(weight - np.where(np.isfinite(top), top, 0)), 1.0)
+        mass = np.cumsum(weight, 1)
+        offset = np.arange(n)[:, None]  # all subjects on one line: subject i owns (i, i + 1]
+        line = (mass / mass[:, -1:] + offset).ravel()
+        pick = np.searchsorted(line, (self.rng.random((n, particles)) + offset).ravel(), side="right")
+        pick = np.minimum(pick.reshape(n, particles), (offset + 1) * particles - 1)
+        return np.where(mask.reshape(n, particles), pick, np.arange(n * particles).reshape(n, particles)).ravel()
+
+
+def _with_empty_gap(cells: Cells) -> Cells:
+    pairs = zip(vars(_blank(len(cells.value), 1)).values(), vars(cells).values())
+    return Cells(*[np.concatenate(pair, 1) for pair in pairs])
+
+
+def _blank(rows: int, columns: int) -> Cells:
+    shape = rows, columns
+    return Cells(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+
+
+# --- likelihood ---
+
+
+def cell_log_prob(
+    coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, value: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Log-probability of snapped values, summed over all ways to write them."""
+    logits = logits.astype(float)
+    log_p = logits - logsumexp(logits, axis=1, keepdims=True)
+    rows = np.arange(len(value))
+    if coder.kind == "category":
+        token = coder.token(value)
+        return np.maximum(np.where(token >= 0, log_p[rows, np.maximum(token, 0)], -np.inf), IMPOSSIBLE)
+    token = coder.token(value, last)
+    ways = [np.where(token == coder.missing_token, log_p[:, coder.missing_token], -np.inf)]
+    ways.append(np.where((value == last) & coder.repeat, log_p[:, coder.repeat_token], -np.inf))
+    for number, spike in enumerate(coder.spikes, 1):
+        ways.append(np.where(value == spike, log_p[:, number], -np.inf))
+    if len(coder.x):
+        cont = ~np.isnan(value)
+        if coder.exact:
+            cont &= np.isin(value, coder.x)
+        elif coder.decimals is None:
+            cont &= token == CONT
+        ways.append(np.where(cont, log_p[:, CONT] + _log_mass(coder, mixture, value), -np.inf))
+    return np.maximum(logsumexp(np.stack(ways), axis=0), IMPOSSIBLE)
+
+
+def _log_mass(coder: Coder, mixture: tuple[np.ndarray, ...], value: np.ndarray) -> np.ndarray:
+    """Log mass of each value's interval under its mixture; the density at z where the interval is a point."""
+    from scipy.special import ndtri
+
+    weight, mean, log_sd = (part.astype(float) for part in mixture)
+    weight = weight - logsumexp(weight, axis=1, keepdims=True)
+    left, right = coder.interval(value)
+    if not coder.exact and coder.decimals is None:
+        z = ndtri(np.clip(left, 1e-4, 1 - 1e-4))[:, None]
+        normal = -0.5 * ((z - mean) / np.exp(log_sd)) ** 2 - log_sd - 0.5 * np.log(2 * np.pi)
+        return logsumexp(weight + normal, axis=1)
+    low, high = ((ndtri(end)[:, None] - mean) / np.exp(log_sd) for end in (left, right))
+    flip = low > 0  # the right tail is the left one of -z
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    upper, lower = log_ndtr(high), log_ndtr(low)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = upper + np.log1p(-np.exp(np.minimum(lower - upper, 0.0)))
+    return logsumexp(weight + np.where(high > low, inside, -np.inf), axis=1)
+
+
+def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np.ndarray:
+    """Log-likelihood of each subject [nat]."""
+    statics, seq = alphabet.static_cells(encoded), encoded.sequence
+    n = encoded.n_subjects
+    total = np.zeros(n)
+    if members.statics is not None:
+        cursor = members.statics.begin(torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long))
+        total += _row_log_prob(cursor, alphabet.statics, statics)
+    if not alphabet.has_sequence or not alphabet.coders("first"):
+        return total
+    firsts, alls = alphabet.visit_cells(encoded)
+    dense, lookups = (torch.from_numpy(part) for part in alphabet.static_inputs(statics))
+    has = np.flatnonzero(seq.length > 0)
+    if members.first is None:
+        total[has] += IMPOSSIBLE
+    elif len(has):
+        total[has] += _row_log_prob(members.first.begin(dense[has], lookups[has]), alphabet.coders("first"), firsts)
+    if members.later is None:
+        return total + IMPOSSIBLE * np.maximum(seq.length - 1, 0)
+    rows = alphabet.later_rows(statics, alls, seq)
+    for block in np.array_split(np.arange(len(rows.step)), len(rows.step) // 8192 + 1):
+        who = rows.subject[block]
+        features = torch.cat([dense[who], torch.from_numpy(rows.features[block])], 1)
+        codes = torch.cat([lookups[who], torch.from_numpy(rows.codes[block])], 1)
+        cursor = members.later.begin(features, codes)
+        part = _row_log_prob(cursor, alphabet.coders("later"), alls.take(rows.step[block]))
+        total += np.bincount(who, weights=part, minlength=n)
+    return total
+
+
+def _row_log_prob(cursor: Cursor, coders: Sequence[Coder], cells: Cells) -> np.ndarray:
+    total = np.zeros(len(cells.value))
+    for j, coder in enumerate(coders):
+        logits, mixture = cursor.column(j, torch.from_numpy(~np.isnan(cells.last[:, j])))
+        mixture = None if mixture is None else tuple(part.numpy() for part in mixture)
+        total += cell_log_prob(coder, logits.numpy(), mixture, cells.value[:, j], cells.last[:, j])
+        cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
+    return total

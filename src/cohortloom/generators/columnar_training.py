@@ -1,0 +1,199 @@
+"""Sizes, networks and training phases of `columnar-ar`.
+
+How large a network is and how long it is trained follows the number of patients, by measurements on real and simulated
+cohorts (docs/methods/columnar-ar.md):
+
+    patients        hidden / per column: later, first, statics   dropout     rate   batch   persistence   members
+    below 500       64 / 16     32 / 16     64 / 24              .3 .3 .2    2e-3   128     1.2           4
+    up to 3,000     128 / 32    64 / 32     64 / 24              .2 .1 .1    3e-3   256     1             1
+    above           128 / 32    64 / 32     64 / 24              .1          3e-3   512     1             1
+
+Members of an ensemble leave out different patients for early stopping and share the patients to be drawn: below 500
+patients one model remembers its patients measurably, and this halves the trace.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cohortloom.codec.tensors import Encoded
+from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
+from cohortloom.generators.columnar_sampling import Members
+from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
+from cohortloom.rng import Rng
+from cohortloom.training.phase import Objective, Phase
+from cohortloom.training.settings import Training
+from cohortloom.training.subjects import hold_out
+
+__all__ = ["ColumnarNets", "Size", "Tables", "phases", "size_of", "subset_that_fits"]
+
+FEATURE_BYTES = 2**30  # history features kept at once; a larger cohort trains on as many patients as fit
+MAX_STEPS = 12_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one of the three networks, with its training."""
+
+    hidden: int
+    width: int
+    n_layers: int
+    dropout: float
+    persistence: float
+    training: Training
+
+
+def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
+    """The table of the module docstring."""
+    small, large = n_subjects < 500, n_subjects > 3_000
+    if net == "later":
+        width = 16 if small or n_columns > 30 else 32
+        batch = 128 if small else 512 if large else 256
+        steps = int(min(40 * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
+        training = Training(
+            batch_size=batch, steps=max(steps, 1), learning_rate=2e-3 if small else 3e-3, weight_decay=0.01,
+            patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
+        )  # fmt: skip
+        dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
+        return Size(64 if small else 128, width, 2, dropout, persistence, training)
+    batch = min(256, max(32, n_rows // 4))
+    epochs = 60 if n_subjects >= 5_000 else 300
+    steps = int(min(epochs * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
+    training = Training(
+        batch_size=batch, steps=max(steps, 1), learning_rate=3e-3, weight_decay=0.05 if net == "statics" else 0.02,
+        patience=8 if large else 25, ema=0.98,
+    )  # fmt: skip
+    if net == "first":
+        return Size(32 if small else 64, 16 if small else 32, 1, 0.3 if small else 0.1, 0.0, training)
+    return Size(64, 24, 1, 0.2 if small else 0.1, 0.0, training)
+
+
+class ColumnarNets(nn.Module):
+    """All networks of all members. Built from the alphabet and the shapes of the columns."""
+
+    def __init__(
+        self, alphabet: Alphabet, shapes: dict[str, list[ColumnShape]], sizes: dict[str, Size], members: int
+    ) -> None:
+        super().__init__()
+        self.alphabet, self.n_members = alphabet, members
+        self.nets = nn.ModuleDict()
+        for member in range(members):
+            for name, columns in shapes.items():
+                size, (n_features, lookups) = sizes[name], alphabet.sizes(name)
+                self.nets[f"{name}_{member}"] = ColumnNet(
+                    columns, n_features, lookups, hidden=size.hidden, width=size.width, n_layers=size.n_layers,
+                    dropout=size.dropout, persistence=size.persistence,
+                )  # fmt: skip
+        self.eval()
+
+    def member(self, number: int) -> Members:
+        keys = [f"{name}_{number}" for name in ("statics", "first", "later")]
+        return Members(*[self.nets[key] if key in self.nets else None for key in keys])  # noqa: SIM401 (no get)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Training rows of one network, looked up by number."""
+
+    subject: np.ndarray
+    inputs: Callable[[Tensor], tuple[Tensor, Tensor]]
+    token: Tensor
+    score: Tensor
+    left: Tensor
+    right: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, coders: list[Coder], cells: Cells, subject: np.ndarray, inputs: Callable) -> "Table":
+        ends = np.zeros((2, *cells.value.shape), np.float32)
+        for j, coder in enumerate(coders):
+            if coder.kind == "number":
+                ends[:, :, j] = coder.interval(cells.value[:, j])
+        left, right = torch.from_numpy(np.nan_to_num(ends))
+        token, score = torch.from_numpy(cells.token), torch.from_numpy(cells.score)
+        return cls(subject, inputs, token, score, left, right, torch.from_numpy(cells.seen))
+
+    def rows(self, items: Tensor, draw: torch.Generator) -> Rows:
+        """A batch; z is drawn within the interval of each value, anew every time."""
+        left, right = self.left[items], self.right[items]
+        u = left + (right - left) * torch.rand(left.shape, generator=draw)
+        target = torch.special.ndtri(u.clamp(2e-4, 1 - 2e-4))
+        return Rows(*self.inputs(items), self.token[items], self.score[items], target, self.seen[items])
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Training rows of the networks that have something to learn, and the number of subjects behind them."""
+
+    n_subjects: int
+    table: dict[str, Table]
+    cells: dict[str, Cells]
+
+    @classmethod
+    def of(cls, alphabet: Alphabet, encoded: Encoded) -> "Tables":
+        statics = alphabet.static_cells(encoded)
+        n = len(statics.value)
+        table, cells = {}, {}
+        if alphabet.statics:
+            ones, none = torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long)
+            cells["statics"] = statics
+            table["statics"] = Table.of(alphabet.statics, statics, np.arange(n), lambda i: (ones[i], none[i]))
+        seq = encoded.sequence
+        if seq is None or not alphabet.coders("first"):
+            return cls(n, table, cells)
+        dense, lookups = (torch.from_numpy(part) for part in alphabet.static_inputs(statics))
+        firsts, alls = alphabet.visit_cells(encoded)
+        has = torch.from_numpy(np.flatnonzero(seq.length > 0))
+        if len(has):
+            cells["first"] = firsts
+            table["first"] = Table.of(
+                alphabet.coders("first"), firsts, has.numpy(), lambda i: (dense[has[i]], lookups[has[i]])
+            )
+        if alphabet.spec is not None and (seq.length > 1).any():
+            rows = alphabet.later_rows(statics, alls, seq, fit=True)
+            cells["later"] = alls.take(rows.step)
+            who, features, codes = (torch.from_numpy(a) for a in (rows.subject, rows.features, rows.codes))
+            table["later"] = Table.of(
+                alphabet.coders("later"), cells["later"], rows.subject,
+                lambda i: (torch.cat([dense[who[i]], features[i]], 1), torch.cat([lookups[who[i]], codes[i]], 1)),
+            )  # fmt: skip
+        return cls(n, table, cells)
+
+
+def subset_that_fits(alphabet: Alphabet, encoded: Encoded, rng: Rng) -> Encoded:
+    """All patients, or as many (drawn) as have history features within `FEATURE_BYTES`."""
+    if alphabet.spec is None:
+        return encoded
+    size = 4 * alphabet.spec.n_features * np.maximum(encoded.sequence.length - 1, 0)
+    if size.sum() <= FEATURE_BYTES:
+        return encoded
+    order = rng.child("subset").numpy.permutation(len(size))
+    return encoded.take(np.sort(order[np.cumsum(size[order]) <= FEATURE_BYTES]))
+
+
+def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validation: float, rng: Rng) -> list[Phase]:
+    """One phase per network and member."""
+    out = []
+    for member in range(nets.n_members):
+        _, held = hold_out(tables.n_subjects, validation, rng, fold=member)
+        is_held = np.zeros(tables.n_subjects, bool)
+        is_held[held] = True
+        for name, table in tables.table.items():
+            net = nets.nets[f"{name}_{member}"]
+            inside, outside = np.flatnonzero(~is_held[table.subject]), np.flatnonzero(is_held[table.subject])
+            if not len(inside):
+                inside, outside = outside, inside
+            training = sizes[name].training
+            if not len(outside):  # nobody to stop by: a short run from a sound start
+                training = replace(training, steps=min(training.steps, 60))
+
+            def loss(items: Tensor, draw: torch.Generator, net: ColumnNet = net, table: Table = table) -> Tensor:
+                return -net.log_prob(table.rows(items, draw)).sum(1).mean()
+
+            objective = Objective("likelihood", net.parameters(), loss)
+            share = {"statics": 1.0, "first": 1.0, "later": 6.0}[name]
+            out.append(Phase(f"{name} {member}", net, inside, [objective], outside, None, training, share))
+    return out
