@@ -12,6 +12,15 @@ def schema_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real, open data sets beside the repository; tests marked `real` are skipped without it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data sets are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_cohort(schema_dir):
     """60 simulated patients of the heart failure clinic."""
     from cohortloom.schema.text import read_schema

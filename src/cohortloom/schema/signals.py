@@ -1,12 +1,81 @@
-"""Signals: waveforms with channels and a sampling frequency."""
+"""Signals: waveforms with channels and a sampling frequency, and where they come from in the user's files."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["Signal"]
+__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "Signal", "SignalSource"]
+
+#: The standard 12 leads in their usual order; the first two and V1..V6 determine the rest.
+STANDARD_12 = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+class Filtering(Strict):
+    """One declared step between the file and the cohort, forwards and backwards (no phase shift)."""
+
+    kind: Literal["highpass", "lowpass", "bandpass", "notch"]
+    low: float | None = Field(None, description="Lower edge, or the notch [Hz].")
+    high: float | None = Field(None, description="Upper edge [Hz].")
+    order: int = Field(2, ge=1, le=8)
+
+    @model_validator(mode="after")
+    def _edges(self) -> "Filtering":
+        needs = {"highpass": ("low",), "lowpass": ("high",), "bandpass": ("low", "high"), "notch": ("low",)}[self.kind]
+        absent = [edge for edge in needs if getattr(self, edge) is None]
+        if absent:
+            raise ValueError(f"a {self.kind} needs {' and '.join(absent)} [Hz]")
+        return self
+
+
+class LabelSource(Strict):
+    """Labels beside the records: a CSV with a row per record, a header comment, or an array of the NPZ."""
+
+    file: str | None = Field(None, description="CSV with a row per record.")
+    record: str = Field("record", description="Its column with the record's name.")
+    column: str = Field("label", description="Its column with the label; or header comment; or array of the NPZ.")
+    separator: str = Field(",", description="What stands between several labels of one record.")
+    values: dict[str, str] = Field(
+        default_factory=dict, description="Their label -> ours; others are left out if given."
+    )
+
+
+class Fact(Strict):
+    """A header comment that fills a static column."""
+
+    comment: str
+    values: dict[str, str] = Field(
+        default_factory=dict, description="Their value -> ours; others become missing if given."
+    )
+
+
+class SignalSource(Strict):
+    """The files behind a signal."""
+
+    format: Literal["wfdb", "edf", "npz"]
+    file: str = Field(description="Glob below the folder that is read: '*.hea', '*.edf', 'beats.npz'.")
+    subject: str = Field(
+        r"(?P<subject>[^/]+)$",
+        description="Regular expression with the group 'subject', found in the path without suffix; "
+        "in an NPZ the name of the array with the subjects, or 'row' if every row is a patient of its own.",
+    )
+    channels: dict[str, str] = Field(default_factory=dict, description="Our channel -> theirs; case is ignored.")
+    missing_channels: Literal["fail", "missing"] = Field("fail", description="'missing' fills an absent lead with NaN.")
+    array: str = Field("samples", description="NPZ: array of record x sample, or record x channel x sample.")
+    fs: float | None = Field(None, description="NPZ: sampling frequency [Hz]; other formats know their own.")
+    resample: bool = Field(False, description="Bring other sampling frequencies to the signal's own (polyphase).")
+    scale: float = Field(1.0, description="NPZ: ours = scale * theirs.")
+    start: float = Field(0.0, ge=0, description="Where reading starts [s].")
+    window: float | None = Field(None, gt=0, description="Cut into windows of this length [s]; each keeps its patient.")
+    step: float | None = Field(None, gt=0, description="From window to window [s]; absent: no overlap.")
+    filters: tuple[Filtering, ...] = ()
+    annotations: str | None = Field(None, description="WFDB: extension of the annotation file, such as 'atr'.")
+    labels: LabelSource | None = None
+    facts: dict[str, Fact | str] = Field(
+        default_factory=dict, description="'table.column' of a static table -> comment."
+    )
+    verify: bool = Field(True, description="Compare the checksums of WFDB headers.")
 
 
 class Signal(Strict):
@@ -27,5 +96,15 @@ class Signal(Strict):
     annotations: tuple[Literal["beats", "rhythm", "events"], ...] = ()
     low: float | None = Field(None, description="Smallest plausible sample, in the unit.")
     high: float | None = Field(None, description="Largest plausible sample, in the unit.")
-    source: dict[str, str] | None = Field(None, description="format and file glob in the user's folder.")
+    source: SignalSource | None = None
     description: str = ""
+
+    @property
+    def n_samples(self) -> int | None:
+        """Samples of a record, None if records differ."""
+        return None if self.duration is None else round(self.duration * self.fs)
+
+    @property
+    def is_standard_12(self) -> bool:
+        """Are these the standard 12 leads (in any order), so that III, aVR, aVL and aVF follow from I and II?"""
+        return {c.lower() for c in self.channels} == {c.lower() for c in STANDARD_12}

@@ -1,0 +1,326 @@
+"""From waveform files to a signal set: channels by name, one unit, one sampling frequency, windows that know their
+patient.
+
+Each file format gives `Raw` records; everything after that is common: lead order by name, declared filters, polyphase
+resampling, windows, labels. Records are packed into one array; above 256 MB it lives in a temporary file and is mapped,
+so a hundred thousand records never need to be in memory.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from cohortloom.cohort import SignalSet
+from cohortloom.errors import Problem, nearest
+from cohortloom.schema import Signal
+
+if TYPE_CHECKING:
+    from cohortloom.formats.base import Findings
+    from cohortloom.schema.signals import Fact, Filtering, SignalSource
+
+__all__ = ["BEAT_SYMBOLS", "Raw", "Trouble", "read_signal", "resample", "to_unit"]
+
+#: WFDB codes that mark a beat. Source: PhysioNet, "Annotation codes".
+BEAT_SYMBOLS = frozenset("NLRBAaJSVrFejnE/fQ?")
+
+_VOLT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
+_MAPPED_ABOVE = 256 << 20
+
+
+class Trouble(Exception):
+    """One file can't be used; becomes a Problem with the number of the file."""
+
+    def __init__(self, code: str, what: str, fix: str = "") -> None:
+        super().__init__(what)
+        self.code, self.what, self.fix = code, what, fix
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One record as its file gives it.
+
+    Args:
+        samples: In the signal's unit.
+        channels: Names in the file.
+        fs: Sampling frequency of the file [Hz].
+        facts: Header comments (lower-case keys), or arrays beside it.
+        notes: Annotations: sample, kind, symbol.
+        row: Row in a file of many records.
+    """
+
+    samples: Float[np.ndarray, "channel sample"]
+    channels: tuple[str, ...]
+    fs: float
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: pl.DataFrame | None = None
+    row: int = 0
+
+
+def to_unit(samples: np.ndarray, theirs: str, ours: str) -> np.ndarray:
+    """Samples in our unit.
+
+    Raises:
+        Trouble: a unit that can't be converted.
+    """
+    a, b = theirs.strip().lower(), ours.strip().lower()
+    if a == b or a in ("", "nu", "adu"):
+        return samples
+    if a in _VOLT and b in _VOLT:
+        return samples * (_VOLT[a] / _VOLT[b])
+    raise Trouble(
+        "unknown-unit",
+        f'has samples in "{theirs}", the schema says "{ours}"',
+        "Set the signal's unit to it, or convert the file.",
+    )
+
+
+def resample(x: Float[np.ndarray, "channel sample"], fs: float, wanted: float) -> Float[np.ndarray, "channel other"]:
+    """Polyphase resampling with an anti-aliasing filter; gaps (NaN) stay gaps."""
+    if fs == wanted:
+        return x
+    from fractions import Fraction
+
+    from scipy.signal import resample_poly  # heavy
+
+    ratio = Fraction(wanted / fs).limit_denominator(1000)
+    gaps = ~np.isfinite(x)
+    y = resample_poly(np.where(gaps, 0.0, x), ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    if gaps.any():
+        place = np.minimum((np.arange(y.shape[-1]) * fs / wanted).astype(int), x.shape[-1] - 1)
+        y[gaps[:, place]] = np.nan
+    return y.astype(np.float32)
+
+
+def read_signal(
+    folder: Path, name: str, spec: Signal, findings: Findings
+) -> tuple[SignalSet | None, list[dict[str, Any]]]:
+    """Read a signal by its source.
+
+    Args:
+        folder: Folder that is read.
+        name: Name of the signal in the schema.
+        spec: The signal, with a source.
+        findings: Takes problems and notes.
+
+    Returns:
+        The records, and one row of facts (subject_id and the header comments asked for) per patient file.
+    """
+    source, where = spec.source, f"signals.{name}"
+    assert source is not None
+    files = sorted(p for p in folder.glob(source.file) if p.is_file())
+    if not files:
+        findings.stop(
+            "no-file", where, f'no file matches "{source.file}"', "Check the path and the pattern of the source."
+        )
+        return None, []
+    labels = _label_table(folder, source, where, findings)
+    pieces: list[np.ndarray] = []
+    rows: list[dict[str, Any]] = []
+    notes: list[pl.DataFrame] = []
+    facts: list[dict[str, Any]] = []
+    for number, file in enumerate(files):
+        try:
+            found = _reader(source.format)(file, spec)
+            shaped = [_shape(raw, spec, source) for raw in found]
+            subjects = [_subject(file, folder, raw, source) for raw in found]
+        except Trouble as trouble:
+            problem = Problem(
+                trouble.code, where, f"file {number + 1} of {len(files)} {trouble.what}", trouble.fix, 1, ()
+            )
+            if trouble.code == "no-library":
+                findings.stop(trouble.code, where, trouble.what, trouble.fix)
+                return None, []
+            findings.settle(problem, drop="records dropped", keep="records left out, they can't be read")
+            continue
+        for raw, samples, subject in zip(found, shaped, subjects):
+            label = _label(file, raw, source, labels)
+            facts.append({"subject_id": subject, **{to: _fact(raw, fact) for to, fact in source.facts.items()}})
+            for start, piece in _windows(samples, spec, source):
+                record = len(rows)
+                rows.append(
+                    {
+                        "record_id": record,
+                        "subject_id": subject,
+                        "start": start / spec.fs,
+                        "n_samples": piece.shape[1],
+                        "label": label,
+                    }
+                )
+                pieces.append(piece)
+                if raw.notes is not None and raw.notes.height:
+                    notes.append(_notes(raw, record, start, piece.shape[1], spec.fs, source.start))
+    if not pieces:
+        findings.stop("no-record", where, "none of its files gave a record", "See the problems above.")
+        return None, facts
+    flat = sum(int((np.ptp(p[np.isfinite(p).all(axis=1)], axis=1) == 0).any()) for p in pieces if np.isfinite(p).any())
+    findings.note(f"{where}: records with a flat channel", flat)
+    findings.note(f"{where}: records with missing samples", sum(int(not np.isfinite(p).all()) for p in pieces))
+    return _assemble(spec, rows, pieces, notes), facts
+
+
+def _reader(format: str):
+    from cohortloom.formats import arrays, edf_files, physionet
+
+    return {"wfdb": physionet, "edf": edf_files, "npz": arrays}[format].read_record
+
+
+def _shape(raw: Raw, spec: Signal, source: SignalSource) -> np.ndarray:
+    """Channels in our order, our sampling frequency, declared filters."""
+    there = [c.strip().lower() for c in raw.channels]
+    twice = sorted({c for c in there if there.count(c) > 1})
+    wanted = [source.channels.get(c, c).lower() for c in spec.channels]
+    if any(c in twice for c in wanted):
+        raise Trouble(
+            "duplicate-channel", f"has channel {', '.join(c for c in twice if c in wanted)} twice", "Keep one of them."
+        )
+    absent = [ours for ours, theirs in zip(spec.channels, wanted) if theirs not in there]
+    if len(spec.channels) == 1 and len(there) == 1:
+        absent, wanted = [], there
+    if absent and (source.missing_channels == "fail" or len(absent) == len(wanted)):
+        hint = nearest(absent[0], raw.channels)
+        raise Trouble(
+            "missing-channel", f"lacks channel {', '.join(absent)}; it has {', '.join(raw.channels)}",
+            f'Map it with source.channels, or set missing_channels = "missing".{hint}',
+        )  # fmt: skip
+    if raw.fs != spec.fs and not source.resample:
+        raise Trouble(
+            "wrong-fs",
+            f"is sampled at {raw.fs:g} Hz, the schema says {spec.fs:g} Hz",
+            "Set resample = true, or correct fs.",
+        )
+    x = np.full((len(wanted), raw.samples.shape[1]), np.nan, dtype=np.float32)
+    for i, channel in enumerate(wanted):
+        if channel in there:
+            x[i] = raw.samples[there.index(channel)]
+    x = x[:, round(source.start * raw.fs) :]
+    for step in source.filters:
+        x = _filtered(x, raw.fs, step)
+    return resample(x, raw.fs, spec.fs)
+
+
+def _filtered(x: np.ndarray, fs: float, step: Filtering) -> np.ndarray:
+    from scipy.signal import butter, iirnotch, sosfiltfilt, tf2sos  # heavy
+
+    edges = [e for e in (step.low, step.high) if e is not None]
+    if max(edges) >= fs / 2:
+        raise Trouble(
+            "filter-above-nyquist",
+            f"is sampled at {fs:g} Hz, too slowly for a filter at {max(edges):g} Hz",
+            "Lower the edge.",
+        )
+    if step.kind == "notch":
+        sos = tf2sos(*iirnotch(edges[0], 30.0, fs))
+    else:
+        kind = {"highpass": "highpass", "lowpass": "lowpass", "bandpass": "bandpass"}[step.kind]
+        sos = butter(step.order, edges if kind == "bandpass" else edges[0], kind, fs=fs, output="sos")
+    gaps = ~np.isfinite(x)
+    y = sosfiltfilt(sos, np.where(gaps, 0.0, x), axis=-1, padlen=min(3 * int(fs), x.shape[1] - 1))
+    y[gaps] = np.nan
+    return y.astype(np.float32)
+
+
+def _windows(x: np.ndarray, spec: Signal, source: SignalSource) -> list[tuple[int, np.ndarray]]:
+    if source.window is not None:
+        n = round(source.window * spec.fs)
+        step = round((source.step or source.window) * spec.fs)
+        return [(s, x[:, s : s + n]) for s in range(0, x.shape[1] - n + 1, step)]
+    if spec.n_samples is not None and x.shape[1] != spec.n_samples:
+        if x.shape[1] < spec.n_samples:
+            x = np.pad(x, ((0, 0), (0, spec.n_samples - x.shape[1])), constant_values=np.nan)
+        return [(0, x[:, : spec.n_samples])]
+    return [(0, x)]
+
+
+def _subject(file: Path, folder: Path, raw: Raw, source: SignalSource) -> str:
+    if source.format == "npz":
+        return raw.facts.get(source.subject, str(raw.row + 1))
+    found = re.search(source.subject, file.relative_to(folder).with_suffix("").as_posix())
+    if not found or "subject" not in found.groupdict():
+        raise Trouble(
+            "no-subject",
+            "has a path that does not match source.subject",
+            "Correct the regular expression; it needs the group 'subject'.",
+        )
+    return found["subject"]
+
+
+def _label_table(folder: Path, source: SignalSource, where: str, findings: Findings) -> dict[str, str] | None:
+    if source.labels is None or source.labels.file is None:
+        return None
+    try:
+        table = pl.read_csv(folder / source.labels.file, infer_schema=False)
+        return dict(zip(table[source.labels.record], table[source.labels.column]))
+    except (OSError, pl.exceptions.PolarsError):
+        findings.stop(
+            "no-labels",
+            where,
+            f'labels can\'t be read from "{source.labels.file}"',
+            "Check file, record and column of source.labels.",
+        )
+        return None
+
+
+def _fact(raw: Raw, fact: Fact | str) -> str | None:
+    text = raw.facts.get((fact if isinstance(fact, str) else fact.comment).lower())
+    return text if isinstance(fact, str) or not fact.values else fact.values.get(text or "")
+
+
+def _label(file: Path, raw: Raw, source: SignalSource, table: dict[str, str] | None) -> str | None:
+    if source.labels is None:
+        return None
+    text = (
+        table.get(file.stem)
+        if table is not None
+        else raw.facts.get(source.labels.column.lower(), raw.facts.get(source.labels.column))
+    )
+    if text is None:
+        return None
+    parts = [p.strip() for p in text.split(source.labels.separator)]
+    if source.labels.values:
+        parts = [source.labels.values[p] for p in parts if p in source.labels.values]
+    return "|".join(dict.fromkeys(parts)) or None
+
+
+def _notes(raw: Raw, record: int, start: int, n: int, fs: float, cut: float) -> pl.DataFrame:
+    assert raw.notes is not None
+    place = ((pl.col("sample") / raw.fs - cut) * fs).round().cast(pl.Int64) - start
+    inside = raw.notes.with_columns(place.alias("sample")).filter(pl.col("sample").is_between(0, n - 1))
+    return inside.select(pl.lit(record, pl.Int64).alias("record_id"), "sample", "kind", "symbol")
+
+
+def _assemble(
+    spec: Signal, rows: list[dict[str, Any]], pieces: list[np.ndarray], notes: list[pl.DataFrame]
+) -> SignalSet:
+    longest = max(p.shape[1] for p in pieces)
+    shape = (len(pieces), len(spec.channels), longest)
+    if 4 * np.prod(shape) > _MAPPED_ABOVE:
+        file = tempfile.TemporaryFile(prefix="cohortloom-")  # noqa: SIM115 (lives as long as the array)
+        samples = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+    else:
+        samples = np.empty(shape, dtype=np.float32)
+    for i, piece in enumerate(pieces):
+        samples[i, :, : piece.shape[1]] = piece
+        samples[i, :, piece.shape[1] :] = np.nan
+    records = pl.DataFrame(rows, infer_schema_length=None)
+    ids = records["subject_id"].cast(pl.Int64, strict=False)
+    if not ids.has_nulls() and (ids.cast(pl.String) == records["subject_id"]).all():
+        records = records.with_columns(ids)
+    records = records.select(
+        "record_id",
+        "subject_id",
+        pl.lit(None, pl.Int64).alias("visit_id"),
+        pl.duration(microseconds=pl.col("start") * 1e6).alias("time"),
+        "n_samples",
+        pl.col("label").cast(pl.String),
+    )
+    table = pl.concat(notes) if notes else None
+    return SignalSet(spec, records, samples, table)
