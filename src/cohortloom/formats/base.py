@@ -65,7 +65,9 @@ FORMATS: dict[str, Format] = {
     "tabular": Format("CSV or Parquet files, found and mapped by the schema's sources; written as CSV", "tabular"),
     "parquet": Format("as tabular, written as Parquet", "tabular", "write_parquet"),
     "meds": Format("MEDS 0.4: data shards of subject, time, code and value, with metadata", "meds"),
-    "wfdb": Format("WFDB records (.hea, .dat or .mat, .atr) by the schema's signal sources", "signal_files", "write_wfdb"),
+    "wfdb": Format(
+        "WFDB records (.hea, .dat or .mat, .atr) by the schema's signal sources", "signal_files", "write_wfdb"
+    ),
     "edf": Format("EDF and EDF+ files by the schema's signal sources", "signal_files", "write_edf"),
     "npz": Format("NPZ arrays of waveforms by the schema's signal sources", "signal_files", "write_npz"),
 }

@@ -11,7 +11,7 @@ Each step that can fail gives a `Fault`: a boolean expression that is true in th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -91,6 +91,8 @@ def cell(
         return moment(name, dtype, reading, clock)
     if column.kind in ("number", "count"):
         return _number(column, name, dtype, reading, beside)
+    if "" in (getattr(column, "levels", None) or ()):  # an empty text is a level here, an empty cell is still missing
+        reading = replace(reading, marks=tuple(m for m in reading.marks if m))
     text = text_of(name, dtype, reading)
     if column.kind == "flag":
         typed = text.str.to_lowercase().replace_strict(FLAGS, default=None, return_dtype=pl.Boolean)
@@ -111,7 +113,7 @@ def text_of(name: str, dtype: pl.DataType, reading: Reading) -> pl.Expr:
     """Trimmed text with marks turned to null and values mapped."""
     text = pl.col(name).str.strip_chars() if dtype == pl.String else pl.col(name).cast(pl.String)
     marks = list(dict.fromkeys([*reading.marks, *(as_float_text(m) for m in reading.marks)]))
-    if dtype == pl.String or marks != [""]:
+    if marks and (dtype == pl.String or marks != [""]):
         text = pl.when(text.is_in(marks)).then(None).otherwise(text)
     if reading.values:
         text = text.replace({**{as_float_text(k): v for k, v in reading.values.items()}, **reading.values})
@@ -152,7 +154,7 @@ def _number(
         return Cell(number, faults)
     shorter = pl.when(grid.is_null()).then(number).otherwise((number * grid).round() / grid)
     off = ((number - shorter).abs() > 1e-6 / grid + number.abs() * 1e-12).fill_null(False)
-    return Cell(shorter, faults, off)
+    return Cell(pl.when(off).then(shorter).otherwise(number), faults, off)
 
 
 def _parsed(name: str, dtype: pl.DataType, reading: Reading) -> tuple[pl.Expr, list[Fault]]:

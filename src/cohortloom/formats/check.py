@@ -67,7 +67,7 @@ def check_frames(schema: Schema, tables: Mapping[str, pl.DataFrame], findings: F
             read = typed(raw, name, specs(schema, name), schema.clock, findings)
             if read is not None:
                 out[name] = read
-    return linked(schema, out, findings)
+    return linked(schema, out, findings, parse_ids=False)
 
 
 def specs(schema: Schema, name: str, readings: Mapping[str, Reading] | None = None) -> dict[str, Spec]:
@@ -186,9 +186,14 @@ def _absent(frame: pl.DataFrame, column: str, where: str, spoilt: pl.Series, fin
 # -- keys and links --------------------------------------------------------------------------------------------------
 
 
-def linked(schema: Schema, tables: Mapping[str, pl.DataFrame], findings: Findings) -> dict[str, pl.DataFrame]:
-    """Typed tables with sound keys, links and times; `ROW` is removed."""
-    frames = _ids({n: _with_keys(schema, n, f) for n, f in _ids(dict(tables)).items()})
+def linked(
+    schema: Schema, tables: Mapping[str, pl.DataFrame], findings: Findings, *, parse_ids: bool = True
+) -> dict[str, pl.DataFrame]:
+    """Typed tables with sound keys, links and times; `ROW` is removed.
+
+    Ids that are text become whole numbers if all of them are (`parse_ids`, for files without types).
+    """
+    frames = _ids({n: _with_keys(schema, n, f) for n, f in _ids(dict(tables), parse_ids).items()}, parse_ids)
     visits = schema.visit_table
     order = sorted(frames, key=lambda n: {"static": 0, "visit": 1, "event": 2}[schema.tables[n].role])
     for name in order:
@@ -237,10 +242,12 @@ def _with_keys(schema: Schema, name: str, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("visit_id"))
 
 
-def _ids(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Ids are Int64 if they are whole numbers in every table, else text as written."""
+def _ids(frames: dict[str, pl.DataFrame], parse: bool) -> dict[str, pl.DataFrame]:
+    """Ids of one type in every table: Int64, or text as written."""
     for key in ("subject_id", "visit_id"):
-        found = {n: _as_ids(f[key]) for n, f in frames.items() if key in f.columns}
+        found = {n: f[key] for n, f in frames.items() if key in f.columns}
+        text = {s.dtype == pl.String for s in found.values() if s.dtype != pl.Null}
+        found = {n: _as_ids(s) if parse or text != {True} else s.cast(pl.String) for n, s in found.items()}
         if any(s.dtype == pl.String for s in found.values()):
             found = {n: s.cast(pl.String) for n, s in found.items()}
         frames = {n: f.with_columns(found[n].alias(key)) if n in found else f for n, f in frames.items()}

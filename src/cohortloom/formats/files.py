@@ -12,12 +12,12 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from cohortloom.errors import nearest
+from cohortloom.errors import FileFormatError, nearest
 from cohortloom.formats.base import Findings
 from cohortloom.formats.check import ROW
 from cohortloom.schema import Source
 
-__all__ = ["collect", "locate", "scan"]
+__all__ = ["collect", "locate", "parquet", "scan"]
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
@@ -168,3 +168,16 @@ def _guard(make: Callable, place: str, findings: Findings):
             fix = "It may be truncated, damaged, or have an open quote; fetch or write it again."
             findings.stop("unreadable-file", place, "can't be read to its end", fix)
         return None
+
+
+def parquet(file: Path, place: str) -> pl.DataFrame:
+    """One Parquet file in memory.
+
+    Raises:
+        FileFormatError: it can't be read.
+    """
+    findings = Findings()
+    frame = _guard(lambda: pl.read_parquet(file, glob=False), place, findings)
+    if frame is None:
+        raise FileFormatError("", findings.problems)
+    return frame

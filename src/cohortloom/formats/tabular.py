@@ -10,7 +10,7 @@ A table without a source is looked for as `<table>.csv`, `.csv.gz` or `.parquet`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -65,10 +65,16 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
     if schema.clock == "order" and not own:
         frames = _ranked(schema, frames)
     whole = len(frames) == len(schema.tables)
-    frames = linked(schema, frames, findings) if whole else frames
+    if whole:
+        plain = any(not f.endswith(".parquet") for f in _patterns(path, schema, own))
+        frames = linked(schema, frames, findings, parse_ids=plain)
     findings.raise_if_any(path, schema)
     origin = Origin("real", "tabular", version=__version__, notes=findings.notes)
     return Cohort.build(schema, frames, origin=origin)
+
+
+def _patterns(path: Path, schema: Schema, own: bool) -> list[str]:
+    return [((None if own else t.source) or _own(path, schema, n)).file for n, t in schema.tables.items()]
 
 
 # -- one table -------------------------------------------------------------------------------------------------------
@@ -202,11 +208,17 @@ def _our_codes(
     maps = {c: m if isinstance(m, CodeMap) else CodeMap(column=m) for c, m in source.codes.items()}
     code = text_of(table.code, types[table.code], reading)
     code = code.str.strip_suffix(".0") if types[table.code].is_float() else code
-    known = code.is_in(list(maps))
-    findings.note(
-        f"{name}: rows passed over, as the source does not map their code",
-        raw.select((~known & code.is_not_null()).sum()).collect(engine="streaming").item(),
-    )
+    if any(key.endswith("*") for key in maps):
+        seen = raw.select(code.unique().alias("code")).collect(engine="streaming")["code"].drop_nulls()
+        under = {c: match(c, maps) for c in seen}
+        maps = {
+            c: maps[key].model_copy(update={"column": maps[key].column.replace("*", rest)})
+            for c, (key, rest) in under.items()
+            if key is not None
+        }
+    known = code.is_in(list(maps)).fill_null(False)
+    passed = raw.select((~known & code.is_not_null()).sum()).collect(engine="streaming").item()
+    findings.note(f"{name}: rows passed over, as the source does not map their code", passed)
     raw = raw.filter(known)
     changed = {c: m for c, m in maps.items() if (m.scale, m.shift) != (1.0, 0.0)}
     if changed and table.value:
@@ -225,6 +237,19 @@ def _marked_keys(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
     types, reading = raw.collect_schema(), Reading(marks=("", *source.missing))
     keys = [k for k in ("subject_id", "visit_id") if k in types.names() and types[k] == pl.String]
     return raw.with_columns(text_of(k, types[k], reading).alias(k) for k in keys)
+
+
+def match(code: str | None, maps: Mapping[str, CodeMap]) -> tuple[str | None, str]:
+    """Key of the map a code falls under, the exact one before the longest beginning, and what follows the beginning."""
+    if code is None:
+        return None, ""
+    if code in maps:
+        return code, ""
+    begun = [k for k in maps if k.endswith("*") and code.startswith(k[:-1])]
+    if not begun:
+        return None, ""
+    key = max(begun, key=len)
+    return key, code[len(key) - 1 :]
 
 
 def _long(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
@@ -251,19 +276,23 @@ def _long(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
     if base is None:
         return None
     parts = base.partition_by("__code", as_dict=True, include_key=False)
-    unknown = sum(p.height for (c,), p in parts.items() if c not in maps)
-    findings.note(f"{name}: rows passed over, as the source does not map their code", unknown)
     keys = [k for k in ("subject_id", "visit_id", "time") if k in base.columns]
     found: dict[str, list[pl.DataFrame]] = {}
-    for c, mapped in maps.items():
-        part = parts.pop((c,), None)
-        if part is None:
+    unknown = 0
+    for (theirs,), part in parts.items():
+        key, rest = match(theirs, maps)
+        if key is None:
+            unknown += part.height
             continue
-        column = mapped.column
-        spec = Spec(table.columns[column], _reading(source, column, mapped))
+        column = maps[key].column
+        what = table.columns[column]
+        if key.endswith("*") and what.kind not in ("number", "count"):
+            part = part.with_columns(pl.lit(rest).alias("__value"))
+        spec = Spec(what, _reading(source, column, maps[key]))
         part = typed(part.lazy().rename({"__value": column}), name, {column: spec}, schema.clock, findings)
         if part is not None:
             found.setdefault(column, []).append(part.drop_nulls(column))
+    findings.note(f"{name}: rows passed over, as the source does not map their code", unknown)
     del base, parts
     return _assembled(found, keys, schema, name, source, findings)
 

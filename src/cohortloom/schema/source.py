@@ -89,7 +89,8 @@ class Source(Strict):
     codes: dict[str, CodeMap | str] = Field(
         default_factory=dict,
         description="Long layout: their code -> our column. A table that is itself long: their code -> our code. "
-        "Rows with other codes are passed over.",
+        "Rows with other codes are passed over. A code that ends in '*' stands for all that begin so: what follows is "
+        "the value of a column of words, or fills the '*' of our code.",
     )
     missing: tuple[str, ...] = Field(("",), description="Cells that mean 'missing', in every column.")
     missing_in: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Our column -> further marks.")
