@@ -222,14 +222,11 @@ class Codec:
         self._same_schema(cohort)
         part, ids = _slice(cohort, subjects)
         steps = steps_of(part, ids, width=self.width)
-        static = self._encode_static(part, steps) if self.layout.static else None
-        sequence = self._encode_steps(part, steps) if self.layout.sequence else None
-        if self.layout.scale == "normal":
-            static = self._scores(static, rng.child("codec", "static"))
-            sequence = self._scores(sequence, rng.child("codec", "sequence"))
+        static = self._encode_static(part, steps, rng.child("codec", "static")) if self.layout.static else None
+        sequence = self._encode_steps(part, steps, rng.child("codec", "sequence")) if self.layout.sequence else None
         return Encoded(static, sequence)
 
-    def _encode_static(self, cohort: Cohort, steps: Steps) -> StaticArrays:
+    def _encode_static(self, cohort: Cohort, steps: Steps, rng: Rng) -> StaticArrays:
         origin = self._origins(steps)
         columns: list[tuple[np.ndarray, np.ndarray]] = []
         frames = {name: _one_row_each(cohort, name, steps.ids) for name in self.schema.statics}
@@ -240,13 +237,14 @@ class Codec:
             columns.append((np.where(known, origin / DAY, 0.0), known))
         columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in self.statics]
         columns += self._encode_folds(cohort, steps, per_subject=True)
-        return StaticArrays(self.static_features, *_stack(columns, len(steps.length)))
+        arrays = self._stack(self.static_features, columns, len(steps.length), rng)
+        return StaticArrays(self.static_features, *arrays)
 
-    def _encode_steps(self, cohort: Cohort, steps: Steps) -> SequenceArrays:
+    def _encode_steps(self, cohort: Cohort, steps: Steps, rng: Rng) -> SequenceArrays:
         columns = [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
         columns += self._encode_folds(cohort, steps, per_subject=False)
-        values, observed = _stack(columns, len(steps.time))
-        return SequenceArrays(self.sequence_features, values, observed, self._gaps(steps), steps.length)
+        arrays = self._stack(self.sequence_features, columns, len(steps.time), rng)
+        return SequenceArrays(self.sequence_features, *arrays, self._gaps(steps), steps.length)
 
     def _encode_folds(self, cohort: Cohort, steps: Steps, *, per_subject: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         columns = []
@@ -258,17 +256,19 @@ class Codec:
                 columns += fold.encode(self.schema, rows)
         return columns
 
-    def _scores(self, part: Any, rng: Rng) -> Any:
-        """The same arrays with numbers as normal scores."""
-        if part is None:
-            return None
-        values = part.values.copy()
-        for j, feature in enumerate(part.features):
-            law = self.transforms.get(feature.name)
-            if law is not None:
-                rows = part.observed[:, j]
-                values[rows, j] = law.encode(values[rows, j], rng.child(feature.name))
-        return replace(part, values=values)
+    def _stack(
+        self, features: tuple[Feature, ...], columns: list[tuple[np.ndarray, np.ndarray]], n: int, rng: Rng
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Columns side by side, numbers as normal scores where the layout wants them."""
+        values, observed = np.zeros((n, len(columns))), np.zeros((n, len(columns)), bool)
+        for j, (feature, (column, seen)) in enumerate(zip(features, columns)):
+            law = self.transforms.get(feature.name) if self.layout.scale == "normal" else None
+            if law is None:
+                values[:, j] = column
+            else:
+                values[seen, j] = law.encode(column[seen], rng.child(feature.name))
+            observed[:, j] = seen
+        return values, observed
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
@@ -629,9 +629,3 @@ def _fit_cells(
         for column in schema.tables[table].columns
     )  # fmt: skip
     return [cell for cell in found if cell is not None]
-
-
-def _stack(columns: list[tuple[np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
-    if not columns:
-        return np.zeros((n, 0)), np.zeros((n, 0), bool)
-    return np.column_stack([c[0] for c in columns]).astype(float), np.column_stack([c[1] for c in columns])

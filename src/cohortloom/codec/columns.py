@@ -91,10 +91,14 @@ class QuantileTransform:
             none = np.zeros(0)
             return cls(none, none, none, none, none, 0.0, 1.0, decimals, low, high)
         bottom, top = _ends(values, k, subject)
-        distinct, count = np.unique(values, return_counts=True)
+        order = np.argsort(values, kind="stable")
+        ranked = values[order]
+        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        distinct, count = ranked[first], np.diff(np.append(first, len(ranked)))
         spike = count >= max(5, 0.005 * len(values))
         if subject is not None and spike.any():  # one patient's habit is no spike
-            spike &= _held_by_more_than_one(values, distinct, subject)
+            holder = subject[order]
+            spike &= np.minimum.reduceat(holder, first) < np.maximum.reduceat(holder, first)
         snap = len(distinct) < len(values) / 2 and count[spike].sum() >= 0.9 * len(values)
         inside = np.clip(distinct, bottom, top)
         keep, at = np.unique(inside, return_inverse=True)
@@ -219,22 +223,15 @@ def _ends(values: np.ndarray, k: int, subject: np.ndarray | None) -> tuple[float
     """The k-th smallest and k-th largest value; over patients, of their own smallest and largest ones."""
     lowest = highest = values
     if subject is not None:
-        order = np.argsort(subject, kind="stable")
-        first = np.flatnonzero(np.concatenate([[True], np.diff(subject[order]) != 0]))
-        lowest = np.minimum.reduceat(values[order], first)
-        highest = np.maximum.reduceat(values[order], first)
+        if np.any(subject[1:] < subject[:-1]):
+            order = np.argsort(subject, kind="stable")
+            values, subject = values[order], subject[order]
+        first = np.flatnonzero(np.concatenate([[True], subject[1:] != subject[:-1]]))
+        lowest, highest = np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
     n = len(lowest)
     k = 1 if n < 3 else max(1, min(k, 2 + n // 10, (n + 1) // 2))
     bottom, top = np.partition(lowest, k - 1)[k - 1], np.partition(highest, n - k)[n - k]
     return (float(bottom), float(top)) if bottom <= top else (float(np.median(values)),) * 2
-
-
-def _held_by_more_than_one(values: np.ndarray, distinct: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    at = np.searchsorted(distinct, values)
-    least, most = np.full(len(distinct), np.inf), np.full(len(distinct), -np.inf)
-    np.minimum.at(least, at, subject)
-    np.maximum.at(most, at, subject)
-    return least < most
 
 
 def _knots(x: np.ndarray, edges: np.ndarray, spike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
