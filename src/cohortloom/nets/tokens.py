@@ -212,15 +212,6 @@ class NumberCoder:
             right = np.where(values + half >= self.x[-1], 1.0, right)
         return left, right
 
-    def target(self, values: Float[np.ndarray, "row"], rng: np.random.Generator) -> Float[np.ndarray, "row"]:
-        """z of snapped values, drawn within their intervals; 0 where missing."""
-        from scipy.special import ndtri
-
-        left, right = self.interval(values)
-        u = left + (right - left) * rng.random(len(values))
-        edge = 0.5 / max(len(self.x), 50)
-        return np.nan_to_num(ndtri(np.clip(u, min(edge, 1e-3), 1 - min(edge, 1e-3)))).astype(np.float32)
-
     def decode(
         self, token: Int[np.ndarray, "row"], z: Float[np.ndarray, "row"], last: Float[np.ndarray, "row"]
     ) -> Float[np.ndarray, "row"]:

@@ -1,0 +1,102 @@
+"""The column network: order, masks, normalisation, persistence."""
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.nets.columnar import NEVER, ColumnNet, ColumnShape, Rows
+
+COLUMNS = [
+    ColumnShape("number", 4, (True,) * 4, (0.5, 0.2, 0.2, 0.1), repeat=2, own=(0, 1), last=0, mean=1),
+    ColumnShape("category", 3, (True,) * 3, (0.2, 0.3, 0.5), own=(2,)),
+    ColumnShape("category", 50, (True,) * 50, (0.02,) * 50, lookup=0),
+    ColumnShape("number", 3, (True, False, True), (0.5, 0.0, 0.5), own=(0, 1), last=0, mean=1),
+]
+
+
+def net_of(low_rank: bool, **settings) -> ColumnNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ColumnNet(COLUMNS, 6, [50], low_rank=low_rank, n_layers=2, **settings)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return net.eval()
+
+
+def some_rows(n: int = 100) -> Rows:
+    draw = torch.Generator().manual_seed(1)
+    token = torch.stack([torch.randint(0, k, (n,), generator=draw) for k in (4, 3, 50, 3)], 1)
+    token[:, 3] *= token[:, 3] != 1
+    seen = torch.ones(n, 4, dtype=torch.bool)
+    return Rows(
+        torch.randn(n, 6, generator=draw), torch.randint(-1, 50, (n, 1), generator=draw), token,
+        torch.randn(n, 4, generator=draw), torch.randn(n, 4, generator=draw), seen,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_column_by_column_equals_all_at_once(low_rank):
+    net, rows = net_of(low_rank, persistence=1.0), some_rows()
+    with torch.no_grad():
+        whole = net.log_prob(rows)
+    cursor = net.begin(rows.features, rows.lookups)
+    for j in range(4):
+        logits, mixture = cursor.column(j, rows.seen[:, j])
+        cell = torch.log_softmax(logits, 1).gather(1, rows.token[:, j : j + 1])[:, 0]
+        if mixture is not None:
+            weight, mean, log_sd = mixture
+            normal = torch.distributions.Normal(mean, log_sd.exp()).log_prob(rows.target[:, j : j + 1])
+            density = torch.logsumexp(torch.log_softmax(weight, 1) + normal, 1)
+            cell = cell + torch.where(rows.token[:, j] == 0, density, 0.0)
+        torch.testing.assert_close(cell, whole[:, j], atol=1e-4, rtol=1e-4)
+        cursor.push(j, rows.token[:, j], rows.score[:, j])
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_a_column_sees_earlier_columns_only(low_rank):
+    net, rows = net_of(low_rank), some_rows()
+    with torch.no_grad():
+        before = net.log_prob(rows)
+        for j in range(4):
+            other = Rows(**{**vars(rows), "token": rows.token.clone(), "score": rows.score.clone()})
+            other.token[:, j] = torch.tensor([3, 2, 49, 2])[j] - other.token[:, j]
+            other.score[:, j] += 1
+            changed = (net.log_prob(other) - before).abs().amax(0) > 1e-6
+            assert not changed[:j].any(), "an earlier column saw a later one"
+            assert changed[j + 1 :].all(), "a later column is blind to an earlier one"
+
+
+def test_repeat_is_impossible_before_anything_was_recorded():
+    net, rows = net_of(False), some_rows()
+    rows.seen[:] = False
+    cursor = net.begin(rows.features, rows.lookups)
+    logits, _ = cursor.column(0, rows.seen[:, 0])
+    assert torch.softmax(logits, 1)[:, 2].max() == 0
+    assert logits.shape == (100, 4) and (logits[:, 2] < NEVER / 2).all()
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_persistence_start_follows_the_last_value(low_rank):
+    with torch.random.fork_rng():
+        net = ColumnNet(COLUMNS, 6, [50], low_rank=low_rank, persistence=1.0).eval()
+    for last, mean in ((2.0, 0.0), (0.0, 2.0), (-1.0, -1.0)):
+        features = torch.zeros(1, 6)
+        features[0, 0], features[0, 1] = last, mean
+        _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([True]))
+        assert float(means.mean()) == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
+
+
+def test_every_parameter_learns():
+    for low_rank in (False, True):
+        net = net_of(low_rank)
+        loss = -net.log_prob(some_rows()).sum()
+        for (name, _), gradient in zip(net.named_parameters(), torch.autograd.grad(loss, list(net.parameters()))):
+            assert gradient.abs().sum() > 0, name
+
+
+def test_low_rank_from_many_columns():
+    many = [ColumnShape("number", 3, (True, False, True), (0.5, 0, 0.5), own=(0,)) for _ in range(150)]
+    net = ColumnNet(many, 150 * 11, hidden=128, width=16)
+    assert net.low_rank
+    assert sum(np.prod(p.shape) for p in net.parameters()) < 1_500_000

@@ -1,0 +1,89 @@
+"""History features against a slow loop over one subject's visits, and training against sampling order."""
+
+import numpy as np
+import pytest
+
+from cohortloom.nets.history import NUMBER_FEATURES, History, HistorySpec, Steps, walk
+
+SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0)
+
+
+def some_steps(length: np.ndarray, seed: int = 0) -> Steps:
+    rng, n = np.random.default_rng(seed), int(length.sum())
+    recorded = rng.random((n, 2)) < 0.6
+    score = np.where(recorded, rng.normal(size=(n, 2)), 0).astype(np.float32)
+    return Steps(score, recorded, rng.integers(0, 3, (n, 1)), rng.integers(0, 60, (n, 1)), rng.exponential(2, n))
+
+
+def slow_number_features(score, recorded, gap) -> list[float]:
+    """The eleven features of one column after these visits."""
+    time = np.cumsum(gap)
+    x, when = score[recorded].astype(float), time[recorded]
+    if not len(x):
+        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0]
+    smooth = x[0]
+    for value in x[1:]:
+        smooth = 0.7 * smooth + 0.3 * value
+    change = x[-1] - x[-2] if len(x) > 1 else 0
+    since = np.log1p(time[-1] - when[-1])
+    absent = float(not recorded[-1])
+    return [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0], np.log1p(len(x)), len(x) / len(score), change]
+
+
+def test_features_equal_a_loop_over_the_past():
+    length = np.array([5, 1, 9, 0, 3])
+    steps, bounds = some_steps(length), np.array([[50.0], [20], [np.nan], [5], [9]])
+    start = np.concatenate([[0], np.cumsum(length)[:-1]])
+    checked = 0
+    for rows, features, codes in walk(SPEC, steps, length, bounds):
+        for row, feature, code in zip(rows, features, codes):
+            who = np.searchsorted(start, row, side="right") - 1
+            while length[who] == 0:
+                who -= 1
+            past = slice(start[who], row)
+            for column in (0, 1):
+                block = SPEC.number_block(column)
+                assert len(block) == NUMBER_FEATURES
+                slow = slow_number_features(steps.score[past, column], steps.recorded[past, column], steps.gap[past])
+                np.testing.assert_allclose(feature[block], slow, atol=1e-5)
+            tokens = steps.small[past, 0]
+            recorded = tokens[tokens > 0]
+            last = np.eye(3)[recorded[-1]] if len(recorded) else np.zeros(3)
+            shares = np.bincount(tokens, minlength=3) / len(tokens)
+            np.testing.assert_allclose(feature[SPEC.category_block(0)], [*last, tokens[-1] == 0, *shares], atol=1e-6)
+            large = steps.large[past, 0]
+            assert code[0] == (large[large > 0][-1] if (large > 0).any() else -1)
+            time, seen = steps.gap[past].sum(), row - start[who]
+            np.testing.assert_allclose(feature[:3], [np.log1p(seen), seen / 20, np.log1p(time) / 3], rtol=1e-5)
+            rest = np.nan_to_num(max(bounds[who, 0] - time, 0))
+            assert feature[10] == pytest.approx(rest / 10, rel=1e-5)
+            checked += 1
+    assert checked == np.maximum(length - 1, 0).sum()
+
+
+def test_training_features_are_bit_for_bit_those_of_sampling():
+    length = np.array([4, 7, 1, 12, 2, 7])
+    steps, bounds = some_steps(length, 1), np.full((6, 1), 99.0)
+    start = np.concatenate([[0], np.cumsum(length)[:-1]])
+    trained = {int(r): f for rows, features, _ in walk(SPEC, steps, length, bounds) for r, f in zip(rows, features)}
+    alive = np.arange(6)
+    history, position = History(SPEC, length.astype(float), bounds), 0
+    while True:  # as sampling goes: everyone together, finished ones dropped
+        history.update(steps.take(start[alive] + position))
+        stay = history.seen < history.n_visits
+        history.keep(stay)
+        alive, position = alive[stay], position + 1
+        if not len(alive):
+            break
+        for subject, feature in zip(alive, history.features()):
+            np.testing.assert_array_equal(feature, trained.pop(int(start[subject] + position)))
+    assert not trained
+
+
+def test_a_subject_does_not_depend_on_its_neighbours():
+    length = np.array([6, 6, 6])
+    steps = some_steps(length, 2)
+    whole = list(walk(SPEC, steps, length, np.full((3, 1), 9.0)))
+    alone = list(walk(SPEC, steps.take(np.arange(6, 12)), length[:1], np.full((1, 1), 9.0)))
+    for (_, many, _), (_, one, _) in zip(whole, alone):
+        np.testing.assert_array_equal(many[1], one[0])
