@@ -252,7 +252,7 @@ def patient_blocks(ctx: Context) -> list[Block]:
         levels = [k for k in range(min(len(f.levels) - 1, MAX_LEVELS))]
         if len(f.levels) == 3:  # two levels and "(other)": one share says it all
             levels = levels[:1]
-        weight = 1 / np.sqrt(len(levels))
+        weight = 1 / np.sqrt(max(1, len(levels)))
         blocks += [Block(f.name, None, lambda v, f=f, k=k: level_share(v, f, k), weight=weight) for k in levels]
     return blocks
 

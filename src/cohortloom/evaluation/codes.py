@@ -46,7 +46,7 @@ def scores(ctx: Context) -> list[Score]:
 def baskets(view: View, f: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct (visit, code) of a field: patient, visit (0, 1, ... over the view, in order of time), code."""
     axis, code = view.axes[f.axis or ""], view.columns[f.name].astype(np.int64)
-    keep = (code >= 0) & (code < MOST_CODES)
+    keep = (code >= 0) & (code < n_codes(f))
     key = np.unique(axis.basket[keep] * MOST_CODES + code[keep])
     basket, code = key // MOST_CODES, key % MOST_CODES
     patient = np.zeros(int(axis.basket.max()) + 1 if len(axis.basket) else 1, dtype=np.int64)
@@ -165,7 +165,7 @@ def per_visit(ctx: Context, fields: list[Field]) -> list[Score]:
 
         def count(view: View, f: Field = f) -> tuple[np.ndarray, np.ndarray]:
             patient, basket, _ = baskets(view, f)
-            unique, index, n = np.unique(basket, return_index=True, return_counts=True)
+            _, index, n = np.unique(basket, return_index=True, return_counts=True)
             return patient[index], n
 
         real = np.concatenate([count(ctx.views[k])[1] for k in ("train", "held_out")])

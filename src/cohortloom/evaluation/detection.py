@@ -282,7 +282,7 @@ def _judged(ctx: Context, key: str, name: str, look, most: int) -> Score:
         result[k] = _compare((x, patient), held[:2], most, ctx, f"{key}.{k}", copies, explain=k == "synthetic")
     if any(r is None for r in result.values()):
         return not_computed(ctx, key, name, "fewer than 15 patients with rows on a side")
-    value, (se, low, high), n, fall = result["synthetic"]
+    value, (_, low, high), n, fall = result["synthetic"]
     null_se = np.sqrt((sum(n) + 1) / (12 * n[0] * n[1]))
     limit = max(TOLERANCE, 0.5 + 1.15 * float(norm.ppf(1 - ALPHA)) * null_se)
     useless = result["independent"][0]

@@ -33,9 +33,10 @@ import numpy as np
 from cohortloom.evaluation.context import Context
 from cohortloom.report import Goal, Score
 
-__all__ = ["ALPHA", "Measure", "assess", "centred_interval", "not_computed", "not_measurable"]
+__all__ = ["ALPHA", "Measure", "assess", "centred_interval", "enough", "not_computed", "not_measurable"]
 
 ALPHA = 0.05 / 100
+FEWEST = 10
 SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
 
 
@@ -154,7 +155,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
 
 def _score(ctx, measure, group, key, name, limit, useless, numbers, resampled, details) -> Score:
     value, floor, bootstrap, independent = numbers
-    measurable = value > limit or useless > limit
+    measurable = enough(ctx) and (value > limit or useless > limit)
     return Score(
         name=name,
         group=group,
@@ -171,6 +172,11 @@ def _score(ctx, measure, group, key, name, limit, useless, numbers, resampled, d
         reason="" if measurable else not_measurable(ctx.n),
         details=details,
     )
+
+
+def enough(ctx: Context) -> bool:
+    """Are there enough patients on both sides for a law of real-against-real distances?"""
+    return min(ctx.n, ctx.views["held_out"].n) >= FEWEST
 
 
 def centred_interval(value: float, draws: np.ndarray) -> tuple[float, float]:

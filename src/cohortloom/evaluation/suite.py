@@ -57,6 +57,7 @@ def evaluate(
         SettingsError: unknown group.
     """
     from cohortloom.evaluation.context import prepare
+    from cohortloom.evaluation.figures_core import figures as figures_core
     from cohortloom.evaluation.verdict import not_tested, verdict
     from cohortloom.version import __version__
 
@@ -72,6 +73,8 @@ def evaluate(
             scores += import_module(f"cohortloom.evaluation.{name}").scores(ctx)
         for name in drawings:
             figures += import_module(f"cohortloom.evaluation.{name}").figures(ctx)
+    tell("preparing figures")
+    figures = [*figures_core(ctx, groups), *figures]
     provenance = {
         "schema": train.schema.name,
         "schema_digest": train.schema.digest,
