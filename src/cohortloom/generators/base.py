@@ -31,7 +31,7 @@ from cohortloom.codec import Codec
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.errors import DataError, NotFittedError, Problem, SettingsError
-from cohortloom.generators.condition import Condition, encoded_condition
+from cohortloom.generators.condition import Condition
 from cohortloom.registry import check_settings, settings_of, unknown_settings
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -247,12 +247,10 @@ class Generator(ABC):
             run(task, shards, workers=workers, progress=progress)
             return [Cohort.load(Path(folder) / f"shard-{shard.number}") for shard in shards]
 
-    def _require_condition(self) -> None:
-        self._require(Ability.CONDITION, "fix values with where")
-
-    def _encode_condition(self, condition: Condition) -> dict[str, float]:
+    def _encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
         """Feature -> encoded value of each condition."""
-        return encoded_condition(self.codec_, condition)
+        self._require(Ability.CONDITION, "fix values with where")
+        return self.codec_.encode_where(where)
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         """Patients with these ids, before rules: draw and decode."""

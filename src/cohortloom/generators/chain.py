@@ -1,7 +1,7 @@
 """Statics from one generator, the course from another: p(statics) p(course | statics).
 
 Any generator fills the first link; the second must take `given` patients. Each link is fitted on the whole cohort, so a
-jointly trained model may fill either.
+jointly trained model may fill either. Every patient of a chain has a static row.
 """
 
 from __future__ import annotations
@@ -66,30 +66,22 @@ class Chain(Generator):
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
         raise NotImplementedError("the links draw")
 
-    def _require_condition(self) -> None:
-        return None
-
-    def _encode_condition(self, condition: Condition) -> dict[str, float]:
+    def _encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
         found: dict[str, float] = {}
-        for model, part in self._parts(condition):
-            if part.values:
-                model._require_condition()
-                found |= model._encode_condition(part)
+        for model, is_static in ((self.static, True), (self.events, False)):
+            own = {p: v for p, v in where.items() if (p.partition(".")[0] in self.schema_.statics) == is_static}
+            found |= model._encode_where(own) if own else {}
         return found
-
-    def _parts(self, condition: Condition) -> list[tuple[Generator, Condition]]:
-        """Each link with the conditions that are its own."""
-        fixed = {p for p in condition.values if p.partition(".")[0] in self.schema_.statics}
-        return [(self.static, condition.part(fixed)), (self.events, condition.part(set(condition.values) - fixed))]
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         from cohortloom.generators.redraw import with_statics
 
-        (first, fixed), (second, later) = self._parts(condition)
-        whole = first._make(ids, None, rng.child("static"), fixed)
-        statics = Cohort.build(self.schema_, {name: whole.tables[name] for name in self.schema_.statics})
-        statics = fixed.write_into(statics)
-        return with_statics(second._make(ids, statics, rng.child("events"), later), statics, ids)
+        statics = list(self.schema_.statics)
+        fixed, later = condition.part(statics), condition.part(set(self.schema_.tables) - set(statics))
+        whole = self.static._make(ids, None, rng.child("static"), fixed)
+        first = fixed.write_into(Cohort.build(self.schema_, {name: whole.tables[name] for name in statics}))
+        ids = first.subjects.to_numpy()  # who has no static row is nobody to continue from, and is drawn again
+        return with_statics(self.events._make(ids, first, rng.child("events"), later), first, ids)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         self.static.save(folder / "static")

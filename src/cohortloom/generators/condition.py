@@ -6,22 +6,19 @@ for, so a value is exact even where the arrays hold a rounded normal score.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from cohortloom.cohort import Cohort
-from cohortloom.errors import Problem, SettingsError, nearest
-from cohortloom.rng import Rng
-from cohortloom.schema import Category, Code, Count, Flag, Number, Ordinal, Schema
+from cohortloom.schema import Count, Flag, Number, Schema
 
 if TYPE_CHECKING:
     from cohortloom.generators.base import Generator
 
-__all__ = ["Condition", "encoded_condition"]
+__all__ = ["Condition"]
 
 
 @dataclass(frozen=True)
@@ -38,44 +35,20 @@ class Condition:
 
     @classmethod
     def of(cls, generator: Generator, where: Mapping[str, Any] | None) -> Condition:
-        """Check the values against the schema and encode them.
+        """Check the values and encode them.
 
         Raises:
             SettingsError: the generator has no such ability, or values do not fit; all of them.
         """
         if not where:
             return cls()
-        generator._require_condition()
-        schema, values, problems = generator.schema_, {}, []
-        for path, value in where.items():
-            values[path], problem = _fitting(schema, path, value)
-            problems += [problem] if problem else []
-        if problems:
-            raise SettingsError("where", problems)
-        condition = cls(values)
-        features = generator._encode_condition(condition)
-        return cls(values, features)
+        features = generator._encode_where(where)
+        return cls({path: _cell(generator.schema_, path, value) for path, value in where.items()}, features)
 
-    def part(self, paths: set[str]) -> Condition:
-        """The conditions on some paths."""
-        return Condition(
-            {p: v for p, v in self.values.items() if p in paths},
-            {p: v for p, v in self.features.items() if p in paths},
-        )
-
-    def probe(self, schema: Schema) -> Cohort:
-        """One patient who has the values and nothing else."""
-        tables: dict[str, pl.DataFrame] = {}
-        for name, table in schema.tables.items():
-            fixed = {p.partition(".")[2]: v for p, v in self.values.items() if p.partition(".")[0] == name}
-            if not fixed and table.role != "static":
-                continue
-            row = {key: 0 for key in schema.keys(name)} | {c: fixed.get(c) for c in table.columns}
-            frame = pl.DataFrame({c: [v] for c, v in row.items()})
-            if "time" in frame.columns:
-                frame = frame.with_columns(pl.lit(0, dtype=pl.Int64).alias("time"))
-            tables[name] = frame
-        return Cohort.build(schema, tables)
+    def part(self, tables: Iterable[str]) -> Condition:
+        """The conditions on some tables."""
+        keep = [path for path in self.values if path.partition(".")[0] in tables]
+        return Condition({p: self.values[p] for p in keep}, {p: self.features[p] for p in keep})
 
     def write_into(self, cohort: Cohort) -> Cohort:
         """Put the values where they belong: static rows, and each patient's first visit."""
@@ -95,70 +68,20 @@ class Condition:
         for path, value in self.values.items():
             name, _, column = path.partition(".")
             rows = cohort.tables[name].unique("subject_id", keep="first", maintain_order=True)
-            keep = rows.filter(pl.col(column) == pl.lit(value, dtype=rows.schema[column]))["subject_id"]
+            keep = rows.filter(pl.col(column).eq_missing(pl.lit(value, dtype=rows.schema[column])))["subject_id"]
             met = met.filter(met.is_in(keep.implode()))
         return cohort.subjects.filter(~cohort.subjects.is_in(met.implode()))
 
 
-def _fitting(schema: Schema, path: str, value: Any) -> tuple[Any, Problem | None]:
-    """(the value in the column's type, what is wrong with it)."""
-    name, _, column_name = path.partition(".")
-    places = [f"{t}.{c}" for t, table in schema.tables.items() if table.role != "event" for c in table.columns]
-    if path not in places:
-        what = "events can't be fixed" if name in schema.events else "is no static or visit column of the schema"
-        return None, Problem("unknown-condition", path, what, nearest(path, places).strip())
-    column = schema.tables[name].columns[column_name]
-    if isinstance(column, (Number, Count)):
-        return _number(path, column, value)
+def _cell(schema: Schema, path: str, value: Any) -> Any:
+    """The value in the type of the table's column; it has been checked before."""
+    column = schema.column(path)
+    if value is None:
+        return None
+    if isinstance(column, Number):
+        return float(value) if column.decimals is None else round(float(value), column.decimals)
+    if isinstance(column, Count):
+        return int(float(value))
     if isinstance(column, Flag):
-        value = {"true": True, "false": False}.get(str(value).lower())
-        wrong = None if value is not None else Problem("condition", path, "is a flag", "Give true or false.")
-        return value, wrong
-    if isinstance(column, (Category, Ordinal, Code)):
-        levels = column.levels
-        if levels is not None and str(value) not in levels:
-            return None, Problem("condition", path, "has no such level", f"The levels are {', '.join(levels[:12])}.")
-        return str(value), None
-    return None, Problem(
-        "condition", path, f'columns of kind "{column.kind}" can\'t be fixed', "Fix another column, such as an age."
-    )
-
-
-def _number(path: str, column: Number | Count, value: Any) -> tuple[Any, Problem | None]:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    decimals = 0 if isinstance(column, Count) else column.decimals
-    low, high = column.low, column.high
-    if not math.isfinite(number) or isinstance(value, bool):
-        return None, Problem("condition", path, "is a number", "Give a number.")
-    if (low is not None and number < low) or (high is not None and number > high):
-        return None, Problem("condition", path, "lies outside the schema's bounds", f"Keep to [{low}, {high}].")
-    if decimals is not None and abs(round(number, decimals) - number) > 1e-9:
-        return None, Problem("condition", path, f"the schema allows {decimals} decimals", "Round the value.")
-    return (int(number) if isinstance(column, Count) else number), None
-
-
-def encoded_condition(codec: Any, condition: Condition) -> dict[str, float]:
-    """Feature -> encoded value of the conditions, by encoding a patient who has them.
-
-    Raises:
-        SettingsError: the arrays have no feature or no id of its own for a value.
-    """
-    encoded = codec.encode(condition.probe(codec.schema), rng=Rng(0).child("where"))
-    found, problems = {}, []
-    for path in condition.values:
-        for part in (encoded.static, encoded.sequence):
-            names = [f.name for f in part.features] if part is not None else []
-            if path in names and len(part.values):
-                j = names.index(path)
-                if part.features[j].kind == "number" or part.values[0, j] >= 2:
-                    found[path] = float(part.values[0, j])
-        if path not in found:
-            problems.append(
-                Problem("condition", path, "this generator has not learned that value", "It is absent or too rare.")
-            )
-    if problems:
-        raise SettingsError("where", problems)
-    return found
+        return str(value).lower() in ("true", "1", "yes")
+    return str(value)

@@ -1,8 +1,8 @@
 """Drawing until every patient keeps every rule.
 
 The codec can't express most breaches; what is left is repaired (the smallest change: a clipped bound, a sorted pair),
-and patients whom no repair helps are drawn again, up to a limit. Both are counted, because a generator that needs either
-often has not learned the rule.
+and patients whom no repair helps are drawn again, up to a limit. Both are counted: a generator that needs either often
+has not learned the rule.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     maximise  E_q(z | patient) [ log p(statics | z) + sum_t log p(more_t, gap_t, x_t | past, z, statics) ]
               - beta KL(q(z | patient) || N(0, I))
 
-Each latent dimension may use `free_nats` for free, so that z is not ignored. Columns of one row share mixture components
-(`nets.mixture_head`), so they go together. Courses longer than the longest training course (at most 512 steps) are cut.
+Each latent dimension may use `free_nats` for free, so that z is not ignored. Columns of one row share mixture
+components (`nets.mixture_head`), so they go together. Courses end at the longest training course, at most 512 steps.
 
 References:
     Kingma, Welling (2014). Auto-encoding variational Bayes. arXiv:1312.6114.
-    Kingma et al. (2016). Improving variational inference with inverse autoregressive flow (free bits). arXiv:1606.04934.
+    Kingma et al. (2016). Improved variational inference with inverse autoregressive flow (free bits). arXiv:1606.04934.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.generators.base import Ability
 from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.nets.mixture_head import put
 from cohortloom.nets.visit_vae import Courses, VisitVAE
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, hold_out
@@ -114,16 +115,15 @@ class TemporalVAE(TorchGenerator):
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
         net, stream, shape = self.net_, rng.child("net").torch, self.shape_
         place = {f.name: j for j, f in enumerate(shape.static)}
-        fixed = {place[name]: torch.full((n,), value) for name, value in where.items() if name in place}
+        fixed = {place[name]: value for name, value in where.items() if name in place}
         steps = {f.name: j for j, f in enumerate(shape.sequence, start=1)}
-        first = {steps[name]: torch.tensor(value) for name, value in where.items() if name in steps}
+        first = {steps[name]: value for name, value in where.items() if name in steps}
         values, seen = torch.zeros(n, len(place)), torch.ones(n, len(place), dtype=torch.bool)
         if context is not None and context.static is not None:
             values, seen = _tensors(context.static)
             z = net.latents(n, stream, values, seen)
         else:
-            for j, value in fixed.items():
-                values[:, j] = value
+            put(values, seen, fixed)
             z = net.latents(n, stream, values, seen, list(fixed))
             values, seen = net.static_head.sample(net.static_body(z), stream, fixed)
             seen = _certain(shape.static, values, seen)

@@ -25,7 +25,7 @@ import torch
 
 from cohortloom.codec.tensors import Encoded, Feature
 from cohortloom.cohort import Cohort
-from cohortloom.errors import FileFormatError, Problem, SettingsError
+from cohortloom.errors import FileFormatError, Problem
 from cohortloom.generators.base import Ability, Generator, Run
 from cohortloom.generators.condition import Condition
 from cohortloom.rng import Rng
@@ -139,11 +139,6 @@ class TorchGenerator(Generator):
         stream = Rng(0).child("score", "layers").torch
         with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(stream):
             return super().score(cohort)
-
-    def _require_condition(self) -> None:
-        super()._require_condition()
-        if self.layout.scale == "normal" and not self.layout.static:
-            raise SettingsError(f"{self.name} draws no statics; fix them in the patients that are given.")
 
     # -- on disk -------------------------------------------------------------------------------------------------
 

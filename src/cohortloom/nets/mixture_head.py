@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-__all__ = ["MixtureHead", "Spread"]
+__all__ = ["MixtureHead", "Spread", "put"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -113,7 +113,7 @@ class MixtureHead(nn.Module):
         return torch.logsumexp(laws[0] + terms.sum(-1), -1)
 
     def sample(
-        self, h: torch.Tensor, stream: torch.Generator, fixed: Mapping[int, torch.Tensor] | None = None
+        self, h: torch.Tensor, stream: torch.Generator, fixed: Mapping[int, float] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows (values, observed); columns in `fixed` keep their values, the others are drawn given them."""
         laws = self._laws(h)
@@ -121,8 +121,7 @@ class MixtureHead(nn.Module):
         values = h.new_zeros(len(h), len(self.spread.levels))
         observed = torch.ones_like(values, dtype=torch.bool)
         if fixed:
-            for j, value in fixed.items():
-                values[:, j] = value
+            put(values, observed, fixed)
             weight = weight + self._terms(laws, values, observed)[..., list(fixed)].sum(-1)
         chosen = torch.multinomial(weight.softmax(-1), 1, generator=stream)[:, :, None]
         mean, log_sd, seen, shares = (
@@ -138,6 +137,11 @@ class MixtureHead(nn.Module):
                 part = slice(start, start + self.spread.levels[j])
                 values[:, j] = (shares[:, part] + gumbel[:, part]).argmax(-1).to(values.dtype)
                 observed[:, j] = values[:, j] > 0
-        for j, value in (fixed or {}).items():
-            values[:, j], observed[:, j] = value, True
+        put(values, observed, fixed or {})
         return values * observed, observed
+
+
+def put(values: torch.Tensor, observed: torch.Tensor, fixed: Mapping[int, float]) -> None:
+    """Write fixed columns in place; NaN stands for a number that is missing (a missing category is its id 0)."""
+    for j, value in fixed.items():
+        values[:, j], observed[:, j] = (0.0, False) if value != value else (value, True)

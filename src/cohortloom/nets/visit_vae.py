@@ -154,7 +154,7 @@ class VisitVAE(nn.Module):
         seen: torch.Tensor,
         stream: torch.Generator,
         n_steps: int,
-        first: Mapping[int, torch.Tensor],
+        first: Mapping[int, float],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw courses of at most `n_steps` steps; columns in `first` are fixed at the first.
 

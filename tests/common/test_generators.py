@@ -1,0 +1,64 @@
+"""Every generator x every check. A new generator is one line in SMALL."""
+
+import pytest
+
+from cohortloom.errors import SettingsError
+from cohortloom.generators import create, describe, generator_names
+from cohortloom.testing.checks import CHECKS, Case, small_cohort
+
+STEPS = {"steps": 40, "evaluate_every": 10}
+SMALL = {
+    "bootstrap": {},
+    "chain": {
+        "static": {"generator": "temporal-vae", "width": 24, "training": STEPS},
+        "events": {"generator": "temporal-vae", "width": 24, "training": STEPS},
+    },
+    "columnar-ar": {"training": STEPS},
+    "independent": {},
+    "temporal-vae": {"width": 24, "training": STEPS},
+}
+SLOW = {"processes_equal_whole"}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    made = {}
+
+    def case(name: str) -> Case:
+        if name not in made:
+            made[name] = Case(lambda: create(name, **SMALL[name]), tmp_path_factory.mktemp(name), small_cohort())
+        return made[name]
+
+    return case
+
+
+def test_every_generator_is_checked():
+    assert set(SMALL) == set(generator_names()) == set(describe())
+
+
+@pytest.mark.parametrize("check", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CHECKS])
+@pytest.mark.parametrize("name", SMALL)
+def test_generator(name, check, cases, tmp_path):
+    case = cases(name)
+    case.folder = tmp_path
+    CHECKS[check](case)
+
+
+def test_a_copied_length_is_caught(cases):
+    # the check looks at the ability, so it is turned off here to see the plant found
+    case = Case(lambda: create("bootstrap"), cases("bootstrap").folder, small_cohort())
+    type(case.fitted).abilities, abilities = frozenset(), type(case.fitted).abilities
+    try:
+        with pytest.raises(AssertionError):
+            CHECKS["lengths_are_not_copied"](case)
+    finally:
+        type(case.fitted).abilities = abilities
+
+
+def test_processes_equal_whole_for_one(cases):
+    CHECKS["processes_equal_whole"](cases("bootstrap"))
+
+
+def test_unknown_generator_names_the_nearest():
+    with pytest.raises(SettingsError, match='Did you mean "temporal-vae"'):
+        create("temporal-vea")
