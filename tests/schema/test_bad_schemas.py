@@ -31,7 +31,7 @@ ADDED = {
     "category without levels": ('columns.a = { kind = "category" }', 11, "missing-key", 'key "levels" is missing', "Add levels = ["),
     "no levels at all": ('columns.a = { kind = "category", levels = [] }', 11, "empty-list", "the list is empty", "at least one"),
     "level twice": ('columns.a = { kind = "category", levels = ["x", "x"] }', 11, "contradiction", "levels listed twice: x", "List each once"),
-    "numbers as levels": ('columns.a = { kind = "category", levels = [0, 1] }', 11, "wrong-type", "0 is of the wrong type", ""),
+    "numbers as levels": ('columns.a = { kind = "category", levels = [0, 1] }', 11, "wrong-type", "0 is of the wrong type", 'Write "0".'),
     "label of no level": ('columns.a = { kind = "ordinal", levels = ["x"], labels = { y = "Y" } }', 11, "contradiction", "do not exist: y", ""),
     "bounds swapped": ('columns.a = { kind = "number", low = 3, high = 1 }', 11, "contradiction", "low 3 lies above high 1", "Swap them"),
     "number in quotes": ('columns.a = { kind = "number", low = "0.5" }', 11, "wrong-type", "must be a number", "Remove the quotes: low = 0.5"),

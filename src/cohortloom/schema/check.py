@@ -194,8 +194,11 @@ def _translated(error: ValidationError, data: dict, kept: dict[str, list[int]]) 
         place = _path(e["loc"])
         if e["loc"] != place and e["loc"][-1] == "str" and isinstance(_at(data, place), dict):
             continue  # the other form was meant
+        if e["type"] == "too_short" and _at(data, place):
+            continue  # pydantic counts good elements only
         code, what, fix = _words(e, place, data)
-        once = place[:-1] if place and isinstance(place[-1], int) else place  # one word for a list of wrong elements
+        # one word for a list of wrong elements
+        once = place[:-1] if place and isinstance(place[-1], int) else place
         out.setdefault((*once, code), (Finding(code, _original(place, kept), what, fix), place))
     return list(out.values())
 
@@ -264,6 +267,8 @@ def _words(e: Any, place: Path, data: dict) -> tuple[str, str, str]:
         wanted = 'text in quotes or { column = "...", unit = "..." }'
         return "wrong-type", f"{shown} is of the wrong type", f"Write {wanted}."
     example = f"Write {key} = [{shown}]." if "list" in wanted and shown != "this" else ""
+    if wanted == "text in quotes" and isinstance(value, (int, float)):
+        example = f'Write "{shown}".'
     if wanted == "a number" and isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value):
         example = f"Remove the quotes: {key} = {value}."
     return "wrong-type", f"{shown} is of the wrong type, it must be {wanted}", example

@@ -93,7 +93,7 @@ def _read(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
     for path in paths:
         label = path.relative_to(root).as_posix() if root else path.name
         try:
-            frame, cut = _open(path)
+            frame, separator = _open(path)
         except FileNotFoundError:
             problems.append(Problem("no-file", label, "the file does not exist", "Check the path."))
         except Exception as error:  # parsers quote cells, so their words stay out
@@ -103,7 +103,7 @@ def _read(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             short = path.name
             for suffix in SUFFIXES:
                 short = short.removesuffix(suffix)
-            sheets.append(_sheet(short, label, frame, cut))
+            sheets.append(_sheet(short, label, frame, separator))
     if problems:
         raise FileFormatError("no schema can be drafted from these files", problems)
     if not sheets:
@@ -112,13 +112,13 @@ def _read(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
     return sheets
 
 
-def _open(path: Path) -> tuple[pl.DataFrame, bool]:
+def _open(path: Path) -> tuple[pl.DataFrame, str]:
+    """The first rows of a file (text, unless Parquet), and its separator."""
     if path.name.endswith(".parquet"):
-        frame = pl.scan_parquet(path).head(MAX_ROWS + 1).collect()
-    else:
-        separator = "\t" if ".tsv" in path.name else _separator(path)
-        frame = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=MAX_ROWS + 1, encoding="utf8-lossy")
-    return frame.head(MAX_ROWS), frame.height > MAX_ROWS
+        return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ","
+    separator = "\t" if ".tsv" in path.name else _separator(path)
+    frame = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=MAX_ROWS + 1, encoding="utf8-lossy")
+    return frame, separator
 
 
 def _separator(path: Path) -> str:
@@ -129,8 +129,9 @@ def _separator(path: Path) -> str:
     return max(",;\t|", key=head.count)
 
 
-def _sheet(name: str, file: str, frame: pl.DataFrame, cut: bool = False) -> Sheet:
-    return Sheet(snake(name), file, frame, {c: profile(frame[c]) for c in frame.columns}, cut)
+def _sheet(name: str, file: str, frame: pl.DataFrame, separator: str = ",") -> Sheet:
+    cut, frame = frame.height > MAX_ROWS, frame.head(MAX_ROWS)
+    return Sheet(snake(name), file, frame, {c: profile(frame[c]) for c in frame.columns}, cut, separator)
 
 
 class _Drafter:
@@ -268,11 +269,8 @@ class _Drafter:
             said = " ".join(filter(None, [said, self._time(sheet, table, source, clock, role)]))
         if sheet.time in wanted and ("time" in source or role == "static"):
             wanted = [c for c in wanted if c != sheet.time]
-        separator = None if sheet.file.endswith((".parquet", ".tsv", ".tsv.gz")) else _sep(sheet)
-        if separator not in (None, ","):
-            source["separator"] = separator
-        if ".tsv" in sheet.file:
-            source["separator"] = "\t"
+        if sheet.separator != ",":
+            source["separator"] = sheet.separator
         columns: dict[str, Any] = {}
         if sheet.value and role == "event" and self._pivots(sheet, wanted):
             said += " " + self._wide_codes(name, sheet, columns, source)
@@ -378,7 +376,7 @@ class _Drafter:
         best: tuple[float, dict] = (0.5, {})
         for other in self.lookups:
             for key, p in other.profiles.items():
-                if p.kind == "empty" or p.distinct < 0.98 * (p.rows - p.missing):
+                if p.kind == "empty" or p.distinct < 0.8 * (p.rows - p.missing):
                     continue
                 share = float(known.is_in(other.ids(key).drop_nulls().implode()).mean() or 0.0)
                 label = next(
@@ -398,7 +396,7 @@ class _Drafter:
                     rows = zip(
                         other.ids(key), other.frame[label], other.frame[unit] if unit else [""] * other.frame.height
                     )
-                    best = (share, {k: (str(v or ""), str(u or "")) for k, v, u in rows})
+                    best = (share, {k: (str(v or ""), str(u or "")) for k, v, u in reversed(list(rows))})  # first wins
                     other.skip = f"names the codes of {sheet.file}"
         return best[1]
 
@@ -485,6 +483,10 @@ class _Drafter:
     def _repeats(self, sheet: Sheet, theirs: str) -> str:
         """Does the column only say again what another says?"""
         n = snake(theirs)
+        if theirs.endswith("date") and f"{theirs}time" in sheet.profiles:
+            day, exact = (sheet.frame[c].cast(pl.String).str.slice(0, 10) for c in (theirs, f"{theirs}time"))
+            if day.equals(exact):
+                return f'says "{theirs}time" again'
         if (
             sheet.time
             and theirs != sheet.time
@@ -551,10 +553,6 @@ class _Drafter:
 
 
 GENERAL = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
-
-
-def _sep(sheet: Sheet) -> str | None:
-    return getattr(sheet, "separator", None)
 
 
 def _round(n: int) -> str:

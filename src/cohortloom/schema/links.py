@@ -86,6 +86,7 @@ class Sheet:
     frame: pl.DataFrame
     profiles: dict[str, Profile]
     cut: bool = False
+    separator: str = ","
     subject: str | None = None
     visit: str | None = None
     time: str | None = None

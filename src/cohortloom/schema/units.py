@@ -227,7 +227,7 @@ _USUAL = (
     (r"^(alt|ast|alp|alk_phos|ldh|ck|ggt)$", "U/L"), (r"^urine($|_)", "mL"), (r"^(protime|pt|ptt|aptt)$", "s"),
     (r"^troponin", "ug/L"), (r"hba1c|^a1c$", "%"),
     (r"^(saps|sofa|gcs|apache|oasis)|(^|_)score$", "{score}"), (r"^survival$", "d"), (r"^ferritin$", "ng/mL"), (r"^crp$", "mg/L"),
-    (r"(^|_)(days?|futime|fu_?days|los_days)$|^time_in_hospital$|^length_of_stay$", "d"), 
+    (r"(^|_)days?($|_)|^(futime|los)$|^time_in_hospital$|^length_of_stay$", "d"), 
     (r"(^|_)(hours?|hrs)($|_24)", "h"),
     (r"(^|_)(minutes?|mins)$", "min"), (r"(^|_)years?$", "a"), (r"(^|_)months?$", "mo"),
     (r"_kg$", "kg"), (r"_cm$", "cm"),

@@ -1,0 +1,316 @@
+"""Drafts: planted keys, links, kinds, marks and layouts are found again, and no extreme of a patient is printed."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cohortloom.errors import FileFormatError
+from cohortloom.schema.infer import infer_schema
+from cohortloom.schema.profile import outward, profile, snake
+from cohortloom.schema.text import parse_schema
+
+DATA = Path(os.path.abspath(__file__)).parents[2].parent / "shared" / "data"
+
+
+def clinic(n: int = 60) -> dict[str, pl.DataFrame]:
+    """Patients, admissions, labs in long form with units, and a dictionary of the labs."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(1000, 1000 + n)
+    patients = pl.DataFrame({"subject_id": ids, "sex": rng.choice(["F", "M"], n), "birth_date": ["1950-03-01"] * n})
+    per = rng.integers(0, 4, n)
+    owner = np.repeat(ids, per)
+    hadm = rng.permutation(np.arange(50_000, 50_000 + len(owner)))
+    day = [f"2020-01-{d:02} 0{d % 10}:30:00" for d in rng.integers(1, 28, len(owner))]
+    admissions = pl.DataFrame(
+        {
+            "subject_id": owner,
+            "hadm_id": hadm,
+            "admittime": day,
+            "ward": rng.choice(["A", "B"], len(owner)),
+            "los": rng.gamma(2, 2, len(owner)).round(1),
+        }
+    )
+    which = rng.integers(0, len(owner), 600)
+    item = rng.choice([50971, 50983], 600)
+    item[:3] = 51003
+    labs = pl.DataFrame(
+        {
+            "subject_id": owner[which],
+            "hadm_id": hadm[which],
+            "charttime": ["2020-02-01 08:00:00"] * 600,
+            "itemid": item,
+            "valuenum": np.where(item == 50971, rng.normal(4, 0.5, 600), rng.normal(140, 4, 600)).round(1),
+            "uom": np.where(item == 50971, "mEq/L", "mmol/L"),
+            "flag_text": rng.choice(["H", "L"], 600),
+        }
+    )
+    names = pl.DataFrame({"itemid": [50971, 50983, 51003, 1], "label": ["Potassium", "Sodium", "Troponin", "Other"]})
+    return {"patients": patients, "admissions": admissions, "labs": labs, "d_items": names}
+
+
+def one_file(n: int = 50) -> pl.DataFrame:
+    """The commonest research file: statics repeated on every row of a visit."""
+    rng = np.random.default_rng(1)
+    per = rng.integers(1, 7, n)
+    who = np.repeat(np.arange(1, n + 1), per)
+    rows = len(who)
+    return pl.DataFrame(
+        {
+            "id": who,
+            "trt": np.repeat(rng.integers(0, 2, n), per),
+            "age": np.repeat(rng.uniform(30, 70, n), per),
+            "day": np.concatenate([np.sort(rng.choice(2000, k, replace=False)) for k in per]),
+            "bili": np.where(rng.random(rows) < 0.2, -1, rng.gamma(2, 2, rows).round(1)),
+            "chol": rng.normal(200, 30, rows).round(0),
+            "edema": rng.choice([0.0, 0.5, 1.0], rows),
+            "stage": rng.integers(1, 5, rows),
+        }
+    )
+
+
+def test_keys_links_and_roles_of_a_folder_of_tables():
+    draft = infer_schema(clinic(), name="clinic")
+    schema = draft.schema
+    assert schema.problems() == [] and parse_schema(draft.text) == schema
+    assert {n: t.role for n, t in schema.tables.items()} == {
+        "patients": "static",
+        "admissions": "visit",
+        "labs": "event",
+    }
+    assert schema.clock == "timestamp"
+    assert schema.tables["admissions"].source.visit == "hadm_id"
+    assert schema.tables["admissions"].source.when.column == "admittime"
+    assert schema.tables["labs"].parent == "admissions" and schema.has_visit_id("labs")
+
+
+def test_a_long_table_gets_items_with_name_unit_and_bounds():
+    labs = infer_schema(clinic(), name="clinic").schema.tables["labs"]
+    assert (labs.code, labs.value) == ("itemid", "valuenum")
+    item = labs.code_column().items["50971"]
+    assert (item.name, item.unit, item.decimals) == ("Potassium", "meq/L", 1)
+    assert "uom" not in labs.columns and "flag_text" in labs.columns
+
+
+def test_a_code_of_few_patients_is_not_listed():
+    frames = clinic()
+    few = frames["labs"].filter(pl.col("itemid") == 51003)["subject_id"].n_unique()
+    assert 0 < few < 5
+    assert "51003" not in infer_schema(frames, name="x").text
+
+
+def test_the_one_file_of_research_is_split_into_statics_and_visits():
+    schema = infer_schema({"pbc": one_file()}, name="pbc").schema
+    assert {n: t.role for n, t in schema.tables.items()} == {"patients": "static", "pbc": "visit"}
+    assert set(schema.tables["patients"].columns) == {"trt", "age"}
+    assert schema.tables["patients"].source.repeated
+    assert schema.clock == "offset" and schema.tables["pbc"].source.when.unit == "d"
+    kinds = {c: k.kind for c, k in schema.tables["pbc"].columns.items()}
+    assert kinds == {"bili": "number", "chol": "number", "edema": "ordinal", "stage": "ordinal"}
+    assert schema.column("pbc.edema").levels == ("0", "0.5", "1")
+
+
+def test_minus_one_is_taken_as_missing_where_nothing_else_is_negative():
+    schema = infer_schema({"pbc": one_file()}, name="pbc").schema
+    assert schema.tables["pbc"].source.missing_in == {"bili": ("-1",)}
+    assert schema.column("pbc.bili").low == 0
+
+
+def test_a_few_numeric_codes_alone_become_columns():
+    rng = np.random.default_rng(2)
+    rows = 900
+    frame = pl.DataFrame(
+        {
+            "RecordID": rng.integers(1, 40, rows),
+            "minutes": rng.integers(0, 2880, rows),
+            "Parameter": rng.choice(["HR", "NISysABP", "FiO2"], rows),
+            "Value": rng.uniform(20, 90, rows).round(0),
+        }
+    )
+    table = infer_schema({"icu": frame}, name="icu").schema.tables["icu"]
+    assert table.source.layout == "long" and table.source.codes == {
+        "HR": "hr",
+        "NISysABP": "ni_sys_abp",
+        "FiO2": "fio2",
+    }
+    assert table.source.when.unit == "min" and table.columns["hr"].unit == "/min"
+
+
+def test_visits_with_an_id_and_no_time_are_ordered():
+    rng = np.random.default_rng(3)
+    who = rng.integers(1, 80, 200)
+    frame = pl.DataFrame(
+        {
+            "encounter_id": np.arange(5000, 5200),
+            "patient_nbr": who,
+            "race": rng.choice(["?", "A", "B"], 200),
+            "num_labs": rng.integers(0, 90, 200),
+            "readmitted": rng.choice(["NO", ">30"], 200),
+        }
+    )
+    schema = infer_schema({"enc": frame}, name="enc").schema
+    assert schema.clock == "order" and schema.visit_table == "enc"
+    assert "?" in schema.tables["enc"].source.missing and schema.column("enc.race").levels in (("A", "B"), ("B", "A"))
+    assert schema.column("enc.num_labs").kind == "count"
+
+
+def test_a_rare_drug_is_not_taken_for_a_static():
+    frame = one_file(200)
+    frame = frame.with_columns(rare=pl.Series(np.where(np.arange(frame.height) == 3, "Steady", "No")))
+    schema = infer_schema({"pbc": frame}, name="pbc").schema
+    assert "rare" in schema.tables["pbc"].columns
+
+
+def test_levels_of_few_patients_are_named_in_the_comment():
+    frame = one_file().with_columns(site=pl.Series(["north"] * (one_file().height - 1) + ["oslo"]))
+    text = infer_schema({"pbc": frame}, name="pbc").text
+    comment = text[: text.index("columns.site")].rsplit("\n# ", 1)[1]
+    assert (
+        "fewer than 5 patients" in " ".join(text[: text.index("columns.site")].split("\n#")[-3:]) and "oslo" in comment
+    )
+
+
+def test_free_text_is_not_read_and_ids_are_identifiers():
+    frame = one_file()
+    n = frame.height
+    frame = frame.with_columns(
+        note=pl.Series([f"Patient {i} was seen by doctor number {i} today and felt well" for i in range(n)]),
+        accession=pl.Series([f"A{i:06}" for i in range(n)]),
+    )
+    draft = infer_schema({"pbc": frame}, name="pbc")
+    columns = draft.schema.tables["pbc"].columns
+    assert "note" not in columns and columns["accession"].kind == "identifier"
+    assert "was seen by" not in draft.text and "A000001" not in draft.text
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+@settings(max_examples=300, deadline=None)
+def test_bounds_hold_the_data_and_are_not_the_data(low, span):
+    high = low + span
+    down, up = outward(low, high)
+    assert down <= low and high <= up
+    assert down < low or down == 0
+    assert up > high or up == 0
+
+
+def test_no_extreme_value_stands_in_the_draft():
+    frame = one_file().with_columns(
+        dose=pl.Series(np.random.default_rng(5).uniform(11.37, 88.93, one_file().height).round(2))
+    )
+    text = infer_schema({"pbc": frame}, name="pbc").text
+    for column in ("dose", "age"):
+        for value in (frame[column].min(), frame[column].max()):
+            assert f"{value:.2f}" not in text
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "tsv", "pandas", "semicolon"])
+def test_every_container_gives_the_same_columns(tmp_path, kind):
+    frame = one_file()
+    if kind == "pandas":
+        found = infer_schema({"pbc": pd.DataFrame(frame.to_dict(as_series=False))}, name="x")
+    else:
+        path = tmp_path / f"pbc.{'csv' if kind == 'semicolon' else kind}"
+        if kind == "parquet":
+            frame.write_parquet(path)
+        elif kind == "csv.gz":
+            path.write_bytes(gzip.compress(frame.write_csv().encode()))
+        else:
+            frame.write_csv(path, separator={"csv": ",", "tsv": "\t", "semicolon": ";"}[kind])
+        found = infer_schema(tmp_path, name="x")
+    base = infer_schema({"pbc": frame}, name="x").schema
+    assert {n: t.columns for n, t in found.schema.tables.items()} == {n: t.columns for n, t in base.tables.items()}
+    if kind in ("tsv", "semicolon"):
+        assert all(t.source.separator == {"tsv": "\t", "semicolon": ";"}[kind] for t in found.schema.tables.values())
+
+
+def test_files_that_cannot_be_read_are_all_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really")
+    (tmp_path / "b.csv.gz").write_bytes(b"\x1f\x8b\x08\x00broken")
+    with pytest.raises(FileFormatError) as caught:
+        infer_schema(tmp_path, name="x")
+    assert {p.where for p in caught.value.problems} == {"a.parquet", "b.csv.gz"}
+
+
+def test_nothing_to_read_and_no_patients_are_answered(tmp_path):
+    with pytest.raises(FileFormatError, match="no-file"):
+        infer_schema(tmp_path, name="x")
+    with pytest.raises(FileFormatError, match="patients apart"):
+        infer_schema({"x": pl.DataFrame({"a": [0.5, 0.7], "b": [1.5, 1.5]})}, name="x")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [one_file().head(1), one_file().head(2), pl.concat([one_file().head(0), one_file().filter(pl.col("id") == 1)])],
+)
+def test_a_cohort_of_one_gives_a_sound_draft(frame):
+    assert infer_schema({"pbc": frame}, name="x").schema.problems() == []
+
+
+def test_empty_files_are_left_out():
+    frames = {**clinic(), "procedures": pl.DataFrame(schema={"subject_id": pl.Int64, "code": pl.String})}
+    draft = infer_schema(frames, name="x")
+    assert "procedures" not in draft.schema.tables and "procedures.parquet (no rows)" in draft.text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("SAPS-I", "saps_i"),
+        ("alk.phos", "alk_phos"),
+        ("NISysABP", "ni_sys_abp"),
+        ("FiO2", "fio2"),
+        ("pH", "ph"),
+        ("RecordID", "record_id"),
+        ("time", "time_"),
+        ("A1Cresult", "a1cresult"),
+        ("größe (cm)", "größe_cm"),
+    ],
+)
+def test_names_read_as_the_clinic_says_them(theirs, ours):
+    assert snake(theirs) == ours
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "missing"),
+    [
+        (["1", "2", "NA", "?"], "number", 2),
+        (["1.5", " 2 ", "", None], "number", 2),
+        (["2020-01-01", "2021-02-03T04:05:06", ""], "text", 1),
+        (["03.04.2020", "25.12.2020"], "date", 0),
+        (["a", "1", "2"], "text", 0),
+        ([None, ""], "empty", 2),
+    ],
+)
+def test_cells_are_told_apart(cells, kind, missing):
+    p = profile(pl.Series("x", cells, dtype=pl.String))
+    assert (p.kind, p.missing) == (kind, missing)
+
+
+FOLDERS = [
+    "physionet2012-set-a",
+    "rare-disease-cohorts",
+    "mimic-iv-demo/tables",
+    "nafld-events",
+    "cgm-hall",
+    "synthea27-omop",
+    "diabetes-130-hospitals",
+]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_draft_of_a_real_folder_reads_it_without_a_fault(folder):
+    if not (DATA / folder).is_dir():
+        pytest.skip("real data absent")
+    from cohortloom.formats import read
+
+    draft = infer_schema(DATA / folder, name="draft")
+    assert draft.schema.problems() == []
+    cohort = read(DATA / folder, format="tabular", schema=draft.schema)
+    assert all(not f.is_empty() for f in cohort.tables.values())
