@@ -1,0 +1,243 @@
+"""Facts of folding events into steps and unfolding them again."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom.codec import Codec, Layout
+from cohortloom.cohort import Cohort
+from cohortloom.rng import Rng
+from cohortloom.schema import Category, Code, Number, Schema, Table
+
+RAW = Layout(scale="raw")
+
+
+@pytest.fixture(scope="module")
+def cohort(hospital) -> Cohort:
+    return hospital()
+
+
+@pytest.fixture(scope="module")
+def codec(cohort) -> Codec:
+    fitted = Codec.fit(cohort, RAW)
+    return Codec.from_json(cohort.schema, json.loads(json.dumps(fitted.to_json())))
+
+
+@pytest.fixture(scope="module")
+def back(cohort, codec) -> Cohort:
+    return codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(1, 151))
+
+
+def renumbered(cohort: Cohort) -> Cohort:
+    """The cohort with subjects 1, 2, ... and visit ids left as they are."""
+    ids = pl.DataFrame({"subject_id": cohort.subjects, "new": np.arange(1, cohort.n_subjects + 1)})
+    tables = {
+        name: frame.join(ids, on="subject_id").with_columns(subject_id="new").drop("new")
+        for name, frame in cohort.tables.items()
+    }
+    return Cohort.build(cohort.schema, tables)
+
+
+def test_features_are_named_after_table_and_code(codec):
+    names = {f.name for f in codec.sequence_features}
+    assert {"labs.K", "labs.K#n", "labs.Na", "diagnoses.I10", "drugs.aspirin#n", "vitals.hr", "vitals#n"} <= names
+    assert {f.name for f in codec.static_features} == {"stays.start", "patients.sex", "patients.birth"}
+
+
+def test_statics_and_stays_come_back_exactly(cohort, back):
+    true = renumbered(cohort)
+    assert true.tables["patients"].drop("mrn").equals(back.tables["patients"].drop("mrn"))
+    assert true.tables["stays"].drop("visit_id").equals(back.tables["stays"].drop("visit_id"))
+
+
+def test_identifiers_are_made_anew(back):
+    names = back.tables["patients"]["mrn"]
+    assert names.null_count() == 0 and not names.str.contains("secret").any()
+
+
+def test_decoded_events_fold_to_the_same_arrays(cohort, codec, back):
+    first, again = codec.encode(cohort, rng=Rng(0)).sequence, codec.encode(back, rng=Rng(0)).sequence
+    assert np.array_equal(first.observed, again.observed)
+    assert np.array_equal(first.values, again.values)
+
+
+def test_last_value_and_count_agree_with_a_slow_reference(cohort, codec):
+    encoded = codec.encode(cohort, rng=Rng(0)).sequence
+    at = {f.name: j for j, f in enumerate(encoded.features)}
+    stays, labs = cohort.tables["stays"], cohort.tables["labs"].filter(pl.col("item") == "K")
+    row = 0
+    for (subject,), own in stays.group_by("subject_id", maintain_order=True):
+        starts = own["time"].to_list()
+        found: list[list] = [[] for _ in starts]
+        for lab in labs.filter(pl.col("subject_id") == subject).iter_rows(named=True):
+            if lab["visit_id"] is not None:
+                place = own["visit_id"].to_list().index(lab["visit_id"])
+            else:
+                place = max([i for i, s in enumerate(starts) if s <= lab["time"]], default=0)
+            found[place].append(lab["value"])
+        for values in found:
+            known = [v for v in values if v is not None]
+            assert encoded.values[row, at["labs.K#n"]] == len(values)
+            assert encoded.observed[row, at["labs.K"]] == bool(known)
+            if known:
+                assert encoded.values[row, at["labs.K"]] == known[-1]
+            row += 1
+    assert row == len(encoded.values)
+
+
+def test_every_link_leads_to_a_stay_of_the_same_patient(back):
+    for name in ("labs", "diagnoses", "vitals"):
+        linked = back.tables[name].drop_nulls("visit_id")
+        assert linked.height > 0
+        assert linked.join(back.tables["stays"], on=["subject_id", "visit_id"], how="anti").is_empty()
+
+
+def test_share_without_a_link_is_learned(cohort, back):
+    true, made = (c.tables["labs"]["visit_id"].is_null().mean() for c in (cohort, back))
+    assert made == pytest.approx(true, abs=0.05) and true > 0.1
+
+
+def test_linked_times_lie_inside_the_stay(cohort, back):
+    for c in (cohort, back):
+        rows = c.tables["labs"].drop_nulls("visit_id").join(c.tables["stays"], on=["subject_id", "visit_id"])
+        assert ((rows["time"] >= rows["time_right"]) & (rows["time"] <= rows["end"])).all()
+
+
+def test_dates_stay_dates(back):
+    assert (back.tables["drugs"]["time"].dt.truncate("1d") == back.tables["drugs"]["time"]).all()
+
+
+def test_panels_stay_together(cohort, back):
+    for c in (cohort, back):
+        moments = c.tables["labs"].group_by("subject_id", "time").agg(pl.col("item").n_unique())
+        assert (moments["item"] == 2).mean() > 0.6
+
+
+def test_events_before_the_first_stay_are_kept(cohort, codec):
+    first = cohort.tables["stays"].group_by("subject_id").agg(pl.col("time").min().alias("first"))
+    early = (
+        cohort.tables["drugs"]
+        .join(first, on="subject_id")
+        .filter(pl.col("time") < pl.col("first") - pl.duration(days=1))
+    )
+    assert early.height == 1
+    encoded = codec.encode(cohort, rng=Rng(0)).sequence
+    names = [f.name for f in encoded.features]
+    total = sum(encoded.values[:, j].sum() for j, n in enumerate(names) if n.startswith("drugs.") and n.endswith("#n"))
+    assert total == cohort.tables["drugs"].height
+
+
+def test_a_code_of_one_patient_is_never_told(cohort, codec, back):
+    assert "ONE-PATIENT" not in json.dumps(codec.to_json())
+    assert "ONE-PATIENT" not in back.tables["diagnoses"]["icd"].to_list()
+    assert codec.notes["diagnoses: rows of codes held by fewer than 5 patients, never drawn"] == 1
+
+
+def test_rare_codes_are_drawn_among_those_of_enough_patients(cohort):
+    codec = Codec.fit(cohort, RAW, max_codes=1)
+    back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(150))
+    made = back.tables["diagnoses"]
+    assert set(made["icd"]) == {"I10", "E11", "N17", "J44"}
+    assert made.group_by("visit_id").agg(pl.col("icd").n_unique() == pl.len())["icd"].all()
+    # doubles that could not be drawn apart are dropped: at most the few stays where all rare codes are taken
+    assert made.height >= 0.97 * cohort.tables["diagnoses"].height
+    labs = back.tables["labs"]
+    assert labs.filter(pl.col("item") == "K")["value"].is_between(1, 9).all()
+
+
+def test_earlier_values_vary_as_in_training(cohort, back):
+    # pooled variance within a stay; about 400 values, so the sd is known to 4 %, and rounding to 0.1 adds 0.0008
+    def within(c: Cohort) -> float:
+        rows = c.tables["labs"].filter(pl.col("item") == "K").drop_nulls(["visit_id", "value"])
+        rows = rows.with_columns(
+            n=pl.len().over("subject_id", "visit_id"),
+            d=pl.col("value") - pl.col("value").mean().over("subject_id", "visit_id"),
+        )
+        rows = rows.filter(pl.col("n") > 2)
+        return float(np.sqrt((rows["d"] ** 2).sum() / (rows["d"] * 0 + 1 - 1 / rows["n"]).sum()))
+
+    assert within(cohort) == pytest.approx(0.3, rel=0.12)
+    assert within(back) == pytest.approx(within(cohort), rel=0.15)
+
+
+def test_items_bound_the_values_of_their_code(codec):
+    feature = next(f for f in codec.sequence_features if f.name == "labs.K")
+    assert (feature.low, feature.high, feature.decimals) == (1.0, 9.0, 1)
+
+
+def test_a_number_needs_a_row_and_a_row_a_number(cohort, codec):
+    """Arrays a generator may draw: a value with a count of 0, and a count without a value."""
+    encoded = codec.encode(cohort, rng=Rng(0))
+    at = {f.name: j for j, f in enumerate(encoded.sequence.features)}
+    values, observed = encoded.sequence.values.copy(), encoded.sequence.observed.copy()
+    values[:, at["labs.Na#n"]], values[:, at["labs.Na"]], observed[:, at["labs.Na"]] = 0, 141.0, True
+    changed = type(encoded.sequence)(
+        encoded.sequence.features, values, observed, encoded.sequence.gap, encoded.sequence.length
+    )
+    made = codec.decode(type(encoded)(encoded.static, changed), Rng(1), ids=np.arange(150)).tables["labs"]
+    assert made.filter(pl.col("item") == "Na").height == cohort.tables["stays"].height
+    values[:, at["labs.Na#n"]], observed[:, at["labs.Na"]] = 3, False
+    made = codec.decode(type(encoded)(encoded.static, changed), Rng(1), ids=np.arange(150)).tables["labs"]
+    assert made.filter(pl.col("item") == "Na").is_empty()
+
+
+def test_without_visits_a_step_is_a_day():
+    schema = Schema(
+        name="daily",
+        clock="offset",
+        tables={
+            "patients": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+            "home": Table(role="event", columns={"code": Code(), "value": Number()}, code="code", value="value"),
+        },
+    )
+    draw = np.random.default_rng(0)
+    hours = np.sort(draw.integers(0, 24 * 20, 600))
+    frame = pl.DataFrame(
+        {
+            "subject_id": np.repeat(np.arange(60), 10),
+            "time": pl.Series(hours * 3_600_000_000).cast(pl.Duration("us")),
+            "code": draw.choice(["weight", "pulse"], 600),
+            "value": np.round(draw.normal(70, 5, 600), 1),
+        }
+    )
+    cohort = Cohort.build(
+        schema, {"patients": pl.DataFrame({"subject_id": np.arange(61), "sex": ["F"] * 61}), "home": frame}
+    )
+    codec = Codec.fit(cohort, RAW)
+    encoded = codec.encode(cohort, rng=Rng(0))
+    days = frame.with_columns(day=pl.col("time").dt.total_days()).select("subject_id", "day").n_unique()
+    assert encoded.sequence.length.sum() == days and encoded.sequence.length[60] == 0
+    back = codec.decode(encoded, Rng(1), ids=np.arange(61))
+    again = codec.encode(back, rng=Rng(0))
+    assert np.array_equal(encoded.sequence.values, again.sequence.values)
+    assert np.allclose(encoded.sequence.gap, again.sequence.gap)
+
+
+def test_untimed_events_of_the_patient_fold_into_statics():
+    schema = Schema(
+        name="history",
+        tables={
+            "patients": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+            "past": Table(role="event", timed=False, columns={"icd": Code()}, code="icd"),
+        },
+    )
+    past = pl.DataFrame({"subject_id": [i for i in range(20) for _ in range(i % 2)], "icd": ["I10"] * 10})
+    cohort = Cohort.build(
+        schema, {"patients": pl.DataFrame({"subject_id": range(20), "sex": ["F"] * 20}), "past": past}
+    )
+    codec = Codec.fit(cohort, RAW)
+    encoded = codec.encode(cohort, rng=Rng(0))
+    assert [f.name for f in codec.static_features] == ["patients.sex", "past.I10"] and not codec.sequence_features
+    assert np.array_equal(encoded.static.values[:, 1], 2.0 + np.arange(20) % 2)
+    assert codec.decode(encoded, Rng(1), ids=np.arange(20)).tables["past"].equals(cohort.tables["past"])
+
+
+def test_rows_of_patients_without_stays_are_counted(cohort):
+    nobody = cohort.subjects[9]
+    drugs = pl.concat(
+        [cohort.tables["drugs"], cohort.tables["drugs"][:3].with_columns(subject_id=pl.lit(nobody, pl.Int64))]
+    )
+    codec = Codec.fit(Cohort.build(cohort.schema, dict(cohort.tables) | {"drugs": drugs}), RAW)
+    assert codec.notes["drugs: rows of subjects without a step, left out"] == 3
