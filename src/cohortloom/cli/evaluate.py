@@ -18,7 +18,7 @@ from cohortloom.cli.options import (
     Seed,
     finish,
     open_cohort,
-    progress,
+    stages,
 )
 
 
@@ -41,7 +41,7 @@ def run(
     from cohortloom.evaluation import evaluate
 
     cohorts = [open_cohort(path, from_format, schema, on_error) for path in (synthetic, train, held_out)]
-    with progress("evaluate", quiet=quiet) as tell:
+    with stages("evaluate", quiet=quiet) as tell:
         report = evaluate(
             cohorts[0], train=cohorts[1], held_out=cohorts[2], seed=seed, only=only, fast=fast, progress=tell
         )
