@@ -10,8 +10,8 @@ Limits. A score fails beyond
     max(tolerance, share x independent anchor, q),      q = upper quantile of d between two real samples
 
 `tolerance` is the difference nobody needs to mind, however many patients there are; `share x anchor` is the loss of
-association nobody needs to mind, as a share of losing all of it. q lies at 1 - .05/100, so that all scores of a report
-together stay quiet for a second real sample in 95 of 100 cases (Bonferroni over at most 100 scores). It is extrapolated
+association nobody needs to mind, as a share of losing all of it. q lies at 1 - .05/200, so that all scores of a report
+together stay quiet for a second real sample in 95 of 100 cases (Bonferroni over 100 scores, halved as q is extrapolated
 from the splits: a gamma law for the mean over components, a Gumbel law for the largest standardised component (which
 needs no correction for the number of components, as the largest one is what was observed).
 
@@ -35,7 +35,7 @@ from cohortloom.report import Goal, Score
 
 __all__ = ["ALPHA", "Measure", "assess", "centred_interval", "enough", "not_computed", "not_measurable"]
 
-ALPHA = 0.05 / 100
+ALPHA = 0.05 / 200
 FEWEST = 10
 SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
 
