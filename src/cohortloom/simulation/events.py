@@ -17,7 +17,7 @@ from cohortloom.simulation.labs import Physiology
 from cohortloom.simulation.laws import Scope, Variable, logistic, logit, reading
 from cohortloom.simulation.plan import YEAR, Plan, TablePlan
 from cohortloom.simulation.static import Life
-from cohortloom.simulation.visits import Moments, Visits
+from cohortloom.simulation.visits import Moments, Visits, ends_in_death
 
 __all__ = ["World", "tables_of"]
 
@@ -257,7 +257,7 @@ def _taken(world: World, table: str, column: str, spec, prior: ColumnPrior, rows
     elif word in ("died", "died_here"):
         flag = died[subject]
         if word == "died_here" and role != "static":
-            flag &= _ends_in_death(world, rows)
+            flag = ends_in_death(life, world.visits)[world.moments.visit[rows.moment]]
         series = _worded(spec, np.where(flag, 1, 0), ("no", "yes"), prior.levels)
     elif word == "status":
         words = ("censored", "death", *plan.states)
@@ -284,13 +284,6 @@ def _until(world: World, rows: _Rows, prior: ColumnPrior, word: str, draw) -> np
     spread = prior.sd if prior.sd is not None else 0.5
     until = rows.time + typical * world.plan.day * np.exp(spread * draw.standard_normal(len(rows.time)))
     return np.minimum(until, world.life.end[rows.subject])
-
-
-def _ends_in_death(world: World, rows: _Rows) -> np.ndarray:
-    visit = world.moments.visit[rows.moment]
-    death = world.life.death[rows.subject]
-    end = world.visits.time[visit] + world.visits.stay[visit]
-    return ~np.isnan(death) & (world.visits.stay[visit] > 0) & (end >= death - 1e-9)
 
 
 def _number(spec, value: np.ndarray) -> pl.Series:

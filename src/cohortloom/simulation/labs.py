@@ -22,7 +22,7 @@ from cohortloom.simulation.disease import at
 from cohortloom.simulation.laws import Scope, Variable, logistic, logit, reading
 from cohortloom.simulation.plan import Plan
 from cohortloom.simulation.static import Life, mixed
-from cohortloom.simulation.visits import Moments, Visits
+from cohortloom.simulation.visits import Moments, Visits, ends_in_death
 
 __all__ = ["Physiology", "live_through"]
 
@@ -64,6 +64,8 @@ def live_through(plan: Plan, life: Life, visits: Visits, moments: Moments, rng: 
     for table, tables in plan.tables.items():
         for column, prior in tables.takes.items():
             source = {"age": "age", "state": "state", "visit_kind": "visit"}.get(prior.takes or "")
+            if prior.takes == "died_here":
+                scope[f"{table}.{column}"] = ends_in_death(life, visits)[moments.visit]
             if source and plan.schema.tables[table].role != "static":
                 scope[f"{table}.{column}"] = scope[source]
     body = Physiology(scope, {}, u, b)

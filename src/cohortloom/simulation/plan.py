@@ -104,6 +104,8 @@ class Plan:
             for column, prior in plan.takes.items():
                 if prior.takes in ("age", "state", "visit_kind"):
                     out[f"{table}.{column}"] = out["visit" if prior.takes == "visit_kind" else prior.takes]
+                if prior.takes == "died_here":
+                    out[f"{table}.{column}"] = Meta("flag")
         return out
 
     @cached_property

@@ -20,7 +20,7 @@ from cohortloom.simulation.disease import at
 from cohortloom.simulation.plan import Plan
 from cohortloom.simulation.static import Life, sojourn
 
-__all__ = ["Moments", "Visits", "draw_moments", "draw_visits"]
+__all__ = ["Moments", "Visits", "draw_moments", "draw_visits", "ends_in_death"]
 
 #: Most visits of one stream for one patient, a guard against priors that explode.
 MAX_VISITS = 2_000
@@ -88,6 +88,12 @@ def draw_moments(plan: Plan, visits: Visits, rng: Rng) -> Moments:
         later = np.where(nth > 0, (nth + shake) * gap[visit], 0.0)
     time = visits.time[visit] + np.minimum(later, visits.stay[visit])
     return Moments(visits.subject[visit], time, visit, nth == 0)
+
+
+def ends_in_death(life: Life, visits: Visits) -> np.ndarray:
+    """Does the patient die in this visit (one that lasts, and ends at death)?"""
+    death = life.death[visits.subject]
+    return ~np.isnan(death) & (visits.stay > 0) & (visits.time + visits.stay >= death - 1e-9)
 
 
 def _stream(plan: Plan, life: Life, number: int, name: str, rng: Rng) -> tuple[np.ndarray, ...]:
