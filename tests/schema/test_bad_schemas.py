@@ -2,6 +2,7 @@
 
 import pytest
 
+# ruff: noqa: E501 (a case is a line)
 from cohortloom.errors import SchemaError
 from cohortloom.schema.text import parse_schema, read_schema, schema_problems
 

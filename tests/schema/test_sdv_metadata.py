@@ -1,5 +1,7 @@
 """SDV metadata: read in its three forms, written so that SDV itself takes it."""
 
+# ruff: noqa: E501 (texts of files)
+
 import json
 
 import pytest

@@ -1,8 +1,9 @@
 """From facts about a column to a column of a schema, with a sentence on what was seen and how sure we are.
 
-Levels seen in fewer than five patients are listed, as a draft without them could not read the data, but the comment names
-them: fold or drop them before the schema leaves the hands of those who may see the data. Codes are never listed, values
-of identifiers and free text never printed, bounds are round numbers outside the data.
+Levels seen in fewer than five patients are listed, as a draft without them could not read the data, but the comment
+names them: fold or drop them before the schema leaves the hands of those who may see the data. Where most levels are
+that rare, none is listed and the column is a code. Codes of few patients, values of identifiers and free text are never
+printed; bounds are round numbers outside the data.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
         return drafted
     kind = drafted.column["kind"]
     marks = {"missing": False} if not p.missing else {}
-    if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (kind == "timestamp" and re.search(r"birth|dob|death|dod", name)):
+    if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
+        kind == "timestamp" and re.search(r"birth|dob|death|dod", name)
+    ):
         marks["quasi_identifier"] = True
     if kind != "identifier" and _SENSITIVE.search(name):
         marks["sensitive"] = True
@@ -209,8 +212,8 @@ _STEP_ORDER = [
 
 _SYSTEM_NAMES = (
     (r"icd_?10", "ICD-10"), (r"icd_?9", "ICD-9-CM"), (r"icd", "ICD"), (r"loinc", "LOINC"), (r"(^|_)atc", "ATC"),
-    (r"(^|_)ndc", "NDC"), (r"snomed", "SNOMED CT"), (r"rx_?norm", "RxNorm"), (r"(^|_)drg", "DRG"), (r"cpt|hcpcs", "CPT"),
-    (r"concept_id", "OMOP"),
+    (r"(^|_)ndc", "NDC"), (r"snomed", "SNOMED CT"), (r"rx_?norm", "RxNorm"), (r"(^|_)drg", "DRG"),
+    (r"cpt|hcpcs", "CPT"), (r"concept_id", "OMOP"),
 )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
-from cohortloom.schema.links import Sheet, constant_share, find_codes, find_subject, find_time, find_visit
+from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit
 from cohortloom.schema.profile import profile, snake
 from cohortloom.schema.schema import Schema
+from cohortloom.schema.sheets import MAX_ROWS, Sheet, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
 from cohortloom.schema.units import ucum
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "infer_schema"]
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-MAX_ROWS = 5_000_000
 MAX_PIVOT = 60
 MAX_ITEMS = 400
 _PEOPLE = re.compile(r"^(sex|gender|age|race|birth|dob|ethnic)|birth")
@@ -70,11 +69,11 @@ def infer_schema(
 
             return _from_metadata(from_sdv_metadata(dict(source), name))
         sheets = [
-            _sheet(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else pl.from_pandas(f))
+            sheet_of(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else pl.from_pandas(f))
             for n, f in source.items()
         ]
     else:
-        sheets = _read(source)
+        sheets = read_sheets(source)
     return _Drafter(sheets, name).draft()
 
 
@@ -82,56 +81,6 @@ def _from_metadata(schema: Schema) -> Draft:
     head = "Drafted from SDV metadata, which says nothing of units, and of roles only what keys say: look at both."
     text = f"# {head}\n\n{dump_schema(schema)}"
     return Draft(parse_schema(text), text)
-
-
-def _read(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
-    paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(p) for p in source]
-    root = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
-    if root:
-        paths = sorted(p for p in root.rglob("*") if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
-    problems, sheets = [], []
-    for path in paths:
-        label = path.relative_to(root).as_posix() if root else path.name
-        try:
-            frame, separator = _open(path)
-        except FileNotFoundError:
-            problems.append(Problem("no-file", label, "the file does not exist", "Check the path."))
-        except Exception as error:  # parsers quote cells, so their words stay out
-            what = f"can't be read ({type(error).__name__})"
-            problems.append(Problem("unreadable", label, what, "It may be truncated or no CSV, TSV or Parquet file."))
-        else:
-            short = path.name
-            for suffix in SUFFIXES:
-                short = short.removesuffix(suffix)
-            sheets.append(_sheet(short, label, frame, separator))
-    if problems:
-        raise FileFormatError("no schema can be drafted from these files", problems)
-    if not sheets:
-        where = str(paths[0].name if paths else source)
-        raise FileFormatError("", [Problem("no-file", where, "holds no CSV, TSV or Parquet file", "Check the path.")])
-    return sheets
-
-
-def _open(path: Path) -> tuple[pl.DataFrame, str]:
-    """The first rows of a file (text, unless Parquet), and its separator."""
-    if path.name.endswith(".parquet"):
-        return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ","
-    separator = "\t" if ".tsv" in path.name else _separator(path)
-    frame = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=MAX_ROWS + 1, encoding="utf8-lossy")
-    return frame, separator
-
-
-def _separator(path: Path) -> str:
-    import gzip
-
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf8", errors="replace") as file:
-        head = str(file.readline())
-    return max(",;\t|", key=head.count)
-
-
-def _sheet(name: str, file: str, frame: pl.DataFrame, separator: str = ",") -> Sheet:
-    cut, frame = frame.height > MAX_ROWS, frame.head(MAX_ROWS)
-    return Sheet(snake(name), file, frame, {c: profile(frame[c]) for c in frame.columns}, cut, separator)
 
 
 class _Drafter:
@@ -156,8 +105,8 @@ class _Drafter:
         self.lookups = [s for s in self.sheets if not s.subject]
         visits = find_visit(self.patients)
         self.head += [
-            "A draft: every comment is a guess to be checked. It was drawn from patients (levels are real), so treat it "
-            "like the data until you have read it.",
+            "A draft: every comment is a guess to be checked. It was drawn from patients (levels are real), so treat "
+            "it like the data until you have read it.",
             said[:1].upper() + said[1:] + ".",
             *([visits + "."] if visits else []),
         ]
@@ -247,7 +196,10 @@ class _Drafter:
                 still = []
         if still:
             own = "patients" if "patients" not in self.tables else f"{name}_patients"
-            said = f"Columns of {sheet.file} that (nearly) never change within a patient; contradictions are settled by the most frequent value."
+            said = (
+                f"Columns of {sheet.file} that (nearly) never change within a patient; contradictions are settled "
+                "by the most frequent value."
+            )
             self._add(own, sheet, still, clock, "static", said)
             self.tables[own]["source"]["repeated"] = True
             self.patient_table = self.patient_table or own
@@ -351,7 +303,10 @@ class _Drafter:
             self.notes["tables", name, "columns", ours] = (
                 f"{re.sub('; (never missing|[0-9]+% missing)', '', drafted.comment)[:-1]}; {few}."
             )
-        return f'Long file: each "{sheet.code}" becomes a column. For an hourly grid set role = "visit" and grid = {{ every = "1h" }} in the source.'
+        return (
+            f'Long file: each "{sheet.code}" becomes a column. For an hourly grid set role = "visit" and '
+            'grid = { every = "1h" } in the source.'
+        )
 
     def _by_code(self, sheet: Sheet) -> list[tuple[str, pl.DataFrame]]:
         assert sheet.code and sheet.subject

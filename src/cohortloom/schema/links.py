@@ -1,19 +1,19 @@
 """Which column is the patient, the visit, the time, the code: keys and links between the files of a folder.
 
-Names give candidates, contents decide: the patient column is shared by the files, the visit column is unique in one file
-and its values are found again in others, the time varies within a patient, static columns do not.
+Names give candidates, contents decide: the patient column is shared by the files, the visit column is unique in one
+file and its values are found again in others, the time varies within a patient, static columns do not.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 import polars as pl
 
 from cohortloom.schema.profile import Profile, snake
+from cohortloom.schema.sheets import Sheet
 
-__all__ = ["Sheet", "constant_share", "find_codes", "find_subject", "find_time", "find_visit", "ids"]
+__all__ = ["constant_share", "find_codes", "find_subject", "find_time", "find_visit"]
 
 _SUBJECT = frozenset(
     [
@@ -75,42 +75,6 @@ _CODE = re.compile(
 _VALUE = re.compile(
     r"^(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|numeric_value)$"
 )
-
-
-@dataclass
-class Sheet:
-    """One file or frame, with what was found out about it."""
-
-    name: str
-    file: str
-    frame: pl.DataFrame
-    profiles: dict[str, Profile]
-    cut: bool = False
-    separator: str = ","
-    subject: str | None = None
-    visit: str | None = None
-    time: str | None = None
-    time_unit: str | None = None
-    time_note: str = ""
-    code: str | None = None
-    value: str | None = None
-    unit: str | None = None
-    role: str = "event"
-    skip: str = ""
-    keys: dict[str, pl.Series] = field(default_factory=dict, repr=False)
-
-    def ids(self, column: str) -> pl.Series:
-        """Values of an id column as text, without the .0 that floats leave."""
-        if column not in self.keys:
-            self.keys[column] = ids(self.frame[column])
-        return self.keys[column]
-
-
-def ids(series: pl.Series) -> pl.Series:
-    if series.dtype.is_float():
-        series = series.cast(pl.Int64, strict=False)
-    text = series.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
-    return text.to_frame("k").select(pl.when(pl.col("k") != "").then(pl.col("k"))).to_series()
 
 
 def idlike(p: Profile) -> bool:

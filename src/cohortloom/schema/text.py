@@ -80,7 +80,7 @@ def write_schema(schema: Schema, path: str | FilePath) -> None:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of schema files, for completion and checks in editors (committed as schemas/cohortloom.schema.json)."""
+    """JSON Schema of schema files, for completion and checks in editors (schemas/cohortloom.schema.json)."""
     out = Schema.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **out, "title": "cohortloom schema"}
 
