@@ -122,6 +122,14 @@ def test_bounds_and_decimals_are_kept():
     assert np.allclose(drawn, np.round(drawn, 1))
 
 
+def test_a_dose_off_the_common_grid_is_not_told():
+    # 25, 50 and 100 share the step 25; the one 60 among 1,000 comes out as 50 or 75
+    values = np.concatenate([np.random.default_rng(9).choice([25.0, 50.0, 100.0], 999), [60.0]])
+    law = QuantileTransform.fit(values)
+    assert law.step == 25 and set(law.decode(np.linspace(-3.5, 3.5, 5001))) <= {25.0, 50.0, 75.0, 100.0}
+    assert QuantileTransform.fit(np.repeat([2.0, 3.0, 5.0], 50)).step == 0
+
+
 def test_score_is_the_middle_of_a_spike():
     # u of the spike 0 is uniform on [0, 0.5]: its middle is 0.25
     from scipy.stats import norm

@@ -116,5 +116,5 @@ def test_hourly_stays_come_back_by_their_scores():
         assert (true.is_null() == made.is_null()).all()
         law = codec.transforms[f"hours.{name}"]
         inside = true.is_between(*law.ends, closed="none").fill_null(False)
-        if len(law.u) < 400:  # no knot was thinned out: the grid's values come back
+        if len(law.u) < 400 and inside.any():  # no knot was thinned out: the grid's values come back
             assert (true.filter(inside) == made.filter(inside)).mean() > 0.99, name

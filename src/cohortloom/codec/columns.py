@@ -44,7 +44,7 @@ class QuantileTransform:
         tail_low, tail_high: Shares of u at or below the first and at or below the last knot; values at or beyond the
             ends get a uniform u there (0 and 1 if the end is a spike).
         decimals: Grid of the values: 10 ** -decimals; None if they have none.
-        snap: Emit spikes only (columns of few distinct values, such as doses).
+        step: Coarser grid all spikes share, where they are nearly all of the column (doses of 25, 50, 100); 0: none.
         n: Number of values seen.
     """
 
@@ -58,7 +58,7 @@ class QuantileTransform:
     decimals: int | None = None
     low: float | None = None
     high: float | None = None
-    snap: bool = False
+    step: float = 0.0
     n: int = 0
 
     @classmethod
@@ -99,7 +99,7 @@ class QuantileTransform:
         if subject is not None and spike.any():  # one patient's habit is no spike
             holder = subject[order]
             spike &= np.minimum.reduceat(holder, first) < np.maximum.reduceat(holder, first)
-        snap = len(distinct) < len(values) / 2 and count[spike].sum() >= 0.9 * len(values)
+        step = _common_step(distinct[spike], decimals) if count[spike].sum() >= 0.9 * len(values) else 0.0
         inside = np.clip(distinct, bottom, top)
         keep, at = np.unique(inside, return_inverse=True)
         mass = np.bincount(at, weights=count)
@@ -111,7 +111,7 @@ class QuantileTransform:
         return cls(
             *_thin(u, x, keep[is_spike]), keep[is_spike], edges[:-1][is_spike], edges[1:][is_spike],
             0.0 if is_spike[0] else float(edges[1]), 1.0 if is_spike[-1] else float(edges[-2]),
-            decimals, low, high, bool(snap), len(values),
+            decimals, low, high, step, len(values),
         )  # fmt: skip
 
     def encode(self, values: Float[np.ndarray, "row"], rng: Rng | np.random.Generator) -> Float[np.ndarray, "row"]:
@@ -150,9 +150,8 @@ class QuantileTransform:
         if not len(self.u):
             return np.full(len(u), np.nan)
         x = np.interp(u, self.u, self.x)
-        if self.snap:
-            middle = (self.spikes[1:] + self.spikes[:-1]) / 2
-            x = np.where(np.isnan(x), x, self.spikes[np.searchsorted(middle, x)])
+        if self.step:
+            x = np.round(x / self.step) * self.step
         if self.decimals is not None:
             x = np.round(x, self.decimals)
         return np.clip(x, self.low if self.low is not None else -np.inf, self.high if self.high is not None else np.inf)
@@ -188,7 +187,7 @@ class QuantileTransform:
             "decimals": self.decimals,
             "low": self.low,
             "high": self.high,
-            "snap": self.snap,
+            "step": self.step,
             "n": self.n,
         }
 
@@ -197,7 +196,7 @@ class QuantileTransform:
         """The transform of a state written by `to_json`."""
         arrays = {key: np.asarray(state[key], dtype=float) for key in ("u", "x", "spikes", "spike_low", "spike_high")}
         return cls(
-            **arrays, **{key: state[key] for key in ("tail_low", "tail_high", "decimals", "low", "high", "snap", "n")}
+            **arrays, **{key: state[key] for key in ("tail_low", "tail_high", "decimals", "low", "high", "step", "n")}
         )
 
 
@@ -211,6 +210,14 @@ def decimals_of(values: Float[np.ndarray, "row"], most: int = 6) -> int | None:
         if np.all(np.abs(values - np.round(values, decimals)) <= 1e-9 + 1e-13 * np.abs(values)):
             return decimals
     return None
+
+
+def _common_step(spikes: np.ndarray, decimals: int | None) -> float:
+    """Greatest common divisor of at least three spikes, if it is coarser than the decimals."""
+    if decimals is None or len(spikes) < 3:
+        return 0.0
+    units = int(np.gcd.reduce(np.round(spikes * 10**decimals).astype(np.int64)))
+    return units / 10**decimals if units > 1 else 0.0
 
 
 def _score(u: np.ndarray) -> np.ndarray:
