@@ -1,14 +1,14 @@
 """What every generator must do, as checks to run on one.
 
-A check takes a `Case` and raises AssertionError, or returns; it looks at abilities, never at classes. People who write a
-generator run all of them from one line:
+A check takes a `Case` and raises AssertionError, or returns; it looks at abilities, never at classes. People who write
+a generator run all of them from one line:
 
     @pytest.mark.parametrize("check", CHECKS)
     def test_generator(check, case):
         CHECKS[check](case)
 
-`small_cohort` is messy on purpose: text ids, statics and cells missing, patients without visits or without a static row,
-events outside any visit, a constant column, and one patient with far more visits than the others.
+`small_cohort` is messy on purpose: text ids, statics and cells missing, patients without visits or without a static
+row, events outside any visit, a constant column, and one patient with far more visits than the others.
 """
 
 from __future__ import annotations
@@ -401,9 +401,8 @@ def _often(generator: Generator) -> Generator:
 
 def _global_state(torch: Any) -> tuple:
     numpy = np.random.get_state()  # noqa: NPY002 (looked at, not used)
-    return (
-        random.getstate(), numpy[1].tobytes(), numpy[2], torch.get_rng_state().numpy().tobytes(), torch.get_num_threads()
-    )  # fmt: skip
+    state = torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), numpy[1].tobytes(), numpy[2], state, torch.get_num_threads()
 
 
 def _raises(kind: type[BaseException], call: Callable[[], Any]) -> None:
