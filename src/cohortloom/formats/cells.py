@@ -18,13 +18,23 @@ import polars as pl
 from cohortloom.schema import Code, Column, Count, Number
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["Cell", "Fault", "Reading", "as_float_text", "cell", "moment", "text_of"]
+__all__ = ["Cell", "Fault", "Reading", "as_float_text", "cell", "layouts_in", "moment", "text_of"]
 
 FLAGS = {"1": True, "0": False, "true": True, "false": False, "t": True, "f": False, "yes": True, "no": False}
 FLAGS |= {"y": True, "n": False, "1.0": True, "0.0": False}
 
 #: Date layouts that are tried where the schema names none; day-first and month-first dates need `format`.
-DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y%m%d", "%Y/%m/%d %H:%M:%S%.f")
+DATES = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%d",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d %H:%M:%S%.f%:z",
+    "%Y/%m/%d",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%Y%m%d",
+    "%Y-%m",
+    "%Y",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Reading:
     unit: str | None = None
     format: str | None = None
     origin: str = "subject"
+    layouts: tuple[str, ...] = DATES
 
 
 def cell(
@@ -255,22 +266,34 @@ def _date(name: str, dtype: pl.DataType, reading: Reading) -> Cell:
         return Cell(when.cast(pl.Datetime("us")))
     text = text_of(name, dtype, reading)
     if reading.format:
-        tries = [text.str.to_datetime(reading.format, time_unit="us", strict=False)]
-        if not any(mark in reading.format for mark in ("%H", "%I", "%T", "%R")):
-            tries = [text.str.to_date(reading.format, strict=False).cast(pl.Datetime("us"))]
+        tries = [_try(text, reading.format)]
     else:
         plain = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-        tries = [_try(plain, layout) for layout in DATES]
-        zoned = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
-        tries.append(zoned.dt.replace_time_zone(None))
-        tries.append(_try(pl.when(plain.str.contains(r"^\d{4}$")).then(plain + "-01-01"), "%Y-%m-%d"))
-        tries.append(_try(pl.when(plain.str.contains(r"^\d{4}-\d\d$")).then(plain + "-01"), "%Y-%m-%d"))
+        tries = [_try(plain, layout) for layout in reading.layouts]
     when = pl.coalesce(tries)
     fix = 'Name the layout, e.g. time = { column = "...", format = "%d.%m.%Y" }, or a unit if it is a number.'
     return Cell(when, [Fault("not-a-date", text.is_not_null() & when.is_null(), "are no dates", fix, True)])
 
 
 def _try(text: pl.Expr, layout: str) -> pl.Expr:
-    if "%H" in layout:
+    if layout in ("%Y", "%Y-%m"):  # the first day of what is named
+        whole = text.str.contains(r"^\d{4}$" if layout == "%Y" else r"^\d{4}-\d\d$")
+        text = pl.when(whole).then(text + ("-01-01" if layout == "%Y" else "-01"))
+        layout = "%Y-%m-%d"
+    if layout.endswith("z"):
+        zoned = text.str.to_datetime(layout, time_unit="us", time_zone="UTC", strict=False)
+        return zoned.dt.replace_time_zone(None)
+    if any(mark in layout for mark in ("%H", "%I", "%T", "%R")):
         return text.str.to_datetime(layout, time_unit="us", strict=False)
     return text.str.to_date(layout, strict=False).cast(pl.Datetime("us"))
+
+
+def layouts_in(sample: pl.Series, reading: Reading) -> tuple[str, ...]:
+    """Those of the layouts that some cell of a sample has; trying all of them on every row is slow."""
+    frame = sample.rename("x").to_frame()
+    found = [
+        layout
+        for layout in DATES
+        if frame.select(_date("x", sample.dtype, replace(reading, layouts=(layout,))).typed.is_not_null().any()).item()
+    ]
+    return tuple(found) or DATES

@@ -11,14 +11,14 @@ user's file even after filters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from cohortloom.cohort.dtypes import clock_dtype
 from cohortloom.errors import Problem, nearest
 from cohortloom.formats.base import Findings
-from cohortloom.formats.cells import Reading, cell
+from cohortloom.formats.cells import DATES, Cell, Reading, cell, layouts_in
 from cohortloom.schema import Code, Column, Schema, Timestamp
 
 __all__ = ["ROW", "Spec", "check_frames", "linked", "read_types", "typed"]
@@ -115,6 +115,7 @@ def typed(
     if len(findings.problems) > before:
         return None
     cells = {}
+    given, wanted = wanted, _dated(raw, types, wanted, clock)
     for column, spec in wanted.items():
         if column not in types:
             continue
@@ -132,6 +133,8 @@ def typed(
         *(e.fill_null(False).alias(n) for n, e in flags.items()),
     )
     frame = query.collect(engine="streaming")
+    if wanted != given and _other_dates(frame, cells):
+        return typed(raw, name, {c: _every_layout(s) for c, s in given.items()}, clock, findings)
     counts = frame.select(pl.col(n).sum() for n in flags).row(0) if flags else ()
     hit = {n: int(k or 0) for n, k in zip(flags, counts)}
     empty = {}
@@ -165,6 +168,30 @@ def typed(
         frame = frame.with_columns(pl.when(mask).then(None).otherwise(pl.col(c)).alias(c) for c, mask in empty.items())
     frame = frame.drop(list(flags))
     return frame.filter(~drop) if drop.any() else frame
+
+
+def _dated(
+    raw: pl.LazyFrame, types: Mapping[str, pl.DataType], wanted: Mapping[str, Spec], clock: str
+) -> Mapping[str, Spec]:
+    """Specs whose dates are tried in the layouts of the first rows only."""
+    out = dict(wanted)
+    for column, spec in wanted.items():
+        dated = spec.column.kind == "timestamp" and clock == "timestamp" and types.get(column) == pl.String
+        if dated and spec.reading.layouts == DATES and not spec.reading.format and not spec.reading.unit:
+            sample = raw.select(column).head(200).collect()[column]
+            layouts = layouts_in(sample, spec.reading)
+            out[column] = replace(spec, reading=replace(spec.reading, layouts=layouts))
+    return out
+
+
+def _other_dates(frame: pl.DataFrame, cells: Mapping[str, Cell]) -> bool:
+    """Did the layouts of the first rows not do for all?"""
+    flags = [f"__{c}__{i}" for c, one in cells.items() for i, f in enumerate(one.faults) if f.code == "not-a-date"]
+    return any(frame[flag].any() for flag in flags)
+
+
+def _every_layout(spec: Spec) -> Spec:
+    return replace(spec, reading=replace(spec.reading, layouts=(*DATES, DATES[0])))
 
 
 def _absent(frame: pl.DataFrame, column: str, where: str, spoilt: pl.Series, findings: Findings) -> pl.Series:
