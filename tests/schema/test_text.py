@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (texts of files)
 
+import functools
 import json
 import tomllib
 from pathlib import Path
@@ -150,18 +151,20 @@ def test_the_json_schema_in_the_repository_is_the_current_one():
 
 
 @given(schemas())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_json_schema_accepts_what_we_write(schema):
+    assert list(_editor().iter_errors(json.loads(dump_schema(schema, "json")))) == []
+
+
+@functools.cache
+def _editor():
     import jsonschema
 
-    jsonschema.validate(json.loads(dump_schema(schema, "json")), json_schema())
+    return jsonschema.Draft202012Validator(json_schema())
 
 
 def test_the_json_schema_refuses_an_unknown_key():
-    import jsonschema
-
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"name": "x", "tabels": {}}, json_schema())
+    assert not _editor().is_valid({"name": "x", "tabels": {}})
 
 
 def test_a_summary_names_tables_columns_units_and_marks():
