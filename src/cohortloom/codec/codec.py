@@ -27,12 +27,12 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, grid_of, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.fold import Fold, fit_fold, rows_of
-from cohortloom.codec.steps import Steps, step_table, steps_of, subject_rows
+from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
+from cohortloom.codec.steps import Steps, step_table, steps_of
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
 from cohortloom.codec.where import where_values
 from cohortloom.cohort import Cohort, Origin
-from cohortloom.errors import DataError, Problem, SettingsError
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 
@@ -103,7 +103,7 @@ class Codec:
             SettingsError: a setting is out of range.
             DataError: a subject has two rows in a static table.
         """
-        _check_settings(layout, k_min, max_codes, bounds, step_days)
+        check_settings(layout, k_min, max_codes, bounds, step_days)
         schema, width = cohort.schema, max(1, round(step_days * DAY))
         ids = cohort.subjects
         steps = steps_of(cohort, ids, width=width)
@@ -119,15 +119,15 @@ class Codec:
         origin = codec._origins(steps)
         cells, absent = [], []
         for name in schema.statics:
-            frame, present = _one_row_each(cohort, name, ids)
+            frame, present = one_row_each(cohort, name, ids)
             if not present.all():
                 absent.append(name)
-            cells += _fit_cells(schema, name, frame, np.arange(len(ids)), origin, max_codes=max_codes, **kwargs)
+            cells += fit_cells(schema, name, frame, np.arange(len(ids)), origin, max_codes=max_codes, **kwargs)
         learned["statics"], learned["absent"] = tuple(cells), tuple(absent)
         if steps.frame is not None:
             table = schema.visit_table or ""
             learned["visits"] = tuple(
-                _fit_cells(schema, table, steps.frame, steps.subject, steps.time, max_codes=max_codes, **kwargs)
+                fit_cells(schema, table, steps.frame, steps.subject, steps.time, max_codes=max_codes, **kwargs)
             )
         if step_table(schema) is not None:
             per_day = ticks_per_day(schema)
@@ -219,8 +219,8 @@ class Codec:
         Raises:
             DataError: another schema, an id that is not in the cohort, two rows of one subject in a static table.
         """
-        self._same_schema(cohort)
-        part, ids = _slice(cohort, subjects)
+        check_schema(self.schema, cohort)
+        part, ids = slice_of(cohort, subjects)
         steps = steps_of(part, ids, width=self.width)
         static = self._encode_static(part, steps, rng.child("codec", "static")) if self.layout.static else None
         sequence = self._encode_steps(part, steps, rng.child("codec", "sequence")) if self.layout.sequence else None
@@ -229,7 +229,7 @@ class Codec:
     def _encode_static(self, cohort: Cohort, steps: Steps, rng: Rng) -> StaticArrays:
         origin = self._origins(steps)
         columns: list[tuple[np.ndarray, np.ndarray]] = []
-        frames = {name: _one_row_each(cohort, name, steps.ids) for name in self.schema.statics}
+        frames = {name: one_row_each(cohort, name, steps.ids) for name in self.schema.statics}
         yes = np.ones(len(steps.length), bool)
         columns += [(2.0 + frames[name][1], yes) for name in self.absent]
         if self.start is not None:
@@ -285,7 +285,7 @@ class Codec:
         Raises:
             DataError: the arrays have other features, or the number of ids does not fit.
         """
-        self._check_arrays(encoded, ids)
+        check_arrays(encoded, self.static_features, self.sequence_features, self.layout, len(ids))
         n = len(ids)
         order = np.argsort(ids, kind="stable")
         if not np.array_equal(order, np.arange(n)):
@@ -475,38 +475,6 @@ class Codec:
         first = steps.time / ticks_per_day(self.schema) if self.schema.clock == "offset" else 0.0
         return np.where(steps.first, first, gap)
 
-    def _same_schema(self, cohort: Cohort) -> None:
-        if cohort.schema.digest != self.schema.digest:
-            raise DataError(
-                "",
-                [
-                    Problem(
-                        "other-schema",
-                        cohort.schema.name,
-                        f'the cohort has another schema than the codec ("{self.schema.name}")',
-                        "Encode cohorts of the schema the codec was fitted on.",
-                    )
-                ],
-            )
-
-    def _check_arrays(self, encoded: Encoded, ids: np.ndarray) -> None:
-        problems = []
-        for name, part, wanted in (
-            ("static", encoded.static, self.static_features if self.layout.static else None),
-            ("sequence", encoded.sequence, self.sequence_features if self.layout.sequence else None),
-        ):
-            if wanted is not None and part is not None and [f.name for f in part.features] != [f.name for f in wanted]:
-                problems.append(
-                    Problem("other-features", name, "the arrays have other features than the codec",
-                            f"Use codec.{name}_features.")
-                )  # fmt: skip
-        if len(ids) != encoded.n_subjects:
-            problems.append(
-                Problem("wrong-number-of-ids", "ids", f"{len(ids)} ids for {encoded.n_subjects} subjects", "")
-            )
-        if problems:
-            raise DataError("", problems)
-
     # -- state ---------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
@@ -547,85 +515,3 @@ class Codec:
             state["k_min"],
             dict(state["notes"]),
         )
-
-
-def _check_settings(layout: Layout, k_min: int, max_codes: int | None, bounds: str, step_days: float) -> None:
-    wrong = []
-    if k_min < 1:
-        wrong.append("k_min must be at least 1")
-    if max_codes is not None and max_codes < 0:
-        wrong.append("max_codes must be at least 0")
-    if bounds not in ("schema", "data"):
-        wrong.append('bounds must be "schema" or "data"')
-    if not step_days > 0:
-        wrong.append("step_days must lie above 0")
-    if layout.events:
-        wrong.append("the codec has no events layout; events are folded into steps (sequence=True)")
-    if wrong:
-        raise SettingsError("codec: " + "; ".join(wrong))
-
-
-def _slice(cohort: Cohort, subjects: Iterable | pl.Series | slice | None) -> tuple[Cohort, pl.Series]:
-    """The cohort of the wanted subjects, and their ids in order."""
-    everyone = cohort.subjects
-    if subjects is None:
-        return cohort, everyone
-    if isinstance(subjects, slice):
-        ids = everyone[subjects]
-    else:
-        wanted = subjects if isinstance(subjects, pl.Series) else pl.Series(list(subjects), dtype=everyone.dtype)
-        ids = everyone.filter(everyone.is_in(wanted.cast(everyone.dtype).implode()))
-        strange = wanted.n_unique() - ids.len()
-        if strange:
-            raise DataError(
-                "",
-                [Problem("unknown-subject", "subjects", f"{strange} ids are not in the cohort",
-                         "Take ids from cohort.subjects.", strange)],
-            )  # fmt: skip
-    return cohort.select(ids), ids
-
-
-def _one_row_each(cohort: Cohort, table: str, ids: pl.Series) -> tuple[pl.DataFrame, np.ndarray]:
-    """Rows of a static table, one per subject (nulls where it has none), and who has one.
-
-    Raises:
-        DataError: a subject has two rows.
-    """
-    frame = cohort.tables[table]
-    rows = subject_rows(ids, frame)
-    count = np.bincount(rows, minlength=ids.len())
-    if count.max(initial=0) > 1:
-        twice = int((count > 1).sum())
-        raise DataError(
-            "",
-            [Problem("two-static-rows", table, f"{twice} subjects have more than one row",
-                     "A static table has one row per subject; keep one, or give the table another role.", twice)],
-        )  # fmt: skip
-    at = np.full(ids.len(), -1, np.int64)
-    at[rows] = np.arange(frame.height)
-    present = at >= 0
-    gathered = frame.with_row_index("__at").join(
-        pl.DataFrame({"subject_id": ids}), on="subject_id", how="right", maintain_order="right"
-    )
-    return gathered.drop("__at"), present
-
-
-def _fit_cells(
-    schema: Schema,
-    table: str,
-    frame: pl.DataFrame,
-    subject: np.ndarray,
-    reference: np.ndarray,
-    *,
-    k_min: int,
-    max_codes: int | None,
-    bounds: str,
-) -> list[Cell]:
-    found = (
-        Cell.fit(
-            schema, table, column, frame[column], subject, reference,
-            k_min=k_min, max_levels=100 if max_codes is None else max_codes, bounds=bounds,
-        )
-        for column in schema.tables[table].columns
-    )  # fmt: skip
-    return [cell for cell in found if cell is not None]
