@@ -1,0 +1,74 @@
+"""A cohort in a few lines of counts, for people: no value of a single patient, no id, no smallest or largest cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from cohortloom.cohort.cohort import Cohort
+
+__all__ = ["TableSummary", "summary_text", "table_summaries"]
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """Counts of one table.
+
+    Args:
+        name: Table.
+        role: "static", "visit" or "event".
+        rows: Number of rows.
+        subjects: Subjects with at least one row.
+        per_subject: Quartiles of rows per subject with a row; None for static or empty tables.
+        missing: Column -> share of empty cells; empty for an empty table.
+    """
+
+    name: str
+    role: str
+    rows: int
+    subjects: int
+    per_subject: tuple[float, float, float] | None
+    missing: dict[str, float]
+
+
+def table_summaries(cohort: Cohort) -> list[TableSummary]:
+    """Counts of every table, in the schema's order."""
+    out = []
+    for name, table in cohort.schema.tables.items():
+        frame = cohort.tables[name]
+        per = frame.group_by("subject_id").len()["len"].cast(pl.Float64)
+        quartiles = None
+        if table.role != "static" and per.len():
+            quartiles = tuple(float(per.quantile(q, "linear") or 0.0) for q in (0.25, 0.5, 0.75))
+        missing = {c: frame[c].null_count() / frame.height for c in table.columns} if frame.height else {}
+        out.append(TableSummary(name, table.role, frame.height, per.len(), quartiles, missing))  # type: ignore[arg-type]
+    return out
+
+
+def summary_text(cohort: Cohort) -> str:
+    """One line per table and signal, then the notes of the origin.
+
+    Example:
+        >>> from cohortloom.schema import Count, Schema, Table
+        >>> schema = Schema(name="s", tables={"patients": Table(role="static", columns={"age": Count()})})
+        >>> frames = {"patients": pl.DataFrame({"subject_id": [1, 2], "age": [40, None]})}
+        >>> print(summary_text(Cohort.build(schema, frames)))
+        s: 2 patients, real
+          patients (static): 2 rows, 2 patients; most often missing: age 50%
+    """
+    lines = [f"{cohort.schema.name}: {cohort.n_subjects:,} patients, {cohort.origin.kind}"]
+    for one in table_summaries(cohort):
+        line = f"  {one.name} ({one.role}): {one.rows:,} rows, {one.subjects:,} patients"
+        if one.per_subject:
+            low, middle, high = one.per_subject
+            line += f", {middle:g} per patient (quartiles {low:g} to {high:g})"
+        worst = sorted(((s, c) for c, s in one.missing.items() if s > 0), key=lambda x: (-x[0], x[1]))[:3]
+        if worst:
+            line += "; most often missing: " + ", ".join(f"{c} {s:.0%}" for s, c in worst)
+        lines.append(line)
+    for name, signal in cohort.signals.items():
+        n = signal.records["subject_id"].n_unique()
+        lines.append(f"  {name} ({signal.spec.kind}): {signal.records.height:,} records, {n:,} patients")
+    lines += [f"  {what}: {count}" for what, count in cohort.origin.notes.items()]
+    return "\n".join(lines)
