@@ -159,6 +159,28 @@ def test_parts_decode_to_ids_that_fit_together(cohort):
     assert joined.equals(codec.decode(whole, Rng(1), ids=ids).tables["stays"])
 
 
+def test_arrays_of_a_wild_generator_decode_to_a_sound_cohort(cohort):
+    """Numbers far off, NaN, ids that do not exist, negative gaps, lengths of 0: the cohort holds what its types say."""
+    codec, draw = Codec.fit(cohort, RAW), np.random.default_rng(0)
+    encoded = codec.encode(cohort, rng=Rng(0))
+    length = draw.integers(0, 4, 150)
+    n, width = length.sum(), len(codec.sequence_features)
+    values = draw.normal(0, 50, (n, width)) * np.where(draw.random((n, width)) < 0.01, 1e9, 1)
+    values[draw.random((n, width)) < 0.02] = np.nan
+    gap = np.where(draw.random(n) < 0.1, np.nan, draw.normal(0, 1e7, n))
+    seen = draw.random((n, width)) < 0.7
+    sequence = type(encoded.sequence)(encoded.sequence.features, values, seen, gap, length)
+    back = codec.decode(type(encoded)(encoded.static, sequence), Rng(1), ids=np.arange(150))
+    stays, labs = back.tables["stays"], back.tables["labs"]
+    assert stays.height == n and stays["time"].is_not_null().all()
+    assert stays["visit_id"].is_sorted()  # rows are sorted by time, so times never fall from one visit to the next
+    assert stays["time"].dt.year().max() < 9999
+    assert labs.filter(pl.col("item") == "K")["value"].drop_nulls().is_between(1, 9).all()
+    assert set(stays["ward"].drop_nulls()) <= {"A", "B", "C"}
+    assert back.tables["vitals"]["hr"].drop_nulls().is_between(20, 250).all()
+    assert labs.drop_nulls("visit_id").join(stays, on=["subject_id", "visit_id"], how="anti").is_empty()
+
+
 def test_same_seed_same_cohort(cohort, normal):
     encoded = normal.encode(cohort, rng=Rng(0))
     a, b, c = (normal.decode(encoded, Rng(seed), ids=np.arange(150)) for seed in (1, 1, 2))

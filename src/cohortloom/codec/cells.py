@@ -149,7 +149,7 @@ class Cell:
             return self._decode_levels(spec, values, observed, draw)
         observed = observed & np.isfinite(values)
         if self.kind == "time":
-            days = np.where(observed, values, 0.0)
+            days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
             ticks = round_to(reference + np.round(days * ticks_per_day(schema)).astype(np.int64), self.grid)
             return _coarse(series_of(schema, ticks, observed, self.column), spec)
         x = np.where(observed, values, 0.0)

@@ -325,7 +325,7 @@ class Codec:
             j = [f.name for f in encoded.static.features].index(f"{step_table(self.schema)}.start")
             days, known = encoded.static.values[:, j], encoded.static.observed[:, j]
             known = known & np.isfinite(days)
-            days = np.where(known, days, self.start.quantile(rng.child("start").numpy.random(n)))
+            days = np.where(known, self.start.sane(days), self.start.quantile(rng.child("start").numpy.random(n)))
             known |= (length > 0) & np.isfinite(days)
             origin = np.where(
                 known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), self.grid), origin
@@ -334,7 +334,9 @@ class Codec:
         starts = (np.cumsum(length) - length)[length > 0]
         later = np.ones(len(gap), bool)
         later[starts] = False
-        gap = np.where(later, np.maximum(np.nan_to_num(gap), 0.0), np.nan_to_num(gap))
+        if self.gaps is not None:
+            gap = np.where(later, self.gaps[1].sane(np.nan_to_num(gap)), self.gaps[0].sane(np.nan_to_num(gap)))
+        gap = np.where(later, np.maximum(gap, 0.0), gap)
         if self.schema.clock != "offset":
             gap = np.where(later, gap, 0.0)
         elapsed = np.cumsum(gap)
@@ -382,7 +384,10 @@ class Codec:
             if part is None or not (self.layout.static if fold.per_subject else self.layout.sequence):
                 continue
             at = {feature.name: j for j, feature in enumerate(part.features)}
-            features = {f.name: (part.values[:, at[f.name]], part.observed[:, at[f.name]]) for f in fold.features}
+            real = part.observed & np.isfinite(part.values)
+            features = {f.name: (part.values[:, at[f.name]], real[:, at[f.name]]) for f in fold.features}
+            for name in features.keys() & self.counts.keys():
+                features[name] = (self.counts[name].sane(features[name][0]), features[name][1])
             tables[fold.table] = unfold(
                 self.schema, fold, features, steps=steps, origin=origin, visits=visits, ends=ends, ids=ids, rng=rng
             )

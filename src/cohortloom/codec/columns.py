@@ -174,6 +174,12 @@ class QuantileTransform:
         """Smallest and largest value the law can give; NaN if it has seen none."""
         return (float(self.x[0]), float(self.x[-1])) if len(self.x) else (float("nan"), float("nan"))
 
+    def sane(self, x: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
+        """The numbers, those absurdly far outside the law (ten times its width and 1,000 more) moved to that limit."""
+        low, high = self.ends
+        reach = 10 * (high - low) + 1000
+        return np.clip(x, low - reach, high + reach) if self.n else x
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         return {
