@@ -260,3 +260,10 @@ def test_reading_twice_gives_equal_bytes(tmp_path):
     for name in "ab":
         write(read(tmp_path, format="tabular", schema=schema), tmp_path / name)
     assert (tmp_path / "a/manifest.json").read_bytes() == (tmp_path / "b/manifest.json").read_bytes()
+
+
+def test_layout_of_dates_may_change_far_down_the_file(tmp_path):
+    lines = ["2020-01-01"] * 300 + ["2020-01-02 03:04:05"]
+    text = "subject_id,d,x\n" + "".join(f"{i},{when},1\n" for i, when in enumerate(lines))
+    schema = of({"x": Count()}, Source(file="t.csv", time="d"), clock="timestamp")
+    assert rows(put(tmp_path, text), schema)["time"][-1] == datetime(2020, 1, 2, 3, 4, 5)
