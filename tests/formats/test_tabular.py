@@ -267,3 +267,16 @@ def test_layout_of_dates_may_change_far_down_the_file(tmp_path):
     text = "subject_id,d,x\n" + "".join(f"{i},{when},1\n" for i, when in enumerate(lines))
     schema = of({"x": Count()}, Source(file="t.csv", time="d"), clock="timestamp")
     assert rows(put(tmp_path, text), schema)["time"][-1] == datetime(2020, 1, 2, 3, 4, 5)
+
+
+def test_required_cells_are_asked_for_after_rows_are_put_together(tmp_path):
+    """Row 1 of patient 1 is empty, which is fine; patient 3 has no value on any row, which is not."""
+    text = "subject_id,sex\n1,\n1,f\n2,f\n3,\n"
+    columns = {"sex": Category(levels=("f", "m"), missing=False)}
+    schema = of(columns, Source(file="t.csv", repeated=True), role="static")
+    with pytest.raises(DataError, match=r"missing-value\] t\.sex: 1 of 3 cells are empty \(row 3\)"):
+        rows(put(tmp_path, text), schema)
+    assert rows(tmp_path, schema, on_error="drop").rows() == [(1, "f"), (2, "f")]
+    long = of({**LONG_COLUMNS, "hr": Number(missing=False)}, Source(**LONG_SOURCE, grid=Grid(every="1h")))
+    with pytest.raises(DataError, match=r"missing-value\] t\.hr: 1 of 3"):
+        rows(put(tmp_path, LONG), long)

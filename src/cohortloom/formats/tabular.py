@@ -11,6 +11,7 @@ A table without a source is looked for as `<table>.csv`, `.csv.gz` or `.parquet`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -187,6 +188,8 @@ def _wide(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
         raw = _our_codes(raw, table, readings[table.code], name, source, findings)
         readings[table.code] = Reading()
     wanted = specs(schema, name, readings)
+    if source.grid is not None or source.repeated:
+        wanted = {c: _may_be_empty(s) for c, s in wanted.items()}
     frame = typed(raw, name, wanted, _clock(schema, source), findings)
     if frame is None:
         return None
@@ -196,7 +199,23 @@ def _wide(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
         frame = _on_grid(frame, schema, name, source, findings)
     if source.repeated:
         frame = one_per_subject(frame, list(table.columns), source, name, findings)
+        frame = _again(frame, schema, name, source, findings)
     return frame
+
+
+def _may_be_empty(spec: Spec) -> Spec:
+    """Where several rows become one, a cell is only missing if it is missing in all of them."""
+    return replace(spec, column=spec.column.model_copy(update={"missing": True}))
+
+
+def _again(frame: pl.DataFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame:
+    """What only shows after rows were put together: cells that must not be missing, sums against the bounds."""
+    columns = schema.tables[name].columns
+    summed = {c for c, how in (source.grid.aggregate if source.grid else {}).items() if how in ("sum", "count")}
+    reading = Reading(marks=(), out_of_range=source.out_of_range)
+    chosen = {c: Spec(what, reading) for c, what in columns.items() if c in summed or not what.missing}
+    checked = typed(frame.lazy(), name, chosen, _clock(schema, source), findings) if chosen else None
+    return frame if checked is None else checked
 
 
 def _our_codes(
@@ -288,7 +307,7 @@ def _long(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
         what = table.columns[column]
         if key.endswith("*") and what.kind not in ("number", "count"):
             part = part.with_columns(pl.lit(rest).alias("__value"))
-        spec = Spec(what, _reading(source, column, maps[key]))
+        spec = _may_be_empty(Spec(what, _reading(source, column, maps[key])))
         part = typed(part.lazy().rename({"__value": column}), name, {column: spec}, schema.clock, findings)
         if part is not None:
             found.setdefault(column, []).append(part.drop_nulls(column))
@@ -324,18 +343,11 @@ def _assembled(
 
 
 def _on_grid(frame: pl.DataFrame, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame:
-    """Empty bins where asked for; sums and counts checked against the bounds once more."""
-    grid = source.grid
-    if grid is None:
-        return frame
-    if grid.empty_bins:
-        frame = fill_bins(frame, grid.every)
-    frame = frame.sort("subject_id", "time", nulls_last=True)
-    summed = [c for c, how in grid.aggregate.items() if how in ("sum", "count") and c in frame.columns]
-    columns = schema.tables[name].columns
-    again = {c: Spec(columns[c], Reading(out_of_range=source.out_of_range)) for c in summed}
-    checked = typed(frame.lazy(), name, again, schema.clock, findings) if again else frame
-    return frame if checked is None else checked
+    """Empty bins where asked for, rows in order, and the checks that only now can be made."""
+    if source.grid is not None:
+        frame = fill_bins(frame, source.grid.every) if source.grid.empty_bins else frame
+        frame = frame.sort("subject_id", "time", nulls_last=True)
+    return _again(frame, schema, name, source, findings)
 
 
 # -- time across tables ----------------------------------------------------------------------------------------------
