@@ -303,6 +303,7 @@ def check_loaded_is_the_same(case: Case) -> None:
 def check_resumed_equals_uninterrupted(case: Case) -> None:
     """A fit that dies after its second checkpoint and is resumed ends with the same model file."""
     from cohortloom.training import loop
+    from cohortloom.training.checkpoint import read_checkpoint
 
     if Ability.RESUME not in case.fitted.abilities:
         return
@@ -316,6 +317,7 @@ def check_resumed_equals_uninterrupted(case: Case) -> None:
 
     with mock.patch.object(loop, "write_checkpoint", dying):
         _raises(KeyboardInterrupt, lambda: _often(case.make()).fit(case.cohort, seed=0, checkpoint=file))
+    assert read_checkpoint(file)[1]["state"]["step"] > 0  # there is something to resume
     resumed = _often(case.make()).fit(case.cohort, seed=0, checkpoint=file, resume=True)
     assert _files(resumed, case.folder / "one") == _files(case.fitted, case.folder / "two")
     _raises(FileFormatError, lambda: case.make().fit(case.cohort, seed=1, checkpoint=file, resume=True))  # another seed

@@ -219,12 +219,12 @@ class _PhaseRun:
         value = float(loss.detach())
         if not math.isfinite(value):
             return math.nan
-        gradients = torch.autograd.grad(loss, objective.parameters, allow_unused=True)
-        for parameter, gradient in zip(objective.parameters, gradients):
-            parameter.grad = gradient
-        present = [g for g in gradients if g is not None]
+        # backward, not grad: it lays gradients out like their parameters (the fused step reads memory, not strides)
+        torch.autograd.backward(loss, inputs=objective.parameters)
+        present = [p.grad for p in objective.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(present)
         if not bool(torch.isfinite(norm)):
+            optimiser.zero_grad(set_to_none=True)
             return math.nan
         if self.set.clip and norm > self.set.clip:
             torch._foreach_mul_(present, self.set.clip / (float(norm) + 1e-6))
