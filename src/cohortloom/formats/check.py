@@ -191,6 +191,7 @@ def _other_dates(frame: pl.DataFrame, cells: Mapping[str, Cell]) -> bool:
 
 
 def _every_layout(spec: Spec) -> Spec:
+    """The spec with all layouts, told from the default by one more, so that no sample is taken again."""
     return replace(spec, reading=replace(spec.reading, layouts=(*DATES, DATES[0])))
 
 
