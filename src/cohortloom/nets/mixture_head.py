@@ -75,6 +75,7 @@ class MixtureHead(nn.Module):
             bias = torch.zeros(n_components, sum(self.sizes))
             bias[:, 1 : 1 + n] = 0.7 * torch.randn(n_components, n)
             bias[:, 1 + 2 * n :] = torch.tensor(odds + shares)
+            bias[:, 1 + 3 * n :] += torch.randn(n_components, s)  # components that start alike learn late
             self.out.bias.copy_(bias.flatten())
 
     def _laws(self, h: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -327,8 +327,8 @@ class _PhaseRun:
         if attempt > self.set.retries:
             raise TrainingError(
                 f'phase "{self.phase.name}" diverged {attempt} times ({why}, last at step {failed}), each time '
-                f"from the last good state at half the rate. Lower training.learning_rate (it is {self.set.learning_rate:g}), "
-                "or check the input for extreme numbers with cohortloom.validate."
+                "from the last good state at half the rate. Lower training.learning_rate "
+                f"(it is {self.set.learning_rate:g}), or check the input for extreme numbers with cohortloom.validate."
             )
 
     # -- when to stop, what to tell ------------------------------------------------------------------------------
