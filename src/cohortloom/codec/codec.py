@@ -513,7 +513,7 @@ class Codec:
             {name: law(s) for name, s in state["counts"].items()},
             tuple(state["absent"]),
             law(state["start"]) if state["start"] else None,
-            tuple(law(s) for s in state["gaps"]) if state["gaps"] else None,
+            (law(state["gaps"][0]), law(state["gaps"][1])) if state["gaps"] else None,
             state["grid"],
             state["reference"],
             state["width"],

@@ -281,7 +281,8 @@ class TimeLaw:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TimeLaw:
         laws = {name: QuantileTransform.from_json(law) for name, law in state["laws"].items()}
-        return cls(**(dict(state) | {"laws": laws}))
+        fields: dict[str, Any] = dict(state)
+        return cls(**(fields | {"laws": laws}))
 
 
 def quantiles(values: np.ndarray, k: int, subject: np.ndarray) -> QuantileTransform:
@@ -305,4 +306,4 @@ def _stretches(days: np.ndarray, gap: np.ndarray) -> bool:
     if len(days) < 30 or not np.ptp(days) or not np.ptp(gap):
         return False
     rank = [np.argsort(np.argsort(x)) for x in (days, gap)]
-    return bool(np.corrcoef(*rank)[0, 1] > 0.5)
+    return bool(np.corrcoef(rank[0], rank[1])[0, 1] > 0.5)
