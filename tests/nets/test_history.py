@@ -1,33 +1,34 @@
 """History features against a slow loop over one subject's visits, and training against sampling order."""
 
 import numpy as np
-import pytest
 
 from cohortloom.nets.history import NUMBER_FEATURES, History, HistorySpec, Steps, walk
 
-SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0)
+SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0, 0.5)
 
 
 def some_steps(length: np.ndarray, seed: int = 0) -> Steps:
     rng, n = np.random.default_rng(seed), int(length.sum())
     recorded = rng.random((n, 2)) < 0.6
-    score = np.where(recorded, rng.normal(size=(n, 2)), 0).astype(np.float32)
+    score = np.where(recorded, rng.normal(size=(n, 2)).round(), 0).astype(np.float32)
     return Steps(score, recorded, rng.integers(0, 3, (n, 1)), rng.integers(0, 60, (n, 1)), rng.exponential(2, n))
 
 
 def slow_number_features(score, recorded, gap) -> list[float]:
-    """The eleven features of one column after these visits."""
+    """The features of one column after these visits."""
     time = np.cumsum(gap)
     x, when = score[recorded].astype(float), time[recorded]
     if not len(x):
-        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0]
+        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0, 0]
     smooth = x[0]
     for value in x[1:]:
         smooth = 0.7 * smooth + 0.3 * value
     change = x[-1] - x[-2] if len(x) > 1 else 0
     since = np.log1p(time[-1] - when[-1])
     absent = float(not recorded[-1])
-    return [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0], np.log1p(len(x)), len(x) / len(score), change]
+    same = np.mean(x[1:] == x[:-1]) if len(x) > 1 else 0
+    level = [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0]]
+    return [*level, np.log1p(len(x)), len(x) / len(score), change, same]
 
 
 def test_features_equal_a_loop_over_the_past():
@@ -56,7 +57,9 @@ def test_features_equal_a_loop_over_the_past():
             time, seen = steps.gap[past].sum(), row - start[who]
             np.testing.assert_allclose(feature[:3], [np.log1p(seen), seen / 20, np.log1p(time) / 3], rtol=1e-5)
             rest = np.nan_to_num(max(bounds[who, 0] - time, 0))
-            assert feature[10] == pytest.approx(rest / 10, rel=1e-5)
+            slack = (rest - (length[who] - seen) * 0.5) / 0.5
+            expected = [rest / 10, np.log1p(max(slack, 0)), slack < 0.5]
+            np.testing.assert_allclose(feature[10:13], expected, rtol=1e-4, atol=1e-5)
             checked += 1
     assert checked == np.maximum(length - 1, 0).sum()
 

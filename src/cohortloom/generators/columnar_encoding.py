@@ -35,7 +35,7 @@ class Cells:
 
     Args:
         value: Snapped numbers, NaN where missing; category ids.
-        last: Last recorded number of the same subject, NaN where none; 0 for categories.
+        last: Last recorded number of the same subject that REPEAT could stand for, NaN where none.
         token, score: What the networks see of a cell.
     """
 
@@ -70,7 +70,9 @@ class Alphabet:
         statics: Coders of the static columns and, last, of the number of visits if there are sequences.
         columns: Coders of the visit's columns.
         first_gap, gap: Coders of the time to the first and to later visits, None if that carries nothing.
-        bounds: Statics that end follow-up: (static column, column of the start to subtract or -1).
+        bounds: Statics that end follow-up: (static column, column of the start to subtract or -1). -1 in place of the
+            static stands for `window`.
+        window: End of observation common to all subjects since their origin [d], such as 48 hours of intensive care.
         spec: Shape of the history, None without later visits.
         mean, sd: Of the history features.
     """
@@ -81,6 +83,7 @@ class Alphabet:
     gap: NumberCoder | None = None
     has_sequence: bool = False
     bounds: list[tuple[int, int]] = field(default_factory=list)
+    window: float = 0.0
     spec: HistorySpec | None = None
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     sd: np.ndarray = field(default_factory=lambda: np.ones(0, np.float32))
@@ -115,8 +118,11 @@ class Alphabet:
 
     def _fit_history(self, encoded: Encoded, bounds: bool) -> None:
         seq = encoded.sequence
-        if bounds and encoded.static is not None and self.gap is not None:
-            self.bounds = _follow_up_ends(encoded)
+        later_gaps = seq.gap[seq.position > 0]
+        if bounds and self.gap is not None:
+            self.bounds = _follow_up_ends(encoded) if encoded.static is not None else []
+            self.window = _common_end(seq)
+            self.bounds += [(-1, -1)] if self.window else []
         small = [c for c in self._categories() if c.n_tokens <= LARGE]
         large = [c for c in self._categories() if c.n_tokens > LARGE]
         self.spec = HistorySpec(
@@ -127,6 +133,7 @@ class Alphabet:
             large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
             n_bounds=len(self.bounds),
             time_scale=max(float(np.quantile(seq.time, 0.99)), 1e-6),
+            shortest_gap=float(np.quantile(later_gaps, 0.001)),
         )
 
     # --- columns by role ---
@@ -240,8 +247,11 @@ class Alphabet:
 
     def bound_times(self, statics: Cells) -> np.ndarray:
         """Ends of follow-up since the origin [d], subject x bound, NaN where unknown."""
-        out = [statics.value[:, b] - (statics.value[:, s] if s >= 0 else 0.0) for b, s in self.bounds]
-        return np.stack(out, 1) if out else np.zeros((len(statics.value), 0))
+        n, value = len(statics.value), statics.value
+        out = [
+            np.full(n, self.window) if b < 0 else value[:, b] - (value[:, s] if s >= 0 else 0.0) for b, s in self.bounds
+        ]
+        return np.stack(out, 1) if out else np.zeros((n, 0))
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         return np.clip((features - self.mean) / self.sd, -FEATURE_LIMIT, FEATURE_LIMIT)
@@ -275,6 +285,7 @@ class Alphabet:
             "gap": one(self.gap),
             "has_sequence": self.has_sequence,
             "bounds": [list(pair) for pair in self.bounds],
+            "window": self.window,
             "spec": one(self.spec),
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
@@ -290,6 +301,7 @@ class Alphabet:
             one(content["gap"]),
             content["has_sequence"],
             [tuple(pair) for pair in content["bounds"]],
+            content["window"],
             None if content["spec"] is None else HistorySpec.from_json(content["spec"]),
             np.asarray(content["mean"], np.float32),
             np.asarray(content["sd"], np.float32),
@@ -307,7 +319,7 @@ def cells_of(coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | 
             continue
         out.value[:, j] = coder.snap(values[:, j])
         if subject is not None:
-            out.last[:, j] = carried(out.value[:, j], subject)
+            out.last[:, j] = coder.repeatable(carried(out.value[:, j], subject))
         out.token[:, j] = coder.token(out.value[:, j], out.last[:, j])
         out.score[:, j] = coder.history(out.value[:, j])
     return out
@@ -360,3 +372,11 @@ def _follow_up_ends(encoded: Encoded) -> list[tuple[int, int]]:
                 out.append((j, origin))
                 break
     return out
+
+
+def _common_end(seq: SequenceArrays) -> float:
+    """Time at which at least a tenth of the records end together, as no later one does; 0 if there is none."""
+    has = np.flatnonzero(seq.length > 1)
+    last = seq.time[seq.starts[has] + seq.length[has] - 1]
+    end = float(last.max())
+    return end if len(last) >= 20 and np.mean(last > 0.995 * end) > 0.1 else 0.0

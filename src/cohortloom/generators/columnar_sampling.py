@@ -9,9 +9,11 @@ by the probability of the fixed value given what it has drawn, and candidates ar
 on after the last fixed column. This is sequential importance resampling: as the number of candidates grows, the joint
 becomes the model's conditional given the fixed values.
 
-*Score.* The probability of a cell is the sum over all ways to write its value (spike, REPEAT, CONT); a value on a grid
-has a mass, a number without grid a density with respect to z = Phi^-1(F(x)). A cell the model cannot write (a missing
-value in a column that was never missing, a level never seen) counts `IMPOSSIBLE` nats.
+*Score.* Every value has one token: a spike's own, REPEAT if it is the last value again, else CONT. So a CONT draw that
+lands on a spike or on the last value is drawn again, and the mass of the others is scaled up. A value on a grid has a
+mass, a number without grid a density with respect to z = Phi^-1(F(x)); records are scored as the model can write them
+(on the grid, within the tails). A cell it cannot write at all (a missing value in a column that was never missing, a
+level never seen) counts `IMPOSSIBLE` nats.
 
 References:
     Gordon, Salmond, Smith (1993). Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
@@ -36,6 +38,7 @@ __all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
 PARTICLES = 64
 IMPOSSIBLE = -30.0
 GAP_TRIES = 5
+CONT_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -200,10 +203,12 @@ class _Draw:
                 if a.bounds:
                     room = np.nan_to_num(np.min(history.bounds - history.time[:, None], 1), nan=np.inf)
                     room = np.where(room < -1e-6, np.inf, room)
+                    ahead = np.maximum(history.n_visits - history.seen - 1, 0) * a.spec.shortest_gap
+                    room = np.where(room - ahead >= a.spec.shortest_gap, room - ahead, room) + 1e-9
                 cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, room=room)
                 gap = drawn[:, 0] if a.gap is not None else np.zeros(len(alive))
                 if room is not None:  # beyond the end of follow-up: the record ends
-                    inside = gap <= room + 1e-9
+                    inside = gap <= room
                     history.keep(inside)
                     alive, last, gap, drawn, cells = (
                         alive[inside],
@@ -237,7 +242,7 @@ class _Draw:
         out = _blank(rows, c)
         raw, order = np.zeros((rows, c)), np.arange(rows)
         for j, coder in enumerate(coders):
-            before = none if last is None else last[:, j]
+            before = none if last is None or coder.kind == "category" else coder.repeatable(last[:, j])
             logits, mixture = cursor.column(j, torch.from_numpy(~np.isnan(before)))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             value = self._cell(coder, logits, mixture, before)
@@ -275,12 +280,19 @@ class _Draw:
             return coder.decode(token).astype(float)
         z = np.zeros(len(token), np.float32)
         cont = np.flatnonzero(token == CONT)
-        if len(cont):
+        value = np.full(len(token), np.nan)
+        for _ in range(CONT_TRIES if len(cont) else 0):
             weight, mean, log_sd = (part[cont] for part in mixture)
             k = self._choose(weight / self.temperature)
             at = np.arange(len(cont))
             noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
             z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * noise
+            if not (coder.repeat or coder.spikes):
+                break
+            value[cont] = coder.decode(token[cont], z[cont], before[cont])
+            cont = cont[coder.token(value[cont], before[cont]) != CONT]  # these values have a token of their own
+            if not len(cont):
+                break
         return coder.decode(token, z, before)
 
     def _within(self, value, room, coder, logits, mixture, before) -> np.ndarray:
@@ -329,7 +341,7 @@ def _blank(rows: int, columns: int) -> Cells:
 def cell_log_prob(
     coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, value: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
-    """Log-probability of snapped values, summed over all ways to write them."""
+    """Log-probability of snapped values."""
     logits = logits.astype(float)
     log_p = logits - logsumexp(logits, axis=1, keepdims=True)
     rows = np.arange(len(value))
@@ -337,18 +349,28 @@ def cell_log_prob(
         token = coder.token(value)
         return np.maximum(np.where(token >= 0, log_p[rows, np.maximum(token, 0)], -np.inf), IMPOSSIBLE)
     token = coder.token(value, last)
-    ways = [np.where(token == coder.missing_token, log_p[:, coder.missing_token], -np.inf)]
-    ways.append(np.where((value == last) & coder.repeat, log_p[:, coder.repeat_token], -np.inf))
-    for number, spike in enumerate(coder.spikes, 1):
-        ways.append(np.where(value == spike, log_p[:, number], -np.inf))
+    cell = np.where(token >= 0, log_p[rows, token], -np.inf)
     if len(coder.x):
-        cont = ~np.isnan(value)
+        cont = token == CONT
         if coder.exact:
             cont &= np.isin(value, coder.x)
-        elif coder.decimals is None:
-            cont &= token == CONT
-        ways.append(np.where(cont, log_p[:, CONT] + _log_mass(coder, mixture, value), -np.inf))
-    return np.maximum(logsumexp(np.stack(ways), axis=0), IMPOSSIBLE)
+        mass = np.where(cont, _log_mass(coder, mixture, value) - _log_free_mass(coder, mixture, last), -np.inf)
+        cell = np.where(token == CONT, cell + mass, cell)
+    return np.maximum(cell, IMPOSSIBLE)
+
+
+def _log_free_mass(coder: Coder, mixture: tuple[np.ndarray, ...], last: np.ndarray) -> np.ndarray:
+    """Log of what is left to CONT when values with a token of their own (spikes, the last value) are drawn again."""
+    taken = np.zeros(len(last))
+    if not coder.exact and coder.decimals is None:
+        return taken
+    if not coder.exact:  # a curve on a grid may round to a spike
+        for spike in coder.spikes:
+            taken += np.exp(_log_mass(coder, mixture, np.full(len(last), spike)))
+    if coder.repeat:
+        hit = ~np.isnan(last)
+        taken += np.where(hit, np.exp(_log_mass(coder, mixture, np.where(hit, last, coder.x[0]))), 0.0)
+    return np.log(np.maximum(1 - taken, 1e-6))
 
 
 def _log_mass(coder: Coder, mixture: tuple[np.ndarray, ...], value: np.ndarray) -> np.ndarray:

@@ -5,11 +5,12 @@ code, in training (all subjects of a chunk, longest first, so that the live ones
 live subjects). With r_1, r_2, ... the recorded normal scores of a numeric column:
 
     last r_k, recorded yet?, log time since, missing at the last visit?, mean, sd, smoothed r (.7/.3), first r_1,
-    log(1 + k), k / visits, r_k - r_(k-1)
+    log(1 + k), k / visits, r_k - r_(k-1), share of verbatim repeats
 
 per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
 large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
-visits left, distance to known ends of follow-up.
+visits left, distance to known ends of follow-up and whether the visits left just fit in
+before them.
 
 Sums are kept in float64 and every operation is row by row, so a feature doesn't depend on who else is in the chunk.
 """
@@ -22,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
 
-NUMBER_FEATURES = 11  # per numeric column; the first is the last value, the fifth the running mean
+NUMBER_FEATURES = 12  # per numeric column; the first is the last value, the fifth the running mean
 SMOOTHING = 0.3
 
 
@@ -38,6 +39,7 @@ class HistorySpec:
         large_missing: The same for large ones.
         n_bounds: Known ends of follow-up.
         time_scale: 99 % point of the visit times [d].
+        shortest_gap: Least time between two visits [d].
     """
 
     n_numbers: int
@@ -47,10 +49,11 @@ class HistorySpec:
     large_missing: tuple[int, ...]
     n_bounds: int
     time_scale: float
+    shortest_gap: float = 0.0
 
     @property
     def n_global(self) -> int:
-        return 9 + 2 * self.n_bounds
+        return 9 + 4 * self.n_bounds
 
     @property
     def n_features(self) -> int:
@@ -117,7 +120,7 @@ class History:
         self.seen = np.zeros(n)
         self.time = np.zeros(n)
         self.last, self.change, self.smooth, self.first = (np.zeros((n, numbers), np.float32) for _ in range(4))
-        self.total, self.squares, self.count, self.when = (np.zeros((n, numbers)) for _ in range(4))
+        self.total, self.squares, self.count, self.when, self.same = (np.zeros((n, numbers)) for _ in range(5))
         self.absent = np.zeros((n, numbers), bool)
         self.token = np.full((n, len(spec.categories)), -1)
         self.token_absent = np.zeros((n, len(spec.categories)), bool)
@@ -138,6 +141,7 @@ class History:
         recorded, score = steps.recorded, steps.score
         fresh = recorded & (self.count == 0)
         again = recorded & ~fresh
+        self.same = self.same + (again & (score == self.last))
         self.change = np.where(again, score - self.last, np.where(recorded, 0, self.change)).astype(np.float32)
         smooth = (1 - SMOOTHING) * self.smooth + SMOOTHING * score
         self.smooth = np.where(fresh, score, np.where(recorded, smooth, self.smooth)).astype(np.float32)
@@ -169,7 +173,8 @@ class History:
         position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
         for b in range(spec.n_bounds):
             rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))
-            position += [np.log1p(rest) / 3, rest / spec.time_scale]
+            slack = (rest - left * spec.shortest_gap) / max(spec.shortest_gap, 1e-3 * spec.time_scale)
+            position += [np.log1p(rest) / 3, rest / spec.time_scale, np.log1p(np.maximum(slack, 0)), slack < 0.5]
         for column, feature in enumerate(position):
             out[:, column] = feature
         known = self.count > 0
@@ -179,6 +184,7 @@ class History:
         since = np.where(known, np.log1p(np.maximum(self.time[:, None] - self.when, 0)), 0)
         blocks = [self.last, known, since, self.absent, mean, spread, self.smooth, self.first]
         blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
+        blocks += [self.same / np.maximum(self.count - 1, 1)]
         at = spec.n_global
         for block in blocks:
             out[:, at : at + k] = block

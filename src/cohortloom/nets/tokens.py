@@ -6,9 +6,10 @@ or simply repeat what was written last time. So a number becomes a token and, fo
     token in {CONT, spike 1..S, REPEAT, MISSING},   z = Phi^-1(u),   u = F(x) among the CONT values
 
 Each value of a grid owns an interval of u, and z is drawn uniformly (in u) from it: ties become density instead of
-spikes in z, and the way back is exact: any z inside the interval gives x again. Hence the probability of a value is
+spikes in z, and the way back is exact: any z inside the interval gives x again. Every value has one token (a spike's
+own, else REPEAT if it is the last value, else CONT), so the probability of a value is that of its token, for CONT times
 
-    P(x) = P(spike x) + [x = last] P(REPEAT) + P(CONT) * mass of the interval of x
+    mass of the interval of x / (1 - mass of the intervals of values that have another token)
 
 Numbers without a grid (decimals unknown) have a density with respect to z instead. A category is its token alone.
 
@@ -29,6 +30,7 @@ __all__ = ["CONT", "CategoryCoder", "NumberCoder", "carried"]
 
 CONT = 0
 MAX_KNOTS = 1000
+KNOT_VALUES = 20  # values per knot: a knot per value would follow every single patient
 MAX_SPIKES = 12
 
 
@@ -124,10 +126,11 @@ class NumberCoder:
             weight = np.bincount(near, weights=rest, minlength=len(table))
             knots, level = table, np.cumsum(weight) / weight.sum()
         else:
-            knots, level = _midranks(distinct[~spike], count[~spike])
+            n_knots = int(np.clip(rest.sum() / KNOT_VALUES, 20, MAX_KNOTS))
+            knots, level = _midranks(distinct[~spike], count[~spike], n_knots)
             if len(level) > 1:  # the clipped tails are spread over the outermost piece, not piled on its end
                 level[0], level[-1] = 0.0, 1.0
-        history_x, middle = _midranks(distinct, count, always=spike)
+        history_x, middle = _midranks(distinct, count, MAX_KNOTS, always=spike)
         coder = cls(
             decimals,
             tuple(distinct[spike].tolist()),
@@ -181,6 +184,10 @@ class NumberCoder:
         for spike in self.spikes:  # a spike may lie outside the curve
             out[values == spike] = spike
         return out
+
+    def repeatable(self, last: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
+        """Last values that REPEAT can stand for: not those with a token of their own (NaN then)."""
+        return np.where(np.isin(last, self.spikes), np.nan, last)
 
     def token(self, values: Float[np.ndarray, "row"], last: Float[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
         """Token of snapped values. A spike goes before REPEAT, REPEAT before CONT."""
@@ -308,13 +315,16 @@ def _clip_tails(x: np.ndarray, who: np.ndarray, k: int, low: float | None, high:
     return np.clip(x, max(lowest, -np.inf if low is None else low), min(highest, np.inf if high is None else high))
 
 
-def _midranks(x: np.ndarray, count: np.ndarray, always: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mid-rank of each distinct value; thinned to `MAX_KNOTS`, ends and `always` kept."""
+def _midranks(
+    x: np.ndarray, count: np.ndarray, n_knots: int, always: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mid-rank of each distinct value; thinned to about `n_knots`, ends and `always` kept."""
     if len(x) == 0:
         return np.zeros(0), np.zeros(0)
     u = (np.cumsum(count) - count / 2) / count.sum()
-    if len(x) > MAX_KNOTS:
-        keep = np.unique(np.searchsorted(u, np.linspace(u[0], u[-1], MAX_KNOTS)))
+    if len(x) > n_knots:
+        keep = np.unique(np.minimum(np.searchsorted(u, np.linspace(u[0], u[-1], n_knots)), len(x) - 1))
+        keep = np.union1d(keep, [0, len(x) - 1])
         if always is not None:
             keep = np.union1d(keep, np.flatnonzero(always))
         x, u = x[keep], u[keep]
