@@ -1,9 +1,8 @@
 """A small clinic, simulated in a few vectorised lines: the real patients of the evaluation tests.
 
-Statics: sex, age, diabetes. A latent severity u follows a slow AR(1) process; creatinine, weight and pressure answer to
-u, sex and age; the state (stable, worse, bad) is a Markov chain driven by u; visits come sooner in a bad state; values are
-missing more often after good ones; a long table holds diagnoses and drugs.
-"""
+Statics: sex, age, diabetes. A latent severity u follows a slow AR(1) process; creatinine, weight and pressure answer
+to u, sex and age; the state (stable, worse, bad) is a Markov chain driven by u; visits come sooner in a bad state;
+values are missing more often after good ones; a long table holds diagnoses and drugs."""
 
 from datetime import datetime
 
@@ -82,8 +81,9 @@ def clinic(n: int, seed: int) -> Cohort:
         edema = draw.random(n) < 1 / (1 + np.exp(2 - 1.2 * state))
         gone = draw.random(n) < np.where(last_low, 0.45, 0.08)
         here = k < counts
-        rows.append((here, day, np.where(gone, np.nan, creatinine), weight,
-                     np.where(draw.random(n) < np.where(gone, 0.4, 0.05), np.nan, pressure), state, edema, u))  # fmt: skip
+        lost = draw.random(n) < np.where(gone, 0.4, 0.05)
+        shown = np.where(gone, np.nan, creatinine), weight, np.where(lost, np.nan, pressure)
+        rows.append((here, day, *shown, state, edema, u))
         last_low = np.where(gone, last_low, creatinine < 1.1)
         old = np.where(gone, old, creatinine)
     who = np.concatenate([np.flatnonzero(r[0]) for r in rows])

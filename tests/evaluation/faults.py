@@ -1,8 +1,7 @@
 """Ways to spoil a good cohort of the clinic, each with the score that must see it.
 
-Every fault takes a cohort and a numpy generator and returns the spoiled cohort. Faults change one thing and leave the rest
-as it is, so that a score that sees one has seen that thing.
-"""
+Every fault takes a cohort and a numpy generator and returns the spoiled cohort. Faults change one thing and leave the
+rest as it is, so that a score that sees one has seen that thing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,9 +75,9 @@ def time_stretched(cohort, draw):
 @fault("marginal.values_worst")
 def tail_dropped(cohort, draw):
     x = cohort.tables["visits"]["creatinine"]
-    low = x.filter(x <= x.quantile(0.9)).drop_nulls()
+    low = x.filter(x <= x.quantile(0.85)).drop_nulls()
     new = low.gather(draw.integers(0, low.len(), x.len()))
-    keep = pl.col("creatinine").is_null() | (pl.col("creatinine") <= x.quantile(0.9))
+    keep = pl.col("creatinine").is_null() | (pl.col("creatinine") <= x.quantile(0.85))
     return visits(cohort, pl.when(keep).then("creatinine").otherwise(new).alias("creatinine"))
 
 

@@ -1,10 +1,11 @@
 """One vector per patient: what a careful reader would notice about a record.
 
-A judge that is told means only can't see that a synthetic patient's creatinine jumps where a real one's drifts. So each
-number over time gives count, missing share, mean, sd, least, greatest, first, last, trend, lag-1 product, mean absolute
-change, and the share of exact repeats; each category the share of its levels, of changes, its first and last level; each
-table its row count, length, mean and sd of gaps, and the product of consecutive gaps; and each pair of numbers the mean
-product of their deviations within the patient. A long table gives count, mean, sd, last and trend by frequent code.
+A judge that is told means only can't see that a synthetic patient's creatinine jumps where a real one's drifts. So
+each number over time gives count, missing share, mean, sd, least, greatest, first, last, trend, lag-1 product, mean
+absolute change, and the share of exact repeats; each category the share of its levels, of changes, its first and last
+level; each table its row count, length, mean and sd of gaps, and the product of consecutive gaps; and each pair of
+numbers the mean product of their deviations within the patient. A long table gives count, mean, sd, last and trend by
+frequent code.
 
 Level and code lists come from a reference (real patients), so that vectors of two cohorts have the same columns.
 """

@@ -8,10 +8,11 @@ z divided by its standard deviation. Its norm is a well-known number:
     number x category    correlation ratio eta = sqrt(between / total variance)
     category x category  sqrt(phi^2) = sqrt(chi^2 / n), and Cramer's V after division by sqrt(min(K, L) - 1)
 
-The error between two cohorts is the norm of the *difference* of the matrices. The difference of the norms, which is what
-most tools report, can't see that two groups have swapped their means; this can.
+The error between two cohorts is the norm of the *difference* of the matrices. The difference of the norms, which is
+what most tools report, can't see that two groups have swapped their means; this can.
 
-Figures show the norms; eta and V with bias correction, as both are far above 0 for independent columns of small cohorts.
+Figures show the norms; eta and V with bias correction, as both are far above 0 for independent columns of small
+cohorts.
 
 References:
     Bergsma (2013). A bias-correction for Cramer's V and Tschuprow's T. doi:10.1016/j.jkss.2012.10.002
@@ -21,13 +22,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
-from cohortloom.evaluation.intervals import Measure, assess, not_computed
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
 from cohortloom.evaluation.views import View
 from cohortloom.report import Score
 
@@ -36,6 +37,7 @@ __all__ = ["Block", "corrected_eta", "corrected_v", "moments", "patient_blocks",
 MAX_LEVELS = 8
 MAX_WIDTH = 160
 AT_LEAST = 30
+FEW = 15
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,18 @@ def moments(
             return a[..., :0]
         return np.sqrt(np.add.reduceat((a - b) ** 2, first, axis=-1))
 
-    enough = np.minimum(total["held_out"].sum(0)[e.n], total["train"].sum(0)[e.n]) >= AT_LEAST
+    # a level of a handful of rows has a law with heavy tails that splits can't show: its entries are left out
+    real = np.minimum(total["held_out"].sum(0), total["train"].sum(0))
+    sides = [total[k] for k in ("held_out", "train")]
+    support = support_of(sides)
+    rare = (real < FEW) | (support < FEWEST_GROUPS // 2)
+    e = replace(e, weight=e.weight * ~(e.level_a & rare[e.mean_a]) * ~(e.level_b & rare[e.mean_b]))
+    enough = (real[e.n] >= AT_LEAST) & (support[e.n] >= FEWEST_GROUPS)
+    influence = influence_of([s[:, e.n[first]] for s in sides])
     keep = np.minimum.reduceat(enough, first) if len(first) else np.zeros(0, bool)
-    return Measure(key, name, tuple(labels), total, e.matrix, distance, keep.astype(bool), tolerance)
+    return Measure(
+        key, name, tuple(labels), total, e.matrix, distance, keep.astype(bool), tolerance, influence=influence
+    )
 
 
 def _narrow(blocks: Sequence[Block]) -> list[Block]:

@@ -1,7 +1,7 @@
 """Histograms that are compared cell by cell.
 
-A *cell* is one histogram (of a column, or of a column at the third visit, or of what follows state B). Two cohorts differ
-in a cell by the Kolmogorov-Smirnov distance if its bins are ordered, else by the total variation distance
+A *cell* is one histogram (of a column, or of a column at the third visit, or of what follows state B). Two cohorts
+differ in a cell by the Kolmogorov-Smirnov distance if its bins are ordered, else by the total variation distance
 
     KS = max_x |F(x) - G(x)|,      TV = 1/2 sum_k |p_k - q_k|
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.intervals import Measure
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, influence_of, support_of
 from cohortloom.evaluation.views import View, tally
 
 __all__ = ["Cells"]
@@ -79,12 +79,14 @@ class Cells:
             return np.add.reduceat(x, first, axis=-1) if len(first) else x[..., :0]
 
         held, train = total(sums["held_out"].sum(0)), total(sums["train"].sum(0))
-        enough = np.minimum(held, train) >= at_least
+        sides = [total(sums[k]) for k in ("held_out", "train")]
+        enough = (np.minimum(held, train) >= at_least) & (support_of(sides) >= FEWEST_GROUPS)
         weight = np.where(enough, held + train, 0.0)
         of = np.asarray(self.of, dtype=int)
         per_component = np.zeros((len(self.sizes), len(self.components)))
         per_component[np.arange(len(of)), of] = weight
         mass = per_component.sum(0)
+        influence = influence_of([n @ (per_component > 0) for n in sides])
         per_component = per_component / np.where(mass > 0, mass, 1)
 
         def curve(s: np.ndarray) -> np.ndarray:
@@ -103,4 +105,5 @@ class Cells:
             lacking = (absent & ~neither)[..., first]
             return np.where(lacking, 1.0, d) @ per_component
 
-        return Measure(key, name, tuple(self.components), sums, curve, distance, mass > 0, tolerance, useless)
+        labels = tuple(self.components)
+        return Measure(key, name, labels, sums, curve, distance, mass > 0, tolerance, useless, influence=influence)

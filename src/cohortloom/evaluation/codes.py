@@ -20,7 +20,7 @@ import numpy as np
 from cohortloom.evaluation.cells import Cells
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field, cut_points
-from cohortloom.evaluation.intervals import Measure, assess, not_computed
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
@@ -150,10 +150,13 @@ def explained(ctx: Context, fields: list[Field]) -> list[Score]:
         starts = [0, *ends[:-1]]
         return np.stack([unexplained(b[..., i:j], a[..., i:j]) for i, j in zip(starts, ends, strict=True)], axis=-1)
 
-    keep = np.array([total["held_out"].sum(0)[at].sum() >= 50 for at, _ in slices])
+    counts = [
+        np.stack([total[k][:, at].sum(1) for at, _ in slices], axis=1) for k in ("held_out", "train")
+    ]  # group x component
+    keep = (np.min([n.sum(0) for n in counts], axis=0) >= 50) & (support_of(counts) >= FEWEST_GROUPS)
     measure = Measure(
         "codes.unexplained", "shares of codes and pairs not explained, 1 - R2", tuple(labels), total, curve, distance,
-        keep, (0.03, 0.08), useless=0.5,
+        keep, (0.03, 0.08), useless=0.5, influence=influence_of(counts),
     )  # fmt: skip
     return [*found, *assess(ctx, measure)]
 

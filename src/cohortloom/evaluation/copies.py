@@ -1,9 +1,8 @@
 """Copies: whole patients, or nearly all of their rows, taken from training data; and patients that repeat one another.
 
-A patient's fingerprint is a 64-bit hash of everything recorded but ids: statics, and per row its time since the start and
-its values. A row's fingerprint leaves the time out. Coarse data repeats by chance; how often, held-out patients tell.
-This finds literal copying only; `audit` holds the attacks.
-"""
+A patient's fingerprint is a 64-bit hash of everything recorded but ids: statics, and per row its time since the start
+and its values. A row's fingerprint leaves the time out. Coarse data repeats by chance; how often, held-out patients
+tell. This finds literal copying only; `audit` holds the attacks."""
 
 from __future__ import annotations
 

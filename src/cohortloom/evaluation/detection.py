@@ -1,13 +1,14 @@
 """Judges: can boosting tell synthetic patients from held-out ones?
 
-Two judges look at one cohort in two ways: at patients (rich summaries, `cohort/features.py`) and at visit pairs (values,
-the previous values, the running mean of the patient, the gap, the statics). Each is trained on some patients and asked
-about others, so that rows of one patient (and copies of one patient, in the bootstrap anchor) never stand on both sides.
+Two judges look at one cohort in two ways: at patients (rich summaries, `cohort/features.py`) and at visit pairs
+(values, the previous values, the running mean of the patient, the gap, the statics). Each is trained on some patients
+and asked about others, so that rows of one patient (and copies of one patient, in the bootstrap anchor) never stand on
+both sides.
 
     AUC = P(score of a synthetic patient > score of a held-out patient) + 1/2 P(equal)
 
-.5 is a draw. The limit is the AUC that two real samples would stay under, not less than .60. Rows of the second judge are
-averaged per patient before the AUC is taken: the patient is the unit.
+.5 is a draw. The limit is the AUC that two real samples would stay under, not less than .60. Rows of the second judge
+are averaged per patient before the AUC is taken: the patient is the unit.
 
 scikit-learn's boosting starts OpenMP threads that a busy machine can bring to a standstill; every call runs on one.
 """
@@ -27,7 +28,8 @@ from cohortloom.report import Figure, Goal, Score
 __all__ = ["auc", "auc_interval", "boosting", "judge", "one_thread", "scores", "summaries"]
 
 MOST_PATIENTS = 2000
-ROWS_PER_PATIENT = 8
+MOST_IN_ANCHOR = 600
+ROWS_PER_PATIENT = 5
 TOLERANCE = 0.60
 
 
@@ -68,7 +70,7 @@ def boosting(seed: int, *, n: int, fast: bool = False) -> Boosting:
     from sklearn.ensemble import HistGradientBoostingClassifier  # heavy
 
     model = HistGradientBoostingClassifier(
-        max_iter=40 if fast else 100,
+        max_iter=40 if fast else 80,
         learning_rate=0.1 if n >= 600 else 0.06,
         max_leaf_nodes=15 if n >= 600 else 6,
         min_samples_leaf=20 if n >= 600 else 10,
@@ -156,8 +158,8 @@ def judge(
 
 
 def _importance(model: Any, x: np.ndarray, label: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Fall of the AUC when one feature is shuffled, on at most 600 rows."""
-    rows = draw.permutation(len(x))[:600]
+    """Fall of the AUC when one feature is shuffled, on at most 400 rows."""
+    rows = draw.permutation(len(x))[:400]
     x, label = x[rows], label[rows]
     whole = auc(model.predict_proba(x)[:, 1], label)
     fall = np.zeros(x.shape[1])
@@ -191,7 +193,7 @@ def patient_rows(ctx: Context, name: str) -> tuple[np.ndarray, np.ndarray, tuple
 
 
 def visit_rows(ctx: Context, name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Values, previous values, running means, gap and statics at up to 8 rows per patient of the busiest table."""
+    """Values, previous values, running means, gap and statics at up to 5 rows per patient of the busiest table."""
     axis = max(ctx.tables, key=lambda a: (len(ctx.rows(a)), len(ctx.views["held_out"].axes[a].patient)))
     view = ctx.views[name]
     rows = view.axes[axis]
@@ -279,7 +281,8 @@ def _judged(ctx: Context, key: str, name: str, look, most: int) -> Score:
     for k in ("synthetic", "train", "bootstrap", "independent"):
         x, patient, _ = cohorts["train" if k == "bootstrap" else k]
         copies = np.bincount(picks, minlength=source) if k == "bootstrap" else None
-        result[k] = _compare((x, patient), held[:2], most, ctx, f"{key}.{k}", copies, explain=k == "synthetic")
+        most_here = min(most, MOST_IN_ANCHOR) if k in ("bootstrap", "independent") else most
+        result[k] = _compare((x, patient), held[:2], most_here, ctx, f"{key}.{k}", copies, explain=k == "synthetic")
     if any(r is None for r in result.values()):
         return not_computed(ctx, key, name, "fewer than 15 patients with rows on a side")
     value, (_, low, high), n, fall = result["synthetic"]

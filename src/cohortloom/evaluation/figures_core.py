@@ -106,7 +106,13 @@ def courses(ctx: Context) -> list[Figure]:
             mean = total[k] / n[k]
             half = 1.96 * np.sqrt(np.maximum(square[k] / n[k] - mean**2, 0) / n[k])
             series.append(
-                {"name": label, "x": plain(k + 1), "y": plain(mean), "low": plain(mean - half), "high": plain(mean + half)}
+                {
+                    "name": label,
+                    "x": plain(k + 1),
+                    "y": plain(mean),
+                    "low": plain(mean - half),
+                    "high": plain(mean + half),
+                }
             )
         if series[0]["x"]:
             panels.append({"title": title_of(f), "series": series})
@@ -144,9 +150,8 @@ def missing_heat(ctx: Context) -> list[Figure]:
 def panel(title: str, rows: list[str], columns: list[str], values: np.ndarray, low: float, high: float) -> dict:
     """One matrix."""
     cells = [plain(r, 3) for r in values]
-    return {
-        "title": title, "rows": rows, "columns": columns, "values": cells, "low": low, "high": high, "diverging": low < 0,
-    }  # fmt: skip
+    names = {"title": title, "rows": rows, "columns": columns}
+    return names | {"values": cells, "low": low, "high": high, "diverging": low < 0}
 
 
 # -- association ---------------------------------------------------------------------------------------------------
@@ -234,8 +239,8 @@ def matrices(ctx: Context) -> list[Figure]:
             panel("synthetic less real", labels, labels, b - a, -0.5, 0.5),
         ]
         note = (
-            "Rank correlation of two numbers (signed); correlation ratio of a number and a category and Cramer's V of two "
-            "categories, both corrected for bias."
+            "Rank correlation of two numbers (signed); correlation ratio of a number and a category and Cramer's V of "
+            "two categories, both corrected for bias."
         )
         found.append(Figure("matrix", title, {"panels": panels}, note, "association"))
     return found
@@ -306,7 +311,9 @@ def gaps_and_counts(ctx: Context) -> list[Figure]:
 
     if ctx.clocked:
         law("Gaps between rows", "gap [d]", lambda v, a: v.axes[a].gap, "The last bin holds all longer gaps.")
-    law("Rows per patient", "rows", lambda v, a: v.axes[a].count.astype(float), "The last bin holds all longer records.")
+    law(
+        "Rows per patient", "rows", lambda v, a: v.axes[a].count.astype(float), "The last bin holds all longer records."
+    )
     return found
 
 
@@ -378,7 +385,13 @@ def timelines(ctx: Context) -> list[Figure]:
                 events.append({"time": round(float(t), 3), "label": label})
         events = sorted(events, key=lambda e: e["time"])[:25]
         patients.append(
-            {"title": f"Synthetic patient {number}", "origin": "synthetic", "facts": facts, "series": series, "events": events}
+            {
+                "title": f"Synthetic patient {number}",
+                "origin": "synthetic",
+                "facts": facts,
+                "series": series,
+                "events": events,
+            }
         )
     content = {"time_unit": "d" if ctx.clocked else "step", "patients": patients}
     note = "Synthetic patients with short to long records. No real patient is ever drawn."

@@ -1,9 +1,9 @@
 """From group sums to scores: value, interval, floor, anchors and a limit that two real samples keep.
 
-Each measure is a sum of statistics over patients, S = sum_i s_i, a curve f(S) (shares, correlations, ...) and a distance
-d(f(S_a), f(S_b)) with one component per column or pair of columns. Because S is a sum, a resample is a weighted sum of
-group sums, and the law of d between two real samples follows from real-against-real splits: training and held-out
-patients are pooled and dealt anew into two parts of the same sizes, 200 times.
+Each measure is a sum of statistics over patients, S = sum_i s_i, a curve f(S) (shares, correlations, ...) and a
+distance d(f(S_a), f(S_b)) with one component per column or pair of columns. Because S is a sum, a resample is a
+weighted sum of group sums, and the law of d between two real samples follows from real-against-real splits: training
+and held-out patients are pooled and dealt anew into two parts of the same sizes, 200 times.
 
 Limits. A score fails beyond
 
@@ -15,17 +15,21 @@ together stay quiet for a second real sample in 95 of 100 cases (Bonferroni over
 from the splits: a gamma law for the mean over components, a Gumbel law for the largest standardised component (which
 needs no correction for the number of components, as the largest one is what was observed).
 
-Verdicts. A value beyond its limit is a fault whatever n is. A value within it is only good news if a useless cohort
-would have failed: where the useless value (that of the independent anchor, or a fixed one for marginals) lies within the
-limit too, the score says "not measurable with n patients".
+The splits only know the patients at hand. A second sample may hold one unlike all of them, the more so where a few
+patients with many rows rule a column; so the spread of a component is taken to be at least the share of its weightiest
+group of patients (the standard deviation of one event), and columns that fewer than ten groups have are left out. Tails
+are known from few patients too: the way from the mean to q is lengthened by 1 + 10 / groups.
 
-Intervals. Resampling adds its own noise to a distance, so bootstrap distances are centred on the value before the 2.5 and
-97.5 percentiles are taken.
-"""
+Verdicts. A value beyond its limit is a fault whatever n is. A value within it is only good news if a useless cohort
+would have failed: where the useless value (that of the independent anchor, or a fixed one for marginals) lies within
+the limit too, the score says "not measurable with n patients".
+
+Intervals. Resampling adds its own noise to a distance, so bootstrap distances are centred on the value before the 2.5
+and 97.5 percentiles are taken."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +37,21 @@ import numpy as np
 from cohortloom.evaluation.context import Context
 from cohortloom.report import Goal, Score
 
-__all__ = ["ALPHA", "Measure", "assess", "centred_interval", "enough", "not_computed", "not_measurable"]
+__all__ = [
+    "ALPHA",
+    "Measure",
+    "assess",
+    "centred_interval",
+    "enough",
+    "influence_of",
+    "not_computed",
+    "not_measurable",
+    "support_of",
+]
 
 ALPHA = 0.05 / 200
 FEWEST = 10
+FEWEST_GROUPS = 10
 SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
 
 
@@ -54,6 +69,7 @@ class Measure:
         keep: Components with enough real data; others are left out.
         tolerance: Differences nobody minds: of the mean, of one component.
         useless: Value of a cohort that tells nothing; None: that of the independent anchor.
+        influence: Largest share of one group of patients in each component (see "Limits"); None: equal shares.
     """
 
     key: str
@@ -66,6 +82,17 @@ class Measure:
     tolerance: tuple[float, float] = (0.02, 0.05)
     useless: float | None = None
     unit: str = "1"
+    influence: np.ndarray | None = None
+
+
+def influence_of(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """Largest share of one group in the counts behind each component; sides are group x component."""
+    return np.max([(n / np.maximum(n.sum(0), 1)).max(0) for n in sides], axis=0)
+
+
+def support_of(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """Groups with any count, on the poorer side, for each component."""
+    return np.min([(n > 0).sum(0) for n in sides], axis=0)
 
 
 @dataclass(frozen=True)
@@ -112,7 +139,10 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     r = compute(ctx, measure)
     labels = [label for label, k in zip(measure.labels, measure.keep, strict=True) if k]
     center, spread = r.null.mean(0), r.null.std(0, ddof=1)
-    high = gumbel_quantile(np.max((r.null - center) / np.maximum(spread, 1e-9), axis=1), 1 - ALPHA)
+    one = np.full(n_kept, 1 / ctx.n) if measure.influence is None else measure.influence[measure.keep]
+    spread = np.maximum(spread, one)
+    few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "train", "held_out"))
+    high = few * gumbel_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA)
     limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
     useless = r.independent if measure.useless is None else np.full(n_kept, measure.useless)
     if measure.useless is None:
@@ -132,7 +162,8 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     scores = []
     w = int(order[0])
     if n_kept > 1:
-        limit = max(measure.tolerance[0], gamma_quantile(r.null.mean(1), 1 - ALPHA))
+        middle = float(center.mean())
+        limit = max(measure.tolerance[0], middle + few * (gamma_quantile(r.null.mean(1), 1 - ALPHA) - middle))
         blank = float(useless.mean())
         if measure.useless is None:
             limit = max(limit, SHARE_OF_MEAN * float(r.independent.mean()))

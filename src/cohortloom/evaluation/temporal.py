@@ -5,9 +5,8 @@ to five measurements apart are put into bins of u (equal real counts), and withi
 
     rho(u) = cov(z_i, z_j) / (sd(z_i) sd(z_j)),      gamma(u) = mean 1/2 (z_i - z_j)^2     (variogram)
 
-with z the rank among real values. Much of rho is that patients differ from one another; the correlation of deviations from
-the patient's own mean is reported apart. Cohorts without times use the number of steps for u.
-"""
+with z the rank among real values. Much of rho is that patients differ from one another; the correlation of deviations
+from the patient's own mean is reported apart. Cohorts without times use the number of steps for u."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from cohortloom.evaluation.association import Block, moments
 from cohortloom.evaluation.cells import Cells
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field, cut_points
-from cohortloom.evaluation.intervals import Measure, assess, not_computed
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
@@ -125,8 +124,9 @@ def _persistence(ctx: Context, fields: list[Field], sums: dict[str, np.ndarray],
     def shaped(s: np.ndarray) -> np.ndarray:
         return s.reshape(*s.shape[:-1], len(fields), 6, GAP_BINS)
 
-    n = {k: shaped(s.sum(0))[:, 0] for k, s in sums.items()}
-    enough = np.minimum(n["held_out"], n["train"]) >= 30
+    sides = [shaped(sums[k])[:, :, 0] for k in ("held_out", "train")]
+    enough = (np.min([n.sum(0) for n in sides], axis=0) >= 30) & (support_of(sides) >= FEWEST_GROUPS)
+    influence = influence_of([(n * enough).sum(2) for n in sides])
     weight = enough / np.maximum(enough.sum(1, keepdims=True), 1)
 
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -143,7 +143,8 @@ def _persistence(ctx: Context, fields: list[Field], sums: dict[str, np.ndarray],
     )
     found = []
     for key, name, curve in measures:
-        found += assess(ctx, Measure(key, name, labels, sums, lambda s, c=curve: c(shaped(s)), distance, keep))
+        measure = Measure(key, name, labels, sums, lambda s, c=curve: c(shaped(s)), distance, keep, influence=influence)
+        found += assess(ctx, measure)
     return found
 
 

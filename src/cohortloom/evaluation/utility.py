@@ -4,11 +4,10 @@
     TSTR    trained on n synthetic patients, tested on the same held-out ones
     loss  = TRTR - TSTR
 
-For a classification task the measure is AUROC; survival is taken as a classification of its event here. Two families of
-models (boosting, logistic regression) see the patient summaries without the target, its follow-up time and declared leaks.
-A positive loss has to exceed what training on another real sample costs: its noise is the bootstrap spread of the paired
-difference over held-out patients, and of refits on resampled training patients.
-"""
+For a classification task the measure is AUROC; survival is taken as a classification of its event here. Two families
+of models (boosting, logistic regression) see the patient summaries without the target, its follow-up time and declared
+leaks. A positive loss has to exceed what training on another real sample costs: its noise is the bootstrap spread of
+the paired difference over held-out patients, and of refits on resampled training patients."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         )
     else:
         said.append(
-            f"{len(failed)} of {len(judged)} judged scores differ from {held:,} held-out patients by more than a second "
-            "sample of real patients would."
+            f"{len(failed)} of {len(judged)} judged scores differ from {held:,} held-out patients by more than a "
+            "second sample of real patients would."
         )
         good = [g for g in dict.fromkeys(s.group for s in judged) if not any(f.group == g for f in failed)]
         if good:
@@ -37,7 +37,8 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         said.append(f"What gives it away most: {faults}.")
     if open_:
         said.append(
-            f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; they are no good news."
+            f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; "
+            "they are no good news."
         )
     return tuple(said[:5])
 

@@ -1,9 +1,9 @@
 """A cohort as flat arrays, made once and read by every measure.
 
-Patients are dealt at random into groups of equal size; patient p of the view belongs to group p // size. A measure sums
-its statistics within groups, and all resampling (patient bootstrap, real-against-real splits) draws groups: since groups
-are independent sums of patients, their variance is that of patients, and 200 draws are one matrix product. With at most
-about 250 patients a group is a patient.
+Patients are dealt at random into groups of equal size; patient p of the view belongs to group p // size. A measure
+sums its statistics within groups, and all resampling (patient bootstrap, real-against-real splits) draws groups: since
+groups are independent sums of patients, their variance is that of patients, and 200 draws are one matrix product. With
+at most about 250 patients a group is a patient.
 
 Rows of an axis are sorted by patient and time. Time is in days: since the subject's origin for offsets, since the
 patient's first recorded time for timestamps, and the position for cohorts that know the order only.

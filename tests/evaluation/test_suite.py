@@ -1,0 +1,193 @@
+"""The suite as a whole: messy cohorts, determinism, choices, errors."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from clinic import clinic
+
+from cohortloom.cohort import Cohort
+from cohortloom.errors import DataError, SettingsError
+from cohortloom.evaluation import evaluate
+from cohortloom.evaluation.suite import MEASURES
+from cohortloom.schema import Schema
+
+ORDER = Schema.model_validate(
+    {
+        "name": "order",
+        "clock": "order",
+        "tables": {
+            "p": {"role": "static", "columns": {"x": {"kind": "number"}, "born": {"kind": "timestamp"}}},
+            "e": {
+                "role": "event",
+                "columns": {
+                    "v": {"kind": "number"},
+                    "k": {"kind": "category", "levels": ["a", "b"]},
+                    "c": {"kind": "code"},
+                },
+            },
+            "u": {"role": "event", "timed": False, "columns": {"w": {"kind": "count"}, "f": {"kind": "flag"}}},
+        },
+    }
+)
+STATICS = Schema.model_validate(
+    {
+        "name": "statics",
+        "tables": {
+            "p": {
+                "role": "static",
+                "columns": {
+                    "x": {"kind": "number"},
+                    "k": {"kind": "category", "levels": ["a", "b"]},
+                    "d": {"kind": "timestamp"},
+                    "i": {"kind": "identifier"},
+                },
+            }
+        },
+    }
+)
+
+
+def changed(cohort, **tables):
+    return Cohort.build(cohort.schema, {**cohort.tables, **tables})
+
+
+def without_visits(c):
+    return changed(c, visits=c.tables["visits"].head(0), events=c.tables["events"].head(0))
+
+
+def all_missing(c):
+    columns = ["creatinine", "weight", "pressure", "state", "edema"]
+    visits = c.tables["visits"].with_columns(pl.lit(None).alias(x) for x in columns)
+    patients = c.tables["patients"].with_columns(pl.lit(None).alias(x) for x in ["sex", "age", "diabetes", "site"])
+    return changed(c, visits=visits, patients=patients)
+
+
+def constant(c):
+    visits = c.tables["visits"].with_columns(creatinine=1.0, weight=2.0, pressure=3.0, state=pl.lit("bad"), edema=True)
+    return changed(
+        c, visits=visits, patients=c.tables["patients"].with_columns(sex=pl.lit("F"), age=50.0, diabetes=False)
+    )
+
+
+def foreign_codes(c):
+    return changed(c, events=c.tables["events"].with_columns(code=pl.lit("zzz")))
+
+
+def one_visit(c):
+    return changed(c, visits=c.tables["visits"].unique("subject_id", keep="first"), events=c.tables["events"].head(0))
+
+
+def no_times(c):
+    return changed(c, visits=c.tables["visits"].with_columns(time=pl.lit(None, dtype=pl.Datetime("us"))))
+
+
+def no_statics(c):
+    return changed(c, patients=c.tables["patients"].head(0))
+
+
+def one_patient(c):
+    return c.select(c.subjects.head(1))
+
+
+def ordered(n, seed):
+    g = np.random.default_rng(seed)
+    s = np.repeat(np.arange(n), g.integers(1, 8, n))
+    m = len(s)
+    e = {
+        "subject_id": s,
+        "time": np.arange(m),
+        "v": g.normal(size=m),
+        "k": g.choice(["a", "b"], m),
+        "c": g.choice([*"xyz"], m),
+    }
+    u = {"subject_id": s, "w": g.integers(0, 9, m), "f": g.random(m) < 0.5}
+    p = {"subject_id": np.arange(n), "x": g.normal(size=n), "born": g.integers(0, 3, n)}
+    return Cohort.build(ORDER, {"p": pl.DataFrame(p), "e": pl.DataFrame(e), "u": pl.DataFrame(u)})
+
+
+def statics(n, seed):
+    g = np.random.default_rng(seed)
+    day = pl.Series(g.integers(0, 10**15, n)).cast(pl.Datetime("us"))
+    p = {"subject_id": np.arange(n), "x": g.normal(size=n), "k": g.choice(["a", "b"], n), "d": day, "i": ["n"] * n}
+    return Cohort.build(STATICS, {"p": pl.DataFrame(p)})
+
+
+def sound(report):
+    """Numbers are finite, gaps have reasons, everything can be written as JSON."""
+    for s in report.scores:
+        assert s.reason if s.value is None else np.isfinite(s.value), s.key
+        json.dumps(s.details, allow_nan=False)
+    for figure in report.figures:
+        json.dumps(figure.content, allow_nan=False)
+    assert report.verdict
+    return report
+
+
+SPOILERS = [without_visits, all_missing, constant, foreign_codes, one_visit, no_times, no_statics, one_patient]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_messy_cohorts_are_measured_or_said_not_to_be(spoil):
+    train, held_out, good = clinic(40, 1), clinic(35, 2), clinic(45, 3)
+    some = ["marginal", "missingness", "association", "temporal", "codes", "copies"]
+    sound(evaluate(spoil(good), train=train, held_out=held_out, fast=True, only=some))
+    sound(evaluate(spoil(good), train=spoil(train), held_out=spoil(held_out), fast=True))
+
+
+def test_cohorts_without_clock_or_without_visits_are_measured():
+    report = sound(evaluate(ordered(50, 1), train=ordered(60, 2), held_out=ordered(70, 3), fast=True))
+    assert report.score("temporal.gaps").value is None
+    assert "order" in report.score("temporal.gaps").reason
+    assert report.score("temporal.autocorrelation").value is not None
+    report = sound(evaluate(statics(50, 1), train=statics(60, 2), held_out=statics(70, 3), fast=True))
+    assert report.score("marginal.values").value is not None
+
+
+def test_one_patient_gets_no_verdict():
+    report = evaluate(one_patient(clinic(9, 3)), train=clinic(30, 1), held_out=clinic(30, 2), fast=True)
+    assert [s.key for s in report.scores if s.passed is not None and s.group != "copies"] == []
+
+
+def test_same_seed_same_report():
+    one, two = (
+        evaluate(clinic(60, 3), train=clinic(60, 1), held_out=clinic(60, 2), seed=5, fast=True).scores for _ in range(2)
+    )
+    assert one == two
+
+
+def test_only_does_not_change_a_score():
+    cohorts = {"train": clinic(80, 1), "held_out": clinic(80, 2)}
+    some = evaluate(clinic(80, 3), **cohorts, only="temporal", fast=True)
+    assert {s.group for s in some.scores} == {"temporal"}
+    whole = evaluate(clinic(80, 3), **cohorts, only=["marginal", "temporal"], fast=True)
+    assert [s for s in whole.scores if s.group == "temporal"] == list(some.scores)
+
+
+def test_a_hundred_patients_cannot_tell_weak_static_associations():
+    report = evaluate(clinic(60, 3), train=clinic(60, 1), held_out=clinic(60, 2), only="association", fast=True)
+    score = report.score("association.static_static")
+    assert score.passed is None
+    assert score.reason == "not measurable with 60 patients"
+
+
+def test_an_interval_shrinks_with_patients():
+    def width(n):
+        report = evaluate(clinic(n, 3), train=clinic(n, 1), held_out=clinic(n, 2), only="temporal", fast=True)
+        low, high = report.score("temporal.autocorrelation").interval
+        return high - low
+
+    assert width(1000) < 0.6 * width(150)
+
+
+def test_unknown_group_names_the_nearest():
+    with pytest.raises(SettingsError, match='Did you mean "temporal"'):
+        evaluate(clinic(5, 3), train=clinic(5, 1), held_out=clinic(5, 2), only="tempral")
+    assert "temporal" in MEASURES
+
+
+def test_cohorts_of_other_schemas_and_empty_ones_are_refused_together():
+    with pytest.raises(DataError) as caught:
+        evaluate(statics(5, 1), train=clinic(5, 1), held_out=clinic(5, 2).select([]))
+    assert {p.code for p in caught.value.problems} == {"other-schema", "no-subjects"}
