@@ -70,12 +70,12 @@ def test_likelihood_of_new_patients_is_near_the_closed_form():
     train, test = known.ordered(1_000, seed=0), known.ordered(1_000, seed=1)
     truth = known.true_log_likelihood(test)
     gap = truth - model(training={"steps": 800}).fit(train, seed=0).score(test)
-    per_cell = gap.mean() / (2 + test.tables["visits"].height / 1_000)
+    cells = 2 + test.tables["visits"].height / 1_000
     # the model can't beat the truth but by the noise of 1,000 patients; 0.04 nat per cell is what it may lose
-    assert -0.01 < per_cell < 0.04
+    assert -0.01 < gap.mean() / cells < 0.04
     shuffled = known.ordered(1_000, seed=0, shuffled=True)
     worse = truth - model(training={"steps": 400}).fit(shuffled, seed=0).score(test)
-    assert worse.mean() > gap.mean() + 0.5, "the floor doesn't notice a shuffled order of visits"
+    assert worse.mean() / cells > 0.04, "the floor doesn't notice a shuffled order of visits"
 
 
 # --- broken parts are noticed ---
