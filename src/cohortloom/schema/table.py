@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cohortloom.schema.column import Code, Column, Number, Strict
 from cohortloom.schema.source import Grid, Source
@@ -27,10 +27,24 @@ class Table(Strict):
     parent: str | None = Field(None, description="Table this one hangs on; absent: the subject itself.")
     timed: bool = Field(True, description="Event tables: has each row a time of its own?")
     columns: dict[str, Column] = Field(default_factory=dict)
-    code: str | None = Field(None, description="Event table in long form: its column of kind 'code'.")
-    value: str | None = Field(None, description="Event table in long form: the number that belongs to the code.")
+    code: str | None = Field(
+        None, description="Event table in long form: its column of kind 'code'; found by itself if there is one."
+    )
+    value: str | None = Field(
+        None, description="Event table in long form: the number that belongs to the code; found by itself if only one."
+    )
     source: Source | None = None
     description: str = ""
+
+    @model_validator(mode="after")
+    def _long_by_its_columns(self) -> "Table":
+        """An event table with one column of kind "code" is long, and its only number belongs to the code."""
+        codes = [n for n, c in self.columns.items() if c.kind == "code"]
+        if self.role == "event" and self.code is None and self.value is None and len(codes) == 1:
+            numbers = [n for n, c in self.columns.items() if c.kind == "number"]
+            self.__dict__["code"] = codes[0]
+            self.__dict__["value"] = numbers[0] if len(numbers) == 1 else None
+        return self
 
     @field_validator("columns")
     @classmethod

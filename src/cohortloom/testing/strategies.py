@@ -208,7 +208,7 @@ def cohorts(
         for c, column in table.columns.items():
             mess = draw(st.sampled_from(["plain", "plain", "constant", "empty"]))
             cells[c] = _cells(schema, column, frame.height, rng, mess)
-        if table.code and table.value:
+        if table.code and table.value and table.code_column().items:
             cells[table.value] = _item_values(table, cells[table.code], rng)
         tables[name] = frame.with_columns(s.alias(c) for c, s in cells.items())
     return Cohort.build(schema, tables)
