@@ -31,6 +31,7 @@ from cohortloom.schema import Schema
 __all__ = ["Context", "Draws", "prepare"]
 
 GROUPS = 250
+FAST_PATIENTS = 2000
 NAMES = ("synthetic", "train", "held_out", "independent")
 
 
@@ -115,16 +116,17 @@ def prepare(
     _check(synthetic, train, held_out)
     rng = Rng(seed).child("evaluate")
     schema = train.schema
-    n = min(synthetic.n_subjects, train.n_subjects)
+    most = FAST_PATIENTS if fast else max(train.n_subjects, held_out.n_subjects)
+    n = min(synthetic.n_subjects, train.n_subjects, most)
     fields = plan_fields(schema, (train, held_out))
-    size = max(1, min(n, held_out.n_subjects) // GROUPS)
+    size = max(1, min(n, held_out.n_subjects, most) // GROUPS)
     whole = {"synthetic": synthetic, "train": train, "held_out": held_out}
     tell("drawing the independent anchor")
     whole["independent"] = independent(train, n, rng.child("anchors"))
     views = {}
     for name, cohort in whole.items():
         tell(f"reading {name.replace('_', '-')} patients")
-        take = cohort.n_subjects if name == "held_out" else min(n, cohort.n_subjects)
+        take = min(most, cohort.n_subjects) if name == "held_out" else min(n, cohort.n_subjects)
         views[name] = make_view(cohort, fields, n=take, size=size, rng=rng.child("views", name).numpy)
     both = ("train", "held_out")
     fields = tuple(

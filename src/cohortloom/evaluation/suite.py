@@ -46,7 +46,7 @@ def evaluate(
         held_out: Real patients it has not seen.
         seed: Fixes subsamples, draws and judges.
         only: Groups to measure; None: all.
-        fast: Fewer draws and smaller judges.
+        fast: At most 2,000 patients a side, fewer draws and smaller judges.
         progress: Called with a few words at each stage.
 
     Returns:
