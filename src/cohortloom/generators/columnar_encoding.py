@@ -364,9 +364,9 @@ def _follow_up_ends(encoded: Encoded) -> list[tuple[int, int]]:
         for origin in {-1, start}:
             end = values[has, j] - (values[has, origin] if origin >= 0 else 0.0)
             known = ~np.isnan(end)
-            if known.mean() < 0.5:
-                continue
             end, upto = end[known], last[known]
+            if len(end) < max(3, len(has) / 2) or end.std() == 0 or upto.std() == 0:
+                continue
             same_size = np.median(end) < 10 * max(np.median(upto), 1e-9) and np.corrcoef(end, upto)[0, 1] > 0.3
             if np.mean(end >= upto - 1e-6) > 0.99 and same_size:
                 out.append((j, origin))
