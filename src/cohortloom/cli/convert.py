@@ -21,11 +21,10 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Read a cohort in one format and write it in another."""
+    from cohortloom.cohort.summary import summary_text
     from cohortloom.formats import write
 
     cohort = open_cohort(source, from_format, schema, on_error)
     write(cohort, out, format=to_format, force=force)
-    say(f"{cohort}", quiet=quiet)
-    for what, count in cohort.origin.notes.items():
-        say(f"  {what}: {count}", quiet=quiet)
+    say(summary_text(cohort), quiet=quiet)
     say(f"written: {out}", quiet=quiet)

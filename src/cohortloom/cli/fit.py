@@ -49,4 +49,6 @@ def run(
     with progress("fit", quiet=quiet) as tell:
         model.fit(data, seed=seed, minutes=minutes, checkpoint=checkpoint, resume=resume, progress=tell)
     model.save(out, force=force)
+    for left in out.parent.glob(f"{checkpoint.name}*"):
+        left.unlink()
     say(f"{model.name} fitted to {data.n_subjects:,} subjects\nwritten: {out}", quiet=quiet)

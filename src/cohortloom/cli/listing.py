@@ -18,6 +18,10 @@ def run(what: What) -> None:
     elif what is What.formats:
         from cohortloom.formats import describe
     else:
-        from cohortloom.rules import describe
+        from cohortloom.rules import KINDS
+
+        def describe() -> dict[str, str]:
+            return {name: (rule.__doc__ or "").strip().splitlines()[0] for name, rule in sorted(KINDS.items())}
+
     for name, text in describe().items():
         print(f"{name:22s} {text}")
