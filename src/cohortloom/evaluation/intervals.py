@@ -186,6 +186,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
 
 def _score(ctx, measure, group, key, name, limit, useless, numbers, resampled, details) -> Score:
     value, floor, bootstrap, independent = numbers
+    nothing_to_lose = "real columns hardly depend on one another: even independent columns would pass"
     measurable = enough(ctx) and (value > limit or useless > limit)
     return Score(
         name=name,
@@ -200,7 +201,7 @@ def _score(ctx, measure, group, key, name, limit, useless, numbers, resampled, d
         floor=floor,
         anchors={"bootstrap": bootstrap, "independent": independent},
         measurable=measurable,
-        reason="" if measurable else not_measurable(ctx.n),
+        reason="" if measurable else nothing_to_lose if limit in measure.tolerance else not_measurable(ctx.n),
         details=details,
     )
 
