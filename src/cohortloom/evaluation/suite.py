@@ -23,7 +23,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "temporal": (("temporal",), ()),
     "codes": (("codes",), ()),
     "detection": (("detection",), ("detection",)),
-    "utility": (("utility",), ()),
+    "utility": (("utility",), ("utility",)),
     "copies": (("copies",), ()),
 }
 
