@@ -26,6 +26,7 @@ from cohortloom.codec.cells import RESERVED_LEVELS, Cell
 from cohortloom.codec.clock import ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
 from cohortloom.codec.laws import CellLaw, Ends, Repeats, TimeLaw
+from cohortloom.codec.precedence import Precedence, moments
 from cohortloom.codec.steps import Steps, place, subject_rows
 from cohortloom.codec.tensors import Feature
 from cohortloom.schema import Schema, Table
@@ -92,6 +93,7 @@ class Fold:
         once: Long: does a step hold a code at most once?
         times: Law of times; None for untimed tables.
         open_share: Untimed tables that name visits: share of rows that name none.
+        order: Long: order of the codes (frequent, then rare ones) at one moment.
     """
 
     table: str
@@ -106,6 +108,7 @@ class Fold:
     times: TimeLaw | None = None
     open_share: float = 0.0
     long: bool = False
+    order: Precedence | None = None
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -172,6 +175,7 @@ class Fold:
             column: {code: law.to_json() for code, law in laws.items()} for column, laws in self.code_laws.items()
         }
         state["times"] = self.times.to_json() if self.times else None
+        state["order"] = [list(self.order.rank), self.order.share] if self.order else None
         return state
 
     @classmethod
@@ -190,6 +194,7 @@ class Fold:
             for column, laws in state["code_laws"].items()
         }
         state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
+        state["order"] = Precedence(tuple(state["order"][0]), state["order"][1]) if state["order"] else None
         return cls(**state)
 
 
@@ -358,7 +363,10 @@ def _fit_codes(
         elif value is not None:
             cell = _code_cell(spec, table, code, x, subject, k_min, bounds)
             laws[value][code] = CellLaw(empty=float(1 - has.mean()), law=cell.law)
+    moment = moments(rows.owner, rows.reference)
+    written = np.argsort(moment, kind="stable")
     return {
+        "order": Precedence.fit(moment[written], ids[written], len(every)),
         "codes": tuple(codes),
         "rare": tuple(drawable["code"].to_list()),
         "rare_share": tuple(drawable["rows"].cast(pl.Float64).to_list()),

@@ -21,6 +21,7 @@ from cohortloom.codec.cells import Cell, draw_levels
 from cohortloom.codec.clock import series_of
 from cohortloom.codec.fold import CodeFold, Fold
 from cohortloom.codec.laws import CellLaw, Ends, Repeats, repeated_scores
+from cohortloom.codec.precedence import moments
 from cohortloom.codec.steps import Steps
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -103,7 +104,11 @@ def unfold(
             name = pl.int_range(1, len(owner) + 1, eager=True).cast(pl.String) if not spec.missing else None
             made = [None] * len(owner) if name is None else frame["subject_id"].cast(pl.String) + "-" + name
             frame[column] = pl.Series(column, made, dtype=pl.String)
-    return pl.DataFrame(frame)
+    if fold.order is None:
+        return pl.DataFrame(frame)
+    moment = moments(owner, time)
+    key = fold.order.arrange(moment, groups.code[groups.row], rng.child("order").numpy)
+    return pl.DataFrame(frame)[np.lexsort((key, moment))]
 
 
 def _as_count(column: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
