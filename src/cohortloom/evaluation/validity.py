@@ -1,8 +1,8 @@
 """Does a cohort keep the rules of its schema?
 
-`validate` counts, for every rule, the rows (and subjects) that break it. It looks at one cohort only and says nothing
-about how close it is to another one; that is `evaluate`. Every row is looked at, so a share has no sampling error and no
-interval.
+`validate` counts, for every rule, the rows and patients that break it. It looks at one cohort only and says nothing
+about how close it is to another one; that is `evaluate`. Every row is looked at, so a share has no sampling error and
+no interval.
 """
 
 from cohortloom.cohort import Cohort
@@ -21,6 +21,7 @@ FAMILIES = {
 NOT_TESTED = (
     "Whether the cohort resembles real patients: that is evaluate.",
     "Whether it gives real patients away: that is audit.",
+    "Sampling error: every row was looked at, so shares have no interval.",
     "Anything the schema has no rule for; implausible but permitted combinations pass.",
 )
 
@@ -40,6 +41,10 @@ def validate(cohort: Cohort) -> Report:
     """
     rules = compile_rules(cohort.schema)
     scores = _unique_keys([_score(cohort, rule) for rule in rules])
+    if cohort.signals:
+        from cohortloom.evaluation.signals_validity import signal_scores  # heavy: filters
+
+        scores += signal_scores(cohort)
     return Report(
         title=f"Validation of {cohort.schema.name}",
         scores=tuple(scores),
@@ -61,7 +66,7 @@ def _score(cohort: Cohort, rule: Rule) -> Score:
     n, broken = sum(f.n for f in findings), sum(f.count for f in findings)
     places = [v for f in findings if f.count for v in [rule.violation(f)]]
     details: dict = {"rule": rule.words, "kind": rule.kind, "held by": ", ".join(sorted(rule.holds_by))}
-    reason = "every row was looked at, so there is no interval"
+    reason = ""
     if broken:
         subjects = rule.broken_subjects(cohort).len()
         details["broken"] = [{"place": v.where, "rows": v.count, "of": v.n, "first rows": list(v.rows)} for v in places]
@@ -69,7 +74,7 @@ def _score(cohort: Cohort, rule: Rule) -> Score:
     if not n:
         reason = "no row to which the rule applies"
     elif rule.severity == "warning":
-        reason += "; a warning, without a verdict"
+        reason = "; ".join(filter(None, [reason, "a warning, without a verdict"]))
     return Score(
         name=rule.label,
         group=FAMILIES.get(rule.family, rule.family),
@@ -114,7 +119,10 @@ def _verdict(cohort: Cohort, scores: list[Score]) -> tuple[str, ...]:
     warned = [s for s in scores if s.limit is None and s.value]
     idle = [s for s in scores if s.value is None]
     rows = sum(frame.height for frame in cohort.tables.values())
-    said = [f"{len(scores)} rules were checked on {rows:,} rows of {cohort.n_subjects:,} patients."]
+    records = sum(signal.records.height for signal in cohort.signals.values())
+    what = f"{rows:,} rows" + (f" and {records:,} waveform records" if records else "")
+    said = [f"{len(scores)} rules were checked on {what} of {cohort.n_subjects:,} patients."]
+    rows += records
     if not scores or not rows:
         said.append("There was nothing to check, so this is no verdict.")
     elif failed:

@@ -1,0 +1,135 @@
+"""One score on one horizontal axis: value with interval, floor, both anchors and limit as marks of their own.
+
+Every mark has its own shape, so colour is never needed to tell them apart:
+
+    value       filled circle on its interval       floor        open diamond
+    limit       upright bar, beyond it shaded       bootstrap    open square        independent    open triangle
+
+The axis covers value, interval, floor and limit; an anchor that lies far outside is drawn at the end with an arrow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from cohortloom.report.plain import say
+
+if TYPE_CHECKING:
+    from cohortloom.report.score import Score
+
+__all__ = ["LEGEND", "axis_svg", "axis_words", "mark_svg"]
+
+WIDTH, HEIGHT, LEFT, RIGHT, MIDDLE = 320, 26, 44, 276, 13
+LEGEND = (
+    ("value", "value and 95 % interval"),
+    ("limit", "limit; the shaded side fails"),
+    ("floor", "floor: real held-out patients, same score"),
+    ("bootstrap", "anchor: copied patients (bootstrap)"),
+    ("independent", "anchor: columns drawn apart (independent)"),
+)
+
+
+def axis_words(score: Score) -> str:
+    """The axis for those who can't see it."""
+    parts = [f"value {say(score.value)}"]
+    if score.interval:
+        parts.append(f"interval {say(score.interval[0])} to {say(score.interval[1])}")
+    if score.limit is not None:
+        parts.append(f"limit {say(score.limit)}")
+    if score.floor is not None:
+        parts.append(f"floor {say(score.floor)}")
+    parts += [f"{name} {say(value)}" for name, value in score.anchors.items() if value is not None]
+    return ", ".join(parts)
+
+
+def axis_svg(score: Score) -> str:
+    """The drawing, or nothing if there is no value; all text in it comes from numbers."""
+    if score.value is None or not math.isfinite(score.value):
+        return ""
+    low, high = _domain(score)
+
+    def at(value: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (min(max(value, low), high) - low) / (high - low)
+
+    parts = []
+    if score.limit is not None:
+        x = at(score.limit)
+        start, end = (LEFT, x) if score.goal.value == "high" else (x, RIGHT)
+        parts.append(f'<rect class="bad" x="{start:.1f}" y="5" width="{max(end - start, 0):.1f}" height="16"/>')
+    parts.append(f'<path class="line" d="M{LEFT} {MIDDLE}H{RIGHT}"/>')
+    if score.limit is not None:
+        parts.append(f'<path class="limit" d="M{at(score.limit):.1f} 3V23"/>')
+    for name in ("independent", "bootstrap"):
+        value = score.anchors.get(name)
+        if value is None or not math.isfinite(value):
+            continue
+        outside = value > high + 1e-12 or value < low - 1e-12
+        parts.append(_arrow(value > high) if outside else "")
+        shift = 0 if not outside else (-9 if value > high else 9)
+        parts.append(_shape(name, at(value) + shift))
+    if score.floor is not None and math.isfinite(score.floor):
+        parts.append(_shape("floor", at(score.floor)))
+    if score.interval and all(math.isfinite(v) for v in score.interval):
+        parts.append(f'<path class="span" d="M{at(score.interval[0]):.1f} {MIDDLE}H{at(score.interval[1]):.1f}"/>')
+    parts.append(_shape("value", at(score.value)))
+    parts.append(f'<text class="end" x="{LEFT - 6}" y="17" text-anchor="end">{say(low, 2)}</text>')
+    parts.append(f'<text class="end" x="{RIGHT + 6}" y="17">{say(high, 2)}</text>')
+    state = {True: "pass", False: "fail", None: "open"}[score.passed]
+    label = axis_words(score)
+    return (
+        f'<svg class="axis {state}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        f"<title>{label}</title>{''.join(parts)}</svg>"
+    )
+
+
+def mark_svg(name: str) -> str:
+    """One mark alone, for the legend."""
+    body = _shape(name, 14) if name != "limit" else '<rect class="bad" x="14" y="5" width="14" height="16"/>'
+    if name == "limit":
+        body += '<path class="limit" d="M14 3V23"/>'
+    if name == "value":
+        body = f'<path class="span" d="M3 {MIDDLE}H25"/>' + body
+    return f'<svg class="axis mark" viewBox="0 0 28 {HEIGHT}" aria-hidden="true">{body}</svg>'
+
+
+def _domain(score: Score) -> tuple[float, float]:
+    core = [score.value, *(score.interval or ()), score.floor, score.limit]
+    known = [v for v in core if v is not None and math.isfinite(v)]
+    low, high = min(known), max(known)
+    span = max(high - low, abs(high) * 0.05, 1e-9)
+    for value in score.anchors.values():
+        if value is not None and math.isfinite(value) and low - 2 * span <= value <= high + 2 * span:
+            low, high = min(low, value), max(high, value)
+    span = max(high - low, abs(high) * 0.05, 1e-9)
+    if 0 <= low <= 1.5 * span:
+        return 0.0, _round_up(high + 0.06 * span)
+    if high <= 1 and 1 - high < 0.5 * span:
+        return low - 0.06 * span, 1.0
+    return low - 0.06 * span, high + 0.06 * span
+
+
+def _round_up(value: float) -> float:
+    """The next number of two digits, so that the end of an axis reads well."""
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit - 1e-9) * unit
+
+
+def _shape(name: str, x: float) -> str:
+    y = MIDDLE
+    if name == "value":
+        return f'<circle class="value" cx="{x:.1f}" cy="{y}" r="4.5"/>'
+    if name == "floor":
+        return f'<path class="floor" d="M{x:.1f} {y - 6}l6 6l-6 6l-6 -6z"/>'
+    if name == "bootstrap":
+        return f'<path class="anchor" d="M{x - 4.5:.1f} {y - 4.5}h9v9h-9z"/>'
+    if name == "independent":
+        return f'<path class="anchor" d="M{x:.1f} {y - 5.5}l5.5 9.5h-11z"/>'
+    return ""
+
+
+def _arrow(right: bool) -> str:
+    x, step = (RIGHT - 2, 4) if right else (LEFT + 2, -4)
+    return f'<path class="arrow" d="M{x - step} {MIDDLE - 4}l{step} 4l{-step} 4"/>'

@@ -1,0 +1,107 @@
+"""Figures of a report: plain data to what stands in the page.
+
+Kinds and their content:
+
+    curves    x_label, y_label, panels: [{title, series: [{name, x, y, low?, high?, step?}]}]
+    bars      y_label, panels: [{title, labels, series: [{name, values}]}]
+    matrix    panels: [{title, rows, columns, values, low, high, diverging}]
+    graph     panels: [{title, states, probability}]
+    timeline  time_unit, patients: [{title, origin, facts, series: [{name, unit, time, value}], events: [{time, label}]}]
+    scatter   x_label, y_label, panels: [{title, series: [{name, x, y}]}]
+    table     columns, rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from cohortloom.report.plain import plain, say
+
+if TYPE_CHECKING:
+    from cohortloom.report.report import Figure
+
+__all__ = ["KINDS", "figure_parts"]
+
+KINDS = ("curves", "bars", "matrix", "graph", "timeline", "scatter", "table")
+
+
+def figure_parts(figure: Figure, number: int) -> dict[str, Any]:
+    """What a template needs: drawings (safe SVG), legend, ramp, table, patients, and whether it takes half the page.
+
+    A figure that can't be drawn says so in its place; a report is never lost over one drawing.
+    """
+    parts: dict[str, Any] = {"number": number, "title": figure.title, "note": figure.note, "kind": figure.kind}
+    parts |= {"drawing": "", "legend": [], "ramp": None, "table": None, "patients": [], "half": False, "trouble": ""}
+    content = plain(figure.content)
+    try:
+        parts |= _draw(figure.kind, content, figure.title, f"f{number}-")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        parts["trouble"] = (
+            f"This figure could not be drawn ({type(error).__name__}); its numbers are in the JSON report."
+        )
+    return parts
+
+
+def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dict[str, Any]:
+    from cohortloom.report import pictures, plots
+    from cohortloom.report.canvas import KNOWN, swatch
+
+    if kind == "table":
+        return {"table": {"columns": content["columns"], "rows": content["rows"]}}
+    if kind == "timeline":
+        return {
+            "patients": [
+                _patient(p, content.get("time_unit", ""), f"{prefix}{i}-") for i, p in enumerate(content["patients"])
+            ]
+        }
+    if kind in ("ecg_paper", "eeg_montage"):
+        from cohortloom.report.waveform_figures import DRAWINGS
+
+        return {"patients": DRAWINGS[kind](content, prefix, escape(title, quote=True))}
+    if kind not in KINDS:
+        return {"trouble": f'There is no drawing for figures of kind "{kind}"; its numbers are in the JSON report.'}
+    panels = content["panels"]
+    if not panels:
+        return {"trouble": "There is nothing to draw."}
+    draw = {
+        "curves": plots.curves,
+        "bars": plots.bars,
+        "matrix": plots.matrix,
+        "scatter": plots.scatter,
+        "graph": pictures.graph,
+    }
+    drawing = draw[kind](content, prefix, plots.described(title, content))
+    parts: dict[str, Any] = {"drawing": drawing, "half": len(panels) <= 1}
+    names = plots.names_of(panels)
+    spare = {name: i for i, name in enumerate(n for n in names if n not in KNOWN)}
+    parts["legend"] = [swatch(name, spare.get(name, 0)) for name in names]
+    if kind == "matrix":
+        parts["ramp"] = _ramp(panels)
+    return parts
+
+
+def _ramp(panels: list[Mapping[str, Any]]) -> dict[str, str] | None:
+    """Ends of the colour scale, if all panels share one."""
+    scales = {(p.get("low"), p.get("high"), bool(p.get("diverging"))) for p in panels}
+    if len(scales) != 1:
+        return None
+    low, high, diverging = scales.pop()
+    if high is None:
+        return None
+    return {
+        "low": say(-abs(high) if diverging else (low or 0)),
+        "high": say(high),
+        "diverging": "diverging" if diverging else "",
+    }
+
+
+def _patient(patient: Mapping[str, Any], unit: str, prefix: str) -> dict[str, Any]:
+    from cohortloom.report import pictures
+
+    if patient.get("origin", "synthetic") != "synthetic":
+        raise ValueError("only synthetic patients are drawn one by one")
+    label = escape(f"Timeline of {patient.get('title', 'a synthetic patient')}", quote=True)
+    drawing = pictures.timeline(patient, unit, prefix, label)
+    return {"title": patient.get("title", ""), "facts": patient.get("facts", []), "drawing": drawing}
