@@ -48,7 +48,10 @@ def machine() -> dict[str, Any]:
 
     import cohortloom
 
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
     a = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
     b = torch.from_numpy(a)
     torch.mm(b, b)
@@ -92,7 +95,9 @@ def _measured(work: Callable[..., dict[str, Any]], arguments: tuple) -> dict[str
 
 def save(name: str, rows: list[dict[str, Any]], *, out: Path | None, **facts: Any) -> None:
     """Write rows with machine, date, command and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     module = f"benchmarks.{name}"
     content = {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),

@@ -25,7 +25,11 @@ def simulate_stage(n: int, folder: str) -> dict[str, Any]:
     cohort = simulate(Schema.from_file(SCHEMA), n, seed=1)
     spent = time.process_time() - start
     cohort.save(Path(folder) / "cohort", force=True)
-    return {"visits": cohort.tables[cohort.schema.visit_table].height, "rows": sum(t.height for t in cohort.tables.values()), "cpu_s": round(spent, 2)}
+    return {
+        "visits": cohort.tables[cohort.schema.visit_table].height,
+        "rows": sum(t.height for t in cohort.tables.values()),
+        "cpu_s": round(spent, 2),
+    }
 
 
 def read_stage(folder: str) -> dict[str, Any]:
@@ -101,7 +105,9 @@ def main() -> None:
                 for m in (n, 4 * n) if n <= 10_000 else (n,):
                     rows.append({"stage": "sample", "patients": m, **apart(sample_stage, folder, m)})
             if n <= 10_000:
-                rows.append({"stage": "evaluate --fast", "patients": n, "visits": visits, **apart(evaluate_stage, folder, n)})
+                rows.append(
+                    {"stage": "evaluate --fast", "patients": n, "visits": visits, **apart(evaluate_stage, folder, n)}
+                )
         show(rows)
     for row in rows:
         if row.get("visits"):

@@ -15,9 +15,14 @@ SMALL = {
     },
     "columnar-ar": {"training": STEPS},
     "independent": {},
+    "sdv-par": {"epochs": 2},
+    "sdv-static": {},
     "temporal-vae": {"width": 24, "training": STEPS},
 }
 SLOW = {"processes_equal_whole"}
+#: A Python step per visit: only its first few checks run in the fast suite.
+SLOW_GENERATORS = {"sdv-par"}
+QUICK = {"settings_are_the_fields", "same_seed_same_cohort", "loaded_is_the_same"}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +41,14 @@ def test_every_generator_is_checked():
     assert set(SMALL) == set(generator_names()) == set(describe())
 
 
-@pytest.mark.parametrize("check", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CHECKS])
-@pytest.mark.parametrize("name", SMALL)
+def _pairs():
+    for name in SMALL:
+        for check in CHECKS:
+            slow = check in SLOW or (name in SLOW_GENERATORS and check not in QUICK)
+            yield pytest.param(name, check, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("name", "check"), _pairs())
 def test_generator(name, check, cases, tmp_path):
     case = cases(name)
     case.folder = tmp_path

@@ -27,10 +27,14 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Fit a generator to a cohort (the training part of a split)."""
-    from cohortloom.errors import FileFormatError, Problem
+    from cohortloom.errors import FileFormatError, Problem, SettingsError
     from cohortloom.generators import create
 
     model = create(generator, **settings_from(config, set_ or []))
+    if not model.storable and not dry_run:
+        what = "keeps its model in a form that is unsafe to read, so it can't be written"
+        fix = "Fit and sample with it in one Python process."
+        raise SettingsError("", [Problem("not-stored", generator, what, fix)])
     if dry_run:
         print(
             json.dumps(

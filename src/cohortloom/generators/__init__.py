@@ -17,6 +17,8 @@ GENERATORS = Registry(
         "chain": "chain:Chain",
         "columnar-ar": "columnar_ar:ColumnarAR",
         "independent": "independent:Independent",
+        "sdv-par": "sdv_par:SdvPar",
+        "sdv-static": "sdv_static:SdvStatic",
         "temporal-vae": "temporal_vae:TemporalVAE",
     },
     group="cohortloom.generators",

@@ -82,6 +82,8 @@ class Generator(ABC):
     name: ClassVar[str]
     layout: ClassVar[Layout] = Layout()
     abilities: ClassVar[frozenset[Ability]] = frozenset()
+    #: Can a fitted model be written without anything that runs?
+    storable: ClassVar[bool] = True
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         problems = unknown_settings(cls, settings, cls.name)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["SMALL", "drawing_from", "few_threads"]
+from cohortloom.rng import Rng
+
+__all__ = ["SMALL", "borrowed_globals", "drawing_from", "few_threads"]
 
 SMALL = 1_000_000
 
@@ -46,3 +48,24 @@ def few_threads(net: torch.nn.Module | None, threads: int | None = None) -> Iter
     finally:
         if torch.get_num_threads() != outside:
             torch.set_num_threads(outside)
+
+
+@contextmanager
+def borrowed_globals(rng: Rng) -> Iterator[None]:
+    """For libraries that only know global random state: it is set from `rng` inside the block and put back after it.
+
+    Covers the global streams of torch, numpy and the standard library.
+    """
+    import random
+
+    import numpy as np
+
+    plain, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is put back)
+    random.setstate(random.Random(rng.integer("plain")).getstate())
+    np.random.set_state(np.random.RandomState(rng.integer("legacy") % 2**32).get_state())  # noqa: NPY002
+    try:
+        with drawing_from(rng.child("torch").torch):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(legacy)  # noqa: NPY002
