@@ -2,7 +2,8 @@
 
     number, count                      the number itself
     category, ordinal, flag, code      id of the level: 0 MISSING, 1 RARE, then levels
-    timestamp                          days since a reference time of the row (the subject's origin, start of step)
+    timestamp                          days since a reference time of the row (the subject's origin, start of step);
+                                       whole days, from calendar day to calendar day, if the column holds dates
     identifier                         never encoded; made anew on decoding
 
 Declared levels are public and all kept. Levels of a code without a closed list are learned: one held by fewer than
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from cohortloom.codec.clock import grid_of, round_to, series_of, ticks_of, ticks_per_day
+from cohortloom.codec.clock import DAY, floor_to, grid_of, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
 from cohortloom.codec.tensors import MISSING, RARE, Feature
 from cohortloom.schema import Category, Code, Column, Count, Flag, Identifier, Number, Ordinal, Schema, Timestamp
@@ -41,6 +42,7 @@ class Cell:
         decimals, low, high: Grid and bounds of a number.
         grid: Grid of a time [ticks].
         always: Is no cell empty?
+        absolute: Static dates that many subjects share (the end of a study) count from 1970-01-01.
         law: Learned law of the numbers (and of times, in days).
     """
 
@@ -55,6 +57,7 @@ class Cell:
     high: float | None = None
     grid: int = 1
     always: bool = False
+    absolute: bool = False
     law: QuantileTransform | None = None
 
     @classmethod
@@ -87,7 +90,10 @@ class Cell:
             return cls(table, column, "category", levels, rare, share, always=always)
         if isinstance(spec, Timestamp):
             ticks, known = ticks_of(series)
-            cell = cls(table, column, "time", grid=grid_of(schema, ticks[known], spec.granularity), always=always)
+            grid = grid_of(schema, ticks[known], spec.granularity)
+            decimals = 0 if schema.clock == "order" or grid % DAY == 0 else None
+            cell = cls(table, column, "time", decimals=decimals, grid=grid, always=always)
+            cell = replace(cell, absolute=_is_absolute(schema, cell, series, reference, k_min))
         else:
             cell = cls(table, column, "number", **_number(spec, series), always=always)
         values, observed = cell.encode(schema, series, reference)
@@ -95,7 +101,7 @@ class Cell:
             values[observed], k_min, decimals=cell.decimals, low=cell.low, high=cell.high, subject=subject[observed]
         )
         if cell.kind == "time":
-            law = replace(law, decimals=0 if schema.clock == "order" else None)
+            law = replace(law, decimals=cell.decimals)
         if bounds == "data" and cell.kind == "number" and law.n:
             low, high = law.ends
             cell = replace(
@@ -118,10 +124,16 @@ class Cell:
             return ids.astype(float), ids != MISSING
         if self.kind == "time":
             ticks, known = ticks_of(series)
-            return np.where(known, (ticks - reference) / ticks_per_day(schema), 0.0), known
+            return np.where(known, (ticks - self._from(reference)) / ticks_per_day(schema), 0.0), known
         values = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         observed = np.isfinite(values)
         return np.where(observed, values, 0.0), observed
+
+    def _from(self, reference: np.ndarray) -> np.ndarray:
+        """What times count from [ticks]: for dates the calendar day of the reference."""
+        if self.absolute:
+            return np.zeros_like(reference)
+        return floor_to(reference, DAY) if self.grid % DAY == 0 else reference
 
     def ids(self, series: pl.Series) -> np.ndarray:
         """Level ids of cells; a level the codec does not know is RARE."""
@@ -150,7 +162,8 @@ class Cell:
         observed = observed & np.isfinite(values)
         if self.kind == "time":
             days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
-            ticks = round_to(reference + np.round(days * ticks_per_day(schema)).astype(np.int64), self.grid)
+            ticks = self._from(reference) + np.round(days * ticks_per_day(schema)).astype(np.int64)
+            ticks = round_to(ticks, self.grid)
             return _coarse(series_of(schema, ticks, observed, self.column), spec)
         x = np.where(observed, values, 0.0)
         if self.decimals is not None:
@@ -206,6 +219,19 @@ def _number(spec: Column, series: pl.Series) -> dict[str, Any]:
     if decimals is None:
         decimals = decimals_of(series.drop_nulls().to_numpy())
     return {"decimals": decimals, "low": spec.low, "high": spec.high}
+
+
+def _is_absolute(schema: Schema, cell: Cell, series: pl.Series, reference: np.ndarray, k_min: int) -> bool:
+    """Do at least a twentieth of the subjects share one date, and twice as many as share one distance to the origin?"""
+    if schema.clock != "timestamp" or schema.tables[cell.table].role != "static":
+        return False
+    days, known = cell.encode(schema, series, reference)
+    if known.sum() < 4 * k_min:
+        return False
+    shared, apart = (
+        np.unique(x[known], return_counts=True)[1].max() for x in (ticks_of(series)[0], days)
+    )  # fmt: skip
+    return bool(shared >= max(k_min, 0.05 * known.sum(), 2 * apart))
 
 
 def _levels(

@@ -13,7 +13,7 @@ import polars as pl
 from cohortloom.cohort.dtypes import clock_dtype
 from cohortloom.schema import Schema
 
-__all__ = ["DAY", "floor_to", "grid_of", "round_to", "series_of", "ticks_of", "ticks_per_day"]
+__all__ = ["DAY", "floor_to", "grid_of", "has_days", "round_to", "series_of", "ticks_of", "ticks_per_day"]
 
 #: Microseconds in one day.
 DAY = 86_400_000_000
@@ -49,6 +49,22 @@ def grid_of(schema: Schema, ticks: np.ndarray, granularity: str = "exact") -> in
         return max(declared, 1)
     found = next((g for g in _GRIDS if not np.any(ticks % g)), 1)
     return max(found, declared)
+
+
+def has_days(schema: Schema, ticks: np.ndarray, first: np.ndarray) -> bool:
+    """Are steps calendar days with a time of day, rather than points of a finer grid?
+
+    True where times are dated, not all at midnight, and at least half of a subject's steps fall on another day than the
+    one before.
+
+    Args:
+        ticks: Start of each step, subjects one after the other.
+        first: Is the step a subject's first?
+    """
+    if schema.clock != "timestamp" or not np.any(ticks % DAY):
+        return False
+    later = np.diff(ticks // DAY)[~first[1:]]
+    return not len(later) or float((later > 0).mean()) >= 0.5
 
 
 def round_to(ticks: np.ndarray, grid: int) -> np.ndarray:

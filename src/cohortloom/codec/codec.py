@@ -11,6 +11,9 @@ Times: for clock "timestamp" the subject's origin is the start of its first step
 the origin is zero. Static timestamps count from the origin, timestamps of a visit from the start of the visit, those of
 an event from the event. `gap` is always in days, on both scales, and is what decoding uses; `gap_score` and `gap_days`
 turn it into a normal score and back for models that want one.
+
+Visits on different days have a time of day: start and gaps are then whole days, from calendar day to calendar day, and
+"<visits>.clock" is the time of day [h]. Steps that lie hours apart keep fractions of days.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell
-from cohortloom.codec.clock import DAY, grid_of, round_to, series_of, ticks_of, ticks_per_day
+from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.fold import Fold, fit_fold, rows_of
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
+from cohortloom.codec.laws import quantiles
 from cohortloom.codec.steps import Steps, step_table, steps_of
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
@@ -55,6 +59,7 @@ class Codec:
         start: Law of the first step's calendar day, None if the clock has no dates.
         gaps: Laws of a subject's first gap and of later gaps [d].
         grid: Grid of the step times [ticks].
+        clock: Law of the time of day [h]; None where start and gaps hold all of a time.
         reference: Origin of subjects without steps [ticks].
         width: Width of a step where there is no visit table [ticks].
         notes: What was left out or settled while fitting (counts only).
@@ -70,6 +75,7 @@ class Codec:
     start: QuantileTransform | None = None
     gaps: tuple[QuantileTransform, QuantileTransform] | None = None
     grid: int = 1
+    clock: QuantileTransform | None = None
     reference: int = 0
     width: int = DAY
     k_min: int = 5
@@ -114,6 +120,8 @@ class Codec:
             year = 1461 * DAY // 4
             reference = round(float(np.median(steps.time)) / year) * year // DAY * DAY
         codec = cls(schema, layout, width=width, reference=reference, k_min=k_min, notes=notes)
+        if steps.frame is not None and has_days(schema, steps.time, steps.first):
+            codec = replace(codec, clock=replace(quantiles(_hours(steps.time), k_min, steps.subject), high=24.0))
         learned: dict[str, Any] = {}
         kwargs = {"k_min": k_min, "bounds": bounds}
         origin = codec._origins(steps)
@@ -133,15 +141,16 @@ class Codec:
             per_day = ticks_per_day(schema)
             gap, first, subject = codec._gaps(steps), steps.first, steps.subject
             learned["grid"] = grid_of(schema, steps.time) if steps.frame is not None or not dated else width
-            decimals = 0 if schema.clock == "order" else None
+            whole = schema.clock == "order" or codec.clock is not None or learned["grid"] % DAY == 0
+            decimals = 0 if whole else None
             learned["gaps"] = tuple(
                 QuantileTransform.fit(gap[part], k_min, decimals=decimals, subject=subject[part])
                 for part in (first, ~first)
             )
             learned["gaps"] = tuple(replace(law, decimals=decimals) for law in learned["gaps"])
             if dated:
-                law = QuantileTransform.fit(steps.time[first] / per_day, k_min)
-                learned["start"] = replace(law, decimals=None)
+                law = QuantileTransform.fit(codec._origins(steps)[steps.length > 0] / per_day, k_min)
+                learned["start"] = replace(law, decimals=decimals)
         codec = replace(codec, **learned)
         return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
 
@@ -183,7 +192,7 @@ class Codec:
         made = [Feature(f"{name}.#row", "category", ("<missing>", "<rare>", "no", "yes"), always=True)
                 for name in self.absent]  # fmt: skip
         if self.start is not None:
-            made.append(Feature(f"{step_table(self.schema)}.start", "number"))
+            made.append(Feature(f"{step_table(self.schema)}.start", "number", decimals=self.start.decimals))
         folded = (feature for fold in self.folds if fold.per_subject for feature in fold.features)
         return (*made, *(cell.feature for cell in self.statics), *folded)
 
@@ -193,7 +202,9 @@ class Codec:
         if not self.layout.sequence:
             return ()
         folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
-        return (*(cell.feature for cell in self.visits), *folded)
+        name = f"{step_table(self.schema)}.clock"
+        clock = [Feature(name, "number", low=0.0, high=24.0, always=True)] if self.clock is not None else []
+        return (*clock, *(cell.feature for cell in self.visits), *folded)
 
     @cached_property
     def transforms(self) -> dict[str, QuantileTransform]:
@@ -201,6 +212,8 @@ class Codec:
         cells = {f"{cell.table}.{cell.column}": cell.law for cell in (*self.statics, *self.visits) if cell.law}
         if self.start is not None:
             cells[f"{step_table(self.schema)}.start"] = self.start
+        if self.clock is not None:
+            cells[f"{step_table(self.schema)}.clock"] = self.clock
         for fold in self.folds:
             cells |= fold.laws(self.counts)
         return cells
@@ -241,7 +254,8 @@ class Codec:
         return StaticArrays(self.static_features, *arrays)
 
     def _encode_steps(self, cohort: Cohort, steps: Steps, rng: Rng) -> SequenceArrays:
-        columns = [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
+        columns = [] if self.clock is None else [(_hours(steps.time), np.ones(len(steps.time), bool))]
+        columns += [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
         columns += self._encode_folds(cohort, steps, per_subject=False)
         arrays = self._stack(self.sequence_features, columns, len(steps.time), rng)
         return SequenceArrays(self.sequence_features, *arrays, self._gaps(steps), steps.length)
@@ -327,9 +341,8 @@ class Codec:
             known = known & np.isfinite(days)
             days = np.where(known, self.start.sane(days), self.start.quantile(rng.child("start").numpy.random(n)))
             known |= (length > 0) & np.isfinite(days)
-            origin = np.where(
-                known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), self.grid), origin
-            )
+            grid = self.grid if self.clock is None else DAY
+            origin = np.where(known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), grid), origin)
         per_day = ticks_per_day(self.schema)
         starts = (np.cumsum(length) - length)[length > 0]
         later = np.ones(len(gap), bool)
@@ -342,8 +355,22 @@ class Codec:
         elapsed = np.cumsum(gap)
         elapsed -= np.repeat((elapsed - gap)[starts], length[length > 0])
         ticks = np.repeat(origin if self.schema.clock == "timestamp" else np.zeros(n, np.int64), length)
-        time = round_to(ticks + np.round(elapsed * per_day).astype(np.int64), self.grid)
+        grid = self.grid if self.clock is None else DAY
+        time = round_to(ticks + np.round(elapsed * per_day).astype(np.int64), grid)
+        if self.clock is not None and encoded.sequence is not None:
+            time = time + self._decode_clock(encoded.sequence, time, rng.child("clock"))
         return Steps(pl.Series("subject_id", ids), length, time, None)
+
+    def _decode_clock(self, part: SequenceArrays, day: np.ndarray, rng: Rng) -> np.ndarray:
+        """Time of day of each step [ticks]; steps of one day come one after the other."""
+        assert self.clock is not None
+        hours, known = part.values[:, 0].astype(float), part.observed[:, 0] & np.isfinite(part.values[:, 0])
+        hours = np.where(known, hours, self.clock.quantile(rng.numpy.random(len(hours))))
+        ticks = round_to(np.round(np.nan_to_num(hours).clip(0, 24) * (DAY // 24)).astype(np.int64), self.grid)
+        ticks = np.clip(ticks, 0, DAY - max(self.grid, 1))
+        moved = np.empty_like(ticks)
+        moved[np.lexsort((np.arange(len(day)), day, part.subject))] = ticks[np.lexsort((ticks, day, part.subject))]
+        return moved
 
     def _decode_static(self, part: StaticArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
         origin = self._origins(steps, part)
@@ -462,7 +489,7 @@ class Codec:
             return np.zeros(n, np.int64)
         origin = np.full(n, self.reference, np.int64)
         has = steps.length > 0
-        origin[has] = steps.time[steps.starts[has]]
+        origin[has] = floor_to(steps.time[steps.starts[has]], 1 if self.clock is None else DAY)
         if part is not None and self.start is not None:
             j = [f.name for f in part.features].index(f"{step_table(self.schema)}.start")
             stated = part.observed[:, j] & np.isfinite(part.values[:, j]) & ~has
@@ -475,8 +502,9 @@ class Codec:
 
     def _gaps(self, steps: Steps) -> np.ndarray:
         """Days since the step before; for a first step 0, or the time since the origin for clock "offset"."""
-        before = np.concatenate([[0], steps.time[:-1]]) if len(steps.time) else steps.time
-        gap = (steps.time - before) / ticks_per_day(self.schema)
+        time = floor_to(steps.time, 1 if self.clock is None else DAY)
+        before = np.concatenate([[0], time[:-1]]) if len(time) else time
+        gap = (time - before) / ticks_per_day(self.schema)
         first = steps.time / ticks_per_day(self.schema) if self.schema.clock == "offset" else 0.0
         return np.where(steps.first, first, gap)
 
@@ -494,6 +522,7 @@ class Codec:
             "start": self.start.to_json() if self.start else None,
             "gaps": [law.to_json() for law in self.gaps] if self.gaps else None,
             "grid": self.grid,
+            "clock": self.clock.to_json() if self.clock else None,
             "reference": self.reference,
             "width": self.width,
             "k_min": self.k_min,
@@ -515,8 +544,14 @@ class Codec:
             law(state["start"]) if state["start"] else None,
             (law(state["gaps"][0]), law(state["gaps"][1])) if state["gaps"] else None,
             state["grid"],
+            law(state["clock"]) if state["clock"] else None,
             state["reference"],
             state["width"],
             state["k_min"],
             dict(state["notes"]),
         )
+
+
+def _hours(ticks: np.ndarray) -> np.ndarray:
+    """Time of day [h]."""
+    return ticks % DAY / (DAY / 24)

@@ -1,0 +1,123 @@
+"""Waveforms <-> arrays a network sees.
+
+Each channel is centred and divided by its standard deviation over the training records, and held within +-12 of them.
+(A robust scale would measure the isoelectric line of an ECG and cut off nearly every R peak.) Of the standard 12 leads
+eight are independent; the other four are
+
+    III = II - I,   aVR = -(I + II) / 2,   aVL = I - II / 2,   aVF = II - I / 2
+
+so only I, II and V1..V6 are modelled and the rest is computed on the way back: lead identities hold to rounding.
+Records are read row by row from the (memory-mapped) samples, so nothing here grows with their number. What lies behind
+a record's end, and gaps, are unobserved: 0 in the array, False in the mask, NaN on the way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cohortloom.cohort import SignalSet
+from cohortloom.errors import DataError, Problem
+from cohortloom.schema import Signal
+
+__all__ = ["CLIP", "SignalCodec"]
+
+#: Largest scaled value; beyond it lies an artefact.
+CLIP = 12.0
+_CHUNK = 256
+_DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+
+
+@dataclass(frozen=True)
+class SignalCodec:
+    """Scales, and the channels that are modelled.
+
+    Args:
+        channels: All channels, in the schema's order.
+        modelled: Places of the channels a generator draws.
+        centre, scale: Of each modelled channel, in the signal's unit.
+        low, high: Bounds of the signal's samples, None if open.
+    """
+
+    channels: tuple[str, ...]
+    modelled: tuple[int, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def fit(cls, signals: SignalSet) -> SignalCodec:
+        """Centre and scale from all records, a chunk at a time.
+
+        Raises:
+            DataError: a channel has no sample at all.
+        """
+        spec, samples = signals.spec, signals.samples
+        modelled = _modelled(spec)
+        count, total, square = (np.zeros(len(modelled)) for _ in range(3))
+        for start in range(0, len(samples), _CHUNK):
+            x = np.asarray(samples[start : start + _CHUNK], dtype=np.float64)[:, modelled]
+            seen = np.isfinite(x)
+            x = np.where(seen, x, 0.0)
+            count += seen.sum(axis=(0, 2))
+            total += x.sum(axis=(0, 2))
+            square += np.square(x).sum(axis=(0, 2))
+        empty = [spec.channels[m] for m, n in zip(modelled, count) if n == 0]
+        if empty:
+            what = f"channel {', '.join(empty)} has no sample in any record"
+            raise DataError("", [Problem("empty-channel", "signals", what, "Drop it from the schema.", len(empty))])
+        mean = total / count
+        spread = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))
+        spread = np.where(spread > 1e-9, spread, 1.0)  # a flat channel
+        return cls(spec.channels, tuple(modelled), tuple(mean.tolist()), tuple(spread.tolist()), spec.low, spec.high)
+
+    @property
+    def n_modelled(self) -> int:
+        return len(self.modelled)
+
+    def encode(
+        self, samples: Float[np.ndarray, "record channel sample"]
+    ) -> tuple[Float[np.ndarray, "record modelled sample"], Bool[np.ndarray, "record modelled sample"]]:
+        """Scaled samples of the modelled channels (0 where unobserved), and which are observed."""
+        x = np.asarray(samples, dtype=np.float32)[:, self.modelled]
+        x = (x - np.float32(self.centre)[:, None]) / np.float32(self.scale)[:, None]
+        seen = np.isfinite(x)
+        return np.clip(np.where(seen, x, 0.0), -CLIP, CLIP).astype(np.float32), seen
+
+    def decode(
+        self, x: Float[np.ndarray, "record modelled sample"], n_samples: Int[np.ndarray, record] | None = None
+    ) -> Float[np.ndarray, "record channel sample"]:
+        """Physical samples of all channels, NaN behind each record's end."""
+        x = np.clip(x, -CLIP, CLIP) * np.float32(self.scale)[:, None] + np.float32(self.centre)[:, None]
+        if self.low is not None or self.high is not None:
+            x = np.clip(x, self.low, self.high)
+        out = np.empty((len(x), len(self.channels), x.shape[2]), dtype=np.float32)
+        out[:, self.modelled] = x
+        if len(self.modelled) < len(self.channels):
+            place = {c.lower(): i for i, c in enumerate(self.channels)}
+            one, two = out[:, place["i"]], out[:, place["ii"]]
+            for name, (a, b) in _DERIVED.items():
+                out[:, place[name.lower()]] = a * one + b * two
+        if n_samples is not None:
+            behind = np.arange(out.shape[2]) >= np.asarray(n_samples)[:, None]
+            out[np.broadcast_to(behind[:, None], out.shape)] = np.nan
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> SignalCodec:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
+
+
+def _modelled(spec: Signal) -> list[int]:
+    """Places of the independent channels."""
+    if not spec.is_standard_12:
+        return list(range(len(spec.channels)))
+    derived = {name.lower() for name in _DERIVED}
+    return [i for i, c in enumerate(spec.channels) if c.lower() not in derived]
