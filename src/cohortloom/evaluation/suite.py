@@ -24,7 +24,10 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "codes": (("codes",), ()),
     "detection": (("detection",), ("detection",)),
     "utility": (("utility",), ("utility",)),
+    "survival": (("survival",), ("survival",)),
+    "realism": (("realism",), ()),
     "copies": (("copies",), ()),
+    "signals": (("signals",), ("signals",)),
 }
 
 

@@ -1,0 +1,42 @@
+"""Patients as points: summaries brought to normal scores of the real patients, every column with the same weight.
+
+Distances between raw summaries would be ruled by units and outliers. Each feature becomes the normal score of its rank
+among real patients (training and held-out together); missing features take the middle, with a mark of their own; the
+features made of one column are divided by the root of their number. No axes are fitted: principal components of the
+real patients would spread those real patients wider than any others, and a second real cohort would look narrow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cohortloom.evaluation.context import Context
+from cohortloom.evaluation.detection import summaries
+from cohortloom.evaluation.models import Normaliser
+
+__all__ = ["distances", "points"]
+
+
+def points(ctx: Context) -> dict[str, np.ndarray] | None:
+    """Points of all cohorts, patient x feature in the order of the views; None if real patients do not differ."""
+    if "space" not in ctx.cache:
+        ctx.cache["space"] = _points(ctx)
+    return ctx.cache["space"]
+
+
+def _points(ctx: Context) -> dict[str, np.ndarray] | None:
+    made = summaries(ctx)
+    real = np.concatenate([made[k].values for k in ("train", "held_out")])
+    scale = Normaliser().fit(real)
+    if not scale.columns:
+        return None
+    source = np.array([made["train"].columns[j] for j in [*(j for j, _ in scale.columns), *scale.marks]])
+    _, index, count = np.unique(source, return_inverse=True, return_counts=True)
+    weight = 1 / np.sqrt(count[index])
+    return {k: scale.transform(f.values) * weight for k, f in made.items()}
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean distances, row of a x row of b."""
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.sqrt(np.maximum(square, 0))
