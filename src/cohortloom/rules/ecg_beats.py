@@ -133,8 +133,8 @@ def find_peaks_neurokit(x: Float[np.ndarray, "channel sample"], fs: float) -> In
         return np.zeros(0, dtype=np.int64)
     lead = filled[np.ptp(filled, axis=1).argmax()]
     try:
-        clean = neurokit2.ecg_clean(lead, sampling_rate=int(round(fs)))
-        peaks = neurokit2.ecg_peaks(clean, sampling_rate=int(round(fs)))[1]["ECG_R_Peaks"]
+        clean = neurokit2.ecg_clean(lead, sampling_rate=round(fs))
+        peaks = neurokit2.ecg_peaks(clean, sampling_rate=round(fs))[1]["ECG_R_Peaks"]
     except (ValueError, IndexError, ZeroDivisionError):
         return np.zeros(0, dtype=np.int64)
     return np.asarray(peaks, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Checks for electrocardiograms: lead identities, units, beats, intervals, waves, electrodes.
 
-Limits are wide: they fail what no living heart and no recorder gives, or what so contradicts the rest of the record that
-one of them must be wrong. Unusual findings, which patients do have, are warnings. Intervals that depend on the T wave
+Limits are wide: they fail what no living heart and no recorder gives, or what contradicts the rest of the record so
+much that one of them must be wrong. Unusual findings, which patients do have, are warnings. Intervals that depend on the T wave
 are judged only where the rhythm is regular and below 120 per minute.
 
 Electrodes. A heart vector (three numbers at each time) explains eight independent leads through Dower's matrix. If the
@@ -366,6 +366,13 @@ def ecg_features(record: Record) -> dict[str, float]:
         i = record.index(name)
         out[f"T in {name}"] = float(w.t[i]) if w and i is not None else nan
     return out
+
+
+def _voltage(record: Record) -> float:
+    """Mean over the leads of the average beat's peak to peak."""
+    if record.beats is None or not record.present.any():
+        return float("nan")
+    return float(np.mean(np.ptp(record.beats.average[record.present], axis=1)))
 
 
 def _lag_one(rr: np.ndarray) -> float:

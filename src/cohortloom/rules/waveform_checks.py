@@ -85,9 +85,8 @@ def dropout(record: Record) -> Verdict | None:
     pieces = record.n // size
     y = record.filled[record.present][:, : pieces * size].reshape(-1, pieces, size)
     swing = np.ptp(y, axis=2) / np.maximum(np.median(np.ptp(y, axis=2), axis=1, keepdims=True), 1e-12)
-    weakest = swing.min(axis=0) if record.spec.kind == "eeg" else np.median(swing, axis=0)
     lead, at = np.unravel_index(swing.argmin(), swing.shape)
-    value = 1 / max(float(min(swing.min(), weakest.min())), 1e-6)
+    value = 1 / max(float(swing.min()), 1e-6)
     place = {
         "lead": record.channels[int(np.flatnonzero(record.present)[lead])],
         "start": at * 0.5,
@@ -166,7 +165,7 @@ def seam_strength(x: np.ndarray) -> tuple[float, int]:
 def seams(record: Record) -> Verdict | None:
     if record.duration < 2 or not record.present.any():
         return None
-    value, period = seam_strength(record.filled[record.present])
+    value, _ = seam_strength(record.filled[record.present])
     return graded(value, 9, 13, "the signal breaks at regular distances, as if put together from pieces")
 
 
@@ -178,19 +177,16 @@ def resampled(record: Record) -> Verdict | None:
     """
     if record.duration < 2 or not record.present.any():
         return None
-    f, p = record.spectrum
-    p = p[record.present]
+    p = record.spectrum[1][record.present]
     level = np.log10(np.median(p / np.maximum(p.sum(axis=1, keepdims=True), 1e-300), axis=0) + 1e-30)
     n = len(level)
     step = max(2, n // 20)
     low = [float(np.median(level[i : i + step])) for i in range(0, n - step + 1, step)]
-    drop, cut = 0.0, 0
+    drop = 0.0
     for i in range(3, len(low) - 3):
-        fall = min(low[i - 3 : i]) - max(low[i + 1 : len(low) - 1])
-        if fall > drop:
-            drop, cut = fall, i
-    place = "the top of the spectrum is empty: the record seems to come from a lower sampling frequency"
-    return graded(drop * 10, 25, 32, place)
+        drop = max(drop, min(low[i - 3 : i]) - max(low[i + 1 : len(low) - 1]))
+    reason = "the top of the spectrum is empty: the record seems to come from a lower sampling frequency"
+    return graded(drop * 10, 25, 32, reason)
 
 
 def in_range(record: Record) -> Verdict | None:
