@@ -1,12 +1,16 @@
 """Laws of what folding leaves out: when the rows of a step were recorded, and what the earlier of them said.
 
 **Times.** The rows of one table in one step share few distinct times (a panel is one sample of blood). We keep the law
-of their number relative to the most rows any code has in the step, and draw each time from one of four laws:
+of their number relative to the most rows any code has in the step. Times t_1 < ... < t_n that name their visit, of
+length L if its end is known, are a renewal process
 
-    named visit, visit has an end     (t - start) / (end - start)
-    named visit, no end known         t - start
-    no visit, a next step follows     (t - start) / (next start - start) if times stretch with the gap, else t - start
-    no visit, before the first step   start - t
+    t_1 - start          or (t_1 - start) / L if that grows with the visit
+    t_(i+1) - t_i        or (t_(i+1) - t_i) n / L if that varies less (on the log scale)
+
+squeezed where it would leave the visit. Times without a visit are drawn apart from each other:
+
+    a next step follows     (t - start) / (next start - start) if times stretch with the gap, else t - start
+    before the first step   start - t
 
 all as quantile functions that end at the k-th patient's extreme.
 
@@ -163,7 +167,9 @@ class TimeLaw:
         relative: Do times without a visit stretch with the gap to the next step?
         before_share: Share of the first step's times without a visit that lie before it.
         limit: Width of a step where there is no visit table [d].
-        laws: "inside", "offset", "between", "after", "before", "ratio".
+        first_grows, gap_grows: Do the first time in a visit and the times between stretch with the visit?
+        laws: "first", "gap" [d] and "first share", "gap share" of visits; "between", "after", "before" of other times;
+            "ratio" of distinct times to most rows of one code.
     """
 
     grid: int
@@ -173,6 +179,8 @@ class TimeLaw:
     relative: bool
     before_share: float
     limit: float | None
+    first_grows: bool
+    gap_grows: bool
     laws: Mapping[str, QuantileTransform]
 
     @classmethod
@@ -212,10 +220,9 @@ class TimeLaw:
         days = (time - start) / per_day
         end = _best_end(ends, step, time, start, linked)
         laws = {"ratio": quantiles(distinct[used] / np.maximum(most[used], 1), k_min, steps.subject[used])}
-        length = (ends[end][0][step] - start) / per_day if end else np.zeros(len(step))
-        fits = linked & (length > 0) & (ends[end][1][step] if end else False)
-        laws["inside"] = quantiles((days / np.where(fits, length, 1.0))[fits], k_min, owner[fits])
-        laws["offset"] = quantiles(days[linked], k_min, owner[linked])
+        length = _length(ends[end] if end else None, step[linked], start[linked], per_day)
+        inside, first_grows, gap_grows = _fit_inside(step[linked], days[linked], length, owner[linked], k_min)
+        laws |= inside
         before = ~linked & (time < floor_to(start, grid))
         at_first = ~linked & steps.first[step]
         rest = ~linked & ~before
@@ -233,6 +240,8 @@ class TimeLaw:
             _stretches(days[between], gap[between]),
             float(before.sum() / max(at_first.sum(), 1)),
             limit,
+            first_grows,
+            gap_grows,
             laws,
         )
 
@@ -243,12 +252,9 @@ class TimeLaw:
         n, per_day, laws = len(step), self.per_day, self.laws
         start, (following, has_next) = steps.time[step], steps.following
         u, linked = draw.random(n), draw.random(n) >= self.open_share
-        days = laws["offset"].quantile(u)
-        if self.end is not None and self.end in ends:
-            stop, known = ends[self.end]
-            length = (stop[step] - start) / per_day
-            fits = known[step] & (length > 0)
-            days = np.where(fits, laws["inside"].quantile(u) * np.where(fits, length, 0.0), days)
+        days = np.zeros(n)
+        length = _length(ends.get(self.end or ""), step[linked], start[linked], per_day)
+        days[linked] = self._inside(step[linked], length, draw)
         gap = np.where(has_next[step], (following[step] - start) / per_day, np.inf)
         apart = laws["after"].quantile(u)
         if self.relative:
@@ -267,6 +273,37 @@ class TimeLaw:
         outside = np.where(late, floor_to(following[step], self.grid) - self.grid, outside)
         outside = np.where(early, outside, np.maximum(outside, lowest))
         return np.where(linked, round_to(ticks, self.grid), outside), linked
+
+    def _inside(self, step: np.ndarray, length: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """Times since the start of the visit [d], ascending within each step.
+
+        Args:
+            step: Step of each time; times of one step stand together.
+            length: Length of its visit [d], infinite if unknown.
+        """
+        first, n = _runs(step)
+        known, size, u = np.isfinite(length), np.where(np.isfinite(length), length, 0.0), draw.random(len(step))
+        law = self.laws
+        begin = np.nan_to_num(law["first"].quantile(u))
+        for _ in range(4):  # a first time beyond the visit's end is drawn again
+            late = known & (begin > size)
+            begin = np.where(late, np.nan_to_num(law["first"].quantile(draw.random(len(step)))), begin)
+        begin = np.where(known & (begin > size), u * size, begin)
+        if self.first_grows:
+            begin = np.where(known, np.nan_to_num(law["first share"].quantile(u)) * size, begin)
+        u = draw.random(len(step))
+        gap = np.nan_to_num(law["gap"].quantile(u))
+        if self.gap_grows:
+            gap = np.where(known, np.nan_to_num(law["gap share"].quantile(u)) * size / n, gap)
+        at = np.flatnonzero(first)
+        rank = np.cumsum(first) - 1
+        begin, spare = begin[at][rank], gap[at][rank]  # the gap of the first place is the one behind the last time
+        walk = np.cumsum(np.where(first, 0.0, gap))
+        walk -= walk[at][rank]
+        total = np.maximum.reduceat(walk, at)[rank] if len(at) else walk
+        room = np.maximum(np.where(known, size - begin, np.inf), 0.0)
+        squeeze = np.where(total > room, room / np.maximum(total + spare, 1e-12), 1.0)
+        return begin + walk * squeeze
 
     def moments(self, most: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         """Number of distinct times in each step, given the most rows of one code in it."""
@@ -288,6 +325,44 @@ class TimeLaw:
 def quantiles(values: np.ndarray, k: int, subject: np.ndarray) -> QuantileTransform:
     """Law without a grid (times, shares)."""
     return replace(QuantileTransform.fit(values, k, subject=subject), decimals=None)
+
+
+def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Does a step begin here, and how many rows it has."""
+    first = np.ones(len(step), bool)
+    first[1:] = step[1:] != step[:-1]
+    run = np.cumsum(first) - 1
+    return first, np.bincount(run)[run] if len(step) else np.zeros(0, np.int64)
+
+
+def _length(end: tuple[np.ndarray, np.ndarray] | None, step: np.ndarray, start: np.ndarray, per_day: int) -> np.ndarray:
+    """Length of the visit of each row [d]; infinite if unknown or none."""
+    if end is None:
+        return np.full(len(step), np.inf)
+    stop, known = end
+    length = (stop[step] - start) / per_day
+    return np.where(known[step] & (length > 0), length, np.inf)
+
+
+def _fit_inside(
+    step: np.ndarray, days: np.ndarray, length: np.ndarray, owner: np.ndarray, k_min: int
+) -> tuple[dict[str, QuantileTransform], bool, bool]:
+    """Laws of the first time and of the times between, and whether either grows with the visit."""
+    first, n = _runs(step)
+    known = np.isfinite(length)
+    size = np.where(known, length, 1.0)
+    later = ~first
+    gap = np.concatenate([[0.0], np.diff(days)]) if len(days) else days
+    share = gap * n / size
+    laws = {
+        "first": quantiles(days[first], k_min, owner[first]),
+        "first share": quantiles((days / size)[first & known], k_min, owner[first & known]),
+        "gap": quantiles(gap[later], k_min, owner[later]),
+        "gap share": quantiles(share[later & known], k_min, owner[later & known]),
+    }
+    both = later & known & (gap > 0)
+    narrower = bool(both.sum() >= 10 and np.log(share[both]).std() < np.log(gap[both]).std())
+    return laws, _stretches(days[first & known], size[first & known]), narrower
 
 
 def _best_end(ends: Ends, step: np.ndarray, time: np.ndarray, start: np.ndarray, linked: np.ndarray) -> str | None:
