@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,10 @@ class Draws:
 
 @dataclass
 class Context:
-    """Prepared input of `evaluate`; see the module's docstring."""
+    """Prepared input of `evaluate`; see the module's docstring.
+
+    `scorer` says how likely patients are (`likelihood.py`), `site` is the column of sites or periods (`shift.py`).
+    """
 
     schema: Schema
     fields: tuple[Field, ...]
@@ -66,6 +70,8 @@ class Context:
     cohorts: dict[str, Cohort]
     tell: Callable[[str], None] = lambda _: None
     cache: dict = field(default_factory=dict, repr=False)
+    scorer: Any = None
+    site: str | None = None
 
     @property
     def n(self) -> int:

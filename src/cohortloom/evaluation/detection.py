@@ -235,7 +235,9 @@ def _running_mean(x: np.ndarray, patient: np.ndarray, position: np.ndarray) -> n
 
 
 def scores(ctx: Context) -> list[Score]:
-    """Both judges, and the worst of them."""
+    """These two judges, those of whole series (`judges.py`), and the worst of all."""
+    from cohortloom.evaluation import judges
+
     found = []
     most = MOST_PATIENTS // (3 if ctx.fast else 1)
     for key, name, look in (
@@ -246,10 +248,11 @@ def scores(ctx: Context) -> list[Score]:
             found.append(not_computed(ctx, key, name, "no table over time"))
             continue
         found.append(_judged(ctx, key, name, look, most))
+    ctx.cache["gives_away"] = max(found, key=lambda s: s.value or 0).details.get("gives_away", [])
+    found += judges.scores(ctx)
     valued = [s for s in found if s.value is not None]
     if valued:
         worst = max(valued, key=lambda s: s.value or 0)
-        ctx.cache["gives_away"] = worst.details.get("gives_away", [])
         found.append(
             Score(
                 name=f"worst judge: {worst.name.split(',')[0]}",

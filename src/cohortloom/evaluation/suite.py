@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError, nearest
 from cohortloom.report import Figure, Report, Score
+from cohortloom.schema import Schema
+
+if TYPE_CHECKING:
+    from cohortloom.evaluation.likelihood import Scorer
 
 __all__ = ["MEASURES", "evaluate"]
 
@@ -25,10 +30,17 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "detection": (("detection",), ("detection",)),
     "utility": (("utility",), ("utility",)),
     "survival": (("survival",), ("survival",)),
-    "realism": (("realism",), ()),
+    "realism": (("realism", "strata"), ("strata",)),
+    "fairness": (("fairness",), ("fairness",)),
+    "shift": (("shift",), ("shift",)),
+    "likelihood": (("likelihood",), ("likelihood",)),
     "copies": (("copies",), ()),
     "signals": (("signals",), ("signals",)),
+    "legacy": (("legacy",), ()),
+    "scarcity": ((), ()),
 }
+# measured only when asked for by name
+ON_REQUEST = ("legacy",)
 
 
 def evaluate(
@@ -40,6 +52,8 @@ def evaluate(
     only: Iterable[str] | str | None = None,
     fast: bool = False,
     progress: Callable[[str], None] | None = None,
+    scorer: Scorer | None = None,
+    shift: str | None = None,
 ) -> Report:
     """Compare a cohort with held-out real patients.
 
@@ -51,14 +65,17 @@ def evaluate(
         only: Groups to measure; None: all.
         fast: At most 2,000 patients a side, fewer draws and smaller judges.
         progress: Called with a few words at each stage.
+        scorer: The generator, or whatever can `score(cohort)`: shows what it memorised.
+        shift: Static column "table.column" of sites or periods; default the schema's `site`.
 
     Returns:
         Scores with floor, anchors and limits, figures, and a verdict in words.
 
     Raises:
         DataError: a cohort without patients, or of another schema.
-        SettingsError: unknown group.
+        SettingsError: unknown group or `shift` column.
     """
+    from cohortloom.evaluation import scarcity
     from cohortloom.evaluation.context import prepare
     from cohortloom.evaluation.figures_core import figures as figures_core
     from cohortloom.evaluation.verdict import not_tested, verdict
@@ -67,6 +84,7 @@ def evaluate(
     groups = _groups(only)
     tell = progress or (lambda _: None)
     ctx = prepare(synthetic, train=train, held_out=held_out, seed=seed, fast=fast, tell=tell)
+    ctx.scorer, ctx.site = scorer, _site(train.schema, shift)
     scores: list[Score] = []
     figures: list[Figure] = []
     for group in groups:
@@ -76,6 +94,9 @@ def evaluate(
             scores += import_module(f"cohortloom.evaluation.{name}").scores(ctx)
         for name in drawings:
             figures += import_module(f"cohortloom.evaluation.{name}").figures(ctx)
+    if "scarcity" in groups:
+        figures += scarcity.figures(ctx, scores)
+        scores += scarcity.scores(ctx, scores)
     tell("preparing figures")
     figures = [*figures_core(ctx, groups), *figures]
     provenance = {
@@ -99,10 +120,20 @@ def evaluate(
 
 def _groups(only: Iterable[str] | str | None) -> list[str]:
     if only is None:
-        return list(MEASURES)
+        return [g for g in MEASURES if g not in ON_REQUEST]
     wanted = [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if name not in MEASURES:
             hint = nearest(name, MEASURES)
             raise SettingsError(f'evaluate: there is no group "{name}"; the groups are {", ".join(MEASURES)}.{hint}')
     return [g for g in MEASURES if g in wanted]
+
+
+def _site(schema: Schema, shift: str | None) -> str | None:
+    if shift is None:
+        return schema.site
+    statics = [f"{t}.{c}" for t, table in schema.statics.items() for c in table.columns]
+    if shift not in statics:
+        hint = nearest(shift, statics)
+        raise SettingsError(f'evaluate: shift = "{shift}" is no static column.{hint}')
+    return shift

@@ -1,0 +1,199 @@
+"""Is the cohort as good for every declared subgroup?
+
+    shares       patients of each subgroup, relative difference |a - b| / (a + b): 1 if a rare group is lost
+    marginal, association, temporal
+                 summaries (`parts.py`) of each subgroup, synthetic against held-out patients of the same subgroup
+    equalised odds
+                 largest difference between subgroups in true or false positive rate of a model trained on synthetic
+                 patients, less that of the same model trained on real ones; both cut where the share of predicted
+                 events is that of real events
+
+The worst subgroup is named. A subgroup with few patients has a wide law between two real samples, hence a high limit.
+
+References:
+    Hardt, Price, Srebro (2016). Equality of opportunity in supervised learning.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cohortloom.evaluation.context import Context
+from cohortloom.evaluation.intervals import ALPHA, Measure, assess, not_computed, not_measurable
+from cohortloom.evaluation.metrics import auroc
+from cohortloom.evaluation.parts import Part, parts_of, summaries_of
+from cohortloom.evaluation.tasks import slug
+from cohortloom.evaluation.utility import Fitted, fitted
+from cohortloom.evaluation.views import View
+from cohortloom.report import Figure, Goal, Score
+from cohortloom.schema import Task
+
+__all__ = ["figures", "odds_gap", "scores"]
+
+MOST_PARTS = 40
+FEWEST = 10
+FEWEST_OF_CLASS = 8
+
+
+def scores(ctx: Context) -> list[Score]:
+    """Scores by declared subgroup."""
+    key, name = "fairness.shares", "subgroups, relative difference of their shares"
+    if not ctx.schema.subgroups:
+        return [not_computed(ctx, key, name, "the schema declares no subgroups")]
+    parts = _parts(ctx)
+    if not parts:
+        return [not_computed(ctx, key, name, "no declared subgroup is a static category that occurs")]
+    return [*_shares(ctx, key, name, parts), *_summaries(ctx, parts), *_odds(ctx)]
+
+
+def _parts(ctx: Context) -> list[Part]:
+    return [p for column in ctx.schema.subgroups for p in parts_of(ctx, column)][:MOST_PARTS]
+
+
+def _patients(view: View, parts: list[Part]) -> np.ndarray:
+    """Patients, and patients of each part, by group of the view."""
+    marks = np.stack([np.ones(view.n), *(p.member(view) for p in parts)], axis=1)
+    out = np.zeros((view.n_groups, marks.shape[1]))
+    np.add.at(out, np.arange(view.n) // view.size, marks)
+    return out
+
+
+def _shares(ctx: Context, key: str, name: str, parts: list[Part]) -> list[Score]:
+    def curve(s: np.ndarray) -> np.ndarray:
+        return s[..., 1:] / np.maximum(s[..., :1], 1)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.abs(a - b) / np.maximum(a + b, 1e-12)
+
+    sums = ctx.sums(lambda view: _patients(view, parts))
+    keep = np.minimum(sums["train"].sum(0), sums["held_out"].sum(0))[1:] >= 5
+    labels = tuple(p.label for p in parts)
+    return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.1, 0.2), useless=1.0))
+
+
+def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
+    sizes = {k: _patients(ctx.views[k], parts).sum(0)[1:] for k in ("train", "held_out")}
+    keep = np.minimum(sizes["train"], sizes["held_out"]) >= FEWEST
+    labels, found = tuple(p.label for p in parts), []
+    for summary in summaries_of(ctx):
+        key, name = f"fairness.{summary.name}", f"{summary.name} error by subgroup"
+        if not keep.any():
+            found.append(not_computed(ctx, key, name, f"no subgroup has {FEWEST} patients on both real sides"))
+            continue
+
+        def sums(view: View, summary=summary) -> np.ndarray:
+            return np.stack([summary.sums(view, p.member(view)) for p in parts], axis=1)
+
+        made = ctx.sums(sums)
+        shape = made["held_out"].shape[1:]
+        flat = {k: s.reshape(len(s), -1) for k, s in made.items()}
+
+        def curve(s: np.ndarray, shape=shape) -> np.ndarray:
+            return s.reshape(*s.shape[:-1], *shape)
+
+        influence = 1 / np.maximum(np.minimum(sizes["train"], sizes["held_out"]), 1)
+        measure = Measure(key, name, labels, flat, curve, summary.distance, keep, (0.05, 0.1), influence=influence)
+        found += assess(ctx, measure)
+    return found
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def odds_gap(p: np.ndarray, y: np.ndarray, part: np.ndarray, weight: np.ndarray, cut: float) -> np.ndarray:
+    """Largest difference between parts in true or false positive rate, per weighting; NaN with fewer than two parts.
+
+    Args:
+        p, y: Predictions and truth.
+        part: Number of each row's part; -1 for none.
+        weight: draw x row.
+        cut: A prediction above it is an event.
+    """
+    hit, rates = (p > cut).astype(float), []
+    for truth in (1, 0):
+        rate = []
+        for k in range(part.max(initial=-1) + 1):
+            of = (part == k) & (y == truth)
+            if of.sum() >= FEWEST_OF_CLASS:
+                rate.append(weight[:, of] @ hit[of] / np.maximum(weight[:, of].sum(1), 1e-12))
+        if len(rate) > 1:
+            rates.append(np.max(rate, axis=0) - np.min(rate, axis=0))
+    return np.max(rates, axis=0) if rates else np.full(len(weight), np.nan)
+
+
+def _classified(ctx: Context) -> list[tuple[Task, Fitted]]:
+    fits = [(t, fitted(ctx, t)) for t in ctx.schema.tasks if t.kind in ("classification", "next_visit")]
+    return [(t, f) for t, f in fits if isinstance(f, Fitted) and f.kind == "classification"]
+
+
+def _odds(ctx: Context) -> list[Score]:
+    fits, found = _classified(ctx), []
+    if not fits:
+        name = "equalised odds of models trained on synthetic patients"
+        return [not_computed(ctx, "fairness.odds", name, "no classification task could be measured")]
+    for task, fit in fits:
+        for column in ctx.schema.subgroups:
+            parts = parts_of(ctx, column)
+            if parts:
+                found.append(_odds_of(ctx, task, fit, column, parts))
+    return found
+
+
+def _odds_of(ctx: Context, task: Task, fit: Fitted, column: str, parts: list[Part]) -> Score:
+    from scipy.stats import norm  # heavy
+
+    key = f"fairness.odds_{slug(task.name)}_{slug(column)}"
+    name = f"{task.name}: equalised-odds difference by {column} added by training on synthetic patients"
+    held = fit.data["held_out"]
+    part = np.full(len(held.y), -1)
+    for k, p in enumerate(parts):
+        part[p.member(ctx.views["held_out"])[held.patient]] = k
+    gap = {}
+    for k, p in fit.predicted[fit.family].items():
+        gap[k] = odds_gap(p, held.y, part, fit.weight, float(np.quantile(p, 1 - held.y.mean())))
+    if not np.isfinite(gap["train"]).all():
+        return not_computed(ctx, key, name, f"fewer than two subgroups have {FEWEST_OF_CLASS} held-out rows of a class")
+    more = gap["synthetic"] - gap["train"]
+    refits = [gap[f"refit {i}"][0] for i in range(3)]
+    noise = np.hypot(max(more[1:].std(), (gap["bootstrap"] - gap["train"])[1:].std()), np.std(refits, ddof=1) * 1.6)
+    limit = max(0.1, float(norm.ppf(1 - ALPHA)) * float(noise))
+    low, high = np.percentile(more[1:], [2.5, 97.5])
+    value = float(more[0])
+    measurable = value > limit or limit < 0.5
+    return Score(
+        name=name, group="fairness", key=key, value=value, interval=(float(low), float(high)), n=ctx.n, goal=Goal.LOW,
+        limit=limit, floor=0.0, anchors={k: float((gap[k] - gap["train"])[0]) for k in ("bootstrap", "independent")},
+        measurable=measurable, reason="" if measurable else not_measurable(ctx.n),
+        details={"real": round(float(gap["train"][0]), 5), "synthetic": round(float(gap["synthetic"][0]), 5)},
+    )  # fmt: skip
+
+
+def figures(ctx: Context) -> list[Figure]:
+    """A table of subgroups."""
+    parts = _parts(ctx) if ctx.schema.subgroups else []
+    if not parts:
+        return []
+    summaries, fits = summaries_of(ctx), _classified(ctx)
+    columns = ["subgroup", "held-out patients", "share, held-out", "share, synthetic"]
+    columns += [f"{s.name} error" for s in summaries]
+    columns += [f"{t.name}: AUROC, trained on {k}" for t, _ in fits for k in ("real", "synthetic")]
+    views, rows = ctx.views, []
+    for p in parts:
+        member = {k: p.member(v) for k, v in views.items()}
+        row: list = [p.label, int(member["held_out"].sum())]
+        row += [round(float(member[k].mean()), 4) for k in ("held_out", "synthetic")]
+        enough = min(member["held_out"].sum(), member["synthetic"].sum()) >= FEWEST
+        for s in summaries:
+            a, b = (s.sums(views[k], member[k]).sum(0) for k in ("synthetic", "held_out"))
+            row.append(round(float(s.distance(a, b)), 4) if enough else None)
+        for _, fit in fits:
+            held = fit.data["held_out"]
+            of = member["held_out"][held.patient]
+            few = min(held.y[of].sum(), (1 - held.y[of]).sum()) < FEWEST_OF_CLASS
+            for k in ("train", "synthetic"):
+                one = np.ones((1, int(of.sum())))
+                found = None if few else auroc(fit.predicted[fit.family][k][of], held.y[of], one)[0]
+                row.append(None if found is None else round(float(found), 4))
+        rows.append(row)
+    note = f"Errors against held-out patients of the same subgroup; empty with fewer than {FEWEST} patients."
+    return [Figure("table", "Subgroups", {"columns": columns, "rows": rows}, note, "fairness")]
