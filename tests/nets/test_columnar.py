@@ -28,10 +28,10 @@ def some_rows(n: int = 100) -> Rows:
     draw = torch.Generator().manual_seed(1)
     token = torch.stack([torch.randint(0, k, (n,), generator=draw) for k in (4, 3, 50, 3)], 1)
     token[:, 3] *= token[:, 3] != 1
-    seen = torch.ones(n, 4, dtype=torch.bool)
+    hidden = torch.full((n, 4), -1)
     return Rows(
         torch.randn(n, 6, generator=draw), torch.randint(-1, 50, (n, 1), generator=draw), token,
-        torch.randn(n, 4, generator=draw), torch.randn(n, 4, generator=draw), seen,
+        torch.randn(n, 4, generator=draw), torch.randn(n, 4, generator=draw), hidden,
     )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_column_by_column_equals_all_at_once(low_rank):
         whole = net.log_prob(rows)
     cursor = net.begin(rows.features, rows.lookups)
     for j in range(4):
-        logits, mixture = cursor.column(j, rows.seen[:, j])
+        logits, mixture = cursor.column(j, rows.hidden[:, j])
         cell = torch.log_softmax(logits, 1).gather(1, rows.token[:, j : j + 1])[:, 0]
         if mixture is not None:
             weight, mean, log_sd = mixture
@@ -69,9 +69,9 @@ def test_a_column_sees_earlier_columns_only(low_rank):
 
 def test_repeat_is_impossible_before_anything_was_recorded():
     net, rows = net_of(False), some_rows()
-    rows.seen[:] = False
+    rows.hidden[:, 0] = 2
     cursor = net.begin(rows.features, rows.lookups)
-    logits, _ = cursor.column(0, rows.seen[:, 0])
+    logits, _ = cursor.column(0, rows.hidden[:, 0])
     assert torch.softmax(logits, 1)[:, 2].max() == 0
     assert logits.shape == (100, 4) and (logits[:, 2] < NEVER / 2).all()
 
@@ -83,7 +83,7 @@ def test_persistence_start_follows_the_last_value(low_rank):
     for last, mean in ((2.0, 0.0), (0.0, 2.0), (-1.0, -1.0)):
         features = torch.zeros(1, 6)
         features[0, 0], features[0, 1] = last, mean
-        _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([True]))
+        _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([-1]))
         assert float(means.mean()) == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
 
 

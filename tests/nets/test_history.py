@@ -58,8 +58,9 @@ def test_features_equal_a_loop_over_the_past():
             np.testing.assert_allclose(feature[:3], [np.log1p(seen), seen / 20, np.log1p(time) / 3], rtol=1e-5)
             rest = np.nan_to_num(max(bounds[who, 0] - time, 0))
             slack = (rest - (length[who] - seen) * 0.5) / 0.5
-            expected = [rest / 10, np.log1p(max(slack, 0)), slack < 0.5]
-            np.testing.assert_allclose(feature[10:13], expected, rtol=1e-4, atol=1e-5)
+            pace = np.log(rest / max(length[who] - seen, 1) + 0.01)
+            expected = [rest / 10, np.log1p(max(slack, 0)), slack < 0.5, pace]
+            np.testing.assert_allclose(feature[10:14], expected, rtol=1e-4, atol=1e-5)
             checked += 1
     assert checked == np.maximum(length - 1, 0).sum()
 

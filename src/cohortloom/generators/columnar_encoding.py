@@ -1,8 +1,11 @@
 """A cohort's arrays as rows for the three column networks, and the facts needed on the way back.
 
-    statics   one row per subject: static columns in their order, then the number of visits
+    statics   one row per subject: static columns in their order, then the number of visits and the time they span
     first     one row per subject with visits: the first visit (its gap only if subjects don't all start at 0)
     later     one row per further visit: gap, then the visit's columns
+
+Number and span are drawn before the visits, so that a sum of many small errors can't move the end of a record; the last
+gap is what is left of the span. Gaps are counted in whole units of the finest of day, hour, minute, second they fit.
 
 A row of `later` knows the past through `nets.history`; a row of `first` and `later` knows the statics.
 """
@@ -21,6 +24,8 @@ __all__ = ["Alphabet", "Cells", "LaterRows", "raw_values"]
 
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
+NOTHING = -1  # token of a number that follows from others
+UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
 
 def raw_values(part: StaticArrays | SequenceArrays) -> np.ndarray:
@@ -44,10 +49,6 @@ class Cells:
     token: np.ndarray
     score: np.ndarray
 
-    @property
-    def seen(self) -> np.ndarray:
-        return ~np.isnan(self.last)
-
     def take(self, rows: np.ndarray) -> "Cells":
         return Cells(self.value[rows], self.last[rows], self.token[rows], self.score[rows])
 
@@ -67,12 +68,15 @@ class Alphabet:
     """Coders of all columns, fitted on training subjects.
 
     Args:
-        statics: Coders of the static columns and, last, of the number of visits if there are sequences.
+        statics: Coders of the static columns and, if there are sequences, of the number of visits and (with `gap`) of
+            their span.
         columns: Coders of the visit's columns.
-        first_gap, gap: Coders of the time to the first and to later visits, None if that carries nothing.
-        bounds: Statics that end follow-up: (static column, column of the start to subtract or -1). -1 in place of the
-            static stands for `window`.
-        window: End of observation common to all subjects since their origin [d], such as 48 hours of intensive care.
+        first_gap, gap: Coders of the time to the first and to later visits [unit], None if that carries nothing.
+        unit: Of gaps [d].
+        whole: Gaps are whole numbers of units.
+        least_gap: Shortest gap between two visits [unit].
+        even_gap: The gap between any two visits where all are equal [d].
+        bounds: Statics that end follow-up: (static column, column of the start to subtract or -1).
         spec: Shape of the history, None without later visits.
         mean, sd: Of the history features.
     """
@@ -83,7 +87,10 @@ class Alphabet:
     gap: NumberCoder | None = None
     has_sequence: bool = False
     bounds: list[tuple[int, int]] = field(default_factory=list)
-    window: float = 0.0
+    unit: float = 1.0
+    whole: bool = False
+    least_gap: float = 0.0
+    even_gap: float = 0.0
     spec: HistorySpec | None = None
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     sd: np.ndarray = field(default_factory=lambda: np.ones(0, np.float32))
@@ -106,12 +113,19 @@ class Alphabet:
         visits = NumberCoder.fit(seq.length.astype(float), everyone, decimals=0, spike_share=0.03, **options)
         values, later = raw_values(seq), seq.position > 0
         columns = [_fit(f, values[:, j], seq.subject, k_min, repeat) for j, f in enumerate(seq.features)]
-        first_gap = gap = None
-        if (seq.gap[~later] != 0).any():
-            first_gap = NumberCoder.fit(seq.gap[~later], seq.subject[~later], **options)
-        if (seq.gap[later] != 0).any():
-            gap = NumberCoder.fit(seq.gap[later], seq.subject[later], **options)
-        out = cls([*statics, visits], columns, first_gap, gap, True)
+        out = cls([*statics, visits], columns, has_sequence=True)
+        unit = _unit(seq.gap)
+        out.unit, out.whole = unit or 1.0, unit is not None
+        options["decimals"] = 0 if out.whole else None
+        gaps = out.in_units(seq.gap)
+        if (gaps[~later] != 0).any():
+            out.first_gap = NumberCoder.fit(gaps[~later], seq.subject[~later], **options)
+        if later.any():
+            out.least_gap, out.even_gap = float(gaps[later].min()), float(seq.gap[later][0])
+        if len(np.unique(gaps[later])) > 1:
+            out.gap = NumberCoder.fit(gaps[later], seq.subject[later], **options)
+            has = seq.length > 1
+            out.statics.append(NumberCoder.fit(_span(gaps, seq)[has], everyone[has], **options))
         if later.any():
             out._fit_history(encoded, bounds)
         return out
@@ -121,8 +135,6 @@ class Alphabet:
         later_gaps = seq.gap[seq.position > 0]
         if bounds and self.gap is not None:
             self.bounds = _follow_up_ends(encoded) if encoded.static is not None else []
-            self.window = _common_end(seq)
-            self.bounds += [(-1, -1)] if self.window else []
         small = [c for c in self._categories() if c.n_tokens <= LARGE]
         large = [c for c in self._categories() if c.n_tokens > LARGE]
         self.spec = HistorySpec(
@@ -131,12 +143,22 @@ class Alphabet:
             missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in small),
             large=tuple(c.n_tokens for c in large),
             large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
-            n_bounds=len(self.bounds),
+            n_bounds=len(self.bounds) + (self.gap is not None),
             time_scale=max(float(np.quantile(seq.time, 0.99)), 1e-6),
-            shortest_gap=float(np.quantile(later_gaps, 0.001)),
+            shortest_gap=self.least_gap * self.unit,
+            usual_gap=max(float(np.median(later_gaps)), 1e-6),
         )
 
     # --- columns by role ---
+
+    @property
+    def n_visits_at(self) -> int:
+        """Place of the number of visits among the statics; the span follows."""
+        return len(self.statics) - 1 - (self.gap is not None)
+
+    def in_units(self, gap: np.ndarray) -> np.ndarray:
+        """Gaps from days to units, whole ones where all training gaps were."""
+        return np.round(gap / self.unit) if self.whole else gap / self.unit
 
     @property
     def numbers(self) -> list[int]:
@@ -166,7 +188,9 @@ class Alphabet:
                 block = n_static + self.spec.number_block(0 if is_gap else number)
                 number += not is_gap
                 facts = {"own": tuple(block.tolist()), "repeat": coder.repeat_token if coder.repeat else -1}
-                if not is_gap:
+                if is_gap:
+                    facts["own"] = (*range(n_static, n_static + self.spec.n_global), *facts["own"])
+                else:
                     facts |= {"last": int(block[0]), "mean": int(block[4])}
             elif net == "later" and coder.n_tokens <= LARGE:
                 facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
@@ -201,9 +225,16 @@ class Alphabet:
     def static_cells(self, encoded: Encoded) -> Cells:
         parts = [raw_values(encoded.static)] if encoded.static is not None else []
         if self.has_sequence:
-            parts.append(encoded.sequence.length[:, None].astype(float))
+            seq = encoded.sequence
+            parts.append(seq.length[:, None].astype(float))
+            if self.gap is not None:
+                span = _span(self.in_units(seq.gap), seq)
+                parts.append(np.where(seq.length > 1, span, np.nan)[:, None])
         values = np.concatenate(parts, 1) if parts else np.zeros((encoded.n_subjects, 0))
-        return cells_of(self.statics, values, None)
+        cells = cells_of(self.statics, values, None)
+        if self.gap is not None:
+            cells.token[np.isnan(values[:, -1]), -1] = NOTHING
+        return cells
 
     def visit_cells(self, encoded: Encoded) -> tuple[Cells, Cells]:
         """Cells of the first visits and of all visits (rows in the order of the visits, gap first)."""
@@ -212,10 +243,11 @@ class Alphabet:
         inner = cells_of(self.columns, values, seq.subject)
         firsts, alls = inner.take(np.flatnonzero(first)), inner
         if self.first_gap is not None:
-            firsts = _beside(cells_of([self.first_gap], seq.gap[first][:, None], None), firsts)
+            firsts = _beside(cells_of([self.first_gap], self.in_units(seq.gap[first])[:, None], None), firsts)
         if self.gap is not None:
-            gap = cells_of([self.gap], seq.gap[:, None], None)
+            gap = cells_of([self.gap], self.in_units(seq.gap)[:, None], None)
             gap.score[first] = 0.0
+            gap.token[seq.position == np.repeat(seq.length, seq.length) - 1] = NOTHING  # what is left of the span
             alls = _beside(gap, alls)
         return firsts, alls
 
@@ -245,13 +277,17 @@ class Alphabet:
             dense.append((cells.token[:, j, None] == np.arange(coder.n_tokens)).astype(np.float32))
         return np.concatenate(dense, 1), np.concatenate(lookups, 1)
 
-    def bound_times(self, statics: Cells) -> np.ndarray:
+    def ends(self, statics: np.ndarray) -> np.ndarray:
         """Ends of follow-up since the origin [d], subject x bound, NaN where unknown."""
-        n, value = len(statics.value), statics.value
-        out = [
-            np.full(n, self.window) if b < 0 else value[:, b] - (value[:, s] if s >= 0 else 0.0) for b, s in self.bounds
-        ]
-        return np.stack(out, 1) if out else np.zeros((n, 0))
+        out = [statics[:, b] - (statics[:, s] if s >= 0 else 0.0) for b, s in self.bounds]
+        return np.stack(out, 1) if out else np.zeros((len(statics), 0))
+
+    def bound_times(self, statics: Cells, first_gap: np.ndarray) -> np.ndarray:
+        """Time of the last visit and ends of follow-up since the origin [d], subject x bound, NaN where unknown."""
+        ends = self.ends(statics.value)
+        if self.gap is None:
+            return ends
+        return np.concatenate([(first_gap + statics.value[:, -1] * self.unit)[:, None], ends], 1)
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         return np.clip((features - self.mean) / self.sd, -FEATURE_LIMIT, FEATURE_LIMIT)
@@ -264,7 +300,9 @@ class Alphabet:
         features = np.empty((len(later), self.spec.n_features), np.float32)
         codes = np.empty((len(later), len(self.spec.large)), np.int64)
         steps = self.steps(alls, seq.gap, seq.position == 0)
-        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics)):
+        start = np.zeros(len(seq.length))
+        start[seq.length > 0] = seq.gap[seq.position == 0]
+        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics, start)):
             features[where[rows]], codes[where[rows]] = part, code
         if fit:
             self.mean = features.mean(0, dtype=np.float64).astype(np.float32)
@@ -285,7 +323,10 @@ class Alphabet:
             "gap": one(self.gap),
             "has_sequence": self.has_sequence,
             "bounds": [list(pair) for pair in self.bounds],
-            "window": self.window,
+            "unit": self.unit,
+            "whole": self.whole,
+            "least_gap": self.least_gap,
+            "even_gap": self.even_gap,
             "spec": one(self.spec),
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
@@ -301,7 +342,10 @@ class Alphabet:
             one(content["gap"]),
             content["has_sequence"],
             [tuple(pair) for pair in content["bounds"]],
-            content["window"],
+            content["unit"],
+            content["whole"],
+            content["least_gap"],
+            content["even_gap"],
             None if content["spec"] is None else HistorySpec.from_json(content["spec"]),
             np.asarray(content["mean"], np.float32),
             np.asarray(content["sd"], np.float32),
@@ -319,7 +363,7 @@ def cells_of(coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | 
             continue
         out.value[:, j] = coder.snap(values[:, j])
         if subject is not None:
-            out.last[:, j] = coder.repeatable(carried(out.value[:, j], subject))
+            out.last[:, j] = carried(out.value[:, j], subject)
         out.token[:, j] = coder.token(out.value[:, j], out.last[:, j])
         out.score[:, j] = coder.history(out.value[:, j])
     return out
@@ -374,9 +418,15 @@ def _follow_up_ends(encoded: Encoded) -> list[tuple[int, int]]:
     return out
 
 
-def _common_end(seq: SequenceArrays) -> float:
-    """Time at which at least a tenth of the records end together, as no later one does; 0 if there is none."""
-    has = np.flatnonzero(seq.length > 1)
-    last = seq.time[seq.starts[has] + seq.length[has] - 1]
-    end = float(last.max())
-    return end if len(last) >= 20 and np.mean(last > 0.995 * end) > 0.1 else 0.0
+def _unit(gap: np.ndarray) -> float | None:
+    """Coarsest unit [d] of which all gaps are whole multiples, None if there is none."""
+    for unit in UNITS:
+        count = gap / unit
+        if np.all(np.abs(count - np.round(count)) < 1e-6 * np.maximum(1.0, count)):
+            return unit
+    return None
+
+
+def _span(gap: np.ndarray, seq: SequenceArrays) -> np.ndarray:
+    """Sum of each subject's gaps but the first."""
+    return np.bincount(seq.subject, weights=np.where(seq.position > 0, gap, 0.0), minlength=len(seq.length))

@@ -9,9 +9,13 @@ by the probability of the fixed value given what it has drawn, and candidates ar
 on after the last fixed column. This is sequential importance resampling: as the number of candidates grows, the joint
 becomes the model's conditional given the fixed values.
 
-*Score.* Every value has one token: a spike's own, REPEAT if it is the last value again, else CONT. So a CONT draw that
-lands on a spike or on the last value is drawn again, and the mass of the others is scaled up. A value on a grid has a
-mass, a number without grid a density with respect to z = Phi^-1(F(x)); records are scored as the model can write them
+*Limits.* The span of a record is drawn again while it can't hold its visits or goes beyond the end of follow-up, a gap
+while it leaves no room for the visits after it; what still doesn't fit after `TRIES` draws is put at the limit. The
+score leaves these rare corrections out.
+
+*Score.* Every value has one token: REPEAT if it is the last value again, else a spike's own, else CONT. So a CONT draw
+that lands on a spike or on the last value is drawn again, and the mass of the others is scaled up. A value on a grid has
+a mass, a number without grid a density with respect to z = Phi^-1(F(x)); records are scored as the model can write them
 (on the grid, within the tails). A cell it cannot write at all (a missing value in a column that was never missing, a
 level never seen) counts `IMPOSSIBLE` nats.
 
@@ -20,7 +24,7 @@ References:
     IEE Proceedings F.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +32,7 @@ import torch
 from scipy.special import log_ndtr, logsumexp
 
 from cohortloom.codec.tensors import Encoded
-from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
+from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
 from cohortloom.nets.tokens import CONT
@@ -37,7 +41,7 @@ __all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
 
 PARTICLES = 64
 IMPOSSIBLE = -30.0
-GAP_TRIES = 5
+TRIES = 8
 CONT_TRIES = 8
 
 
@@ -65,6 +69,15 @@ class Fixed:
         """Is a column fixed that has a free one before it?"""
         free_before = np.cumsum(~self.mask, 1)[:, :-1] > 0
         return bool((free_before & self.mask[:, 1:]).any())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere."""
+
+    low: np.ndarray
+    high: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -119,9 +132,9 @@ class _Draw:
         statics, raw = self._statics(n, particles)
         if not a.has_sequence:
             return Records(raw, np.zeros((n, 0)), np.zeros(0), np.zeros(n, np.int64))
-        visits = statics.value[:, -1]
+        visits = statics.value[:, a.n_visits_at]
         first, first_raw, alive, statics, raw = self._first(statics, raw, visits, n, particles)
-        return self._later(statics, raw[:, :-1], first, first_raw, alive)
+        return self._later(statics, raw[:, : a.n_visits_at], first, first_raw, alive)
 
     def _statics(self, n: int, particles: int) -> tuple[Cells, np.ndarray]:
         net, coders = self.members.statics, self.alphabet.statics
@@ -129,10 +142,24 @@ class _Draw:
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
         cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
-        cells, raw, _ = self._columns(cursor, coders, None, self.fixed_statics, particles)
+        cells, raw, _ = self._columns(cursor, coders, None, self.fixed_statics, particles, self._span_limits)
         if particles > 1 and self.fixed_first is None:  # equal weights: any one stands for the subject
             return cells.take(np.arange(0, n * particles, particles)), raw[::particles]
         return cells, raw
+
+    def _span_limits(self, j: int, value: np.ndarray) -> Limits | None:
+        """Of the span: room for the visits, and the ends of follow-up; no span with fewer than two visits."""
+        a = self.alphabet
+        if a.gap is None or j != a.n_visits_at + 1:
+            return None
+        visits = value[:, j - 1]
+        low = (visits - 1) * a.least_gap
+        ends = a.ends(value)
+        high = np.full(len(value), np.inf)
+        if ends.shape[1]:
+            high = np.nan_to_num(np.fmin.reduce(ends, 1), nan=np.inf) / a.unit + 1e-9
+            high = np.where(high < low, np.inf, np.floor(high) if a.whole else high)
+        return Limits(low, high, np.where(visits < 2, np.nan, np.inf))
 
     def _first(self, statics: Cells, raw: np.ndarray, visits: np.ndarray, n: int, particles: int):
         """First visits of the subjects that have one, with the surviving candidate of each subject."""
@@ -156,7 +183,7 @@ class _Draw:
             pick = np.arange(0, rows, particles)
             statics, raw = statics.take(order[pick]), raw[order[pick]]
             cells, out = cells.take(pick), out[pick]
-            alive = np.flatnonzero(statics.value[:, -1] >= 1)
+            alive = np.flatnonzero(statics.value[:, a.n_visits_at] >= 1)
             cells, out = cells.take(alive), out[alive]
         return cells, out, alive, statics, raw
 
@@ -175,12 +202,13 @@ class _Draw:
     ) -> Records:
         a = self.alphabet
         shift = int(a.first_gap is not None)
-        gap = first_raw[:, 0] if shift else np.zeros(len(alive))
+        gap = first_raw[:, 0] * a.unit if shift else np.zeros(len(alive))
         owner, values, gaps = [alive], [first_raw[:, shift:]], [gap]
         n = len(statics.value)
         if self.members.later is not None and len(alive):
-            visits = statics.value[:, -1]
-            history = History(a.spec, visits[alive], a.bound_times(statics)[alive])
+            visits = statics.value[:, a.n_visits_at]
+            bounds = a.bound_times(statics.take(alive), gap)
+            history = History(a.spec, visits[alive], bounds)
             dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(statics))
             cells = Cells(*[part[:, shift:] for part in vars(first).values()])
             if a.gap is not None:
@@ -199,24 +227,17 @@ class _Draw:
                     torch.cat([dense[alive], features], 1),
                     torch.cat([lookups[alive], torch.from_numpy(history.code)], 1),
                 )
-                room = None
-                if a.bounds:
-                    room = np.nan_to_num(np.min(history.bounds - history.time[:, None], 1), nan=np.inf)
-                    room = np.where(room < -1e-6, np.inf, room)
-                    ahead = np.maximum(history.n_visits - history.seen - 1, 0) * a.spec.shortest_gap
-                    room = np.where(room - ahead >= a.spec.shortest_gap, room - ahead, room) + 1e-9
-                cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, room=room)
-                gap = drawn[:, 0] if a.gap is not None else np.zeros(len(alive))
-                if room is not None:  # beyond the end of follow-up: the record ends
-                    inside = gap <= room
-                    history.keep(inside)
-                    alive, last, gap, drawn, cells = (
-                        alive[inside],
-                        last[inside],
-                        gap[inside],
-                        drawn[inside],
-                        cells.take(inside),
-                    )
+                limits = None
+                if a.gap is not None:
+                    left = history.n_visits - history.seen
+                    rest = (history.bounds[:, 0] - history.time) / a.unit
+                    rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
+                    room = np.maximum(rest - (left - 1) * a.least_gap, 0.0)
+                    known = np.where(left <= 1, rest, np.inf)
+                    gap_limits = Limits(np.zeros(len(rest)), room + 1e-9 * (not a.whole), known)
+                    limits = lambda j, value, found=gap_limits: found if j == 0 else None  # noqa: E731
+                cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
+                gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
                 last = np.where(np.isnan(cells.value), last, cells.value)
                 owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
         owner = np.concatenate(owner)
@@ -234,7 +255,7 @@ class _Draw:
         last: np.ndarray | None,
         fixed: Fixed | None,
         particles: int,
-        room: np.ndarray | None = None,
+        limits: Callable[[int, np.ndarray], Limits | None] | None = None,
     ) -> tuple[Cells, np.ndarray, np.ndarray]:
         """Draw all columns; returns cells, the values to hand out, and where each row came from."""
         rows, c = len(cursor.own), len(coders)
@@ -242,12 +263,13 @@ class _Draw:
         out = _blank(rows, c)
         raw, order = np.zeros((rows, c)), np.arange(rows)
         for j, coder in enumerate(coders):
-            before = none if last is None or coder.kind == "category" else coder.repeatable(last[:, j])
-            logits, mixture = cursor.column(j, torch.from_numpy(~np.isnan(before)))
+            before = none if last is None or coder.kind == "category" else last[:, j]
+            logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             value = self._cell(coder, logits, mixture, before)
-            if room is not None and j == 0:
-                value = self._within(value, room, coder, logits, mixture, before)
+            limit = limits(j, out.value) if limits is not None else None
+            if limit is not None:
+                value = self._within(value, limit, coder, logits, mixture, before)
             given = value
             weight = None
             if fixed is not None and fixed.mask[:, j].any():
@@ -261,7 +283,10 @@ class _Draw:
             if coder.kind == "category":
                 out.token[:, j] = coder.token(value)
             else:
-                out.token[:, j], out.score[:, j] = coder.token(value, before), coder.history(value)
+                snapped = value if limit is None else coder.snap(value)
+                out.token[:, j], out.score[:, j] = coder.token(value, before), coder.history(snapped)
+            if limit is not None:
+                out.token[~np.isinf(limit.known), j] = NOTHING
             if j + 1 < c or weight is not None:
                 cursor.push(
                     j, torch.from_numpy(out.token[:, j]), torch.from_numpy(np.ascontiguousarray(out.score[:, j]))
@@ -295,14 +320,15 @@ class _Draw:
                 break
         return coder.decode(token, z, before)
 
-    def _within(self, value, room, coder, logits, mixture, before) -> np.ndarray:
-        """Draw gaps again that lie beyond the end of follow-up: the model's law given that there is a visit."""
-        for _ in range(GAP_TRIES):
-            over = np.flatnonzero(value > room)
+    def _within(self, value, limit: "Limits", coder, logits, mixture, before) -> np.ndarray:
+        """Draw values beyond their limits again; put them at the limit after `TRIES` draws."""
+        free = np.isinf(limit.known)
+        for _ in range(TRIES):
+            over = np.flatnonzero(free & ((value > limit.high) | (value < limit.low)))
             if not len(over):
                 break
             value[over] = self._cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
-        return value
+        return np.where(free, np.clip(value, limit.low, np.maximum(limit.high, limit.low)), limit.known)
 
     def _choose(self, logits: np.ndarray) -> np.ndarray:
         """One category per row."""
@@ -333,6 +359,11 @@ def _with_empty_gap(cells: Cells) -> Cells:
 def _blank(rows: int, columns: int) -> Cells:
     shape = rows, columns
     return Cells(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+
+
+def hidden_token(coder: Coder, last: np.ndarray) -> torch.Tensor:
+    """The token each row can't draw, -1 for none."""
+    return torch.from_numpy(coder.hidden(last)) if coder.kind == "number" else torch.full((len(last),), -1)
 
 
 # --- likelihood ---
@@ -368,7 +399,7 @@ def _log_free_mass(coder: Coder, mixture: tuple[np.ndarray, ...], last: np.ndarr
         for spike in coder.spikes:
             taken += np.exp(_log_mass(coder, mixture, np.full(len(last), spike)))
     if coder.repeat:
-        hit = ~np.isnan(last)
+        hit = ~np.isnan(last) & ~np.isin(last, coder.spikes)
         taken += np.where(hit, np.exp(_log_mass(coder, mixture, np.where(hit, last, coder.x[0]))), 0.0)
     return np.log(np.maximum(1 - taken, 1e-6))
 
@@ -426,8 +457,10 @@ def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np
 def _row_log_prob(cursor: Cursor, coders: Sequence[Coder], cells: Cells) -> np.ndarray:
     total = np.zeros(len(cells.value))
     for j, coder in enumerate(coders):
-        logits, mixture = cursor.column(j, torch.from_numpy(~np.isnan(cells.last[:, j])))
+        logits, mixture = cursor.column(j, hidden_token(coder, cells.last[:, j]))
         mixture = None if mixture is None else tuple(part.numpy() for part in mixture)
-        total += cell_log_prob(coder, logits.numpy(), mixture, cells.value[:, j], cells.last[:, j])
+        cell = cell_log_prob(coder, logits.numpy(), mixture, cells.value[:, j], cells.last[:, j])
+        follows = (coder.kind == "number") & (cells.token[:, j] == NOTHING)
+        total += np.where(follows, 0.0, cell)
         cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
     return total

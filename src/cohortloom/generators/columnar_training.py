@@ -14,6 +14,7 @@ patients one model remembers its patients measurably, and this halves the trace.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
+from cohortloom.nets.columnar_start import start_at_lines
 from cohortloom.rng import Rng
 from cohortloom.training.phase import Objective, Phase
 from cohortloom.training.settings import Training
@@ -54,7 +56,7 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         batch = 128 if small else 512 if large else 256
         steps = int(min(40 * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
         training = Training(
-            batch_size=batch, steps=max(steps, 1), learning_rate=2e-3 if small else 3e-3, weight_decay=0.01,
+            batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3 if large else 7e-4, weight_decay=0.01,
             patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
@@ -104,24 +106,26 @@ class Table:
     score: Tensor
     left: Tensor
     right: Tensor
-    seen: Tensor
+    hidden: Tensor
 
     @classmethod
     def of(cls, coders: list[Coder], cells: Cells, subject: np.ndarray, inputs: Callable) -> "Table":
         ends = np.zeros((2, *cells.value.shape), np.float32)
+        hidden = np.full(cells.value.shape, -1)
         for j, coder in enumerate(coders):
             if coder.kind == "number":
                 ends[:, :, j] = coder.interval(cells.value[:, j])
+                hidden[:, j] = coder.hidden(cells.last[:, j])
         left, right = torch.from_numpy(np.nan_to_num(ends))
         token, score = torch.from_numpy(cells.token), torch.from_numpy(cells.score)
-        return cls(subject, inputs, token, score, left, right, torch.from_numpy(cells.seen))
+        return cls(subject, inputs, token, score, left, right, torch.from_numpy(hidden))
 
     def rows(self, items: Tensor, draw: torch.Generator) -> Rows:
         """A batch; z is drawn within the interval of each value, anew every time."""
         left, right = self.left[items], self.right[items]
         u = left + (right - left) * torch.rand(left.shape, generator=draw)
         target = torch.special.ndtri(u.clamp(2e-4, 1 - 2e-4))
-        return Rows(*self.inputs(items), self.token[items], self.score[items], target, self.seen[items])
+        return Rows(*self.inputs(items), self.token[items], self.score[items], target, self.hidden[items])
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,9 @@ def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validatio
             inside, outside = np.flatnonzero(~is_held[table.subject]), np.flatnonzero(is_held[table.subject])
             if not len(inside):
                 inside, outside = outside, inside
+            stream = rng.child("start", name, member)
+            look_up = partial(table.rows, draw=stream.child("z").torch)
+            start_at_lines(net, look_up, table.token.numpy(), table.subject, inside, stream.numpy)
             training = sizes[name].training
             if not len(outside):  # nobody to stop by: a short run from a sound start
                 training = replace(training, steps=min(training.steps, 60))

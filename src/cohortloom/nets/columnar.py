@@ -83,14 +83,14 @@ class ColumnShape:
 
 @dataclass
 class Rows:
-    """A batch. `seen`: a last value exists (numbers in column order, all columns listed)."""
+    """A batch. `hidden`: the token that can't be, given the subject's last value; -1 for none."""
 
     features: Tensor  # row feature
     lookups: Tensor  # row lookup, -1: nothing yet
     token: Tensor  # row column
     score: Tensor  # row column: normal score over all recorded values, 0 where none
     target: Tensor  # row column: z where the token is CONT
-    seen: Tensor  # row column
+    hidden: Tensor  # row column
 
 
 @dataclass
@@ -323,7 +323,7 @@ class ColumnNet(nn.Module):
 
     def _cells(self, group: _Group, index: int, out: Tensor, wide: Tensor | None, rows: Rows) -> Tensor:
         never = getattr(self, f"never_{index}")
-        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.seen[:, group.columns])
+        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.hidden[:, group.columns])
         token = rows.token[:, group.columns]
         cell = -F.cross_entropy(logits.transpose(1, 2), token.clamp_min(0), reduction="none")
         cell = torch.where(token >= 0, cell, 0.0)
@@ -336,7 +336,7 @@ class ColumnNet(nn.Module):
         return cell + torch.where(token == 0, density, 0.0)
 
     def _split(
-        self, group: _Group, never: Tensor, out: Tensor, wide: Tensor | None, lookups: Tensor, seen: Tensor
+        self, group: _Group, never: Tensor, out: Tensor, wide: Tensor | None, lookups: Tensor, hidden: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Outputs of a group as token logits and (weights, means, log sd) of the normals."""
         k, t = self.n_normals, group.n_tokens
@@ -349,13 +349,9 @@ class ColumnNet(nn.Module):
             logits = logits.scatter_add(2, last.clamp_min(0)[:, None, None], bonus[:, None, None])
         if not group.mixture:
             return logits, None
-        repeat = [self.columns[j].repeat for j in group.columns]
-        if max(repeat) >= 0:
-            hide = torch.zeros(len(group.columns), t)
-            for row, token in enumerate(repeat):
-                if token >= 0:
-                    hide[row, token] = NEVER
-            logits = logits + hide * (~seen)[..., None]
+        if any(self.columns[j].repeat >= 0 for j in group.columns):
+            hide = torch.where(hidden >= 0, NEVER, 0.0)[..., None]
+            logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
         shift = 0.0 if wide is None else wide[..., t : t + 1]
         log_sd = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD)
         return logits, (out[..., t : t + k], out[..., t + k : t + 2 * k] + shift, log_sd)
@@ -386,7 +382,7 @@ class Cursor:
             number += group.n_tokens <= LARGE
 
     @torch.no_grad()
-    def column(self, j: int, seen: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+    def column(self, j: int, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Token logits (row x token) of column j and its normals (row x component each)."""
         net, w = self.net, self.net.width
         index, row, number = self.place[j]
@@ -404,7 +400,7 @@ class Cursor:
             wide = (self.wide[number][:, row] + across)[:, None]
         single = _Group([j], group.n_tokens, group.mixture)
         never = getattr(net, f"never_{index}")[row]
-        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, seen[:, None])
+        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, hidden[:, None])
         if mixture is not None:
             mixture = tuple(part[:, 0] for part in mixture)
         return logits[:, 0, : net.columns[j].n_tokens], mixture

@@ -9,8 +9,8 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
 
 per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
 large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
-visits left, distance to known ends of follow-up and whether the visits left just fit in
-before them.
+visits left, distance to the last visit and to known ends of follow-up, whether the visits
+left just fit in before them, and the pace that would fill them evenly.
 
 Sums are kept in float64 and every operation is row by row, so a feature doesn't depend on who else is in the chunk.
 """
@@ -40,6 +40,7 @@ class HistorySpec:
         n_bounds: Known ends of follow-up.
         time_scale: 99 % point of the visit times [d].
         shortest_gap: Least time between two visits [d].
+        usual_gap: Median time between two visits [d].
     """
 
     n_numbers: int
@@ -50,10 +51,11 @@ class HistorySpec:
     n_bounds: int
     time_scale: float
     shortest_gap: float = 0.0
+    usual_gap: float = 1.0
 
     @property
     def n_global(self) -> int:
-        return 9 + 4 * self.n_bounds
+        return 9 + 5 * self.n_bounds
 
     @property
     def n_features(self) -> int:
@@ -105,7 +107,7 @@ class History:
     Args:
         spec: Shape.
         n_visits: Visits each subject will have.
-        bounds: Known ends of follow-up since the origin [d], NaN where unknown.
+        bounds: Last visit and known ends of follow-up since the origin [d], NaN where unknown.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class History:
             rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))
             slack = (rest - left * spec.shortest_gap) / max(spec.shortest_gap, 1e-3 * spec.time_scale)
             position += [np.log1p(rest) / 3, rest / spec.time_scale, np.log1p(np.maximum(slack, 0)), slack < 0.5]
+            position += [np.log(rest / np.maximum(left, 1) / spec.usual_gap + 0.01)]
         for column, feature in enumerate(position):
             out[:, column] = feature
         known = self.count > 0

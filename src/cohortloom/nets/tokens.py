@@ -6,10 +6,13 @@ or simply repeat what was written last time. So a number becomes a token and, fo
     token in {CONT, spike 1..S, REPEAT, MISSING},   z = Phi^-1(u),   u = F(x) among the CONT values
 
 Each value of a grid owns an interval of u, and z is drawn uniformly (in u) from it: ties become density instead of
-spikes in z, and the way back is exact: any z inside the interval gives x again. Every value has one token (a spike's
-own, else REPEAT if it is the last value, else CONT), so the probability of a value is that of its token, for CONT times
+spikes in z, and the way back is exact: any z inside the interval gives x again. Every value has one token (REPEAT if it
+is the last value, else a spike's own, else CONT), so the probability of a value is that of its token, for CONT times
 
     mass of the interval of x / (1 - mass of the intervals of values that have another token)
+
+A spike is a value that stands out: many records have it and its neighbours have few. A common value among common
+neighbours (a sodium of 138) stays on the scale, where the order of values is not lost.
 
 Numbers without a grid (decimals unknown) have a density with respect to z instead. A category is its token alone.
 
@@ -111,7 +114,7 @@ class NumberCoder:
         x = _clip_tails(x, who, k_min, low, high)
         distinct, index, count = np.unique(x, return_inverse=True, return_counts=True)
         holders = np.bincount(np.unique(np.stack([index, who]), axis=1)[0], minlength=len(distinct))
-        spike = (count >= max(5, spike_share * len(x))) & (holders >= k_min)
+        spike = (count >= max(5, spike_share * len(x))) & (holders >= k_min) & _stands_out(count)
         if spike.sum() > MAX_SPIKES:
             spike[:] = False
         if len(distinct) <= 2:
@@ -185,17 +188,23 @@ class NumberCoder:
             out[values == spike] = spike
         return out
 
-    def repeatable(self, last: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
-        """Last values that REPEAT can stand for: not those with a token of their own (NaN then)."""
-        return np.where(np.isin(last, self.spikes), np.nan, last)
+    def hidden(self, last: Float[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+        """The token that can't be drawn after this last value, -1 if all can: REPEAT where nothing was recorded yet, a
+        spike that would be a repeat."""
+        if not self.repeat:
+            return np.full(len(last), -1)
+        out = np.where(np.isnan(last), self.repeat_token, -1)
+        for number, spike in enumerate(self.spikes, 1):
+            out[last == spike] = number
+        return out
 
     def token(self, values: Float[np.ndarray, "row"], last: Float[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
-        """Token of snapped values. A spike goes before REPEAT, REPEAT before CONT."""
+        """Token of snapped values. REPEAT goes before a spike, a spike before CONT."""
         token = np.full(len(values), CONT, dtype=np.int64)
-        if self.repeat:
-            token[values == last] = self.repeat_token
         for number, spike in enumerate(self.spikes, 1):
             token[values == spike] = number
+        if self.repeat:
+            token[values == last] = self.repeat_token
         token[np.isnan(values)] = self.missing_token
         return token
 
@@ -294,6 +303,15 @@ class CategoryCoder:
         return cls(tuple(content["ids"]))
 
 
+def _stands_out(count: np.ndarray) -> np.ndarray:
+    """Values three times as frequent as the mean of their four nearest neighbours; counts in order of the values."""
+    if len(count) <= 2:
+        return np.ones(len(count), bool)
+    padded = np.concatenate([np.full(2, np.nan), count, np.full(2, np.nan)])
+    near = np.stack([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]])
+    return count > 3 * np.nanmean(near, axis=0)
+
+
 def _grid(x: np.ndarray) -> int | None:
     """Fewest decimals that hold all values exactly, None beyond six."""
     for decimals in range(7):
@@ -346,7 +364,15 @@ def _nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _repeats(values: np.ndarray, last: np.ndarray, coder: NumberCoder) -> bool:
     """Do values repeat more often than the grid makes them do by chance?"""
-    both = ~np.isnan(values) & ~np.isnan(last) & ~np.isin(values, coder.spikes)
+    both = ~np.isnan(values) & ~np.isnan(last)
+    from_spike = both & np.isin(last, coder.spikes)
+    if len(coder.x) and from_spike.sum() >= 20:
+        known = values[~np.isnan(values)]
+        share = {spike: np.mean(known == spike) for spike in coder.spikes}
+        by_chance = np.mean([share[x] for x in last[from_spike]])
+        if np.mean(values[from_spike] == last[from_spike]) > by_chance + 0.1:
+            return True
+    both &= ~np.isin(values, coder.spikes)
     if both.sum() < 20:
         return False
     change = np.abs(values[both] - last[both])

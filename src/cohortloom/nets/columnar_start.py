@@ -1,0 +1,242 @@
+"""Where a column network starts: at the best straight lines.
+
+A cohort of a few hundred patients ends training near where it starts (early stopping), so the start is a prior and
+deserves care. For each column the wide part begins at a linear model fitted in closed form, with as much shrinkage as
+patients left aside ask for:
+
+    number    ridge regression of z on the features; the mixture starts as the law of the residuals on patients left
+              aside, so a column that hardly moves between visits starts hardly moving
+    tokens    softmax regression with a ridge, by the fixed-Hessian steps of Boehning:
+              B <- B + (X'X / 2 + penalty)^-1 (X'(Y - P) - penalty B)
+
+Only features that correlate with the column enter, at most one per ten rows, the column's own history first. The
+network learns from there what is not linear.
+
+References:
+    Boehning (1992). Multinomial logistic regression algorithm. Ann. Inst. Statist. Math. 44.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from cohortloom.nets.columnar import LOG_SD, ColumnNet, Rows
+
+__all__ = ["start_at_lines"]
+
+MOST_ROWS = 8_000
+MOST_FEATURES = 80
+FEWEST_ROWS = 30
+FOLDS = 4
+RIDGE = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
+OTHERS = (1.0, 5.0)  # penalty of what is not the column's own history, relative to that
+SOFTMAX_RIDGE = (200.0, 50.0, 12.0, 3.0)
+SOFTMAX_STEPS = 20
+SOFTMAX_ROWS = 4_000
+HEAD_SCALE = 0.3
+
+
+@torch.no_grad()
+def start_at_lines(
+    net: ColumnNet, rows: Callable[[torch.Tensor], Rows], token: np.ndarray, subject: np.ndarray, items: np.ndarray,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Put the wide part and the mixtures of a fresh network at linear models of its columns, in place.
+
+    Args:
+        net: A fresh network.
+        rows: Looks up training rows by number.
+        token: Tokens of all rows, row x column.
+        subject: Subject of each row; folds are made of subjects.
+        items: Rows to learn from.
+        rng: Draws the rows and folds.
+    """
+    for head in net.heads:
+        head.mul_(HEAD_SCALE)
+    fold_of = rng.integers(0, FOLDS, int(subject.max(initial=0)) + 1)
+    some = _some(items, rng, SOFTMAX_ROWS)
+    batch = rows(torch.from_numpy(some))
+    shared = _inputs(net, batch)
+    fold = fold_of[subject[some]]
+    for number, group in enumerate(net.small):
+        index = net.groups.index(group)
+        for row, j in enumerate(group.columns):
+            shape, usable = net.columns[j], _usable(net, j)
+            t = token[some, j]
+            kept = t >= 0
+            if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
+                found = _softmax(shared[kept][:, usable], t[kept], shape.n_tokens, fold[kept], _own(net, j, usable))
+                if found is not None:
+                    chosen, weight, bias = found
+                    for k in range(shape.n_tokens):
+                        _write(net, number, row, j, k, usable[chosen], weight[:, k])
+                    net.head_bias[index][row, : shape.n_tokens] = torch.from_numpy(bias).float()
+            if not group.mixture:
+                continue
+            cont = items[token[items, j] == 0]
+            if len(cont) < FEWEST_ROWS:
+                continue
+            cont = _some(cont, rng)
+            part = rows(torch.from_numpy(cont))
+            x, z = _inputs(net, part)[:, usable], part.target[:, j].numpy().astype(float)
+            chosen, weight, residual = _ridge(x, z, fold_of[subject[cont]], _own(net, j, usable))
+            _write(net, number, row, j, group.n_tokens, usable[chosen], weight)
+            law = _mixture(residual, net.n_normals)
+            at = group.n_tokens
+            for part_of_law in law:
+                net.head_bias[index][row, at : at + net.n_normals] = torch.from_numpy(part_of_law).float()
+                at += net.n_normals
+
+
+def _some(items: np.ndarray, rng: np.random.Generator, most: int = MOST_ROWS) -> np.ndarray:
+    return items if len(items) <= most else np.sort(rng.choice(items, most, replace=False))
+
+
+def _inputs(net: ColumnNet, rows: Rows) -> np.ndarray:
+    """Features, then what earlier columns of the row say: row x (feature + input)."""
+    e = net.encode(rows.token, rows.score)
+    for name in net.tables:
+        start = net.start[int(name)]
+        e[:, start : start + net.columns[int(name)].width] = 0.0
+    return torch.cat([rows.features, e], 1).numpy()
+
+
+def _usable(net: ColumnNet, j: int) -> np.ndarray:
+    """Inputs that the wide part of column j can hold."""
+    if net.low_rank:
+        return np.asarray(net.columns[j].own, int)
+    return np.arange(net.n_features + net.start[j])
+
+
+def _own(net: ColumnNet, j: int, usable: np.ndarray) -> np.ndarray:
+    return np.isin(usable, np.asarray(net.columns[j].own, int))
+
+
+def _write(net: ColumnNet, number: int, row: int, j: int, output: int, inputs: np.ndarray, weight: np.ndarray) -> None:
+    """Set one output's weights of the wide part; others become zero."""
+    group = net.small[number]
+    values = torch.from_numpy(np.ascontiguousarray(weight)).float()
+    if net.low_rank:
+        net.own_wide[number][row, :, output] = 0.0
+        own = {feature: place for place, feature in enumerate(net.columns[j].own)}
+        for feature, value in zip(inputs.tolist(), values):
+            net.own_wide[number][row, own[feature], output] = value
+        return
+    at = group.first_wide + row * group.wide + output
+    net.wide[at] = 0.0
+    net.mix_wide[at] = 0.0
+    is_feature = inputs < net.n_features
+    net.wide[at, torch.from_numpy(inputs[is_feature])] = values[torch.from_numpy(is_feature)]
+    net.mix_wide[at, torch.from_numpy(inputs[~is_feature] - net.n_features)] = values[torch.from_numpy(~is_feature)]
+
+
+def _screen(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs worth a weight (own history that varies, then the best correlated), with their means and spreads."""
+    mean, sd = x.mean(0, dtype=float), x.std(0, dtype=float)
+    y = (y - y.mean(0)) / np.maximum(y.std(0), 1e-9)
+    worth = np.abs(((x - mean.astype(np.float32)).T @ y.astype(np.float32)) / len(x)).max(1) / np.maximum(sd, 1e-6)
+    worth = np.where(sd > 1e-3, worth + 2 * own, -1.0)
+    most = int(min(MOST_FEATURES, max(len(x) // 10, 3), (worth > 0).sum()))
+    chosen = np.sort(np.argsort(-worth, kind="stable")[:most])
+    return chosen, mean[chosen], sd[chosen]
+
+
+def _ridge(x: np.ndarray, z: np.ndarray, fold: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Chosen inputs, their weights, and residuals of z under the weights of the other folds."""
+    chosen, mean, sd = _screen(x, z[:, None], own)
+    a = (x[:, chosen] - mean) / sd
+    a = np.concatenate([a, np.ones((len(a), 1))], 1)
+    folds = np.unique(fold)
+    gram = np.stack([a[fold == k].T @ a[fold == k] for k in folds])
+    cross = np.stack([a[fold == k].T @ z[fold == k] for k in folds])
+    best = None
+    for others in OTHERS:
+        scale = np.append(np.where(own[chosen], 1.0, others), 0.0)
+        for strength in RIDGE:
+            penalty = np.diag(strength * scale)
+            residual = np.empty(len(z))
+            for number, k in enumerate(folds):
+                rest = gram.sum(0) - gram[number] if len(folds) > 1 else gram[number]
+                right = cross.sum(0) - cross[number] if len(folds) > 1 else cross[number]
+                n = max(rest[-1, -1], 1.0)
+                weight = np.linalg.solve(rest + n * penalty + 1e-6 * np.eye(len(rest)), right)
+                residual[fold == k] = z[fold == k] - a[fold == k] @ weight
+            loss = np.mean(residual**2)
+            if best is None or loss < best[0]:
+                best = loss, penalty, residual
+    _, penalty, residual = best
+    whole = gram.sum(0) + len(z) * penalty + 1e-6 * np.eye(a.shape[1])
+    weight = np.linalg.solve(whole, cross.sum(0))[:-1] / sd
+    # what is left on patients left aside, around the line through all of them (its constant is the mixture's)
+    return chosen, weight, residual - residual.mean() + np.mean(z - x[:, chosen] @ weight)
+
+
+def _softmax(
+    x: np.ndarray, token: np.ndarray, n_tokens: int, fold: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing."""
+    y = (token[:, None] == np.arange(n_tokens)).astype(float)
+    chosen, mean, sd = _screen(x, y, own)
+    if not len(chosen):
+        return None
+    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1)
+    share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
+    null = np.zeros((a.shape[1], n_tokens))
+    null[-1] = np.log(share)
+    train = fold != 0
+    if train.all() or not train.any():
+        return None
+    test = ~train
+    best, least, weight = None, _loss(a[test], token[test], null) - 1e-4, null
+    for penalty in SOFTMAX_RIDGE:
+        weight = _climb(a[train], y[train], weight, penalty)
+        loss = _loss(a[test], token[test], weight)
+        if loss < least:
+            best, least = penalty, loss
+        elif best is not None:
+            break
+    if best is None:
+        return None
+    weight = _climb(a, y, weight if penalty == best else null, best)
+    slope = weight[:-1] / sd[:, None]
+    return chosen, slope, weight[-1] - mean @ slope
+
+
+def _climb(a: np.ndarray, y: np.ndarray, weight: np.ndarray, penalty: float) -> np.ndarray:
+    shrink = np.full((a.shape[1], 1), penalty)
+    shrink[-1] = 0.1
+    step = np.linalg.inv(a.T @ a / 2 + np.diag(shrink[:, 0]))
+    centre = np.zeros_like(weight)
+    centre[-1] = weight[-1]
+    for _ in range(SOFTMAX_STEPS):
+        weight = weight + step @ (a.T @ (y - _shares(a @ weight)) - shrink * (weight - centre))
+    return weight
+
+
+def _shares(logits: np.ndarray) -> np.ndarray:
+    mass = np.exp(logits - logits.max(1, keepdims=True))
+    return mass / mass.sum(1, keepdims=True)
+
+
+def _loss(a: np.ndarray, token: np.ndarray, weight: np.ndarray) -> float:
+    p = _shares(a @ weight)
+    return float(-np.mean(np.log(np.maximum(p[np.arange(len(p)), token], 1e-12))))
+
+
+def _mixture(residual: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, means and log sd of k normals fitted to residuals: EM from quantiles, spreads drawn to the common one."""
+    mean, sd = float(residual.mean()), max(float(residual.std()), 0.06)
+    r = (residual - mean) / sd
+    centre = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
+    spread, share = np.full(k, 0.7), np.full(k, 1 / k)
+    spread[k // 2] = 0.3
+    prior = 10.0
+    for _ in range(25):
+        log = np.log(share) - 0.5 * ((r[:, None] - centre) / spread) ** 2 - np.log(spread)
+        p = _shares(log)
+        n = p.sum(0)
+        centre = (p.T @ r + prior * centre) / (n + prior)
+        variance = ((p * (r[:, None] - centre) ** 2).sum(0) + prior * 0.3) / (n + prior)
+        spread, share = np.sqrt(variance), (n + prior / 2) / (n + prior / 2).sum()
+    return np.log(share), mean + sd * centre, np.clip(np.log(sd * spread), *LOG_SD)

@@ -1,0 +1,94 @@
+"""The start of a column network: the right lines, shrunk where there is nothing, and only where they may be."""
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
+from cohortloom.nets.columnar_start import start_at_lines
+
+SHAPES = [
+    ColumnShape("number", 3, (True, False, True), (0.8, 0.0, 0.2), own=(0, 1)),
+    ColumnShape("category", 3, (True,) * 3, (0.3, 0.3, 0.4), own=(2,)),
+    ColumnShape("number", 3, (True, False, False), (1.0, 0.0, 0.0), own=(3,)),
+]
+
+
+def planted(n: int = 6_000, seed: int = 0):
+    """Column 0: z = 2 f0 - f1 + noise of sd .5, missing with odds exp(f4 - 1.4); column 1: softmax of f2 (0, 1, -1);
+    column 2: z = score of column 0 + noise of sd .2, f3 and the other features are noise."""
+    rng = np.random.default_rng(seed)
+    f = rng.normal(size=(n, 30)).astype(np.float32)
+    missing = rng.random(n) < 1 / (1 + np.exp(1.4 - f[:, 4]))
+    z0 = 2 * f[:, 0] - f[:, 1] + 0.5 * rng.normal(size=n)
+    score = np.where(missing, 0, z0)
+    logits = f[:, 2:3] * np.array([0, 1, -1])
+    stage = (rng.gumbel(size=(n, 3)) + logits).argmax(1)
+    z2 = score + 0.2 * rng.normal(size=n)
+    token = np.stack([np.where(missing, 2, 0), stage, np.zeros(n)], 1).astype(np.int64)
+    scores, target = np.stack([score, 0 * score, z2], 1), np.stack([z0, 0 * z0, z2], 1)
+    whole = Rows(
+        torch.from_numpy(f), torch.zeros(n, 0, dtype=torch.long), torch.from_numpy(token),
+        torch.from_numpy(scores).float(), torch.from_numpy(target).float(), torch.full((n, 3), -1),
+    )  # fmt: skip
+    return whole, token, np.repeat(np.arange(n // 4), 4)
+
+
+def started(low_rank: bool, shuffled: bool = False) -> tuple[ColumnNet, Rows]:
+    rows, token, subject = planted()
+    if shuffled:
+        order = torch.from_numpy(np.random.default_rng(1).permutation(len(token)))
+        rows.features = rows.features[order]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ColumnNet(SHAPES, 30, low_rank=low_rank).eval()
+    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    start_at_lines(net, look_up, token, subject, np.arange(len(token)), np.random.default_rng(2))
+    return net, planted(seed=5)[0]
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_numbers_start_at_their_regression(low_rank):
+    net, rows = started(low_rank)
+    with torch.no_grad():
+        for head in net.heads:
+            head.zero_()  # what the lines alone say
+    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    share = torch.softmax(weight, 1)
+    centre = (share * mean).sum(1)
+    spread = ((share * (log_sd.exp() ** 2 + mean**2)).sum(1) - centre**2).sqrt()
+    truth = 2 * rows.features[:, 0] - rows.features[:, 1]
+    assert (centre - truth).abs().mean() < 0.08
+    assert spread.mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_earlier_columns_of_the_row_enter_and_noise_does_not():
+    net, _ = started(False)
+    group = next(g for g in net.groups if 2 in g.columns)
+    at = group.first_wide + group.columns.index(2) * group.wide + group.n_tokens
+    assert float(net.mix_wide[at, 0].detach()) == pytest.approx(1, abs=0.1)
+    assert net.wide[at, 5:].abs().max() < 0.05
+
+
+def test_tokens_start_at_their_softmax():
+    net, rows = started(False)
+    with torch.no_grad():
+        cells = net.log_prob(rows)
+        far, _ = started(False, shuffled=True)
+        lost = far.log_prob(rows)
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=200_000)
+    mass = np.exp(f[:, None] * np.array([0, 1, -1]))
+    p = mass / mass.sum(1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(1).mean()
+    assert -cells[:, 1].mean() == pytest.approx(entropy, abs=0.04)
+    assert -lost[:, 1].mean() > entropy + 0.1, "the measure doesn't notice features of other patients"
+
+
+def test_too_few_rows_are_left_alone():
+    rows, token, subject = planted()
+    net = ColumnNet(SHAPES, 30).eval()
+    before = net.wide.clone()
+    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    start_at_lines(net, look_up, token, subject, np.arange(10), np.random.default_rng(0))
+    assert torch.equal(net.wide, before)
