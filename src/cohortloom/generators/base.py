@@ -82,6 +82,8 @@ class Generator(ABC):
     name: ClassVar[str]
     layout: ClassVar[Layout] = Layout()
     abilities: ClassVar[frozenset[Ability]] = frozenset()
+    #: What `codec_` is; another class needs `to_json` and `from_json(schema, state)`.
+    codec_class: ClassVar[Any] = Codec
     #: Can a fitted model be written without anything that runs?
     storable: ClassVar[bool] = True
 
@@ -333,7 +335,7 @@ class Generator(ABC):
         """The reverse of `_write`."""
         from cohortloom.files import read_json
 
-        self.codec_ = Codec.from_json(schema, read_json(folder / "codec.json"))
+        self.codec_ = self.codec_class.from_json(schema, read_json(folder / "codec.json"))
 
     # -- checks --------------------------------------------------------------------------------------------------
 

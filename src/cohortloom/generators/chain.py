@@ -1,7 +1,10 @@
-"""Statics from one generator, the course from another: p(statics) p(course | statics).
+"""Statics from one generator, the course from another, waveforms from a third:
 
-Any generator fills the first link; the second must take `given` patients. Each link is fitted on the whole cohort, so a
-jointly trained model may fill either. Every patient of a chain has a static row.
+    p(statics) p(course | statics) p(signals | statics, course)
+
+Any generator fills the first link; the others must take `given` patients, and the course or the signals may be left
+out. Each link is fitted on the whole cohort, so a jointly trained model may fill several. Every patient of a chain has
+a static row.
 """
 
 from __future__ import annotations
@@ -30,35 +33,44 @@ class Chain(Generator):
 
     Args:
         static: Draws the statics (whatever else it draws is dropped). A generator, or its name.
-        events: Draws the course given statics. A generator, or its name.
+        events: Draws the course given statics. A generator, or its name; None: there is no course.
+        signals: Draws the waveforms given all tables. A generator, or its name; None: there are none.
     """
 
     name: ClassVar[str] = "chain"
     abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.CONDITION})
-    files: ClassVar[frozenset[str]] = frozenset({"static", "events"})
+    files: ClassVar[frozenset[str]] = frozenset({"static", "events", "signals"})
 
     static: Any = "independent"
     events: Any = "columnar-ar"
+    signals: Any = None
 
     def __post_init__(self) -> None:
-        self.static, self.events = _generator(self.static), _generator(self.events)
-        if not (Ability.GIVEN in self.events.abilities or not self.events.layout.static):
-            raise SettingsError(
-                f'chain.events: {self.events.name} does not continue from given patients (ability "given").'
-            )
+        self.static = _generator(self.static)
+        self.events = None if self.events is None else _generator(self.events)
+        self.signals = None if self.signals is None else _generator(self.signals)
+        for link, model in self._links()[1:]:
+            if not (Ability.GIVEN in model.abilities or not model.layout.static):
+                raise SettingsError(
+                    f'chain.{link}: {model.name} does not continue from given patients (ability "given").'
+                )
+
+    def _links(self) -> list[tuple[str, Generator]]:
+        """The links there are, in the order they draw."""
+        links = (("static", self.static), ("events", self.events), ("signals", self.signals))
+        return [(link, model) for link, model in links if model is not None]
 
     def settings(self) -> dict[str, Any]:
-        return {
-            link: {"generator": model.name, **model.settings()}
-            for link, model in (("static", self.static), ("events", self.events))
-        }
+        found: dict[str, Any] = {link: {"generator": model.name, **model.settings()} for link, model in self._links()}
+        return found if self.events is not None else {**found, "events": None}
 
     def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
-        half = run.minutes / 2 if run.minutes is not None else None
-        for link, model in (("static", self.static), ("events", self.events)):
+        links = self._links()
+        part = run.minutes / len(links) if run.minutes is not None else None
+        for link, model in links:
             file = run.checkpoint.with_name(f"{run.checkpoint.name}.{link}") if run.checkpoint else None
             model.schema_, model.n_fitted_ = cohort.schema, cohort.n_subjects
-            model._learn(cohort, rng.child(link), replace(run, minutes=half, checkpoint=file))
+            model._learn(cohort, rng.child(link), replace(run, minutes=part, checkpoint=file))
 
     def _fit(self, data: Encoded, context: Encoded | None, rng: Rng, run: Run) -> None:
         raise NotImplementedError("the links learn")
@@ -68,10 +80,16 @@ class Chain(Generator):
 
     def _encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
         found: dict[str, float] = {}
-        for model, is_static in ((self.static, True), (self.events, False)):
-            own = {p: v for p, v in where.items() if (p.partition(".")[0] in self.schema_.statics) == is_static}
+        for link, model in (("static", self.static), ("events", self.events), ("signals", self.signals)):
+            own = {path: value for path, value in where.items() if self._link_of(path) == link}
+            if own and model is None:
+                raise SettingsError(f"chain: there is no link {link}, so {', '.join(own)} can't be fixed.")
             found |= model._encode_where(own) if own else {}
         return found
+
+    def _link_of(self, path: str) -> str:
+        name = path.partition(".")[0]
+        return "static" if name in self.schema_.statics else "signals" if name in self.schema_.signals else "events"
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         from cohortloom.generators.redraw import with_statics
@@ -81,17 +99,25 @@ class Chain(Generator):
         whole = self.static._make(ids, None, rng.child("static"), fixed)
         first = fixed.write_into(Cohort.build(self.schema_, {name: whole.tables[name] for name in statics}))
         ids = first.subjects.to_numpy()  # who has no static row is nobody to continue from, and is drawn again
-        return with_statics(self.events._make(ids, first, rng.child("events"), later), first, ids)
+        course = first
+        if self.events is not None:
+            drawn = self.events._make(ids, first, rng.child("events"), later)
+            course = later.write_into(with_statics(drawn, first, ids))
+        if self.signals is None:
+            return course
+        waves = condition.part(self.schema_.signals)
+        return with_statics(self.signals._make(ids, course, rng.child("signals"), waves), first, ids)
 
     def _write(self, folder: Path) -> dict[str, Any]:
-        self.static.save(folder / "static")
-        self.events.save(folder / "events")
+        for link, model in self._links():
+            model.save(folder / link)
         return {}
 
     def _read(self, folder: Path, facts: Mapping[str, Any], schema: Schema) -> None:
         from cohortloom.generators.store import load
 
-        self.static, self.events = load(folder / "static"), load(folder / "events")
+        for link, _ in self._links():
+            setattr(self, link, load(folder / link))
 
 
 def _generator(link: Any) -> Generator:

@@ -50,10 +50,14 @@ class Condition:
         keep = [path for path in self.values if path.partition(".")[0] in tables]
         return Condition({p: self.values[p] for p in keep}, {p: self.features[p] for p in keep})
 
+    def _of_tables(self, schema: Schema) -> list[tuple[str, Any]]:
+        """The conditions on table columns; those on a signal are kept by the generator that draws it."""
+        return [(path, value) for path, value in self.values.items() if path.partition(".")[0] not in schema.signals]
+
     def write_into(self, cohort: Cohort) -> Cohort:
         """Put the values where they belong: static rows, and each patient's first visit."""
         tables = dict(cohort.tables)
-        for path, value in self.values.items():
+        for path, value in self._of_tables(cohort.schema):
             name, _, column = path.partition(".")
             frame = tables[name]
             fixed = pl.lit(value, dtype=frame.schema[column])
@@ -65,7 +69,7 @@ class Condition:
     def unmet(self, cohort: Cohort) -> pl.Series:
         """Patients who lack one of the values (a repair changed it, or there is no row to hold it)."""
         met = cohort.subjects
-        for path, value in self.values.items():
+        for path, value in self._of_tables(cohort.schema):
             name, _, column = path.partition(".")
             rows = cohort.tables[name].unique("subject_id", keep="first", maintain_order=True)
             keep = rows.filter(pl.col(column).eq_missing(pl.lit(value, dtype=rows.schema[column])))["subject_id"]
@@ -75,6 +79,8 @@ class Condition:
 
 def _cell(schema: Schema, path: str, value: Any) -> Any:
     """The value in the type of the table's column; it has been checked before."""
+    if path.partition(".")[0] in schema.signals:
+        return value
     column = schema.column(path)
     if value is None:
         return None

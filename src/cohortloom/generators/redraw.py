@@ -78,7 +78,7 @@ def with_statics(drawn: Cohort, given: Cohort, ids: np.ndarray) -> Cohort:
     for name in drawn.schema.statics:
         frame = given.tables[name].join(plan, on="subject_id", how="inner", maintain_order="left")
         tables[name] = frame.drop("subject_id").rename({"new_id": "subject_id"})
-    return Cohort.build(drawn.schema, tables, origin=drawn.origin)
+    return Cohort.build(drawn.schema, tables, signals=drawn.signals, origin=drawn.origin)
 
 
 def _n_changed(before: Cohort, after: Cohort) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import polars as pl
 
-from cohortloom.cohort import Cohort, Origin
+from cohortloom.cohort import Cohort, Origin, SignalSet
 from cohortloom.schema import Schema
 
 __all__ = ["add_notes", "merge"]
@@ -22,7 +23,31 @@ def merge(schema: Schema, parts: Iterable[Cohort], *, origin: Origin | None = No
     """
     parts = list(parts)
     tables = {name: pl.concat([part.tables[name] for part in parts], how="vertical") for name in schema.tables if parts}
-    return Cohort.build(schema, tables, origin=origin or (parts[0].origin if parts else Origin()))
+    names = [name for name in schema.signals if any(name in part.signals for part in parts)]
+    signals = {name: _joined([part.signals[name] for part in parts if name in part.signals]) for name in names}
+    return Cohort.build(schema, tables, signals=signals, origin=origin or (parts[0].origin if parts else Origin()))
+
+
+def _joined(parts: list[SignalSet]) -> SignalSet:
+    """Records of all parts by subject (a subject's records keep their order), padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    records = pl.concat([part.records for part in parts], how="vertical_relaxed")
+    order = records["subject_id"].arg_sort(maintain_order=True).to_numpy() if records.height else np.zeros(0, int)
+    longest = max(part.samples.shape[2] for part in parts)
+    samples = np.full((records.height, parts[0].samples.shape[1], longest), np.nan, dtype=np.float32)
+    start, place = 0, np.argsort(order)
+    for part in parts:
+        n = len(part.samples)
+        samples[place[start : start + n], :, : part.samples.shape[2]] = part.samples
+        start += n
+    notes = [part.annotations for part in parts if part.annotations is not None]
+    joined = pl.concat(notes, how="vertical_relaxed") if notes else None
+    if joined is not None:
+        rank = records[order].select("record_id").with_row_index("rank")
+        joined = joined.join(rank, on="record_id", how="left", maintain_order="left")
+        joined = joined.sort("rank", "sample", maintain_order=True).drop("rank")
+    return SignalSet(parts[0].spec, records[order], samples, joined)
 
 
 def add_notes(notes: Iterable[dict]) -> dict:

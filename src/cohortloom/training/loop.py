@@ -156,7 +156,7 @@ class _PhaseRun:
         self.held_out = torch.as_tensor(np.asarray(held, dtype=np.int64))
         self.set = (self.phase.training or run.training).resolved(len(self.items))
         self.optimisers = [_optimiser(o, self.set) for o in self.phase.objectives]
-        self.average = Average(self.phase.net, self.set.ema)
+        self.average = Average(self.phase.net, self.set.ema, self.set.ema_power)
         self.best = copy_state(self.phase.net)
         #: Plain numbers that make up the state, beside the tensors.
         self.at: dict[str, Any] = dict(

@@ -38,6 +38,7 @@ class Training:
         final_rate: Share of the rate left at the end.
         clip: Largest gradient norm of an objective; 0 for none.
         ema: Decay of the average of weights; 0 for none.
+        ema_power: Power of an average whose length follows the run, in place of `ema`; 0 for none.
         validation: Share of patients kept for early stopping; 0 for none.
         evaluate_every: Steps between evaluations.
         patience: Evaluations without gain before a phase ends; 0 never ends early.
@@ -56,6 +57,7 @@ class Training:
     final_rate: float = 0.05
     clip: float = 1.0
     ema: float = 0.99
+    ema_power: float = 0.0
     validation: float = 0.15
     evaluate_every: int | None = None
     patience: int | None = None
@@ -71,7 +73,7 @@ class Training:
             if (value := getattr(self, name)) is not None and value < low
         ]
         wrong += [n for n in ("learning_rate",) if not getattr(self, n) > 0]
-        wrong += [n for n in ("weight_decay", "warm_up", "clip", "retries") if getattr(self, n) < 0]
+        wrong += [n for n in ("weight_decay", "warm_up", "clip", "retries", "ema_power") if getattr(self, n) < 0]
         wrong += [n for n in ("ema", "validation", "final_rate") if not 0 <= getattr(self, n) < 1]
         wrong += ["epochs"] if self.epochs is not None and not self.epochs > 0 else []
         if wrong:

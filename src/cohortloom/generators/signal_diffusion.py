@@ -1,0 +1,577 @@
+"""Waveforms by diffusion, from the top down.
+
+A plain diffusion model draws single beats well, but in a record of many beats they stand wherever the noise looked like
+a QRS, and each has another shape. So a record is drawn as
+
+    p(labels | c)  p(rhythm, texture, code | c, labels)  p(RR | rhythm)  p(samples | RR, code, texture, c, labels)
+
+c is what the patient's own record says (statics, values nearest in time, diagnoses). The first two factors are in closed
+form (`nets/record_code.py`), the RR series is a small LSTM (`nets/rhythm.py`), and the samples are a rectified flow
+whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats the code stands for.
+What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each other.
+
+Records without a rhythm (single beats, EEG) are drawn with a code of their spectrum and no guides.
+
+References:
+    Liu, Gong, Liu (2023). arXiv:2209.03003. Karras et al. (2022). arXiv:2206.00364. Alcaraz, Strodthoff (2023).
+    Diffusion-based conditional ECG generation. arXiv:2301.08227. Ho, Salimans (2022). Classifier-free diffusion
+    guidance. arXiv:2207.12598.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import nn
+
+from cohortloom.codec.beats import Beats, template_grid
+from cohortloom.codec.record_context import RecordContext
+from cohortloom.codec.signals import CLIP, SignalCodec
+from cohortloom.codec.tensors import Encoded, Layout
+from cohortloom.cohort import Cohort, SignalSet
+from cohortloom.cohort.resample import relabel
+from cohortloom.diffusion.path import PATHS
+from cohortloom.diffusion.sampler import SAMPLERS, grid, stochastic
+from cohortloom.errors import DataError, Problem, SettingsError, nearest
+from cohortloom.generators.base import Ability, Run
+from cohortloom.generators.condition import Condition
+from cohortloom.generators.signal_codec import WaveCodec
+from cohortloom.generators.signal_plan import RecordPlan
+from cohortloom.generators.signal_records import (
+    N_RHYTHM,
+    N_TEXTURE,
+    WaveRecords,
+    guides,
+    rhythm_of,
+    texture_of,
+)
+from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.nets.conv1d import UNet1d
+from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
+from cohortloom.nets.rhythm import RhythmNet
+from cohortloom.rng import Rng
+from cohortloom.training import Objective, Phase, Training, hold_out
+
+__all__ = ["SignalDiffusion", "WaveNet"]
+
+_BATCH = 32
+
+
+class WaveNet(nn.Module):
+    """All that is learned of a signal: code, prior, labels, rhythm, denoiser."""
+
+    def __init__(self, facts: Mapping[str, Any], denoiser: nn.Module) -> None:
+        super().__init__()
+        n_facts = facts["n_facts"]
+        self.denoiser = denoiser
+        self.code = LinearCode(facts["n_shape"], facts["n_code"])
+        self.prior = RecordPrior(facts["n_context"], n_facts)
+        self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
+        self.rhythm = RhythmNet(n_facts) if facts["beats"] else None
+        self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
+        self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
+
+
+@dataclass(kw_only=True)
+class SignalDiffusion(TorchGenerator):
+    """Diffusion model of waveforms given the patient's record: rhythm, then beat shape, then samples.
+
+    Args:
+        signal: Name of the signal; may be left out if the cohort has one.
+        path: Process: rectified flow, EDM, or variance preserving (DDPM's, with a cosine schedule).
+        sampler: "dpm2m" (one evaluation a step, second order), "heun" (two), "euler", "ddim" or "stochastic".
+        sampling_steps: Steps of the sampler; 16 reach the texture, 8 are a preview.
+        guidance: Weight of classifier-free guidance; 1 for none, above 1 tightens to the labels at the cost of variety.
+        denoiser: "unet", or "s4d" (bidirectional state-space layers).
+        width: Features of the first level.
+        levels: Width of each level in units of `width`; None: (1, 2), and (1, 2, 2) above 512 samples.
+        patch: Samples per token; None: by sampling rate and length (about 25 tokens a second).
+        attention: Self-attention at the coarsest level.
+        window: Longest piece of a record that is trained on [s].
+        code: Most numbers in the code of a record.
+        top_down: Draw rhythm and code first; False gives the plain recipe, for comparison.
+        drop: Chance that a record's context is hidden in training.
+        records_per_patient: Records of each patient drawn; None: as in training.
+        precision: Of the denoiser. "auto" takes bfloat16 where the processor has it, else float32.
+    """
+
+    name: ClassVar[str] = "signal-diffusion"
+    layout: ClassVar[Layout] = Layout(static=False, sequence=False, signals=True)
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {Ability.GIVEN, Ability.CONDITION, Ability.IMPUTE, Ability.RESUME}
+    )
+    codec_class: ClassVar[Any] = WaveCodec
+
+    signal: str = ""
+    path: Literal["flow", "edm", "vp"] = "flow"
+    sampler: Literal["dpm2m", "heun", "euler", "ddim", "stochastic"] = "dpm2m"
+    sampling_steps: int = 16
+    guidance: float = 1.0
+    denoiser: Literal["unet", "s4d"] = "unet"
+    width: int = 64
+    levels: tuple[int, ...] | None = None
+    patch: int | None = None
+    attention: bool = False
+    window: float = 10.0
+    code: int = 24
+    top_down: bool = True
+    drop: float = 0.1
+    records_per_patient: int | None = None
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    training: Training = field(
+        default_factory=lambda: Training(
+            steps=4000, batch_size=32, learning_rate=3e-3, final_rate=0.02, warm_up=100, ema_power=18.0,
+            evaluate_every=250, patience=0, validation=0.1,
+        )
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = [n for n in ("sampling_steps", "width", "code") if getattr(self, n) < 1]
+        wrong += [n for n in ("window",) if not self.window > 0] + [n for n in ("drop",) if not 0 <= self.drop < 1]
+        wrong += [n for n in ("patch", "records_per_patient") if (v := getattr(self, n)) is not None and v < 1]
+        if wrong:
+            raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range.")
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+        name = self._signal_of(cohort)
+        signals = cohort.signals[name]
+        self.codec_ = WaveCodec(
+            name, SignalCodec.fit(signals), RecordContext.fit(cohort, name), RecordPlan.fit(cohort, name)
+        )
+        context, observed = self.codec_.context.encode(cohort, signals.records)
+        _, subject = np.unique(signals.records["subject_id"].to_numpy(), return_inverse=True)
+        self.label_sets_, which = _label_sets(signals.records["label"])
+        data = WaveRecords(signals, self.codec_.samples, subject, context, observed, which)
+        data.describe(self.top_down)
+        self._fit(data, None, rng.child("model"), run)  # type: ignore[arg-type]
+
+    def _signal_of(self, cohort: Cohort) -> str:
+        known = [n for n, s in cohort.signals.items() if s.records.height]
+        if self.signal and self.signal not in cohort.schema.signals:
+            raise SettingsError(
+                f'{self.name}: the schema has no signal "{self.signal}".{nearest(self.signal, cohort.schema.signals)}'
+            )
+        if not self.signal and len(known) > 1:
+            raise SettingsError(
+                f"{self.name}: the cohort has several signals; set signal to one of {', '.join(known)}."
+            )
+        name = self.signal or next(iter(known), "")
+        if name not in known:
+            problem = Problem(
+                "no-records", name or "signals", "the cohort has no waveform record", "Read or simulate some."
+            )
+            raise DataError("", [problem])
+        return name
+
+    def measure(self, data: Any, context: Encoded | None, rng: Rng) -> dict[str, Any]:
+        n, n_shape = data.shape.shape
+        n_code = max(1, min(self.code, n // 4, n_shape))
+        with_beats = data.beats is not None
+        return {
+            "beats": with_beats,
+            "n_shape": n_shape,
+            "n_code": n_code,
+            "n_facts": n_code + (N_RHYTHM + N_TEXTURE) * with_beats,
+            "n_context": data.context.shape[1],
+            "n_labels": self.codec_.context.n_labels,
+            "n_channels": self.codec_.samples.n_modelled,
+            "n_samples": int(data.n_samples.max()),
+            "fs": data.fs,
+            "label_sets": list(self.label_sets_),
+        }
+
+    def _shape(self, facts: Mapping[str, Any], n_subjects: int) -> Shape:
+        return Shape((), (), n_subjects, facts)
+
+    def _fingerprint(self, data: Any, context: Encoded | None, rng: Rng) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        settings = json.dumps([self.name, self.settings(), self.schema_.digest, str(rng.seed)], sort_keys=True)
+        digest.update(settings.encode())
+        for array in (data.shape, data.context, data.subject, data.label_set):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def build(self, shape: Shape) -> nn.Module:
+        facts = shape.facts
+        n_guides = facts["n_channels"] + 2 if facts["beats"] else 0
+        n_condition = 2 * facts["n_context"] + facts["n_facts"]
+        patch = self.patch or _patch(facts["n_samples"], facts["fs"])
+        if self.denoiser == "s4d":
+            from cohortloom.nets.state_space import S4Denoiser
+
+            net: nn.Module = S4Denoiser(
+                facts["n_channels"], width=self.width, patch=patch, n_condition=n_condition, n_guides=n_guides
+            )
+        else:
+            levels = self.levels or ((1, 2) if facts["n_samples"] <= 512 else (1, 2, 2))
+            net = UNet1d(
+                facts["n_channels"], width=self.width, levels=levels, patch=patch, n_condition=n_condition,
+                n_guides=n_guides, attention=self.attention,
+            )  # fmt: skip
+        return WaveNet(facts, net)
+
+    def phases(self, net: Any, data: Any, context: Encoded | None, rng: Rng) -> list[Phase]:
+        self._fit_facts(net, data, rng)
+        keep, aside = hold_out(data.n_subjects, self.training.validation, rng)
+        rows = np.flatnonzero(np.isin(data.subject, keep))
+        held = np.flatnonzero(np.isin(data.subject, aside))
+        held = held[:: max(1, len(held) // 256)]  # a few hundred are enough to see the loss turn
+        found = []
+        if net.rhythm is not None:
+            found.append(self._rhythm_phase(net, data, rows, held))
+        loss = self._diffusion_loss(net, data)
+        found.append(
+            Phase("diffusion", net.denoiser, rows, [Objective("diffusion", net.denoiser.parameters(), loss)],
+                  held_out=held, share=0.95)
+        )  # fmt: skip
+        return found
+
+    def _fit_facts(self, net: Any, data: Any, rng: Rng) -> None:
+        """Everything in closed form: code, facts, their laws."""
+        some = np.sort(rng.child("code").numpy.permutation(len(data.shape))[:4000])
+        net.code.fit(data.shape[some])
+        data.z, data.z_sd = net.code.encode(data.shape)
+        facts = data.z
+        if data.beats is not None:
+            rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
+            texture = np.concatenate([texture_of(*p) for p in self._left_over(net, data)])
+            facts = np.concatenate([rhythm, texture, data.z], axis=1)
+        usual = np.nan_to_num(np.nanmedian(facts, axis=0)) if np.isnan(facts).any() else np.zeros(facts.shape[1])
+        facts = np.where(np.isfinite(facts), facts, usual)
+        middle, spread = facts.mean(axis=0), np.maximum(facts.std(axis=0), 1e-6)
+        net.middle.copy_(torch.from_numpy(middle))
+        net.spread.copy_(torch.from_numpy(spread))
+        data.facts = (facts - middle) / spread
+        net.prior.fit(data.context, data.observed, data.facts, data.subject, rng.child("prior"))
+        n_labels = self.codec_.context.n_labels
+        rest, seen = data.context[:, n_labels:], data.observed[:, n_labels:]
+        if len(self.label_sets_) > 0:
+            net.labels.fit(data.label_set, np.where(seen, rest, 0.0))
+
+    def _left_over(self, net: Any, data: Any) -> Iterator[tuple[np.ndarray, float]]:
+        """(samples minus beat train, fs), a chunk of records at a time."""
+        for start in range(0, len(data.shape), 128):
+            rows = np.arange(start, min(start + 128, len(data.shape)))
+            n = int(data.n_samples.max())
+            x, seen = data.crop(rows, np.zeros(len(rows), int), n)
+            z = torch.from_numpy(data.z[rows]).float()
+            train = self._guides(net, z, data.beats.take(rows), n, data.fs)[:, : x.shape[1]]
+            yield ((x - train) * seen).numpy(), data.fs
+
+    def _rhythm_phase(self, net: Any, data: Any, rows: np.ndarray, held: np.ndarray) -> Phase:
+        mean = data.facts[:, 0] * float(net.spread[0]) + float(net.middle[0])
+        spread = np.exp(data.facts[:, 1] * float(net.spread[1]) + float(net.middle[1]))
+        u = torch.from_numpy((data.log_rr - mean[:, None]) / spread[:, None]).float()
+        odd, real = torch.from_numpy(data.beats.odd[:, 1:]), torch.from_numpy(data.beats.real[:, 1:])
+        facts = torch.from_numpy(data.facts).float()
+        enough = data.beats.count >= 3
+
+        def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+            return net.rhythm.loss(u[batch], odd[batch], real[batch], facts[batch])
+
+        rows = rows[enough[rows]] if enough[rows].any() else rows
+        held = held[enough[held]]
+        training = Training(steps=min(1500, self.training.steps or 1500), batch_size=64, learning_rate=5e-3,
+                            final_rate=0.02, ema_power=18.0, evaluate_every=50, patience=8)  # fmt: skip
+        objective = Objective("rhythm", net.rhythm.parameters(), loss)
+        return Phase("rhythm", net.rhythm, rows, [objective], held_out=held, training=training, share=0.05)
+
+    def _diffusion_loss(self, net: Any, data: Any) -> Any:
+        path = PATHS[self.path]()
+        n = min(int(data.n_samples.max()), max(round(self.window * data.fs), 16))
+        lengths = data.n_samples
+
+        def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+            rows = batch.numpy()
+            free = np.maximum(lengths[rows] - n, 0)
+            start = (torch.rand(len(rows), generator=draw).numpy() * (free + 1)).astype(int)
+            x, seen = data.crop(rows, start, n)
+            noise = torch.randn(len(rows), data.z.shape[1], generator=draw)
+            z = torch.from_numpy(data.z[rows]).float() + torch.from_numpy(data.z_sd[rows]).float() * noise
+            facts = torch.from_numpy(data.facts[rows]).float()
+            facts[:, -z.shape[1] :] = (z - net.middle[-z.shape[1] :].float()) / net.spread[-z.shape[1] :].float()
+            observed = torch.from_numpy(data.observed[rows]).float()
+            shown = (torch.rand(len(rows), 1, generator=draw) >= self.drop).float()
+            shown = shown * (torch.rand(observed.shape, generator=draw) >= self.drop).float()
+            condition = _condition(torch.from_numpy(data.context[rows]).float(), observed * shown, facts)
+            guide = None
+            if data.beats is not None:
+                guide = self._guides(net, z, data.beats.take(rows), n, data.fs, start=start)
+            network = self._network(net, condition, guide)
+            return (path.loss(network, x, draw) * seen).sum() / seen.sum().clamp(min=1)
+
+        return loss
+
+    # -- the denoiser and what it is shown -------------------------------------------------------------------------
+
+    def _guides(
+        self, net: Any, z: torch.Tensor, beats: Beats, n: int, fs: float, *, start: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Guide channels for codes and beats; `start` is where each piece begins [samples]."""
+        n_channels = self.codec_.samples.n_modelled
+        template = net.code.decode(z).reshape(len(z), n_channels, len(template_grid(fs)))
+        place = torch.from_numpy(beats.place).float()
+        if start is not None:
+            place = place - torch.from_numpy(start)[:, None].float()
+        return guides(template, place, torch.from_numpy(beats.real), torch.from_numpy(beats.odd), n, fs)
+
+    def _network(self, net: Any, condition: torch.Tensor, guide: torch.Tensor | None) -> Any:
+        """The denoiser under the run's precision; float32 outside of it."""
+
+        def network(z: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            with self._autocast():
+                return net.denoiser(z, level, condition, guide).float()
+
+        return network
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        wanted = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
+        if wanted and self.denoiser == "unet":
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                yield
+        else:
+            yield
+
+    def _denoise(self, condition: torch.Tensor, guide: torch.Tensor | None) -> Any:
+        """denoise(y, sigma) -> x^, with guidance."""
+        path, facts = PATHS[self.path](), self.shape_.facts
+        network = self._network(self.net_, condition, guide)
+        blank = condition.clone()
+        blank[:, : 2 * facts["n_context"]] = 0.0
+        unaware = self._network(self.net_, blank, guide)
+
+        def denoise(y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            clean = path.denoise(network, y, sigma)
+            if self.guidance != 1.0:
+                plain = path.denoise(unaware, y, sigma)
+                clean = plain + self.guidance * (clean - plain)
+            return clean.clamp(-CLIP, CLIP)
+
+        return denoise
+
+    # -- drawing -------------------------------------------------------------------------------------------------
+
+    def _encode_where(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        self._require(Ability.CONDITION, "fix values with where")
+        name, found, problems = self.codec_.signal, {}, []
+        for path, value in where.items():
+            if path == f"{name}.label":
+                parts = [p for p in str(value).split("|") if p]
+                unknown = [p for p in parts if p not in self.codec_.context.labels]
+                hint = nearest(unknown[0], self.codec_.context.labels) if unknown else ""
+                if unknown or not parts:
+                    problems.append(Problem("unknown-label", path, "is not a label of the training records", hint))
+                found[path] = "|".join(parts)
+            elif path == f"{name}.heart_rate" and self.shape_.facts["beats"]:
+                rate = _number(value)
+                if rate is None or not 15 <= rate <= 350:
+                    problems.append(Problem("out-of-range", path, "must lie between 15 and 350 per minute", ""))
+                found[path] = rate
+            else:
+                known = f"{name}.label" + (f" and {name}.heart_rate" if self.shape_.facts["beats"] else "")
+                what = f"can't be fixed by {self.name}; it takes {known}"
+                problems.append(Problem("no-condition", path, what, "Fix statics in the link that draws them."))
+        if problems:
+            raise SettingsError("", problems)
+        return found
+
+    def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
+        from cohortloom.training import drawing_from, few_threads
+
+        people = _people(self.schema_, given, ids)
+        alone = given is None or any(people.tables[t].height == 0 for t in people.tables)
+        at_least = 1 if alone or not people.tables or condition.features else 0
+        records = self.codec_.plan.draw(
+            people, pl.Series("subject_id", ids), rng.child("plan"), per_patient=self.records_per_patient,
+            at_least=at_least,
+        )  # fmt: skip
+        with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(rng.child("layers").torch):
+            signals = self._draw_signals(people, records, rng, condition.features)
+        return Cohort.build(self.schema_, people.tables, signals={self.codec_.signal: signals}, origin=people.origin)
+
+    def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
+        raise NotImplementedError("records are drawn by _make")
+
+    def _draw_signals(self, people: Cohort, records: pl.DataFrame, rng: Rng, where: Mapping[str, Any]) -> SignalSet:
+        """Labels, facts, rhythm and samples of records."""
+        name, facts = self.codec_.signal, self.shape_.facts
+        records = records.with_columns(
+            pl.Series("label", self._labels(people, records, rng, where.get(f"{name}.label")), dtype=pl.String)
+        )
+        context, observed = self.codec_.context.encode(people, records)
+        _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
+        drawn = self.net_.prior.draw(context, observed, subject, rng.child("facts"))
+        rate = where.get(f"{name}.heart_rate")
+        if rate is not None:
+            drawn[:, 0] = (math.log(60 / rate) - float(self.net_.middle[0])) / float(self.net_.spread[0])
+        beats = self._beats(drawn, records["n_samples"].to_numpy(), rng.child("rhythm")) if facts["beats"] else None
+        samples = self._samples(drawn, context, observed, beats, records["n_samples"].to_numpy(), rng.child("samples"))
+        notes = _notes(records, beats) if beats is not None else None
+        return SignalSet(self.schema_.signals[name], records, samples, notes)
+
+    def _labels(self, people: Cohort, records: pl.DataFrame, rng: Rng, fixed: str | None) -> list[str | None]:
+        sets, n_labels = self.shape_.facts["label_sets"], self.shape_.facts["n_labels"]
+        if fixed is not None:
+            return [fixed] * records.height
+        if not sets:
+            return [None] * records.height
+        context, observed = self.codec_.context.encode(people, records)
+        which = self.net_.labels.draw(np.where(observed, context, 0.0)[:, n_labels:], rng.child("labels"))
+        return [sets[k] or None for k in which]
+
+    def _beats(self, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng) -> Beats:
+        """R peaks of each record: the RR series has exactly the drawn mean."""
+        fs, n = self.shape_.facts["fs"], len(drawn)
+        middle, spread = self.net_.middle.numpy(), self.net_.spread.numpy()
+        mean = np.exp(np.clip(drawn[:, 0] * spread[0] + middle[0], math.log(0.17), math.log(4.0)))
+        scale = np.exp(np.clip(drawn[:, 1] * spread[1] + middle[1], -7, 0))
+        inside = np.maximum(np.rint(n_samples / fs / mean).astype(int), 1) if n else np.zeros(0, int)
+        n_beats = int(2 * inside.max(initial=1)) + 4
+        u, odd = self.net_.rhythm.draw(torch.from_numpy(drawn).float(), n_beats, rng.torch)
+        rr = np.exp(np.clip(u.numpy() * scale[:, None], -1.6, 1.6)).astype(np.float64)
+        among = np.arange(n_beats) < inside[:, None]
+        rr *= (mean * inside / np.maximum((rr * among).sum(axis=1), 1e-6))[:, None]
+        rr = np.maximum(rr, 0.2)
+        first = rng.child("phase").numpy.random(n) * mean
+        place = (np.concatenate([first[:, None], first[:, None] + np.cumsum(rr, axis=1)], axis=1) * fs).round(3)
+        odd = np.concatenate([np.zeros((n, 1), bool), odd.numpy()], axis=1)
+        count = (place < n_samples[:, None] - 1).sum(axis=1)
+        width = max(int(count.max(initial=1)), 1)
+        real = np.arange(width) < count[:, None]
+        return Beats(np.where(real, place[:, :width], 0.0), odd[:, :width] & real, count)
+
+    def _samples(
+        self, drawn: np.ndarray, context: np.ndarray, observed: np.ndarray, beats: Beats | None, n_samples: np.ndarray,
+        rng: Rng,
+    ) -> np.ndarray:  # fmt: skip
+        """Physical samples of records, batch by batch."""
+        facts, codec = self.shape_.facts, self.codec_.samples
+        longest = int(n_samples.max(initial=0)) if len(n_samples) else facts["n_samples"]
+        out = np.full((len(drawn), len(codec.channels), longest), np.nan, dtype=np.float32)
+        for k, start in enumerate(range(0, len(drawn), _BATCH)):
+            rows = np.arange(start, min(start + _BATCH, len(drawn)))
+            n = int(n_samples[rows].max())
+            stream = rng.child(k)
+            denoise = self._denoise(*self._shown(drawn[rows], context[rows], observed[rows], beats, rows, n))
+            x = self._integrate(denoise, (len(rows), facts["n_channels"], n), stream)
+            out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows])
+        return out
+
+    def _shown(
+        self,
+        drawn: np.ndarray,
+        context: np.ndarray,
+        observed: np.ndarray,
+        beats: Beats | None,
+        rows: np.ndarray,
+        n: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Condition vector and guides of a batch."""
+        facts = torch.from_numpy(drawn).float()
+        condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), facts)
+        if beats is None:
+            return condition, None
+        k = self.shape_.facts["n_code"]
+        z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
+        return condition, self._guides(self.net_, z, beats.take(rows), n, self.shape_.facts["fs"])
+
+    def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng) -> torch.Tensor:
+        levels = grid(self.sampling_steps)
+        y = levels[0] * torch.randn(shape, generator=stream.child("noise").torch)
+        if self.sampler == "stochastic":
+            return stochastic(denoise, y, levels, generator=stream.child("churn").torch)
+        return SAMPLERS[self.sampler](denoise, y, levels)
+
+    # -- what is missing -------------------------------------------------------------------------------------------
+
+    def _impute(self, cohort: Cohort, rng: Rng) -> Cohort:
+        from cohortloom.generators.signal_inpaint import inpaint
+
+        return inpaint(self, cohort, rng)
+
+
+def _condition(context: torch.Tensor, observed: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+    return torch.cat([context * observed, observed, facts], dim=1)
+
+
+def _people(schema: Any, given: Cohort | None, ids: np.ndarray) -> Cohort:
+    """The tables of the given patients under the new ids, visits numbered so that shards do not clash."""
+    if given is None:
+        return Cohort.build(schema, {})
+    plan = pl.DataFrame({"subject_id": given.subjects, "new_id": ids})
+    copied = relabel(given, plan)
+    visits = schema.visit_table
+    if visits is None:
+        return copied
+    place = pl.col("visit_id").rank("ordinal").over("subject_id").cast(pl.Int64)
+    links = copied.tables[visits].select("visit_id", (pl.col("subject_id") * 1_000_000 + place).alias("new_visit"))
+    tables = dict(copied.tables)
+    for name in schema.tables:
+        if schema.has_visit_id(name):
+            frame = tables[name].join(links, on="visit_id", how="left", maintain_order="left")
+            tables[name] = frame.drop("visit_id").rename({"new_visit": "visit_id"})
+    return Cohort.build(schema, tables, origin=copied.origin)
+
+
+def _label_sets(labels: pl.Series) -> tuple[list[str], np.ndarray]:
+    """Sets of labels that at least two records have, and each record's; a rarer set becomes its most frequent label.
+
+    The empty text stands for a record whose label is not known.
+    """
+    texts = ["|".join(sorted(t.split("|"))) if t else "" for t in labels.fill_null("").to_list()]
+    if not any(texts):
+        return [], np.zeros(len(texts), dtype=int)
+    sets = Counter(texts)
+    single = Counter(part for t in texts for part in t.split("|"))
+    reduced = [t if sets[t] >= 2 else max(t.split("|"), key=lambda p: (single[p], p)) for t in texts]
+    known = sorted(set(reduced))
+    place = {t: k for k, t in enumerate(known)}
+    return known, np.array([place[t] for t in reduced])
+
+
+def _notes(records: pl.DataFrame, beats: Beats) -> pl.DataFrame:
+    """Beat annotations of drawn records."""
+    rows, columns = np.nonzero(beats.real)
+    sample = np.rint(beats.place[rows, columns]).astype(np.int64)
+    return pl.DataFrame(
+        {
+            "record_id": records["record_id"].gather(rows),
+            "sample": np.minimum(sample, records["n_samples"].to_numpy()[rows] - 1),
+            "kind": pl.Series(["beats"] * len(rows), dtype=pl.String),
+            "symbol": pl.Series(np.where(beats.odd[rows, columns], "V", "N").tolist(), dtype=pl.String),
+        }
+    )
+
+
+def _patch(n_samples: int, fs: float) -> int:
+    """Samples per token: 2 for single beats, else about 25 tokens a second."""
+    if n_samples <= 200:
+        return 2
+    return 4 if fs <= 160 else 8 if fs <= 320 else 10
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _has_bfloat16() -> bool:
+    """Does the processor multiply bfloat16 itself (AVX-512 BF16 or AMX)?"""
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(probe() for probe in probes if probe is not None)

@@ -1,0 +1,142 @@
+"""Training records as a network is shown them, and the facts of each record that are drawn before its samples.
+
+A record with beats is described by
+
+    its averaged beat               coded by `LinearCode`
+    rhythm                          log mean RR, log spread of log RR, log share of odd beats
+    texture                         log power of what the beat train leaves over, in four bands
+
+any other record (single beats, EEG) by its spectrum: log power of each channel in 16 bands, coded likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_grid
+from cohortloom.codec.signals import SignalCodec
+from cohortloom.cohort import SignalSet
+from cohortloom.nets.beat_train import bumps, render
+
+__all__ = ["N_RHYTHM", "N_TEXTURE", "WaveRecords", "guides", "rhythm_of", "spectrum_of", "texture_of"]
+
+N_RHYTHM, N_TEXTURE, N_BANDS = 3, 4, 16
+_TEXTURE_EDGES = (0.0, 0.7, 5.0, 20.0)
+_CHUNK = 256
+
+
+@dataclass
+class WaveRecords:
+    """Training records.
+
+    Args:
+        signals: The records.
+        codec: Scales.
+        subject: Number of each record's patient.
+        context, observed: What the patients' records say.
+        label_set: Place of each record's set of labels in the list of sets.
+        beats: R peaks; None for records without a rhythm.
+        shape: Averaged beats, or log spectra, flat [record, coordinate].
+        log_rr: Log of each RR interval [s], one column fewer than beats.
+        facts, z, z_sd: Standardised facts and code, filled when the code has been fitted.
+    """
+
+    signals: SignalSet
+    codec: SignalCodec
+    subject: Int[np.ndarray, record]
+    context: Float[np.ndarray, "record feature"]
+    observed: np.ndarray
+    label_set: Int[np.ndarray, record]
+    beats: Beats | None = None
+    shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    log_rr: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    facts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    z_sd: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @property
+    def n_subjects(self) -> int:
+        return int(self.subject.max()) + 1 if len(self.subject) else 0
+
+    @property
+    def fs(self) -> float:
+        return self.signals.spec.fs
+
+    @property
+    def n_samples(self) -> Int[np.ndarray, record]:
+        return self.signals.records["n_samples"].to_numpy()
+
+    def describe(self, top_down: bool) -> None:
+        """Find beats (if this is an ECG with a rhythm) and form averaged beats, or spectra."""
+        if top_down and self.signals.spec.kind == "ecg":
+            beats = find_beats(self.signals, self.codec.modelled)
+            if np.median(beats.count) >= 3:
+                self.beats = beats
+        parts = []
+        for start in range(0, len(self.signals.samples), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(self.signals.samples)))
+            x, seen = self.codec.encode(self.signals.samples[rows])
+            if self.beats is None:
+                parts.append(spectrum_of(x, seen, self.fs))
+            else:
+                parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
+        self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
+
+    def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scaled pieces of n samples from `start` on, and which samples are observed."""
+        piece = np.full((len(rows), len(self.signals.spec.channels), n), np.nan, dtype=np.float32)
+        for i, (row, s) in enumerate(zip(rows, start)):
+            found = self.signals.samples[row, :, s : s + n]
+            piece[i, :, : found.shape[1]] = found
+        x, seen = self.codec.encode(piece)
+        return torch.from_numpy(x), torch.from_numpy(seen)
+
+
+def guides(
+    template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float
+) -> torch.Tensor:
+    """Guide channels: the beat train of each modelled channel, bumps at beats, bumps at odd beats."""
+    rate = min(fs, 125.0)
+    grid = template_grid(fs)
+    train = render(template, place, real, odd, n_samples, fs, rate, -float(grid[0]))
+    marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
+    return torch.cat([train, marks], dim=1)
+
+
+def rhythm_of(beats: Beats, fs: float) -> tuple[Float[np.ndarray, "record 3"], Float[np.ndarray, "record beat"]]:
+    """Facts of each rhythm (NaN below three beats), and log RR of each interval [s]."""
+    rr = np.diff(beats.place, axis=1) / fs
+    real = beats.real[:, 1:]
+    log_rr = np.log(np.clip(np.where(real, rr, 1.0), 0.15, 10.0))
+    n = np.maximum(real.sum(axis=1), 1)
+    mean = np.where(real, log_rr, 0.0).sum(axis=1) / n
+    spread = np.sqrt(np.where(real, np.square(log_rr - mean[:, None]), 0.0).sum(axis=1) / n)
+    odd = (beats.odd & beats.real).sum(axis=1)
+    facts = np.stack([mean, np.log(spread + 0.003), np.log((odd + 0.2) / np.maximum(beats.count, 1))], axis=1)
+    facts[beats.count < 3] = np.nan
+    return facts, log_rr
+
+
+def texture_of(left: Float[np.ndarray, "record channel sample"], fs: float) -> Float[np.ndarray, "record 4"]:
+    """Log power in four bands, mean over channels, of what a beat train leaves over."""
+    power = np.square(np.abs(np.fft.rfft(left, axis=-1))).mean(axis=1) / left.shape[-1] ** 2
+    rate = np.fft.rfftfreq(left.shape[-1], 1 / fs)
+    band = np.digitize(rate, _TEXTURE_EDGES) - 1
+    return np.stack([np.log(power[:, band == k].sum(axis=1) + 1e-7) for k in range(N_TEXTURE)], axis=1)
+
+
+def spectrum_of(
+    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, fs: float
+) -> Float[np.ndarray, "record band"]:
+    """Log power of each channel in 16 bands, evenly spaced in the logarithm from two cycles a record to .45 fs."""
+    n = x.shape[-1]
+    power = np.square(np.abs(np.fft.rfft(x * seen, axis=-1))) / np.maximum(seen.sum(axis=-1, keepdims=True), 1)
+    rate = np.fft.rfftfreq(n, 1 / fs)
+    edges = np.geomspace(max(2 * fs / n, 0.5), max(0.45 * fs, 4 * fs / n), N_BANDS)
+    band = np.digitize(rate, edges)
+    total = np.stack([power[..., band == k].sum(axis=-1) / max((band == k).sum(), 1) for k in range(N_BANDS)], axis=-1)
+    return np.log(total + 1e-6).reshape(len(x), -1)

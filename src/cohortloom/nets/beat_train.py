@@ -1,0 +1,78 @@
+"""From R peaks and averaged beats to guides at full rate.
+
+    bumps      exp(-(n - R_k)^2 / (2 s^2)) at every beat, and the same at odd beats only
+    train      each normal beat's averaged shape, placed at its R peak: the record as it would be if all of its beats
+               were alike and there were no noise
+
+A denoiser that sees them need not guess where beats are nor what this record's beats look like; it adds what is left.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["bumps", "render"]
+
+
+def bumps(
+    place: Float[Tensor, "record beat"], use: Bool[Tensor, "record beat"], n_samples: int, fs: float
+) -> Float[Tensor, "record sample"]:
+    """A Gaussian bump of 12 ms (at least 1.2 samples) at every used beat."""
+    width = max(1.2, 0.012 * fs)
+    n = torch.arange(n_samples, dtype=place.dtype)
+    out = torch.zeros(len(place), n_samples)
+    for k in range(place.shape[1]):  # one beat at a time: a record x beat x sample array would be large
+        bump = torch.exp(-0.5 * ((n - place[:, k, None]) / width).square())
+        out = torch.maximum(out, torch.where(use[:, k, None], bump, 0.0))
+    return out
+
+
+def render(
+    template: Float[Tensor, "record channel point"],
+    place: Float[Tensor, "record beat"],
+    real: Bool[Tensor, "record beat"],
+    odd: Bool[Tensor, "record beat"],
+    n_samples: int,
+    fs: float,
+    rate: float,
+    before: float,
+) -> Float[Tensor, "record channel sample"]:
+    """The beat train.
+
+    Args:
+        template: Averaged beat of each record; point p lies at p / rate - before [s] from R.
+        place: R peaks [samples], rising; those that are not `real` are ignored.
+        real, odd: Which beats there are, and which of them are odd (left empty).
+        n_samples: Length.
+        fs: Sampling frequency [Hz].
+        rate: Points of the template per second.
+        before: Span before R [s].
+    """
+    far = torch.where(real, place, torch.inf)
+    gap = torch.diff(place, dim=1, prepend=place[:, :1] - fs) / fs
+    if place.shape[1] > 1:
+        gap[:, 0] = torch.where(real[:, 1], gap[:, 1], gap[:, 0])
+    lead = (0.4 * gap.clamp(min=0.1)).clamp(max=before)
+    starts = torch.where(real, place - lead * fs, torch.inf)
+    n = torch.arange(n_samples, dtype=place.dtype).expand(len(place), n_samples).contiguous()
+    owner = torch.searchsorted(starts.contiguous(), n, right=True) - 1
+    first = owner.clamp(min=0)
+    r = torch.where(real.any(dim=1, keepdim=True), far.gather(1, first), 0.0)
+    at = (n - r) / fs * rate + before * rate
+    last = template.shape[2] - 1
+    i = at.floor().clamp(0, last - 1)
+    u = (at - i).clamp(0, 1)[:, None]
+    i = i.long()
+
+    def point(k: int) -> Tensor:
+        index = (i + k).clamp(0, last)[:, None].expand(-1, template.shape[1], -1)
+        return template.gather(2, index)
+
+    a, b, c, d = point(-1), point(0), point(1), point(2)
+    wave = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
+    # beyond the template's end its last value fades within .1 s; before its start likewise
+    beyond = torch.maximum(at - last, -at).clamp(min=0) / rate
+    fade = torch.exp(-0.5 * (beyond / 0.05).square())
+    shown = (owner >= 0) | ((at >= 0) & (owner < 0))
+    shown = shown & real.any(dim=1, keepdim=True) & ~odd.gather(1, first)
+    return wave * (fade * shown)[:, None]

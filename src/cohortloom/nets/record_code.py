@@ -1,0 +1,283 @@
+"""A record in a few numbers, and the law of those numbers given the patient's record. All in closed form.
+
+`LinearCode` is a linear variational autoencoder: x = W z + mu + noise, z ~ Normal(0, I). The optimum of its evidence
+bound is known, probabilistic PCA, so nothing is trained:
+
+    W = U_k (Lambda_k - s2 I)^(1/2),   z | x ~ Normal(M^-1 W' (x - mu), s2 M^-1),   M = W'W + s2 I
+
+and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
+
+`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge
+regression with residuals e from a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws behind e are correlated, by the
+intraclass correlation found in training: the same heart, another day. Context that is unknown is drawn given what is
+known, so a missing condition widens the law instead of shifting it.
+
+`LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant).
+
+References:
+    Tipping, Bishop (1999). Probabilistic principal component analysis. J R Stat Soc B 61:611. Lucas et al. (2019).
+    Don't blame the ELBO! A linear VAE perspective on posterior collapse. arXiv:1911.02469. Ledoit, Wolf (2004).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import nn
+
+from cohortloom.rng import Rng
+
+__all__ = ["LabelLaw", "LinearCode", "RecordPrior"]
+
+PARTS = 4
+
+
+class _Fitted(nn.Module):
+    """A module of float64 buffers."""
+
+    def _room(self, **shapes: tuple[int, ...]) -> None:
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def _keep(self, **values: np.ndarray) -> None:
+        for name, value in values.items():
+            getattr(self, name).copy_(torch.as_tensor(np.ascontiguousarray(value)))
+
+    def _get(self, name: str) -> np.ndarray:
+        return getattr(self, name).numpy()
+
+
+class LinearCode(_Fitted):
+    """Probabilistic PCA.
+
+    Args:
+        n_inputs: Coordinates of x.
+        n_code: Coordinates of z.
+    """
+
+    def __init__(self, n_inputs: int, n_code: int) -> None:
+        super().__init__()
+        self._room(centre=(n_inputs,), loading=(n_inputs, n_code), noise=(1,))
+
+    @property
+    def n_code(self) -> int:
+        return self.loading.shape[1]
+
+    def fit(self, x: Float[np.ndarray, "record input"]) -> None:
+        x = np.asarray(x, dtype=np.float64)
+        centre = x.mean(axis=0)
+        _, size, axes = np.linalg.svd(x - centre, full_matrices=False)
+        power, k = np.square(size) / max(len(x), 1), self.n_code
+        rest = power[k:].sum() / max(min(x.shape[1], len(x)) - k, 1)
+        noise = max(rest, 1e-4 * power.sum() / x.shape[1], 1e-9)
+        loading = np.zeros((x.shape[1], k))
+        m = min(k, len(power))
+        loading[:, :m] = axes[:m].T * np.sqrt(np.maximum(power[:m] - noise, 0.0))
+        self._keep(centre=centre, loading=loading, noise=np.array([noise]))
+
+    def encode(
+        self, x: Float[np.ndarray, "record input"], seen: Bool[np.ndarray, "record input"] | None = None
+    ) -> tuple[Float[np.ndarray, "record code"], Float[np.ndarray, "record code"]]:
+        """Mean and standard deviation of z given x (its coordinates that are seen)."""
+        w, centre, noise = self._get("loading"), self._get("centre"), float(self.noise[0])
+        if seen is None or seen.all():
+            inverse = np.linalg.inv(w.T @ w + noise * np.eye(w.shape[1]))
+            sd = np.sqrt(noise * np.diag(inverse))
+            return (x - centre) @ w @ inverse, np.broadcast_to(sd, (len(x), len(sd))).copy()
+        mean, sd = np.zeros((len(x), w.shape[1])), np.ones((len(x), w.shape[1]))
+        patterns, which = np.unique(seen, axis=0, return_inverse=True)
+        for p, pattern in enumerate(patterns):
+            rows, v = np.flatnonzero(which.reshape(-1) == p), w[pattern]
+            inverse = np.linalg.inv(v.T @ v + noise * np.eye(w.shape[1]))
+            mean[rows] = (x[np.ix_(rows, pattern)] - centre[pattern]) @ v @ inverse
+            sd[rows] = np.sqrt(noise * np.diag(inverse))
+        return mean, sd
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """x at z."""
+        return z @ self.loading.T.float() + self.centre.float()
+
+
+class RecordPrior(_Fitted):
+    """p(y | context)."""
+
+    def __init__(self, n_context: int, n_facts: int) -> None:
+        super().__init__()
+        d = n_facts
+        self._room(
+            middle=(n_context,), spread=(n_context, n_context), slope=(n_context, d), offset=(d,), weight=(PARTS,),
+            mean=(PARTS, d), factor=(PARTS, d, d), low=(d,), high=(d,), alike=(d,),
+        )  # fmt: skip
+
+    def fit(
+        self,
+        context: Float[np.ndarray, "record context"],
+        observed: Bool[np.ndarray, "record context"],
+        y: Float[np.ndarray, "record fact"],
+        subject: Int[np.ndarray, record],
+        rng: Rng,
+    ) -> None:
+        """Fit to training records; `subject` numbers their patients."""
+        n, d = y.shape
+        self._fit_context(context, observed)
+        c = self.filled(context, observed, rng.child("fill"))
+        slope, offset = _ridge(c, y)
+        e = y - c @ slope - offset
+        weight, mean, factor, whole = _mixture(e, rng)
+        white = np.linalg.solve(whole, (e - e.mean(axis=0)).T).T if n > 1 else np.zeros((n, d))
+        low, high = (np.quantile(y, q, axis=0) for q in (0.0, 1.0))
+        margin = 0.15 * (high - low)
+        self._keep(
+            slope=slope, offset=offset, weight=weight, mean=mean, factor=factor, low=low - margin, high=high + margin,
+            alike=_intraclass(white, subject),
+        )  # fmt: skip
+
+    def _fit_context(self, context: np.ndarray, observed: np.ndarray) -> None:
+        n, m = context.shape
+        seen = np.maximum(observed.sum(axis=0), 1)
+        middle = np.where(observed, context, 0.0).sum(axis=0) / seen
+        centred = np.where(observed, context - middle, 0.0)
+        pairs = np.maximum(observed.T.astype(float) @ observed, 1.0)
+        covariance = centred.T @ centred / pairs
+        share = min(1.0, (m + 2) / max(n, 1))  # shrunk towards its diagonal
+        covariance = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + 1e-6 * np.eye(m)
+        value, axes = np.linalg.eigh(covariance)  # pairwise moments need not be positive definite
+        self._keep(middle=middle, spread=(axes * np.maximum(value, 1e-6)) @ axes.T)
+
+    def filled(self, context: np.ndarray, observed: np.ndarray, rng: Rng) -> np.ndarray:
+        """The context with what is unknown drawn given what is known."""
+        out, draw = context.copy(), rng.numpy.standard_normal(context.shape)
+        if observed.all() or not context.size:
+            return out
+        middle, spread = self._get("middle"), self._get("spread")
+        patterns, which = np.unique(observed, axis=0, return_inverse=True)
+        for p, known in enumerate(patterns):
+            if known.all():
+                continue
+            rows, gone = np.flatnonzero(which.reshape(-1) == p), ~known
+            gain = np.linalg.solve(spread[np.ix_(known, known)], spread[np.ix_(known, gone)])
+            left = spread[np.ix_(gone, gone)] - spread[np.ix_(gone, known)] @ gain
+            root = np.linalg.cholesky(left + 1e-6 * np.eye(len(left)))
+            centre = middle[gone] + (context[np.ix_(rows, known)] - middle[known]) @ gain
+            out[np.ix_(rows, gone)] = centre + draw[np.ix_(rows, gone)] @ root.T
+        return out
+
+    def draw(
+        self,
+        context: Float[np.ndarray, "record context"],
+        observed: Bool[np.ndarray, "record context"],
+        subject: Int[np.ndarray, record],
+        rng: Rng,
+    ) -> Float[np.ndarray, "record fact"]:
+        """y of each record; records of one patient share what they share in training."""
+        c = self.filled(context, observed, rng.child("fill"))
+        n, d = len(c), self.offset.shape[0]
+        patients, place = np.unique(subject, return_inverse=True)
+        part = np.searchsorted(np.cumsum(self._get("weight"))[:-1], rng.child("part").numpy.random(len(patients)))
+        shared = rng.child("patient").numpy.standard_normal((len(patients), d))[place]
+        own = rng.child("record").numpy.standard_normal((n, d))
+        alike, part = self._get("alike"), part[place]
+        u = np.sqrt(alike) * shared + np.sqrt(1 - alike) * own
+        e = self._get("mean")[part] + np.einsum("rij,rj->ri", self._get("factor")[part], u)
+        y = c @ self._get("slope") + self._get("offset") + e
+        return np.clip(y, self._get("low"), self._get("high"))
+
+
+class LabelLaw(_Fitted):
+    """p(label set | context) by linear discriminant analysis."""
+
+    def __init__(self, n_sets: int, n_context: int) -> None:
+        super().__init__()
+        self._room(share=(n_sets,), centre=(n_sets, n_context), precision=(n_context, n_context))
+
+    def fit(self, which: Int[np.ndarray, record], context: Float[np.ndarray, "record context"]) -> None:
+        k = self.share.shape[0]
+        count = np.bincount(which, minlength=k).astype(float)
+        grand = context.mean(axis=0)
+        total = np.zeros((k, context.shape[1]))
+        np.add.at(total, which, context - grand)
+        centre = total / (count + 5)[:, None]  # small classes stay near the middle
+        within = context - grand - centre[which]
+        m = context.shape[1]
+        spread = within.T @ within / max(len(context), 1)
+        share = min(1.0, (m + 2) / max(len(context), 1))
+        spread = (1 - share) * spread + (share + 1e-3) * np.diag(np.diag(spread) + 1e-6)
+        self._keep(share=count / count.sum(), centre=centre + grand, precision=np.linalg.inv(spread))
+
+    def draw(self, context: Float[np.ndarray, "record context"], rng: Rng) -> Int[np.ndarray, record]:
+        centre, precision = self._get("centre"), self._get("precision")
+        score = context @ precision @ centre.T - 0.5 * np.einsum("ki,ij,kj->k", centre, precision, centre)
+        score = score + np.log(np.maximum(self._get("share"), 1e-12))
+        return (score + rng.numpy.gumbel(size=score.shape)).argmax(axis=1)
+
+
+def _ridge(c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset; each output has its own penalty, chosen by generalised cross-validation.
+
+    One penalty for all would let the many outputs that hardly depend on the context take away the few that do.
+    """
+    if not c.shape[1] or len(c) < 3:
+        return np.zeros((c.shape[1], y.shape[1])), y.mean(axis=0)
+    centre, level = c.mean(axis=0), y.mean(axis=0)
+    u, size, v = np.linalg.svd(c - centre, full_matrices=False)
+    target, total = u.T @ (y - level), np.square(y - level).sum(axis=0)
+    penalties = np.geomspace(1e-2, 1e5, 22)
+    score = np.full((len(penalties), y.shape[1]), np.inf)
+    for i, penalty in enumerate(penalties):
+        keep = np.square(size) / (np.square(size) + penalty)
+        used = (keep.sum() + 1) / len(c)
+        if used < 0.9 or i == len(penalties) - 1:
+            left = total - ((2 * keep - np.square(keep))[:, None] * np.square(target)).sum(axis=0)
+            score[i] = left / (1 - min(used, 0.99)) ** 2
+    best = penalties[score.argmin(axis=0)]
+    slope = v.T @ (size[:, None] / (np.square(size)[:, None] + best) * target)
+    return slope, level - centre @ slope
+
+
+def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, means and factors of the residuals' mixture (room for `PARTS`), and the factor of the whole."""
+    from sklearn.covariance import ledoit_wolf  # heavy
+    from sklearn.mixture import GaussianMixture
+
+    n, d = e.shape
+    weight, mean, factor = np.zeros(PARTS), np.zeros((PARTS, d)), np.zeros((PARTS, d, d))
+    tiny = 1e-6 * np.eye(d)
+    covariance = ledoit_wolf(e)[0] if n > 1 else np.eye(d)
+    whole = np.linalg.cholesky(covariance + tiny)
+    weight[0], mean[0], factor[0] = 1.0, e.mean(axis=0), whole
+    best = _bic_of_gaussian(e, covariance + tiny)
+    for k in range(2, PARTS + 1):
+        if n < 5 * k * d:
+            break
+        found = GaussianMixture(k, reg_covar=1e-3, random_state=rng.integer("mixture", k) % 2**31).fit(e)
+        score = found.bic(e)
+        if score < best:
+            best = score
+            weight[:], mean[:], factor[:] = 0.0, 0.0, 0.0
+            weight[:k], mean[:k], factor[:k] = found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
+    return weight, mean, factor, whole
+
+
+def _bic_of_gaussian(e: np.ndarray, covariance: np.ndarray) -> float:
+    n, d = e.shape
+    centred = e - e.mean(axis=0)
+    fit = np.einsum("ni,ni->", np.linalg.solve(covariance, centred.T).T, centred)
+    density = -0.5 * (fit + n * np.linalg.slogdet(covariance)[1] + n * d * np.log(2 * np.pi))
+    return -2 * density + (d + d * (d + 1) / 2) * np.log(max(n, 2))
+
+
+def _intraclass(white: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Share of each coordinate's variance that lies between patients (0 where nobody has two records)."""
+    patients, place, count = np.unique(subject, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    n, k = len(white), len(patients)
+    if n <= k or k < 2:
+        return np.zeros(white.shape[1])
+    total = np.zeros((k, white.shape[1]))
+    np.add.at(total, place, white)
+    mean = total / count[:, None]
+    within = np.square(white - mean[place]).sum(axis=0) / (n - k)
+    between = (count[:, None] * np.square(mean - white.mean(axis=0))).sum(axis=0) / (k - 1)
+    size = (n - np.square(count).sum() / n) / (k - 1)
+    return np.clip((between - within) / np.maximum(between + (size - 1) * within, 1e-12), 0.0, 1.0)
