@@ -188,7 +188,7 @@ def _detect(ctx: SignalContext, key: str, name: str, seen: dict[str, np.ndarray]
         result[k] = auc(score, of), auc_interval(score, of)[1:], int(of.sum()), int((1 - of).sum())
     value, interval, a, b = result["synthetic"]
     null = np.sqrt((a + b + 1) / (12 * a * b))
-    limit = max(TOLERANCE, 0.5 + 1.3 * float(norm.ppf(1 - ALPHA)) * null)
+    limit = max(TOLERANCE, float(0.5 + 1.3 * norm.ppf(1 - ALPHA) * null))
     measurable = value > limit or result["independent"][0] > limit
     return Score(
         name=name, group="signals", key=key, value=value, interval=interval, n=a, goal=Goal.NEAR, limit=limit,
@@ -245,14 +245,15 @@ def _labels(ctx: SignalContext) -> list[Score]:
         anchors["independent"].append(held - auc(said["independent"], truth["independent"]))
         rows.append({"label": label, "real": round(held, 4), "synthetic": round(ours, 4)})
     worst = int(np.argmax(np.array(lost) - 3.5 * np.array(error)))
-    limit = max(0.1, 3.5 * error[worst])
+    se = float(error[worst])
+    limit = max(0.1, 3.5 * se)
     value = float(lost[worst])
     blank = float(np.nanmax(anchors["independent"]))
-    measurable = value > limit or blank > limit
+    measurable = bool(value > limit or blank > limit)
     return [
         Score(
             name=f"{name}, worst: {usable[worst]}", group="signals", key=key, value=value,
-            interval=(value - 1.96 * error[worst], value + 1.96 * error[worst]), n=ctx.n, limit=limit, floor=0.0,
+            interval=(value - 1.96 * se, value + 1.96 * se), n=ctx.n, limit=limit, floor=0.0,
             anchors={"bootstrap": anchors["bootstrap"][worst], "independent": anchors["independent"][worst]},
             measurable=measurable, reason="" if measurable else not_measurable(ctx.n), details={"labels": rows},
         )

@@ -112,7 +112,7 @@ def measured(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
     sums = ctx.sums(statistic)
     some = sums["held_out"][:, :-1].any(axis=0)
     return Measure(key, words, tuple(names), sums, lambda s: s[..., :-1] / np.maximum(s[..., -1:], 1e-9),
-                   lambda a, b: np.abs(a - b), some, (0.05, 0.15))  # fmt: skip
+                   lambda a, b: np.abs(a - b), some, (0.05, 0.15), useless=0.5)  # fmt: skip
 
 
 def _filled(side: Side) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -265,7 +265,7 @@ def coherence(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
         return s[..., :-1] / np.maximum(s[..., -1:], 1e-9)
 
     sums = ctx.sums(statistic)
-    return Measure(key, words, labels, sums, curve, _mean_gap, _there(sums, len(i)), (0.04, 0.08))
+    return Measure(key, words, labels, sums, curve, _mean_gap, _there(sums, len(i)), (0.02, 0.05))
 
 
 def templates(side: Side) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """Checks for electrocardiograms: lead identities, units, beats, intervals, waves, electrodes.
 
 Limits are wide: they fail what no living heart and no recorder gives, or what contradicts the rest of the record so
-much that one of them must be wrong. Unusual findings, which patients do have, are warnings. Intervals that depend on the T wave
-are judged only where the rhythm is regular and below 120 per minute.
+much that one of them must be wrong. Unusual findings, which patients do have, are warnings. Intervals that depend on
+the T wave are judged only where the rhythm is regular and below 120 per minute.
 
 Electrodes. A heart vector (three numbers at each time) explains eight independent leads through Dower's matrix. If the
 leads make better sense after swapping two electrodes, they were probably swapped.
@@ -159,7 +159,7 @@ def rr_regularity(record: Record) -> Verdict | None:
 def time_scale(record: Record) -> Verdict | None:
     """Rate, QRS and QTc must fit one another: a wrong sampling frequency moves all three."""
     w = record.waves
-    if w is None or not np.isfinite(w.qt) or not record.steady:
+    if w is None or not np.isfinite(w.qt) or not record.rr_variation < 0.2:
         return None
     qtc = _qtc(record)
     slow = w.qrs > 0.15 and qtc > 0.53 and record.rate < 55
@@ -236,13 +236,27 @@ def morphology(record: Record) -> Verdict | None:
     return graded(value, 0.35, 0.7, "beats change their shape from one to the next", start=at - 0.3, stop=at + 0.5)
 
 
+def _direction(record: Record) -> float:
+    """Mean square of the average beat before the QRS over that behind it, at equal distances."""
+    b = record.beats
+    if b is None or not len(record.rr):
+        return float("nan")
+    fs, r = record.fs, b.r
+    near, far = round(0.10 * fs), round(min(0.38, 0.47 * float(np.median(record.rr))) * fs)
+    if far - near < 0.08 * fs:
+        return float("nan")
+    x = b.average[np.isfinite(b.average).all(axis=1)]
+    before, after = x[:, r - far : r - near], x[:, r + near : r + far]
+    level = np.median(np.concatenate([before, after], axis=1), axis=1, keepdims=True)
+    return float(np.square(before - level).sum() / max(np.square(after - level).sum(), 1e-12))
+
+
 def time_direction(record: Record) -> Verdict | None:
     """More happens after the QRS (T wave) than before it (P wave)."""
-    w = record.waves
-    if w is None or not record.rr_variation < 0.1 or not record.rate < 110 or not np.isfinite(w.before + w.after):
+    value = _direction(record)
+    if not np.isfinite(value) or not record.rr_variation < 0.1 or not record.rate < 90:
         return None
-    value = w.before / max(w.after, 1e-12)
-    return graded(value, 0.8, 1.3, "more happens before the QRS than after it: time may run backwards")
+    return graded(value, 1.0, 2.0, "more happens before the QRS than after it: time may run backwards")
 
 
 def polarity(record: Record) -> Verdict | None:
@@ -353,7 +367,7 @@ def ecg_features(record: Record) -> dict[str, float]:
         "T size": w.t_size if w else nan,
         "ST": float(np.nanmax(np.abs(w.st))) if w and np.isfinite(w.st).any() else nan,
         "QRS steepness": w.steepness if w else nan,
-        "before over after QRS": float(np.log10(max(w.before, 1e-12) / max(w.after, 1e-12))) if w else nan,
+        "before over after QRS": float(np.log10(max(_direction(record), 1e-6))),
         "beat likeness": float(np.median(b.likeness)) if b is not None else nan,
         "main beats": float(b.main.mean()) if b is not None else nan,
         "beat noise": _residual(record),

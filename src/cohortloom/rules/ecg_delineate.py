@@ -39,7 +39,6 @@ class Waves:
             held to be present.
         p_noise: Noise of the average beat before the QRS [unit].
         p_present: Is there a P wave?
-        before, after: Mean square of the signal ahead of and behind the QRS (time direction) [unit^2].
         st: Level 60 ms after the QRS, per lead [unit].
         t, p: Deflection of the T and the P wave, per lead [unit].
         net: Net area of the QRS, per lead [unit s].
@@ -55,8 +54,6 @@ class Waves:
     t_size: float
     p_noise: float
     p_present: bool
-    before: float
-    after: float
     st: Float[np.ndarray, "channel"]
     t: Float[np.ndarray, "channel"]
     p: Float[np.ndarray, "channel"]
@@ -91,9 +88,9 @@ def delineate(beats: Beats, fs: float, rr: float) -> Waves:
     y = x - level
 
     stop = min(n, r + round(min(0.9 * rr - 0.12, 0.64) * fs))
-    t_end, t, after = _t_wave(y, offset, stop, fs)
+    t_end, t = _t_wave(y, offset, stop, fs)
     start = max(0, r - round(min(rr - 0.30 if t_end is None else rr - (t_end - r) / fs, 0.40) * fs), 0)
-    pr, p, noise, present, before = _p_wave(y, odd_even, start, onset, fs)
+    pr, p, noise, present = _p_wave(y, odd_even, start, onset, fs)
 
     def spread(values: np.ndarray) -> np.ndarray:
         out = np.full(len(here), np.nan)
@@ -111,8 +108,6 @@ def delineate(beats: Beats, fs: float, rr: float) -> Waves:
         t_size=float(np.abs(t).max()) if len(t) else float("nan"),
         p_noise=noise,
         p_present=present,
-        before=before,
-        after=after,
         st=spread(st),
         t=spread(t),
         p=spread(p),
@@ -162,46 +157,44 @@ def _main_direction(y: np.ndarray) -> np.ndarray:
     return line if line[np.abs(line).argmax()] > 0 else -line
 
 
-def _t_wave(y: np.ndarray, offset: int, stop: int, fs: float) -> tuple[int | None, np.ndarray, float]:
+def _t_wave(y: np.ndarray, offset: int, stop: int, fs: float) -> tuple[int | None, np.ndarray]:
     from scipy.ndimage import uniform_filter1d  # heavy
 
     start = offset + round(0.05 * fs)
     nothing = np.zeros(len(y))
     if stop - start < 0.12 * fs:
-        return None, nothing, float("nan")
+        return None, nothing
     part = y[:, start:stop]
     level = np.median(part[:, -max(2, round(0.03 * fs)) :], axis=1, keepdims=True)
     line = uniform_filter1d(_main_direction(part - level), max(1, round(0.024 * fs)))
     peak = int(line[: len(line) - round(0.02 * fs)].argmax())
-    after = float(np.square(part - level).mean())
     near = slice(max(0, peak - round(0.02 * fs)), peak + round(0.02 * fs) + 1)
     t = np.median((part - level)[:, near], axis=1)
     fall = -np.gradient(line)[peak : peak + round(0.16 * fs)]
     if len(fall) < 3 or fall.max() <= 0 or line[peak] <= 0:
-        return None, t, after
+        return None, t
     steep = peak + int(fall.argmax())
     end = steep + line[steep] / fall.max()
     if end > len(line) + 0.04 * fs:
-        return None, t, after
-    return start + round(end), t, after
+        return None, t
+    return start + round(end), t
 
 
 def _p_wave(
     y: np.ndarray, odd_even: np.ndarray, start: int, onset: int, fs: float
-) -> tuple[float, np.ndarray, float, bool, float]:
-    """PR [s], deflection per lead, noise, present, mean square ahead of the QRS."""
+) -> tuple[float, np.ndarray, float, bool]:
+    """PR [s], deflection per lead, noise, present."""
     from scipy.ndimage import uniform_filter1d  # heavy
 
     nan = float("nan")
     stop = onset - round(0.012 * fs)
     if stop - start < 0.06 * fs:
-        return nan, np.full(len(y), nan), nan, False, nan
+        return nan, np.full(len(y), nan), nan, False
     part = y[:, start:stop]
     edge = max(1, round(0.02 * fs))
     left, right = part[:, :edge].mean(axis=1, keepdims=True), part[:, -edge:].mean(axis=1, keepdims=True)
     ramp = np.linspace(0, 1, part.shape[1])
     hump = part - left * (1 - ramp) - right * ramp
-    before = float(np.square(part - np.median(part, axis=1, keepdims=True)).mean())
     smooth = uniform_filter1d(hump, max(1, round(0.02 * fs)), axis=1)
     line = _main_direction(smooth)
     peak = int(line.argmax())
@@ -216,7 +209,7 @@ def _p_wave(
     present = bool(stands and inside and far > 1.6 and line[peak] > 0)
     rise = np.gradient(line)[max(0, peak - round(0.09 * fs)) : peak + 1]
     if not present or not len(rise) or rise.max() <= 0:
-        return nan, deflection, noise, False, before
+        return nan, deflection, noise, False
     steep = peak - len(rise) + 1 + int(rise.argmax())
     begin = steep - line[steep] / rise.max()
-    return (onset - start - begin) / fs, deflection, noise, True, before
+    return (onset - start - begin) / fs, deflection, noise, True

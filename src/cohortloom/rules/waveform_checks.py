@@ -136,17 +136,23 @@ def mains(record: Record) -> Verdict | None:
     return graded(worst, 0.25, 0.6, "mains hum", lead=record.channels[int(np.flatnonzero(record.present)[lead])])
 
 
-def seam_strength(x: np.ndarray) -> tuple[float, int]:
-    """How much sharper the signal turns at every p-th sample than elsewhere; strength and p, best over p = 4 to 256.
+NEAR, SHORTEST_PATCH, LONGEST_PATCH = 25, 6, 128
 
-    |second difference| is ranked within each lead, folded modulo p, and the highest phase is set against the spread of
-    the others. A sinusoid raises many phases, a seam one or two.
+
+def seam_strength(x: np.ndarray) -> tuple[float, int]:
+    """How much sharper the signal turns at every p-th sample than elsewhere; strength and p, best over p = 6 to 128 (recorders that resample
+    4 to 5 leave a pattern of 5).
+
+    |second difference| is set against its neighbourhood (so that a QRS counts no more than the rest), folded modulo p,
+    and the highest phase is set against the spread of the others. A sinusoid raises many phases, a seam one or two.
     """
+    from scipy.ndimage import uniform_filter1d  # heavy
+
     turn = np.abs(np.diff(x, n=2, axis=1))
-    usual = np.maximum(np.median(turn, axis=1, keepdims=True), 1e-12)
-    line = np.minimum(turn / usual, 12.0).mean(axis=0)
+    usual = uniform_filter1d(turn, NEAR, axis=1) + 1e-3 * turn.mean(axis=1, keepdims=True) + 1e-12
+    line = np.minimum(turn / usual, 4.0).mean(axis=0)
     best, period = 0.0, 0
-    for p in range(4, min(256, len(line) // 8) + 1):
+    for p in range(SHORTEST_PATCH, min(LONGEST_PATCH, len(line) // 16) + 1):
         fold = line[: len(line) // p * p].reshape(-1, p)
         mean = fold.mean(axis=0)
         top = int(mean.argmax())
@@ -162,11 +168,21 @@ def seam_strength(x: np.ndarray) -> tuple[float, int]:
     return best, period
 
 
+def _without_mains(x: np.ndarray, fs: float) -> np.ndarray:
+    """Steady lines at 50 and 60 Hz and their harmonics taken off: hum is periodic too, but no seam."""
+    lines = np.array([k * f for f in (50.0, 60.0) for k in range(1, 9) if k * f < 0.49 * fs])
+    if not len(lines):
+        return x
+    turn = 2 * np.pi * lines[:, None] * np.arange(x.shape[1]) / fs
+    waves = np.concatenate([np.cos(turn), np.sin(turn)])
+    return x - (x - x.mean(axis=1, keepdims=True)) @ waves.T @ waves * (2 / x.shape[1])
+
+
 def seams(record: Record) -> Verdict | None:
     if record.duration < 2 or not record.present.any():
         return None
-    value, _ = seam_strength(record.filled[record.present])
-    return graded(value, 9, 13, "the signal breaks at regular distances, as if put together from pieces")
+    value, _ = seam_strength(_without_mains(record.filled[record.present], record.fs))
+    return graded(value, 13, 20, "the signal breaks at regular distances, as if put together from pieces")
 
 
 def resampled(record: Record) -> Verdict | None:
