@@ -163,8 +163,21 @@ class Cell:
         if self.kind == "time":
             days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
             ticks = self._from(reference) + np.round(days * ticks_per_day(schema)).astype(np.int64)
-            ticks = round_to(ticks, self.grid)
-            return _coarse(series_of(schema, ticks, observed, self.column), spec)
+            return self._times(schema, ticks, observed)
+        return self._numbers(spec, values, observed)
+
+    def of(self, schema: Schema, values: np.ndarray, observed: np.ndarray) -> pl.Series:
+        """Cells of numbers, or of times in days since the origin of the clock."""
+        if self.kind == "number":
+            return self._numbers(schema.tables[self.table].columns[self.column], values, observed)
+        ticks = np.round(np.where(observed, values, 0.0) * ticks_per_day(schema)).astype(np.int64)
+        return self._times(schema, ticks, observed)
+
+    def _times(self, schema: Schema, ticks: np.ndarray, observed: np.ndarray) -> pl.Series:
+        spec = schema.tables[self.table].columns[self.column]
+        return _coarse(series_of(schema, round_to(ticks, self.grid), observed, self.column), spec)
+
+    def _numbers(self, spec: Column, values: np.ndarray, observed: np.ndarray) -> pl.Series:
         x = np.where(observed, values, 0.0)
         if self.decimals is not None:
             x = np.round(x, self.decimals)

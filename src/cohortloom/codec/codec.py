@@ -29,9 +29,11 @@ import polars as pl
 from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
+from cohortloom.codec.derived import Derived
 from cohortloom.codec.fold import Fold, fit_fold, rows_of
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
 from cohortloom.codec.laws import quantiles
+from cohortloom.codec.naturals import derived_statics, derived_visits, write_statics, write_visits
 from cohortloom.codec.steps import Steps, step_table, steps_of
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
@@ -60,6 +62,7 @@ class Codec:
         gaps: Laws of a subject's first gap and of later gaps [d].
         grid: Grid of the step times [ticks].
         clock: Law of the time of day [h]; None where start and gaps hold all of a time.
+        derived: Laws between static columns and between visit columns.
         reference: Origin of subjects without steps [ticks].
         width: Width of a step where there is no visit table [ticks].
         notes: What was left out or settled while fitting (counts only).
@@ -76,6 +79,7 @@ class Codec:
     gaps: tuple[QuantileTransform, QuantileTransform] | None = None
     grid: int = 1
     clock: QuantileTransform | None = None
+    derived: tuple[Derived, ...] = ()
     reference: int = 0
     width: int = DAY
     k_min: int = 5
@@ -151,8 +155,21 @@ class Codec:
             if dated:
                 law = QuantileTransform.fit(codec._origins(steps)[steps.length > 0] / per_day, k_min)
                 learned["start"] = replace(law, decimals=decimals)
-        codec = replace(codec, **learned)
+        codec = replace(codec, **learned)._fit_derived(cohort, steps)
         return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
+
+    def _fit_derived(self, cohort: Cohort, steps: Steps) -> Codec:
+        """The same codec with the laws between columns."""
+        frames = {name: one_row_each(cohort, name, steps.ids)[0].to_dict() for name in self.schema.statics}
+        here = tuple(cell for cell in self.statics if cell.table not in self.absent)
+        start = np.where(steps.length > 0, self._origins(steps) / DAY, np.nan)
+        whole, course = self.clock is not None, self.layout.sequence
+        laws = derived_statics(self.schema, here, frames, steps, start, whole=whole, course=course)
+        if steps.frame is not None:
+            frames[self.schema.visit_table or ""] = steps.frame.to_dict()
+            laws += derived_visits(self.schema, self.visits, here, frames, steps)
+        notes = {f"{law.path}: follows from {', '.join(p for p, _ in law.terms)}": len(steps.length) for law in laws}
+        return replace(self, derived=laws, notes=self.notes | notes)
 
     def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
         """The same codec with its event tables."""
@@ -194,7 +211,7 @@ class Codec:
         if self.start is not None:
             made.append(Feature(f"{step_table(self.schema)}.start", "number", decimals=self.start.decimals))
         folded = (feature for fold in self.folds if fold.per_subject for feature in fold.features)
-        return (*made, *(cell.feature for cell in self.statics), *folded)
+        return (*made, *(cell.feature for cell in self._modelled(self.statics)), *folded)
 
     @cached_property
     def sequence_features(self) -> tuple[Feature, ...]:
@@ -204,12 +221,13 @@ class Codec:
         folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
         name = f"{step_table(self.schema)}.clock"
         clock = [Feature(name, "number", low=0.0, high=24.0, always=True)] if self.clock is not None else []
-        return (*clock, *(cell.feature for cell in self.visits), *folded)
+        return (*clock, *(cell.feature for cell in self._modelled(self.visits)), *folded)
 
     @cached_property
     def transforms(self) -> dict[str, QuantileTransform]:
         """Feature -> law of its numbers."""
-        cells = {f"{cell.table}.{cell.column}": cell.law for cell in (*self.statics, *self.visits) if cell.law}
+        modelled = self._modelled((*self.statics, *self.visits))
+        cells = {f"{cell.table}.{cell.column}": cell.law for cell in modelled if cell.law}
         if self.start is not None:
             cells[f"{step_table(self.schema)}.start"] = self.start
         if self.clock is not None:
@@ -248,14 +266,16 @@ class Codec:
         if self.start is not None:
             known = steps.length > 0
             columns.append((np.where(known, origin / DAY, 0.0), known))
-        columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in self.statics]
+        cells = self._modelled(self.statics)
+        columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in cells]
         columns += self._encode_folds(cohort, steps, per_subject=True)
         arrays = self._stack(self.static_features, columns, len(steps.length), rng)
         return StaticArrays(self.static_features, *arrays)
 
     def _encode_steps(self, cohort: Cohort, steps: Steps, rng: Rng) -> SequenceArrays:
         columns = [] if self.clock is None else [(_hours(steps.time), np.ones(len(steps.time), bool))]
-        columns += [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in self.visits]
+        cells = self._modelled(self.visits)
+        columns += [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in cells]
         columns += self._encode_folds(cohort, steps, per_subject=False)
         arrays = self._stack(self.sequence_features, columns, len(steps.time), rng)
         return SequenceArrays(self.sequence_features, *arrays, self._gaps(steps), steps.length)
@@ -313,7 +333,9 @@ class Codec:
             tables |= self._decode_static(encoded.static, steps, ids, rng)
         visits = None
         if self.layout.sequence and encoded.sequence is not None and self.schema.visit_table is not None:
-            visits = tables[self.schema.visit_table] = self._decode_visits(encoded.sequence, steps, ids, rng)
+            visits = tables[self.schema.visit_table] = self._decode_visits(
+                encoded.sequence, steps, ids, {n: f.to_dict() for n, f in tables.items() if n not in self.absent}, rng
+            )
         tables |= self._decode_events(encoded, steps, visits, ids, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
 
@@ -375,18 +397,29 @@ class Codec:
     def _decode_static(self, part: StaticArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
         origin = self._origins(steps, part)
         at = {feature.name: j for j, feature in enumerate(part.features)}
-        tables = {}
+        frames, tables = {}, {}
         for name, table in self.schema.statics.items():
-            columns = {"subject_id": pl.Series("subject_id", ids)}
+            columns = frames[name] = {"subject_id": pl.Series("subject_id", ids)}
             for column in table.columns:
                 columns[column] = self._decode_column(self.statics, name, column, part, at, origin, ids, rng)
+        laws = tuple(law for law in self.derived if law.path.partition(".")[0] in frames)
+        whole, begin = self.clock is not None, f"{step_table(self.schema)}.start"
+        has = (steps.length > 0) | (part.observed[:, at[begin]] if begin in at else False)
+        start = np.where(has, origin / DAY, np.nan)
+        write_statics(
+            self.schema, laws, self.statics, frames, steps, start,
+            whole=whole, course=self.layout.sequence, draw=rng.child("derived").numpy,
+        )  # fmt: skip
+        for name, columns in frames.items():
             frame = pl.DataFrame(columns)
             if name in self.absent:
                 frame = frame.filter(part.values[:, at[f"{name}.#row"]] >= 2.5)
             tables[name] = frame
         return tables
 
-    def _decode_visits(self, part: SequenceArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> pl.DataFrame:
+    def _decode_visits(
+        self, part: SequenceArrays, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]], rng: Rng
+    ) -> pl.DataFrame:
         """The visit table, one row per step."""
         name = self.schema.visit_table or ""
         visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
@@ -398,7 +431,10 @@ class Codec:
         at = {feature.name: j for j, feature in enumerate(part.features)}
         for column in self.schema.tables[name].columns:
             columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng)
-        return pl.DataFrame(columns)
+        laws = tuple(law for law in self.derived if law.path.partition(".")[0] == name)
+        frames = statics | {name: columns}
+        write_visits(self.schema, laws, self.visits, self.statics, frames, steps, rng.child("derived").numpy)
+        return pl.DataFrame(frames[name])
 
     def _decode_events(
         self, encoded: Encoded, steps: Steps, visits: pl.DataFrame | None, ids: np.ndarray, rng: Rng
@@ -437,9 +473,16 @@ class Codec:
             if self.schema.tables[table].columns[column].missing:
                 return pl.Series(column, [None] * len(row_ids), dtype=pl.String)
             return pl.Series(column, row_ids).cast(pl.String).alias(column)
-        j = at[f"{table}.{column}"]
+        j = at.get(f"{table}.{column}")
+        if j is None:  # computed from other columns
+            return cell.of(self.schema, np.zeros(len(row_ids)), np.zeros(len(row_ids), bool))
         draw = rng.child("decode", table, column).numpy
         return cell.decode(self.schema, part.values[:, j], part.observed[:, j], reference, draw)
+
+    def _modelled(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        """The cells that have a feature."""
+        dropped = {law.path for law in self.derived if law.dropped and not law.shown}
+        return tuple(cell for cell in cells if f"{cell.table}.{cell.column}" not in dropped)
 
     # -- fixed values ----------------------------------------------------------------------------------------------
 
@@ -456,7 +499,9 @@ class Codec:
             `codec.encode_where({"patients.sex": "F", "visits.nyha": "2"})` gives `{"patients.sex": 2.0, ...}`.
         """
         cells = (self.statics if self.layout.static else ()) + (self.visits if self.layout.sequence else ())
-        found = where_values(self.schema, cells, where)
+        dropped = {law.path: tuple(path for path, _ in law.terms) for law in self.derived if law.dropped}
+        cells = tuple(cell for cell in cells if f"{cell.table}.{cell.column}" not in dropped)
+        found = where_values(self.schema, cells, where, dropped)
         if self.layout.scale == "raw":
             return found
         laws = self.transforms
@@ -523,6 +568,7 @@ class Codec:
             "gaps": [law.to_json() for law in self.gaps] if self.gaps else None,
             "grid": self.grid,
             "clock": self.clock.to_json() if self.clock else None,
+            "derived": [law.to_json() for law in self.derived],
             "reference": self.reference,
             "width": self.width,
             "k_min": self.k_min,
@@ -545,6 +591,7 @@ class Codec:
             (law(state["gaps"][0]), law(state["gaps"][1])) if state["gaps"] else None,
             state["grid"],
             law(state["clock"]) if state["clock"] else None,
+            tuple(Derived.from_json(d) for d in state["derived"]),
             state["reference"],
             state["width"],
             state["k_min"],

@@ -22,13 +22,19 @@ __all__ = ["where_values"]
 _SHOWN = 12
 
 
-def where_values(schema: Schema, cells: Iterable[Cell], where: Mapping[str, Any]) -> dict[str, float]:
+def where_values(
+    schema: Schema,
+    cells: Iterable[Cell],
+    where: Mapping[str, Any],
+    derived: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, float]:
     """Feature -> raw number of each fixed value; an empty cell (None) is MISSING for a category, NaN for a number.
 
     Args:
         schema: Schema of the cohort.
         cells: Static and visit columns the codec knows.
         where: "table.column" -> value.
+        derived: Columns that are computed, and from which.
 
     Raises:
         SettingsError: every column, level and range that can't be met.
@@ -39,7 +45,7 @@ def where_values(schema: Schema, cells: Iterable[Cell], where: Mapping[str, Any]
     for path, value in where.items():
         cell = known.get(path)
         if cell is None or cell.kind == "time":
-            problems.append(_unusable(schema, path, known))
+            problems.append(_unusable(schema, path, known, (derived or {}).get(path, ())))
             continue
         answer = _category(schema, cell, value) if cell.kind == "category" else _number(schema, cell, value)
         if isinstance(answer, Problem):
@@ -51,7 +57,7 @@ def where_values(schema: Schema, cells: Iterable[Cell], where: Mapping[str, Any]
     return found
 
 
-def _unusable(schema: Schema, path: str, known: Mapping[str, Cell]) -> Problem:
+def _unusable(schema: Schema, path: str, known: Mapping[str, Cell], sources: tuple[str, ...]) -> Problem:
     table, _, column = path.partition(".")
     if table not in schema.tables:
         return Problem("unknown-table", path, "names no table of the schema", nearest(path, known).strip())
@@ -62,6 +68,8 @@ def _unusable(schema: Schema, path: str, known: Mapping[str, Cell]) -> Problem:
         what = "belongs to an event table; only static and visit columns can be fixed"
     elif spec.kind in ("timestamp", "identifier"):
         what = f"is of kind {spec.kind}, which can't be fixed"
+    elif sources:
+        what = f"always follows from {' and '.join(sources)} in the training data, so it is computed and can't be fixed"
     else:
         what = "is not part of the arrays of this generator"
     return Problem("not-fixable", path, what, f"Columns that can be: {', '.join(sorted(known)[:_SHOWN])}.")

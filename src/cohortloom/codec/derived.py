@@ -1,0 +1,262 @@
+"""Columns that say again what other columns say.
+
+Tables of patients are full of them: the date of death is the date last seen, follow-up is the time between two dates,
+age is counted from a date of birth. A model that draws both sides draws contradictions. So for each number and
+timestamp T of a static or visit table we look, among the columns before it, for
+
+    T = x                               the same number or time
+    T = round or floor of u (x - y)     time between two others, in days or another unit u
+    T = x + y / u,  x - y / u           a time, and so many units later or before
+    T = x + y,  x - y                   numbers of one unit
+
+up to the grid of T. It is a law if it holds in 99.5 % of the rows where all is known, in either half of at least 20
+patients, with at least 8 different values of T; and T is then not modelled but computed, if it is known exactly where
+the others are, or where a category has certain levels (died). Where T is coarser than what it is made of (age in
+years), T is modelled, and the time it came from is moved by whole units until both agree, so that a user may still ask
+for an age. Where T is one grid step off now and then (a follow-up counted in hours and two dates), the shares of -1, 0
+and 1 steps are learned and drawn.
+
+Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
+"<visits>.count" (number of visits), and for visit columns "<visits>.time".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["Column", "Derived", "find_derived"]
+
+_SHARE, _PATIENTS, _DISTINCT, _SAMPLE = 0.995, 20, 8, 96
+#: Units of time in days: day, hour, minute, second, week, month, year.
+_UNITS = (1.0, 24.0, 1440.0, 86400.0, 1 / 7, 1 / 30.4375, 1 / 365.25)
+_EXACT = 1e-6
+#: A law with slack needs a T whose sd is this many steps.
+_WIDE = 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the search sees it.
+
+    Args:
+        path: "table.column".
+        time: Is it a time (values in days since 1970-01-01 or since the origin)?
+        values: Numbers, NaN where missing.
+        step: Grid of its values (days for times), 0 if there is none.
+        unit: Unit of a number.
+        wanted: May it be computed from others?
+        free: May it be moved, if it is a time?
+    """
+
+    path: str
+    time: bool
+    values: np.ndarray
+    step: float = 0.0
+    unit: str = ""
+    wanted: bool = False
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One law T = rounding(sum of coefficient x source).
+
+    Args:
+        path: T, as "table.column".
+        terms: (path of a source, coefficient).
+        rounding: "days": sources are cut to whole days before, and nothing is rounded.
+        step: Grid to round to, 0: none.
+        dropped: T is computed whatever was drawn for it.
+        level: (category, its levels for which T is known); None: known where its sources are (if dropped), or as
+            modelled.
+        moved: Source that is moved so that the law holds, instead of computing T.
+        shown: T is computed, but stays among the features: a time between two dates says what a network would have to
+            work out from both.
+        slack: Shares of T one step below, at, and one step above the sum; empty: always at it.
+    """
+
+    path: str
+    terms: tuple[tuple[str, float], ...]
+    rounding: Literal["round", "floor", "days"] = "round"
+    step: float = 0.0
+    dropped: bool = True
+    level: tuple[str, tuple[str, ...]] | None = None
+    moved: str | None = None
+    shown: bool = False
+    slack: tuple[float, ...] = ()
+
+    def value(self, columns: Mapping[str, np.ndarray], draw: np.random.Generator | None = None) -> np.ndarray:
+        """T of given sources; NaN where one is missing."""
+        value = _rounded(self.raw(columns), self.rounding, self.step)
+        if not self.slack or draw is None:
+            return value
+        return value + self.step * (np.searchsorted(np.cumsum(self.slack)[:2], draw.random(len(value))) - 1)
+
+    def raw(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The sum before rounding."""
+        cut = np.floor if self.rounding == "days" else np.asarray
+        return sum((c * cut(columns[path]) for path, c in self.terms), np.zeros(1))
+
+    def shift(self, columns: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
+        """The moved source after moving: by as many units as T is off; as it was where T is missing."""
+        name = self.moved or ""
+        raw = self.raw(columns)
+        off = np.nan_to_num(wanted - _rounded(raw, self.rounding, self.step))
+        after = np.where((raw >= 0) & (raw + off < 0), -raw, raw + off)
+        return columns[name] + np.nan_to_num(after - raw) / dict(self.terms)[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON state."""
+        level = [self.level[0], list(self.level[1])] if self.level else None
+        return dict(self.__dict__) | {"terms": [list(t) for t in self.terms], "level": level, "slack": list(self.slack)}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Derived:
+        """The law of a state written by `to_json`."""
+        level = (state["level"][0], tuple(state["level"][1])) if state["level"] else None
+        state = dict(state) | {"slack": tuple(state["slack"])}
+        terms = tuple((path, float(c)) for path, c in state["terms"])
+        return cls(**(dict(state) | {"terms": terms, "level": level}))
+
+
+def find_derived(
+    columns: list[Column], levels: Mapping[str, tuple[np.ndarray, tuple[str, ...]]], subject: np.ndarray
+) -> list[Derived]:
+    """Laws of the columns that are `wanted`, each in terms of columns before it.
+
+    Args:
+        columns: Columns in the order in which they may be computed.
+        levels: Categories: path -> (id of the level of each row, -1 where missing; names of the levels).
+        subject: Patient of each row.
+    """
+    found: list[Derived] = []
+    for i, target in enumerate(columns):
+        if not target.wanted or len(np.unique(subject[np.isfinite(target.values)])) < _PATIENTS:
+            continue
+        if len(np.unique(target.values[np.isfinite(target.values)][:10_000])) < _DISTINCT:
+            continue
+        if (law := _law_of(target, columns[:i], subject, found)) is not None:
+            found.append(_with_presence(law, target, columns[:i], levels, subject))
+    return found
+
+
+def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: list[Derived]) -> Derived | None:
+    """The simplest law that holds, exact ones first."""
+    known = np.flatnonzero(np.isfinite(target.values))
+    _, first = np.unique(subject[known], return_index=True)
+    sample = known[first][:: max(1, len(first) // _SAMPLE)][:_SAMPLE]
+    by_path = {c.path: c.values for c in others}
+    small = {path: values[sample] for path, values in by_path.items()}
+    coarse = near = None
+    wide = target.step > 0 and np.nanstd(target.values) > _WIDE * target.step
+    for terms, roundings in _forms(target, others):
+        for rounding in roundings:
+            law = Derived(target.path, terms, rounding, target.step)
+            far = 1.0 if wide and near is None and rounding == "round" else 0.0
+            if not _agree(law.value(small), target.values[sample], target.step, 0.95, 8, far):
+                continue
+            value = law.value(by_path)
+            if not _holds(value, target, subject, far):
+                continue
+            if not _holds(value, target, subject, 0.0):
+                near = near or replace(law, slack=_slack(value, target))
+            elif _agree(law.raw(by_path), target.values, 0.0, _SHARE, 1):
+                return law
+            else:
+                coarse = coarse or law
+    if coarse is None or target.time:
+        return coarse or near
+    fixed = {law.path for law in found if law.dropped} | {law.moved for law in found}
+    free = {c.path for c in others if c.time and c.free} - fixed
+    moved = next((path for path, _ in reversed(coarse.terms) if path in free), None)
+    return replace(coarse, dropped=moved is None, moved=moved)
+
+
+def _forms(target: Column, others: list[Column]):
+    """(terms, roundings) worth a look, simple ones first."""
+    times, numbers = [c for c in others if c.time], [c for c in others if not c.time]
+    both: tuple[Literal["round", "floor", "days"], ...] = ("round", "floor")
+    same = times if target.time else [c for c in numbers if c.unit == target.unit or not c.unit]
+    for c in same:
+        yield ((c.path, 1.0),), both
+    if target.time:
+        for c in times:
+            for n in numbers:
+                for unit in _UNITS:
+                    for sign in (1.0, -1.0):
+                        yield ((c.path, 1.0), (n.path, sign / unit)), both
+        return
+    for b in times:
+        for a in times:
+            if a is not b:
+                for unit in _UNITS:
+                    yield ((a.path, unit), (b.path, -unit)), (*both, "days") if unit == 1 else both
+    for i, a in enumerate(same):
+        for j, b in enumerate(same):
+            if i < j:
+                yield ((a.path, 1.0), (b.path, 1.0)), ("round",)
+            if i != j:
+                yield ((a.path, 1.0), (b.path, -1.0)), ("round",)
+
+
+def _rounded(raw: np.ndarray, rounding: str, step: float) -> np.ndarray:
+    if not step or rounding == "days":
+        return raw
+    if rounding == "floor":
+        return np.floor(raw / step + _EXACT) * step
+    return np.round(raw / step) * step
+
+
+def _agree(value: np.ndarray, target: np.ndarray, step: float, share: float, least: int, far: float = 0.0) -> bool:
+    """Do both agree, up to `far` steps, where both are known?"""
+    both = np.isfinite(value) & np.isfinite(target)
+    if both.sum() < least:
+        return False
+    limit = max(_EXACT, (far + 1e-3) * step) * np.maximum(1, np.abs(target[both]) * 1e-6)
+    return bool((np.abs(value[both] - target[both]) <= limit).mean() >= share)
+
+
+def _holds(value: np.ndarray, target: Column, subject: np.ndarray, far: float) -> bool:
+    """Is it a law: in either half of the patients, of enough patients, with enough values?"""
+    both = np.isfinite(value) & np.isfinite(target.values)
+    if len(np.unique(subject[both])) < _PATIENTS or len(np.unique(target.values[both])) < _DISTINCT:
+        return False
+    halves = (subject % 2 == half for half in (0, 1))
+    return all(_agree(value[h], target.values[h], target.step, _SHARE, _PATIENTS // 2, far) for h in halves)
+
+
+def _slack(value: np.ndarray, target: Column) -> tuple[float, ...]:
+    off = np.round((target.values - value)[np.isfinite(value) & np.isfinite(target.values)] / target.step)
+    share = np.array([(off == k).mean() for k in (-1, 0, 1)])
+    return tuple((share / share.sum()).tolist())
+
+
+def _with_presence(
+    law: Derived,
+    target: Column,
+    others: list[Column],
+    levels: Mapping[str, tuple[np.ndarray, tuple[str, ...]]],
+    subject: np.ndarray,
+) -> Derived:
+    """The law with what says whether T is known; modelled where nothing does."""
+    if not law.dropped:
+        return law
+    law = replace(law, shown=not target.time and {c.path for c in others if c.time} >= {path for path, _ in law.terms})
+    known, able = np.isfinite(target.values), np.isfinite(law.value({c.path: c.values for c in others}))
+
+    def holds(guess: np.ndarray) -> bool:
+        return all((guess == known)[subject % 2 == half].mean() >= _SHARE for half in (0, 1))
+
+    if holds(able):
+        return law
+    for path, (ids, names) in levels.items():
+        n = np.bincount(ids[ids >= 0], minlength=len(names))
+        yes = np.bincount(ids[(ids >= 0) & known], minlength=len(names)) > 0.5 * np.maximum(n, 1)
+        if holds(np.where(ids >= 0, yes[ids], False) & able):
+            level = (path, tuple(name for name, y in zip(names, yes) if y))
+            return replace(law, level=level)
+    return replace(law, dropped=False)

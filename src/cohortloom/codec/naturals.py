@@ -1,0 +1,186 @@
+"""Static and visit columns as numbers on one clock, and what other columns say written back.
+
+Inside the codec a date counts from an origin that differs by subject; laws between columns (`derived`) hold on the
+calendar. Here each column is days since 1970-01-01 (or since the origin of the clock) or the number it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from cohortloom.codec.cells import Cell
+from cohortloom.codec.clock import DAY, floor_to, ticks_of, ticks_per_day
+from cohortloom.codec.derived import Column, Derived, find_derived
+from cohortloom.codec.steps import Steps, step_table
+from cohortloom.schema import Schema
+
+__all__ = ["derived_statics", "derived_visits", "write_statics", "write_visits"]
+
+Frames = dict[str, dict[str, pl.Series]]
+
+
+def derived_statics(
+    schema: Schema,
+    cells: tuple[Cell, ...],
+    frames: Frames,
+    steps: Steps,
+    start: np.ndarray,
+    *,
+    whole: bool,
+    course: bool,
+) -> tuple[Derived, ...]:
+    """Laws of static columns.
+
+    Args:
+        frames: Table -> column -> cells, one row per subject.
+        start: First step of each subject [d], NaN if it has none.
+        whole: Do visits have a day and a time of day?
+        course: Are visits part of the arrays?
+    """
+    if schema.clock == "order":
+        return ()
+    columns = [*_course(schema, steps, start, whole, course), *_columns(schema, cells, frames)]
+    return tuple(find_derived(columns, _levels(cells, frames), np.arange(len(steps.length))))
+
+
+def derived_visits(
+    schema: Schema, cells: tuple[Cell, ...], statics: tuple[Cell, ...], frames: Frames, steps: Steps
+) -> tuple[Derived, ...]:
+    """Laws of visit columns; `frames` holds the static tables and the visit table."""
+    if schema.clock == "order" or schema.visit_table is None:
+        return ()
+    table = schema.visit_table
+    columns = _beside(schema, statics, frames, steps)
+    columns += _columns(schema, cells, {table: frames[table]})
+    return tuple(find_derived(columns, _levels(cells, frames), steps.subject))
+
+
+def write_statics(
+    schema: Schema,
+    laws: tuple[Derived, ...],
+    cells: tuple[Cell, ...],
+    frames: Frames,
+    steps: Steps,
+    start: np.ndarray,
+    *,
+    whole: bool,
+    course: bool,
+    draw: np.random.Generator,
+) -> None:
+    """Compute derived static columns in place."""
+    if laws:
+        _write(schema, laws, cells, frames, _course(schema, steps, start, whole, course), draw)
+
+
+def write_visits(
+    schema: Schema,
+    laws: tuple[Derived, ...],
+    cells: tuple[Cell, ...],
+    statics: tuple[Cell, ...],
+    frames: Frames,
+    steps: Steps,
+    draw: np.random.Generator,
+) -> None:
+    """Compute derived visit columns in place."""
+    if laws:
+        _write(schema, laws, cells, frames, _beside(schema, statics, frames, steps), draw)
+
+
+def _write(
+    schema: Schema,
+    laws: tuple[Derived, ...],
+    cells: tuple[Cell, ...],
+    frames: Frames,
+    more: list[Column],
+    draw: np.random.Generator,
+) -> None:
+    """What is computed, then what is moved, then again what is computed from what was moved."""
+    at = {f"{cell.table}.{cell.column}": cell for cell in cells}
+    columns = {c.path: c.values for c in more}
+    columns |= {c.path: c.values for c in _columns(schema, cells, frames)}
+    moves = [law for law in laws if law.moved]
+    for law in (*laws, *moves, *(laws if moves else ())):
+        if not {path for path, _ in law.terms} <= columns.keys():  # statics that are not decoded here
+            continue
+        cell = at[law.path]
+        known = np.isfinite(columns[law.path])
+        if law.moved:
+            path, values = law.moved, law.shift(columns, columns[law.path])
+            cell, known = at[path], np.isfinite(columns[path])
+        else:
+            path, values = law.path, law.value(columns, draw)
+            able = np.isfinite(values)
+            if law.level is not None:
+                name, levels = law.level
+                table, _, column = name.partition(".")
+                able &= _text(frames[table][column]).is_in(list(levels)).fill_null(False).to_numpy()
+            values = np.where(able, values, columns[path])
+            known = able if law.dropped else known
+        table, _, column = path.partition(".")
+        series = cell.of(schema, values, known & np.isfinite(values))
+        frames[table][column] = series
+        columns[path] = _natural(schema, series, cell.kind == "time")
+
+
+def _course(schema: Schema, steps: Steps, start: np.ndarray, whole: bool, course: bool) -> list[Column]:
+    """Days of the first and of the last step, and the number of steps."""
+    n, name = len(steps.length), step_table(schema)
+    if name is None:
+        return []
+    found = [Column(f"{name}.start", True, start)] if schema.clock == "timestamp" else []
+    if course:
+        has, last = steps.length > 0, np.full(n, np.nan)
+        time = floor_to(steps.time, DAY) if whole else steps.time
+        last[has] = time[(steps.starts + steps.length - 1)[has]] / ticks_per_day(schema)
+        found.append(Column(f"{name}.last", True, last))
+        found.append(Column(f"{name}.count", False, steps.length.astype(float)))
+    return found
+
+
+def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: Steps) -> list[Column]:
+    """What a visit knows beside its columns: its time, and the subject's statics."""
+    own = {name: columns for name, columns in frames.items() if name != schema.visit_table}
+    found = [Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema))]
+    for c in _columns(schema, statics, own):
+        found.append(Column(c.path, c.time, c.values[steps.subject], c.step, c.unit))
+    return found
+
+
+def _columns(schema: Schema, cells: tuple[Cell, ...], frames: Frames) -> list[Column]:
+    found = []
+    for cell in cells:
+        if cell.kind == "category" or cell.table not in frames:
+            continue
+        time = cell.kind == "time"
+        values = _natural(schema, frames[cell.table][cell.column], time)
+        if time:
+            step = cell.grid / ticks_per_day(schema)
+        else:
+            step = 10.0**-cell.decimals if cell.decimals is not None else 0.0
+        unit = "" if time else getattr(schema.tables[cell.table].columns[cell.column], "unit", "")
+        free = time and not cell.absolute
+        found.append(Column(f"{cell.table}.{cell.column}", time, values, step, unit, True, free))
+    return found
+
+
+def _levels(cells: tuple[Cell, ...], frames: Frames) -> Mapping[str, tuple[np.ndarray, tuple[str, ...]]]:
+    found = {}
+    for cell in cells:
+        if cell.kind == "category" and cell.levels and cell.table in frames:
+            ids = cell.ids(frames[cell.table][cell.column]) - 2
+            found[f"{cell.table}.{cell.column}"] = (np.maximum(ids, -1), cell.levels)
+    return found
+
+
+def _text(series: pl.Series) -> pl.Series:
+    return series.cast(pl.String)
+
+
+def _natural(schema: Schema, series: pl.Series, time: bool) -> np.ndarray:
+    if time:
+        ticks, known = ticks_of(series)
+        return np.where(known, ticks / ticks_per_day(schema), np.nan)
+    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()

@@ -1,0 +1,187 @@
+"""Facts of columns that follow from others."""
+
+import datetime as dt
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom.codec import Codec, Layout
+from cohortloom.codec.derived import Column, Derived, find_derived
+from cohortloom.cohort import Cohort
+from cohortloom.errors import SettingsError
+from cohortloom.rng import Rng
+from cohortloom.schema import Flag, Number, Schema, Table, Timestamp
+
+RAW = Layout(scale="raw")
+DAY = dt.timedelta(days=1)
+
+
+def date() -> Timestamp:
+    return Timestamp(granularity="day")
+
+
+def study(n: int = 200, seed: int = 0) -> Cohort:
+    """Dates that repeat each other, an age, a follow-up, a sum, and a length of stay."""
+    schema = Schema(
+        name="study",
+        tables={
+            "patients": Table(
+                role="static",
+                columns={
+                    "birth": date(),
+                    "first": date(),
+                    "age": Number(unit="a", decimals=0),
+                    "last": date(),
+                    "died": Flag(missing=False),
+                    "death": date(),
+                    "follow_up": Number(unit="d", decimals=0),
+                    "chance": Number(unit="d", decimals=0),
+                },
+            ),
+            "stays": Table(
+                role="visit",
+                columns={
+                    "out": Timestamp(),
+                    "hours": Number(unit="h", decimals=1),
+                    "systolic": Number(unit="mm[Hg]", decimals=0),
+                    "diastolic": Number(unit="mm[Hg]", decimals=0),
+                    "pulse_pressure": Number(unit="mm[Hg]", decimals=0),
+                },
+            ),
+        },
+    )
+    draw = np.random.default_rng(seed)
+    patients, stays = [], []
+    for i in range(n):
+        first = dt.datetime(2015, 1, 1) + int(draw.integers(0, 2000)) * DAY
+        birth = first - int(draw.integers(7000, 33000)) * DAY
+        last, died = first + int(draw.integers(30, 1500)) * DAY, bool(draw.random() < 0.4)
+        age = np.floor((first - birth).days / 365.25)
+        patients.append(
+            (i, birth, first, age, last, died, last if died else None, (last - first).days, draw.integers(99))
+        )
+        time = first + dt.timedelta(minutes=int(draw.integers(480, 1000)))
+        for _ in range(int(draw.integers(1, 4))):
+            hours = float(draw.integers(5, 400)) / 10
+            high, low = float(draw.integers(100, 180)), float(draw.integers(50, 99))
+            stays.append((i, len(stays), time, time + dt.timedelta(hours=hours), hours, high, low, high - low))
+            time += int(draw.integers(2, 20)) * DAY
+    tables = {
+        "patients": pl.DataFrame(patients, schema=["subject_id", *schema.tables["patients"].columns], orient="row"),
+        "stays": pl.DataFrame(
+            stays, schema=["subject_id", "visit_id", "time", *schema.tables["stays"].columns], orient="row"
+        ),
+    }
+    return Cohort.build(schema, tables)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return study()
+
+
+@pytest.fixture(scope="module")
+def codec(cohort) -> Codec:
+    return Codec.from_json(cohort.schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+
+
+def test_laws_are_found_and_nothing_else(codec):
+    found = {law.path: (set(law.terms), law.dropped, law.moved) for law in codec.derived}
+    first = ("stays.start", 1.0)
+    assert found["patients.first"] == ({first}, True, None)
+    assert found["patients.death"] == ({("patients.last", 1.0)}, True, None)
+    assert found["patients.follow_up"] == ({("patients.last", 1.0), ("stays.start", -1.0)}, True, None)
+    assert found["patients.age"][1:] == (False, "patients.birth")
+    assert found["stays.hours"] == ({("stays.out", 24.0), ("stays.time", -24.0)}, True, None)
+    assert found["stays.pulse_pressure"][1:] == (True, None)
+    assert len(found) == 6
+    assert next(law.level for law in codec.derived if law.path == "patients.death") == ("patients.died", ("true",))
+
+
+def test_what_follows_is_not_modelled_and_comes_back(cohort, codec):
+    names = {f.name for f in (*codec.static_features, *codec.sequence_features)}
+    assert not names & {"patients.first", "patients.death", "stays.pulse_pressure"}
+    assert {"patients.follow_up", "patients.age", "patients.birth", "patients.last", "stays.out"} <= names
+    back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(200))
+    assert back.tables["patients"].equals(cohort.tables["patients"])
+    assert back.tables["stays"].drop("visit_id").equals(cohort.tables["stays"].drop("visit_id"))
+
+
+def test_laws_hold_for_whatever_a_generator_draws(cohort, codec):
+    """Every column shuffled on its own, as a generator without any sense would."""
+    encoded, draw = codec.encode(cohort, rng=Rng(0)), np.random.default_rng(3)
+    for part in (encoded.static, encoded.sequence):
+        for j in range(part.values.shape[1]):
+            order = draw.permutation(len(part.values))
+            part.values[:, j], part.observed[:, j] = part.values[order, j], part.observed[order, j]
+    made = codec.decode(encoded, Rng(1), ids=np.arange(200)).tables
+    patients, stays = made["patients"], made["stays"]
+    assert patients["death"].equals(patients.select(pl.when("died").then("last").alias("death"))["death"])
+    assert patients["follow_up"].equals((patients["last"] - patients["first"]).dt.total_days().cast(float))
+    age = ((patients["first"] - patients["birth"]).dt.total_days() / 365.25).floor()
+    assert np.array_equal(age, patients["age"])
+    first = stays.group_by("subject_id", maintain_order=True).agg(pl.col("time").min().dt.truncate("1d"))
+    assert patients["first"].equals(first["time"])
+    assert np.allclose((stays["out"] - stays["time"]).dt.total_minutes() / 60, stays["hours"], atol=0.051)
+    assert stays["pulse_pressure"].equals(stays["systolic"] - stays["diastolic"])
+
+
+def test_the_age_a_user_asks_for_holds(cohort, codec):
+    encoded = codec.encode(cohort, rng=Rng(0))
+    at = [f.name for f in codec.static_features].index("patients.age")
+    encoded.static.values[:, at] = codec.encode_where({"patients.age": 70})["patients.age"]
+    made = codec.decode(encoded, Rng(1), ids=np.arange(200)).tables["patients"]
+    years = (made["first"] - made["birth"]).dt.total_days() / 365.25
+    assert (made["age"] == 70).all() and ((years >= 70) & (years < 71)).all()
+
+
+def test_what_follows_can_not_be_asked_for(codec):
+    with pytest.raises(SettingsError, match=r"follows from patients\.last and stays\.start"):
+        codec.encode_where({"patients.follow_up": 100})
+
+
+def columns(n: int, draw: np.random.Generator, wrong: float = 0.0) -> list[Column]:
+    x, y = draw.integers(0, 1000, n).astype(float), draw.integers(0, 1000, n).astype(float)
+    total = np.where(draw.random(n) < wrong, 5000.0, x + y)
+    return [Column(name, False, v, 1.0, "mg", True) for name, v in (("t.x", x), ("t.y", y), ("t.total", total))]
+
+
+@pytest.mark.parametrize("n, wrong, found", [(400, 0.0, 1), (400, 0.002, 1), (400, 0.05, 0), (15, 0.0, 0)])
+def test_a_law_needs_patients_and_hardly_an_exception(n, wrong, found):
+    draw = np.random.default_rng(0)
+    assert len(find_derived(columns(n, draw, wrong), {}, np.arange(n))) == found
+
+
+def test_many_visits_of_few_patients_are_no_law():
+    assert not find_derived(columns(400, np.random.default_rng(0)), {}, np.repeat(np.arange(10), 40))
+
+
+def test_few_values_are_no_law():
+    """Two flags' worth of numbers agree by chance."""
+    x = np.tile([0.0, 1.0], 100)
+    assert not find_derived([Column(p, False, x, 1.0, "", True) for p in ("t.x", "t.y")], {}, np.arange(200))
+
+
+def test_one_step_off_is_drawn_as_often_as_seen():
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 2000, 1000).astype(float)
+    late = draw.random(1000) < 0.3
+    seen = [Column("t.x", False, x, 1.0, "d", True), Column("t.y", False, x - late, 1.0, "d", True)]
+    (law,) = find_derived(seen, {}, np.arange(1000))
+    assert law.slack == pytest.approx((late.mean(), 1 - late.mean(), 0))
+    again = law.value({"t.x": x}, np.random.default_rng(1))
+    # 1,000 draws know the share to 0.015
+    assert (again == x - 1).mean() == pytest.approx(0.3, abs=0.05) and set(again - x) == {-1.0, 0.0}
+    assert Derived.from_json(json.loads(json.dumps(law.to_json()))) == law
+
+
+def test_missing_where_nothing_says_so_stays_modelled():
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 2000, 400).astype(float)
+    y = np.where(draw.random(400) < 0.3, np.nan, x)
+    (law,) = find_derived(
+        [Column(n, False, v, 1.0, "d", True) for n, v in (("t.x", x), ("t.y", y))], {}, np.arange(400)
+    )
+    assert not law.dropped and law.moved is None
