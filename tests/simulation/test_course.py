@@ -1,4 +1,5 @@
 """Course of illness, death and visits against closed forms."""
+# ruff: noqa: E501 (schemas stand as people write them)
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,5 @@
 """Laws against closed forms. Tolerances are about four standard errors at the n used."""
+# ruff: noqa: E501 (schemas stand as people write them)
 
 import numpy as np
 import polars as pl

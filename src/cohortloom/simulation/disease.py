@@ -1,8 +1,8 @@
 """The course of illness: a semi-Markov process with death as a competing risk.
 
 A patient stays in state s for T = (sojourn of s) * exp(stay effects), moves to r with probability proportional to
-moves[r] * exp(move effects), and dies at the rate death_rate[s] * exp(death effects) [per year]. Effects see the patient
-at entry into the state (age then, years since start); a state's hazard is constant within one stay.
+moves[r] * exp(move effects), and dies at the rate death_rate[s] * exp(death effects) [per year]. Effects see the
+patient at entry into the state (age then, years since start); a state's hazard is constant within one stay.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ Each timed variable j has an Ornstein-Uhlenbeck process u_j with memory tau_j,
 exact for each variable at any gaps (zero included), with cross-correlation R_ij where memories agree and
 R_ij sqrt((1 - a_i^2)(1 - a_j^2)) / (1 - a_i a_j) at regular gaps where they do not.
 
-Moments are laid out step by step (all patients' first moment, then all second ones, ...), longest patients first, so one
-step is a slice. Only what a treatment looks at is computed inside the steps; all else at once afterwards.
+Moments are laid out step by step (all patients' first moment, then all second ones, ...), longest patients first, so
+one step is a slice. Only what a treatment looks at is computed inside the steps; all else at once afterwards.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def _walk(gap, memory, noise, order, bounds) -> np.ndarray:
     """The processes at every moment, moment x variable, rows as in `Moments`."""
     u = np.empty_like(noise)
     previous = None
-    for lo, hi in zip(bounds[:-1], bounds[1:]):
+    for lo, hi in pairwise(bounds):
         rows = order[lo:hi]
         eps = noise[rows]
         if previous is None:
@@ -162,7 +163,7 @@ def _treat(plan, body, moments, order, bounds, watched, errors, rng: Rng) -> Non
     draws = {name: rng.child(name).numpy for name in treatments}
     on: dict[str, np.ndarray] = {}
     level: dict[str, np.ndarray] = {}
-    for lo, hi in zip(bounds[:-1], bounds[1:]):
+    for lo, hi in pairwise(bounds):
         rows = order[lo:hi]
         step = Scope(len(rows), plan.metas, scope, rows)
         for name, treatment in treatments.items():

@@ -1,8 +1,8 @@
 """Laws of single values, and the effects that move them.
 
 Every value comes from three standard normals: b (the patient's own level), u (the process at this time) and e (noise of
-this one reading), mixed as z = sqrt(between) b + sqrt(within) u + sqrt(noise) e, so z is standard normal again. A number
-is typical + shift + sd z on its scale; a flag or level is cut from P = Phi(z), so that effects are log-odds and
+this one reading), mixed as z = sqrt(between) b + sqrt(within) u + sqrt(noise) e, so z is standard normal again. A
+number is typical + shift + sd z on its scale; a flag or level is cut from P = Phi(z), so that effects are log-odds and
 correlations of b and u carry over to mixed kinds (a Gaussian copula).
 
 Numbers are float arrays; levels are integer arrays of positions, -1 where there is none; flags are 0 or 1.

@@ -62,7 +62,7 @@ class TablePlan:
 
     variables: tuple[Variable, ...]
     takes: dict[str, ColumnPrior]
-    rows: Rows = Rows()
+    rows: Rows = field(default_factory=Rows)
     panel: Panel | None = None
 
 
@@ -135,7 +135,7 @@ def make_plan(schema: Schema) -> Plan:
     """
     if not schema.tables:
         raise SchemaError(
-            "", [Problem("no-tables", "schema", "has no tables to simulate", 'Add [tables.patients] with role = "static".')]
+            "", [Problem("no-tables", "schema", "has no tables", 'Add [tables.patients] with role = "static".')]
         )  # fmt: skip
     given = schema.simulation or Simulation()
     tables = {name: _table(schema, name, given) for name in schema.tables}

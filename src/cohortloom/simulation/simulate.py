@@ -1,8 +1,8 @@
 """A cohort from a schema alone.
 
 Patients come in shards of a fixed size, each with its own branch of the seed's tree, so the number of workers changes
-nothing. A shard is lived through step by step: patients, course of illness, visits, moments, physiology with treatments,
-tables. What breaks a rule of the schema is repaired where the rule knows how, and redrawn where it does not.
+nothing. A shard is lived through step by step: patients, course of illness, visits, moments, physiology with
+treatments, tables. What breaks a rule of the schema is repaired where the rule knows how, else redrawn.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _shard(job: tuple) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]
         tables = _replace(tables, fresh, broken, schema)
         hidden = _replace(hidden, fresh_hidden, broken, schema)
     raise SamplingError(
-        f"{len(broken)} of {n} patients of one shard still break a rule of the schema, or have no row in any table, after "
-        f"{REDRAWS} redraws. Loosen the rule or widen the priors; `cohortloom validate` names the rule."
+        f"{len(broken)} of {n} patients of one shard still break a rule of the schema, or have no row in any table, "
+        f"after {REDRAWS} redraws. Loosen the rule or widen the priors; `cohortloom validate` names the rule."
     )
 
 
@@ -130,7 +130,7 @@ def _draw(plan: Plan, n: int, rng: Rng, truth: bool) -> tuple[dict[str, pl.DataF
 
 
 def resolution(plan: Plan) -> float:
-    """Step of all times [d]: the grid's bin, the prior's choice, or a minute (a day where the unit is days or longer)."""
+    """Step of all times [d]: the grid's bin, the prior's choice, or a minute (a day on long offsets)."""
     schema = plan.schema
     grid = schema.tables[schema.visit_table].grid if schema.visit_table else None
     if grid is not None:
@@ -148,14 +148,16 @@ def _truth(world: World) -> dict[str, pl.DataFrame]:
     names = pl.Series([*plan.states], dtype=pl.String)
     ended = pl.Series(life.terminal, dtype=pl.Int64)
     patients = pl.DataFrame(
-        {"subject_id": ids, "start": life.start, "age": life.scope["age"], "frailty": life.scope["frailty"], "end": life.end,
-         "death": pl.Series(life.death, nan_to_null=True), "terminal": names.gather(ended.set(ended < 0, None))}
+        {"subject_id": ids, "start": life.start, "age": life.scope["age"], "frailty": life.scope["frailty"],
+         "end": life.end, "death": pl.Series(life.death, nan_to_null=True),
+         "terminal": names.gather(ended.set(ended < 0, None))}
     )  # fmt: skip
     length = np.diff(life.times, axis=1)
     who, segment = np.nonzero((length > 0) & (life.times[:, :-1] < life.end[:, None]))
     path = pl.DataFrame(
         {"subject_id": who, "from": life.times[who, segment],
-         "to": np.minimum(life.times[who, segment + 1], life.end[who]), "state": names.gather(life.states[who, segment])}
+         "to": np.minimum(life.times[who, segment + 1], life.end[who]),
+         "state": names.gather(life.states[who, segment])}
     )  # fmt: skip
     hidden = {"subject_id": moments.subject, "visit_id": moments.visit, "time": moments.time}
     hidden["state"] = names.gather(world.body.scope["state"])

@@ -1,8 +1,8 @@
 """Who the patients are: latent normals, age, statics, and the window in which each is followed.
 
-All patient-level randomness that may be correlated lies in one matrix b [subject x latent] of standard normals: frailty,
-age, every static column, and each timed variable's own level. Its correlation matrix is the schema's list of pairs
-(nearest positive one if the list contradicts itself), so "age with creatinine's level" is written like "age with weight".
+All patient-level randomness that may be correlated lies in one matrix b [subject x latent] of standard normals:
+frailty, age, every static column, and each timed variable's own level. Its correlation matrix is the schema's list of
+pairs (nearest positive one if the list contradicts itself), so "age with creatinine's level" is written like "age with weight".
 Times inside `simulation` are days since the patient's start.
 """
 

@@ -160,7 +160,7 @@ def _renewals(plan: Plan, life: Life, stream: Stream, rng: Rng) -> tuple[np.ndar
         scope["state"] = life.states[:, j]
         rate[:, j] = np.exp(np.clip(scope.shift(stream.effects), -20, 20))
     sd = stream.frailty
-    rate *= np.exp(sd * life.scope["frailty"] - sd**2 / 2)[:, None] / (stream.every * plan.day)  # type: ignore[operator]
+    rate *= np.exp(sd * life.scope["frailty"] - sd**2 / 2)[:, None] / ((stream.every or np.inf) * plan.day)
     total = np.concatenate([np.zeros((life.n, 1)), np.cumsum(rate * np.diff(borders, axis=1), axis=1)], axis=1)
     draw = rng.child("gaps").numpy
     if stream.regularity == 1:
