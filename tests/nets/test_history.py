@@ -19,7 +19,7 @@ def slow_number_features(score, recorded, gap) -> list[float]:
     time = np.cumsum(gap)
     x, when = score[recorded].astype(float), time[recorded]
     if not len(x):
-        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0, 0]
+        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     smooth = x[0]
     for value in x[1:]:
         smooth = 0.7 * smooth + 0.3 * value
@@ -28,7 +28,9 @@ def slow_number_features(score, recorded, gap) -> list[float]:
     absent = float(not recorded[-1])
     same = np.mean(x[1:] == x[:-1]) if len(x) > 1 else 0
     level = [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0]]
-    return [*level, np.log1p(len(x)), len(x) / len(score), change, same]
+    between = when[-1] - when[-2] if len(x) > 1 else 0.0
+    due = between > 0 and abs(time[-1] - when[-1] + 1.0 - between) < 0.5  # the usual gap is 1 day
+    return [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
 
 
 def test_features_equal_a_loop_over_the_past():

@@ -4,8 +4,9 @@ Instead of a recurrent network the past is summed up by explicit statistics, upd
 code, in training (all subjects of a chunk, longest first, so that the live ones are a prefix) and in sampling (all
 live subjects). With r_1, r_2, ... the recorded normal scores of a numeric column:
 
-    last r_k, recorded yet?, log time since, missing at the last visit?, mean, sd, smoothed r (.7/.3), first r_1,
-    log(1 + k), k / visits, r_k - r_(k-1), share of verbatim repeats
+    last r_k, recorded yet?, log time since (in usual gaps), missing at the last visit?, mean, sd, smoothed r (.7/.3),
+    first r_1, log(1 + k), k / visits, r_k - r_(k-1), share of verbatim repeats, log time between the last two records,
+    is the next one due at this pace?
 
 per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
 large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
 
-NUMBER_FEATURES = 12  # per numeric column; the first is the last value, the fifth the running mean
+NUMBER_FEATURES = 14  # per numeric column; the first is the last value, the fifth the running mean
 SMOOTHING = 0.3
 
 
@@ -123,6 +124,7 @@ class History:
         self.time = np.zeros(n)
         self.last, self.change, self.smooth, self.first = (np.zeros((n, numbers), np.float32) for _ in range(4))
         self.total, self.squares, self.count, self.when, self.same = (np.zeros((n, numbers)) for _ in range(5))
+        self.between = np.zeros((n, numbers))
         self.absent = np.zeros((n, numbers), bool)
         self.token = np.full((n, len(spec.categories)), -1)
         self.token_absent = np.zeros((n, len(spec.categories)), bool)
@@ -152,6 +154,7 @@ class History:
         self.total = self.total + np.where(recorded, score, 0)
         self.squares = self.squares + np.where(recorded, score.astype(float) ** 2, 0)
         self.count = self.count + recorded
+        self.between = np.where(again, self.time[:, None] - self.when, self.between)
         self.when = np.where(recorded, self.time[:, None], self.when)
         self.absent = ~recorded
         if steps.small.shape[1]:
@@ -184,10 +187,13 @@ class History:
         safe = np.maximum(self.count, 1)
         mean = self.total / safe
         spread = np.sqrt(np.maximum(self.squares / safe - mean**2, 0))
-        since = np.where(known, np.log1p(np.maximum(self.time[:, None] - self.when, 0)), 0)
+        usual = spec.usual_gap
+        wait = np.maximum(self.time[:, None] - self.when, 0)
+        since = np.where(known, np.log1p(wait / usual), 0)
+        due = (self.between > 0) & (np.abs(wait + usual - self.between) < 0.5 * usual)
         blocks = [self.last, known, since, self.absent, mean, spread, self.smooth, self.first]
         blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
-        blocks += [self.same / np.maximum(self.count - 1, 1)]
+        blocks += [self.same / np.maximum(self.count - 1, 1), np.log1p(self.between / usual), due]
         at = spec.n_global
         for block in blocks:
             out[:, at : at + k] = block

@@ -378,4 +378,4 @@ def _repeats(values: np.ndarray, last: np.ndarray, coder: NumberCoder) -> bool:
     change = np.abs(values[both] - last[both])
     same = np.mean(change == 0)
     by_chance = np.mean(np.isclose(change, coder.step)) / 2 if coder.step else 0.0
-    return bool(same > 0.02 and same > 1.5 * by_chance)
+    return bool(same > 0.02 and same > 1.25 * by_chance)
