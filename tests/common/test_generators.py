@@ -4,7 +4,7 @@ import pytest
 
 from cohortloom.errors import SettingsError
 from cohortloom.generators import create, describe, generator_names
-from cohortloom.testing.checks import CHECKS, Case, small_cohort
+from cohortloom.testing.checks import CHECKS, WAVE_CHECKS, Case, small_cohort, small_waves
 
 STEPS = {"steps": 40, "evaluate_every": 10}
 SMALL = {
@@ -19,6 +19,9 @@ SMALL = {
     "sdv-static": {},
     "temporal-vae": {"width": 24, "training": STEPS},
 }
+#: Generators of waveforms, checked on waveforms.
+WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "code": 4,
+                              "training": {**STEPS, "batch_size": 8}}}  # fmt: skip
 SLOW = {"processes_equal_whole"}
 #: A Python step per visit: only its first few checks run in the fast suite.
 SLOW_GENERATORS = {"sdv-par"}
@@ -31,14 +34,15 @@ def cases(tmp_path_factory):
 
     def case(name: str) -> Case:
         if name not in made:
-            made[name] = Case(lambda: create(name, **SMALL[name]), tmp_path_factory.mktemp(name), small_cohort())
+            settings, cohort = (WAVES[name], small_waves()) if name in WAVES else (SMALL[name], small_cohort())
+            made[name] = Case(lambda: create(name, **settings), tmp_path_factory.mktemp(name), cohort)
         return made[name]
 
     return case
 
 
 def test_every_generator_is_checked():
-    assert set(SMALL) == set(generator_names()) == set(describe())
+    assert set(SMALL) | set(WAVES) == set(generator_names()) == set(describe())
 
 
 def _pairs():
@@ -50,6 +54,14 @@ def _pairs():
 
 @pytest.mark.parametrize(("name", "check"), _pairs())
 def test_generator(name, check, cases, tmp_path):
+    case = cases(name)
+    case.folder = tmp_path
+    CHECKS[check](case)
+
+
+@pytest.mark.parametrize("check", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in WAVE_CHECKS])
+@pytest.mark.parametrize("name", WAVES)
+def test_generator_of_waveforms(name, check, cases, tmp_path):
     case = cases(name)
     case.folder = tmp_path
     CHECKS[check](case)

@@ -33,10 +33,11 @@ def _joined(parts: list[SignalSet]) -> SignalSet:
     if len(parts) == 1:
         return parts[0]
     records = pl.concat([part.records for part in parts], how="vertical_relaxed")
-    order = records["subject_id"].arg_sort(maintain_order=True).to_numpy() if records.height else np.zeros(0, int)
+    place = records["subject_id"].rank("ordinal").to_numpy().astype(int) - 1
+    order = np.argsort(place)
     longest = max(part.samples.shape[2] for part in parts)
     samples = np.full((records.height, parts[0].samples.shape[1], longest), np.nan, dtype=np.float32)
-    start, place = 0, np.argsort(order)
+    start = 0
     for part in parts:
         n = len(part.samples)
         samples[place[start : start + n], :, : part.samples.shape[2]] = part.samples

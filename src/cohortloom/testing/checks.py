@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom import rules
-from cohortloom.cohort import Cohort
+from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.errors import CohortloomError, DataError, FileFormatError, NotFittedError, SettingsError
 from cohortloom.generators import load
 from cohortloom.generators.base import Ability, Generator
@@ -35,7 +35,7 @@ from cohortloom.schema import Schema
 from cohortloom.sharding import merge, plan
 from cohortloom.sharding.plan import SHARD_SIZE
 
-__all__ = ["CHECKS", "LONGEST", "Case", "assert_same", "small_cohort"]
+__all__ = ["CHECKS", "LONGEST", "WAVE_CHECKS", "Case", "assert_same", "small_cohort", "small_waves"]
 
 #: Visits of the one long patient of `small_cohort`; nobody else has more than 12.
 LONGEST = 31
@@ -138,10 +138,51 @@ def small_cohort(n: int = 120, *, seed: int = 0) -> Cohort:
     return Cohort.build(schema, {"patients": patients, "visits": visits, "labs": labs})
 
 
+def small_waves(n: int = 40, *, seed: int = 0) -> Cohort:
+    """Single-lead records of 5 s without tables: beats at each patient's own rate, some labelled "fast"."""
+    draw = np.random.default_rng(seed)
+    fs, length = 50.0, 250
+    schema = Schema.model_validate(
+        {
+            "name": "small_waves",
+            "clock": "offset",
+            "signals": {"ecg": {"kind": "ecg", "channels": ["II"], "fs": fs, "duration": 5, "labels": ["fast", "slow"]}},
+        }
+    )
+    rate = draw.uniform(50, 120, n)
+    time = np.arange(length) / fs
+    first = draw.uniform(0, 0.5, (n, 1))
+    samples = np.zeros((n, 1, length))
+    for k in range(12):
+        offset = time - (first + k * 60 / rate[:, None])
+        beat = np.exp(-0.5 * np.square(offset / 0.025)) + 0.25 * np.exp(-0.5 * np.square((offset - 0.25) / 0.05))
+        samples[:, 0] += draw.normal(1, 0.02, (n, 1)) * beat
+    samples += 0.02 * draw.standard_normal(samples.shape)
+    records = pl.DataFrame(
+        {
+            "record_id": np.arange(n),
+            "subject_id": [f"P-{k:04d}" for k in range(n)],
+            "visit_id": pl.Series([None] * n, dtype=pl.Int64),
+            "time": pl.Series([None] * n, dtype=pl.Duration("us")),
+            "n_samples": np.full(n, length),
+            "label": np.where(rate > 85, "fast", "slow"),
+        }
+    )
+    waves = SignalSet(schema.signals["ecg"], records, samples.astype(np.float32))
+    return Cohort.build(schema, {}, signals={"ecg": waves})
+
+
 def assert_same(one: Cohort, other: Cohort) -> None:
     """Equal frames, cell by cell, and equal origins."""
     for name, frame in one.tables.items():
         assert frame.equals(other.tables[name]), f"{name} differs"
+    assert set(one.signals) == set(other.signals)
+    for name, wave in one.signals.items():
+        again = other.signals[name]
+        assert wave.records.equals(again.records), f"records of {name} differ"
+        assert np.array_equal(wave.samples, again.samples, equal_nan=True), f"samples of {name} differ"
+        assert (wave.annotations is None) == (again.annotations is None)
+        assert wave.annotations is None or wave.annotations.equals(again.annotations), f"annotations of {name} differ"
     assert one.origin == other.origin
 
 
@@ -176,7 +217,8 @@ def check_same_seed_same_cohort(case: Case) -> None:
 def check_other_seed_other_cohort(case: Case) -> None:
     """Another seed of the draw gives other patients."""
     one, other = case.fitted.sample(30, seed=1), case.fitted.sample(30, seed=2)
-    assert any(not one.tables[name].equals(other.tables[name]) for name in one.tables)
+    tables = any(not one.tables[name].equals(other.tables[name]) for name in one.tables)
+    assert tables or any(not np.array_equal(w.samples, other.signals[n].samples) for n, w in one.signals.items())
 
 
 def check_nothing_global_is_touched(case: Case) -> None:
@@ -373,6 +415,14 @@ def check_processes_equal_whole(case: Case) -> None:
 CHECKS: dict[str, Callable[[Case], None]] = {
     name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
 }
+
+
+#: Checks that say something of a generator of waveforms, run on `small_waves`.
+WAVE_CHECKS = (
+    "settings_are_the_fields", "unfitted_is_refused", "same_seed_same_cohort", "other_seed_other_cohort",
+    "nothing_global_is_touched", "schema_and_rules_hold", "exactly_n", "origin_is_told", "loaded_is_the_same",
+    "resumed_equals_uninterrupted", "shards_equal_whole", "memory_is_flat", "score", "processes_equal_whole",
+)  # fmt: skip
 
 
 # -- parts of checks ---------------------------------------------------------------------------------------------

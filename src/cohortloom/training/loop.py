@@ -306,7 +306,11 @@ class _PhaseRun:
             optimiser.state.clear()
             for j, parameter in enumerate(objective.parameters):
                 prefix = f"{i}/{j}/"
-                found = {n[len(prefix) :]: v.clone() for n, v in parts["moments"].items() if n.startswith(prefix)}
+                found = {
+                    n[len(prefix) :]: _laid_out_like(parameter, v)
+                    for n, v in parts["moments"].items()
+                    if n.startswith(prefix)
+                }
                 if found:
                     optimiser.state[parameter] = found
         self.losses = {name: [] for name in self.losses}
@@ -390,6 +394,13 @@ def _optimiser(objective: Objective, training: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=height, betas=objective.betas or training.betas, fused=True
     )
+
+
+def _laid_out_like(parameter: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+    """A copy of a moment in the parameter's own memory layout (the fused step reads memory, not strides)."""
+    if moment.shape != parameter.shape:
+        return moment.clone()
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
 
 
 def _mean(values: list[float]) -> float | None:

@@ -1,0 +1,190 @@
+"""What is missing in a waveform, drawn given what is there: gaps, leads, or the rest of a record.
+
+Rhythm first: beats come from the samples that are seen; a gap without any lead gets beats whose intervals are drawn for
+this record and then scaled so that the beats on both sides meet. The record's code is drawn from its posterior given
+the leads that are seen. Then the samples: at every noise level what is seen is put back with its noise (replacement),
+and a sampler that adds fresh noise at each step lets the seams settle. What was seen comes back unchanged.
+
+Several draws of the same record: `impute` with several seeds. To continue a record, lengthen it with NaN.
+
+References:
+    Lugmayr et al. (2022). RePaint. arXiv:2201.09865.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from cohortloom.codec.beats import Beats, averaged_beats, find_beats
+from cohortloom.cohort import Cohort, SignalSet
+from cohortloom.diffusion.sampler import grid, stochastic
+from cohortloom.generators.signal_records import rhythm_of, spectrum_of, texture_of
+from cohortloom.rng import Rng
+
+if TYPE_CHECKING:
+    from cohortloom.generators.signal_diffusion import SignalDiffusion
+
+__all__ = ["bridged", "inpaint"]
+
+_BATCH = 32
+#: A gap shorter than this holds no beat of its own [s].
+_SHORT = 0.25
+
+
+def inpaint(model: SignalDiffusion, cohort: Cohort, rng: Rng) -> Cohort:
+    """The cohort with unseen samples of the model's signal drawn."""
+    from cohortloom.training import drawing_from, few_threads
+
+    name = model.codec_.signal
+    signals = cohort.signals.get(name)
+    if signals is None or not signals.records.height:
+        return cohort
+    n_samples = signals.records["n_samples"].to_numpy()
+    within = np.arange(signals.samples.shape[2]) < n_samples[:, None]
+    holes = np.array([(~np.isfinite(x) & w).any() for x, w in zip(signals.samples, within)])
+    if not holes.any():
+        return cohort
+    samples = np.array(signals.samples, dtype=np.float32)
+    with few_threads(model.net_, model.training.threads), torch.no_grad(), drawing_from(rng.child("layers").torch):
+        for k, rows in enumerate(np.split(np.flatnonzero(holes), range(_BATCH, int(holes.sum()), _BATCH))):
+            samples[rows] = _filled(model, cohort, signals, rows, rng.child(k))
+    return replace(cohort, signals={**cohort.signals, name: replace(signals, samples=samples)})
+
+
+def _filled(model: Any, cohort: Cohort, signals: SignalSet, rows: np.ndarray, rng: Rng) -> np.ndarray:
+    """Samples of some records with their holes drawn."""
+    records = signals.records[rows]
+    notes = signals.annotations
+    if notes is not None:
+        notes = notes.join(records.select("record_id"), on="record_id", how="semi")
+    part = SignalSet(signals.spec, records, np.asarray(signals.samples[rows]), notes)
+    x, seen = model.codec_.samples.encode(part.samples)
+    n_samples = records["n_samples"].to_numpy()
+    context, observed = model.codec_.context.encode(cohort, records)
+    _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
+    drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
+    drawn, beats = _facts(model, part, x, seen, drawn, n_samples, rng)
+    place = np.arange(len(rows))
+    denoise = model._denoise(*model._shown(drawn, context, observed, beats, place, x.shape[2]))
+    noise = torch.randn(x.shape, generator=rng.child("noise").torch)
+    known, where = torch.from_numpy(x), torch.from_numpy(seen)
+
+    def held(y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        y = torch.where(where, known + sigma[:, None, None] * noise, y)
+        return torch.where(where, known, denoise(y, sigma))
+
+    levels = grid(2 * model.sampling_steps)
+    start = levels[0] * noise
+    found = stochastic(held, start, levels, generator=rng.child("churn").torch, churn=0.5)
+    full = model.codec_.samples.decode(found.numpy(), n_samples)
+    return np.where(np.isfinite(part.samples), part.samples, full)
+
+
+def _facts(
+    model: Any, part: SignalSet, x: np.ndarray, seen: np.ndarray, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng
+) -> tuple[np.ndarray, Beats | None]:
+    """Facts of records from what is seen, and from the prior where nothing is."""
+    net, fs = model.net_, model.shape_.facts["fs"]
+    middle, spread = net.middle.numpy(), net.spread.numpy()
+    draw = rng.child("code").numpy
+    anything = seen.any(axis=(1, 2))
+    if not model.shape_.facts["beats"]:
+        mean, sd = net.code.encode(spectrum_of(x, seen, fs))
+        z = mean + sd * draw.standard_normal(mean.shape)
+        return np.where(anything[:, None], (z - middle) / spread, drawn), None
+    beats = find_beats(part, model.codec_.samples.modelled)
+    shapes, ok = averaged_beats(x, seen, beats, fs)
+    ok &= (beats.count > 0)[:, None]
+    points = shapes.shape[2]
+    flat = np.repeat(ok, points, axis=1)
+    mean, sd = net.code.encode(shapes.reshape(len(x), -1), flat)
+    z = mean + sd * draw.standard_normal(mean.shape)
+    k = z.shape[1]
+    known = ok.any(axis=1)
+    drawn = drawn.copy()
+    drawn[known, -k:] = ((z - middle[-k:]) / spread[-k:])[known]
+    rhythm, _ = rhythm_of(beats, fs)
+    usable = np.isfinite(rhythm).all(axis=1)
+    drawn[usable, :3] = ((rhythm - middle[:3]) / spread[:3])[usable]
+    beats = bridged(model, beats, drawn, seen.any(axis=1), n_samples, rng.child("bridge"))
+    _, guide = model._shown(drawn, np.zeros((len(x), model.shape_.facts["n_context"])),
+                            np.zeros((len(x), model.shape_.facts["n_context"])), beats, np.arange(len(x)),
+                            x.shape[2])  # fmt: skip
+    left = (x - guide[:, : x.shape[1]].numpy()) * seen
+    share = np.maximum(seen.mean(axis=(1, 2)), 1e-3)
+    texture = texture_of(left, fs) - np.log(share)[:, None]
+    some = share > 0.2
+    drawn[some, 3:7] = np.clip(((texture - middle[3:7]) / spread[3:7])[some], -3, 3)
+    return drawn, beats
+
+
+def bridged(
+    model: Any,
+    beats: Beats,
+    drawn: Float[np.ndarray, "record fact"],
+    lit: Bool[np.ndarray, "record sample"],
+    n_samples: np.ndarray,
+    rng: Rng,
+) -> Beats:
+    """Beats with those in dark spans drawn.
+
+    Args:
+        model: Fitted model.
+        beats: Beats in what is seen.
+        drawn: Standardised facts of the records.
+        lit: Samples at which any channel is seen.
+        n_samples: Length of each record.
+        rng: Random stream.
+    """
+    fs = model.shape_.facts["fs"]
+    middle, spread = model.net_.middle.numpy(), model.net_.spread.numpy()
+    mean = np.exp(np.clip(drawn[:, 0] * spread[0] + middle[0], np.log(0.2), np.log(3.0)))
+    scale = np.exp(np.clip(drawn[:, 1] * spread[1] + middle[1], -7, 0))
+    n_spare = int(2 * (n_samples / fs / mean).max(initial=1)) + 4
+    u, _ = model.net_.rhythm.draw(torch.from_numpy(drawn).float(), n_spare, rng.torch)
+    rr = np.maximum(mean[:, None] * np.exp(np.clip(u.numpy() * scale[:, None], -1.2, 1.2)), 0.2) * fs
+    phase = rng.child("phase").numpy.random(len(mean))
+    places, odds = [], []
+    for i in range(len(mean)):
+        at, odd = beats.place[i, : beats.count[i]], beats.odd[i, : beats.count[i]]
+        new = _in_gaps(at, lit[i, : n_samples[i]], rr[i], mean[i] * fs, phase[i], fs)
+        order = np.argsort(np.append(at, new), kind="stable")
+        places.append(np.append(at, new)[order])
+        odds.append(np.append(odd, np.zeros(len(new), bool))[order])
+    count = np.array([len(p) for p in places], dtype=int)
+    width = max(int(count.max(initial=1)), 1)
+    place, odd = np.zeros((len(places), width)), np.zeros((len(places), width), bool)
+    for i, (p, o) in enumerate(zip(places, odds)):
+        place[i, : len(p)], odd[i, : len(p)] = p, o
+    return Beats(place, odd, count)
+
+
+def _in_gaps(at: np.ndarray, lit: np.ndarray, rr: np.ndarray, mean: float, phase: float, fs: float) -> np.ndarray:
+    """New R peaks of one record [samples]; `rr` are intervals to use up [samples]."""
+    edge = np.flatnonzero(np.diff(np.concatenate([[1], lit.astype(int), [1]])))
+    new: list[float] = []
+    used = 0
+    for a, b in zip(edge[::2], edge[1::2]):
+        if b - a < _SHORT * fs:
+            continue
+        before, after = at[at < a], at[at >= b]
+        if len(before) and len(after):
+            span = after[0] - before[-1]
+            k = max(int(round(span / mean)) - 1, 0)
+            steps = rr[(used + np.arange(k + 1)) % len(rr)]
+            found = before[-1] + np.cumsum(steps)[:-1] * (span / steps.sum())
+        elif len(after):
+            steps = rr[(used + np.arange(int((b - a) / rr.min()) + 2)) % len(rr)]
+            found = after[0] - np.cumsum(steps)
+        else:
+            first = before[-1] if len(before) else a - phase * mean
+            steps = rr[(used + np.arange(int((b - a) / rr.min()) + 2)) % len(rr)]
+            found = first + np.cumsum(steps)
+        used += len(found) + 1
+        new += [float(f) for f in found if a <= f < b]
+    return np.array(sorted(new))
