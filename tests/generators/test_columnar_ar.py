@@ -323,6 +323,31 @@ def test_no_visit_lies_beyond_the_end_of_follow_up_that_was_found():
     assert late.height == 0 and drawn.tables["v"].height > 700
 
 
+def hours(n: int, seed: int) -> Cohort:
+    """Stays of 24 hours, 20 of them recorded; one stay in ten ends at hour 30."""
+    rng = np.random.default_rng(seed)
+    time = np.stack([np.r_[0, np.sort(rng.permutation(np.arange(1, 23))[:18]), 23] for _ in range(n)])
+    time[rng.random(n) < 0.1, -1] = 30
+    visits = {"subject_id": np.repeat(np.arange(n), 20), "visit_id": np.arange(20 * n), "x": rng.normal(size=20 * n)}
+    visits = pl.DataFrame(visits).with_columns(pl.Series("time", time.ravel() * 3_600_000_000).cast(pl.Duration("us")))
+    schema = parse_schema(
+        'name = "h"\nversion = "1"\nclock = "offset"\n[tables.p]\nrole = "static"\ncolumns.s = { kind = "flag" }\n'
+        '[tables.v]\nrole = "visit"\nparent = "p"\ncolumns.x = { kind = "number" }\n'
+    )
+    return Cohort.build(schema, {"p": pl.DataFrame({"subject_id": range(n), "s": rng.random(n) < 0.5}), "v": visits})
+
+
+def test_a_record_ends_when_its_span_is_over_and_has_its_number_of_visits():
+    fitted = model(members=1, training={"steps": 60}).fit(hours(150, 0), seed=0)
+    drawn = fitted.sample(300, seed=1).tables["v"].with_columns(hour=pl.col("time").dt.total_minutes() / 60)
+    assert (drawn["hour"] % 1 == 0).all()
+    stays = drawn.group_by("subject_id").agg(
+        pl.len(), pl.col("hour").max(), pl.col("hour").is_duplicated().any().alias("tie")
+    )
+    assert (stays["len"] == 20).all() and not stays["tie"].any()
+    assert set(stays["hour"]) <= {23.0, 30.0} and (stays["hour"] == 30).mean() == pytest.approx(0.1, abs=0.06)
+
+
 @pytest.mark.parametrize("n", [1, 2, 12])
 def test_very_few_patients(n):
     drawn = model(training=SHORT).fit(known.clinic(n, seed=3), seed=0).sample(20, seed=0)

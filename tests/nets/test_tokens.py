@@ -132,3 +132,27 @@ def test_missing_is_possible_only_where_it_was_seen():
     assert not fitted(np.arange(50.0)).allowed[-1]
     assert fitted(np.array([*np.arange(50.0), np.nan])).allowed[-1]
     assert fitted(np.arange(50.0)).token(np.array([5.0]), np.array([np.nan]))[0] == CONT
+
+
+def test_a_common_value_among_common_neighbours_is_no_spike():
+    rng = np.random.default_rng(7)
+    sodium = rng.normal(138, 2, 2000).round()  # every tenth value or more is 138, but so are 137 and 139
+    assert np.mean(sodium == 138) > 0.15 and fitted(sodium).spikes == ()
+    ceiling = np.minimum(rng.normal(97, 4, 2000).round(), 100)
+    assert fitted(np.where(rng.random(2000) < 0.3, 100, ceiling)).spikes == (100.0,)
+
+
+def test_a_spike_that_comes_again_is_a_repeat_and_no_other_token_says_so():
+    rng = np.random.default_rng(8)
+    subject = np.repeat(np.arange(200), 10)
+    fresh = np.where(rng.random(2000) < 0.4, 0.0, rng.lognormal(2, 1, 2000).round(2))
+    sticky = fresh.reshape(200, 10)
+    for k in range(1, 10):
+        again = rng.random(200) < 0.7
+        sticky[again, k] = sticky[again, k - 1]
+    coder = NumberCoder.fit(sticky.ravel(), subject)
+    assert coder.repeat and coder.spikes == (0.0,)
+    values, last = np.array([0.0, 0.0, 5.0, 0.0]), np.array([0.0, 5.0, 5.0, np.nan])
+    last, values = coder.snap(last), coder.snap(values)
+    assert coder.token(values, last).tolist() == [coder.repeat_token, 1, coder.repeat_token, 1]
+    assert coder.hidden(last).tolist() == [1, -1, -1, coder.repeat_token]
