@@ -24,7 +24,7 @@ FEATURES = {
     "ecg": ("heart rate", "RR variation", "PR", "QRS", "QTc", "axis", "P present", "R size", "T size", "voltage", "ST"),
     "eeg": ("amplitude", "alpha share", "delta share", "beta share", "slope", "alpha peak"),
 }
-MOST_COLUMNS, MOST_LEVELS = 40, 4
+MOST_COLUMNS, MOST_LEVELS, FEWEST_APART = 40, 4, 10
 
 
 def scores(ctx: SignalContext) -> list[Score]:
@@ -50,7 +50,8 @@ def scores(ctx: SignalContext) -> list[Score]:
     statistics = {k: _moments(ctx.views[k], a[k], b[k]) for k in ("synthetic", "train", "held_out")}
     statistics["independent"] = _moments(source, a["train"], b["train"][dealt])
     pairs = tuple(f"{c} and {n}" for c in shared for n in names)
-    keep = _enough(statistics, len(pairs))
+    varied = [_varied(a)[:, None], _varied(b)[None, :]]
+    keep = _enough(statistics, len(pairs)) & (varied[0] & varied[1]).ravel()
     measure = Measure(key, words, pairs, statistics, _correlations, lambda p, q: np.abs(p - q), keep, (0.08, 0.2))
     return [_named(ctx, s) for s in assess(ctx, measure)]
 
@@ -93,6 +94,19 @@ def _correlations(s: np.ndarray) -> np.ndarray:
 def _enough(statistics: dict[str, np.ndarray], n_pairs: int) -> np.ndarray:
     counts = [(statistics[k].reshape(-1, n_pairs, 6)[:, :, 0] > 0).sum(0) for k in ("train", "held_out")]
     return np.min(counts, axis=0) >= 20
+
+
+def _varied(x: dict[str, np.ndarray]) -> np.ndarray:
+    """Columns in which at least ten real records a side differ from the commonest value: a flag that few patients
+    have says nothing about an association."""
+    found = []
+    for k in ("train", "held_out"):
+        per_column = []
+        for column in x[k].T:
+            _, counts = np.unique(column[np.isfinite(column)], return_counts=True)
+            per_column.append(counts.sum() - counts.max() >= FEWEST_APART if len(counts) else False)
+        found.append(per_column)
+    return np.all(found, axis=0)
 
 
 def record_columns(side: Side) -> dict[str, np.ndarray]:

@@ -27,6 +27,8 @@ __all__ = ["Waves", "delineate"]
 
 #: Average beats are brought to at least this sampling frequency [Hz].
 FINE = 400
+#: A P wave is this many times higher than the noise of the average beat; the largest of noise alone reaches about 3.
+CLEAR = 4.5
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _p_wave(
     half = uniform_filter1d(half - half.mean(axis=1, keepdims=True), max(1, round(0.02 * fs)), axis=1)
     noise = float(np.sqrt(np.square(half).mean(axis=1)).max())
     far = line[peak] / max(float(np.median(np.abs(line))), 1e-12)
-    stands = size > 3 * noise if np.isfinite(noise) else True
+    stands = size > CLEAR * noise if np.isfinite(noise) else True
     inside = round(0.02 * fs) < peak < len(line) - round(0.012 * fs)
     present = bool(stands and inside and far > 1.6 and line[peak] > 0)
     rise = np.gradient(line)[max(0, peak - round(0.09 * fs)) : peak + 1]

@@ -140,8 +140,9 @@ NEAR, SHORTEST_PATCH, LONGEST_PATCH = 25, 6, 128
 
 
 def seam_strength(x: np.ndarray) -> tuple[float, int]:
-    """How much sharper the signal turns at every p-th sample than elsewhere; strength and p, best over p = 6 to 128 (recorders that resample
-    4 to 5 leave a pattern of 5).
+    """How much sharper the signal turns at every p-th sample than elsewhere; strength and p, best over p = 6 to 128.
+
+    Recorders that resample 4 to 5 leave a pattern of 5, so shorter pieces can't be told.
 
     |second difference| is set against its neighbourhood (so that a QRS counts no more than the rest), folded modulo p,
     and the highest phase is set against the spread of the others. A sinusoid raises many phases, a seam one or two.
