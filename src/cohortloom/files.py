@@ -42,9 +42,9 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Canonical JSON with two-space indent and a final newline."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: str | Path, content: Any, *, sort_keys: bool = True) -> None:
+    """JSON with two-space indent and a final newline; canonical unless the order of keys is content."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

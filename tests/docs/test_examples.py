@@ -70,3 +70,31 @@ def test_every_local_link_of_the_documents_leads_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_rules_of_the_page_compile_and_the_clinic_keeps_them(small_cohort):
+    import cohortloom as cl
+    from cohortloom.rules import check, compile_rules
+    from cohortloom.schema import RuleSpec
+
+    page = (ROOT / "docs" / "concepts" / "rules.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    specs = [RuleSpec(**rule) for block in blocks for rule in tomllib.loads(block)["rules"]]
+    assert len(specs) >= 7
+    schema = small_cohort.schema.model_copy(update={"rules": tuple(specs)})
+    assert len(compile_rules(schema)) > len(specs)
+    assert check(cl.Cohort.build(schema, small_cohort.tables)) == []
+
+
+def test_every_kind_of_rule_is_on_the_page():
+    from cohortloom.rules import KINDS
+
+    page = (ROOT / "docs" / "concepts" / "rules.md").read_text()
+    implied = {"items", "one_row", "parent"}  # never written by people
+    assert all(f"`{kind}`" in page for kind in set(KINDS) - implied)
+
+
+def test_the_example_without_data_finds_the_known_effect(capsys):
+    found = example("cohort_without_data").main(400)
+    assert found["broken"] == 0
+    assert -15 < found["adjusted"] < -5  # the truth is -10 per minute

@@ -15,9 +15,14 @@ app = typer.Typer(help="Check, show, draft schemas.", no_args_is_help=True)
 @app.command()
 def check(file: Path, json: Json = None) -> None:
     """Report every problem of a schema file at once, with line and fix."""
+    from cohortloom.rules import rule_problems
+    from cohortloom.schema import Schema
+    from cohortloom.schema.check import WARNINGS
     from cohortloom.schema.text import schema_problems
 
     problems = schema_problems(file)
+    if all(problem.code in WARNINGS for problem in problems):
+        problems += rule_problems(Schema.from_file(file))
     if json is not None:
         write_result(
             json,

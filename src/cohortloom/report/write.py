@@ -22,7 +22,7 @@ def write_report(report: Report, path: str | Path) -> None:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".json":
-        write_json(path, report.to_dict())
+        write_json(path, report.to_dict(), sort_keys=False)  # tables keep the order of their columns
     elif suffix == ".md":
         from cohortloom.report.markdown import to_markdown
 
