@@ -73,27 +73,38 @@ def _shares(ctx: Context, key: str, name: str, parts: list[Part]) -> list[Score]
 
 def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
     sizes = {k: _patients(ctx.views[k], parts).sum(0)[1:] for k in ("train", "held_out")}
-    keep = np.minimum(sizes["train"], sizes["held_out"]) >= FEWEST
-    labels, found = tuple(p.label for p in parts), []
+    smallest = np.minimum(sizes["train"], sizes["held_out"])
+    found = []
     for summary in summaries_of(ctx):
         key, name = f"fairness.{summary.name}", f"{summary.name} error by subgroup"
-        if not keep.any():
-            found.append(not_computed(ctx, key, name, f"no subgroup has {FEWEST} patients on both real sides"))
-            continue
+        width = len(summary.labels)
+        labels = tuple(p.label if width == 1 else f"{p.label}: {c}" for p in parts for c in summary.labels)
 
         def sums(view: View, summary=summary) -> np.ndarray:
             return np.stack([summary.sums(view, p.member(view)) for p in parts], axis=1)
 
         made = ctx.sums(sums)
         shape = made["held_out"].shape[1:]
-        flat = {k: s.reshape(len(s), -1) for k, s in made.items()}
+        real = summary.each(made["train"].sum(0), made["held_out"].sum(0))
+        keep = ((smallest >= FEWEST)[:, None] & np.isfinite(real)).ravel()
+        if not keep.any():
+            found.append(not_computed(ctx, key, name, f"no subgroup has {FEWEST} patients on both real sides"))
+            continue
 
         def curve(s: np.ndarray, shape=shape) -> np.ndarray:
             return s.reshape(*s.shape[:-1], *shape)
 
-        influence = 1 / np.maximum(np.minimum(sizes["train"], sizes["held_out"]), 1)
-        measure = Measure(key, name, labels, flat, curve, summary.distance, keep, (0.05, 0.1), influence=influence)
-        found += assess(ctx, measure)
+        def distance(a: np.ndarray, b: np.ndarray, summary=summary) -> np.ndarray:
+            d = summary.each(a, b)
+            return np.nan_to_num(d.reshape(*d.shape[:-2], -1), nan=1.0)  # nothing left of a column: all is lost
+
+        flat = {k: s.reshape(len(s), -1) for k, s in made.items()}
+        influence = np.repeat(1 / np.maximum(smallest, 1), width)
+        useless = 0.2 if summary.name == "marginal" else None  # independent columns keep overall laws
+        found += assess(
+            ctx,
+            Measure(key, name, labels, flat, curve, distance, keep, (0.05, 0.1), useless=useless, influence=influence),
+        )
     return found
 
 

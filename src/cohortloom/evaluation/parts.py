@@ -57,13 +57,21 @@ class Summary:
     """One summary: sums per group of patients, and the distance of two vectors of sums.
 
     Args:
+        labels: What the components are; one for all where a component alone would be too noisy.
         sums: View, mark of patients -> group x statistic.
-        distance: Statistics, reference statistics (..., m) -> (...).
+        each: Statistics, reference statistics (..., m) -> (..., component); NaN where either lacks values.
     """
 
     name: str
+    labels: tuple[str, ...]
     sums: Callable[[View, np.ndarray], np.ndarray]
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    each: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def distance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Mean over the components that both have; 0 without any."""
+        d = self.each(a, b)
+        known = np.isfinite(d)
+        return np.where(known, d, 0).sum(-1) / np.maximum(known.sum(-1), 1)
 
 
 def summaries_of(ctx: Context) -> list[Summary]:
@@ -99,16 +107,15 @@ def _marginal(fields: list[Field]) -> Summary:
             out.append(_grouped(view, patient[keep], cell[keep], size, None))
         return np.concatenate(out, axis=1).astype(float)
 
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        total, n = 0.0, 0.0
+    def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        out = []
         for f, x, y in zip(fields, np.split(a, cuts, axis=-1), np.split(b, cuts, axis=-1), strict=True):
             p, q = (s / np.maximum(s.sum(-1, keepdims=True), 1) for s in (x, y))
             d = np.abs(np.cumsum(p - q, axis=-1)).max(-1) if f.is_number else np.abs(p - q).sum(-1) / 2
-            known = (x.sum(-1) > 0) & (y.sum(-1) > 0)
-            total, n = total + np.where(known, d, 0), n + known
-        return total / np.maximum(n, 1)
+            out.append(np.where((x.sum(-1) > 0) & (y.sum(-1) > 0), d, np.nan))
+        return np.stack(np.broadcast_arrays(*out), axis=-1)
 
-    return Summary("marginal", sums, distance)
+    return Summary("marginal", tuple(f.name for f in fields), sums, each)
 
 
 def _patient_value(f: Field, view: View) -> np.ndarray:
@@ -138,12 +145,18 @@ def _six(view: View, patient: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nd
     return np.concatenate([_grouped(view, patient, zero, 1, w) for w in parts], axis=1)
 
 
-def _mean_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean |correlation - correlation| over components with enough values on both sides."""
+def _gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|correlation - correlation| of each component; NaN without enough values on both sides."""
     a, b = (s.reshape(*s.shape[:-1], -1, 6) for s in (a, b))
     known = (a[..., 0] >= 5) & (b[..., 0] >= 5)
-    gap = np.where(known, np.abs(_correlation(a) - _correlation(b)), 0)
-    return gap.sum(-1) / np.maximum(known.sum(-1), 1)
+    return np.where(known, np.abs(_correlation(a) - _correlation(b)), np.nan)
+
+
+def _mean_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean of the gaps, as one component."""
+    gap = _gaps(a, b)
+    known = np.isfinite(gap)
+    return np.where(known, gap, 0).sum(-1, keepdims=True) / np.maximum(known.sum(-1, keepdims=True), 1)
 
 
 def _association(fields: list[Field]) -> Summary:
@@ -157,7 +170,7 @@ def _association(fields: list[Field]) -> Summary:
             out.append(_six(view, who, x[a][who], x[b][who]))
         return np.concatenate(out, axis=1)
 
-    return Summary("association", sums, _mean_gap)
+    return Summary("association", ("all pairs",), sums, _mean_gap)
 
 
 def _temporal(fields: list[Field]) -> Summary:
@@ -170,4 +183,4 @@ def _temporal(fields: list[Field]) -> Summary:
             out.append(_six(view, patient[pair], x[pair], x[pair + 1]))
         return np.concatenate(out, axis=1)
 
-    return Summary("temporal", sums, _mean_gap)
+    return Summary("temporal", tuple(f.name for f in fields), sums, _gaps)

@@ -135,9 +135,9 @@ def _fit(ctx: Context, task: Task) -> Fitted | str:
         return "the target is a number" if target.is_number else "the task names no event levels"
     if kind == "regression" and not target.is_number:
         return "the target is not a number"
-    if kind == "survival":
-        if target.axis is not None or not any(f.name == task.time and f.axis is None for f in ctx.fields):
-            return "survival needs a follow-up time and an event that are static columns"
+    timed = any(f.name == task.time and f.axis is None and f.is_number for f in ctx.fields)
+    if kind == "survival" and (target.axis is not None or not timed):
+        return "survival needs a follow-up time and an event that are static columns"
     most = MOST_PATIENTS // (2 if ctx.fast else 1)
     held = MOST_PATIENTS if kind == "survival" else MOST_HELD_OUT
     data = {k: task_data(ctx, task, k, most) for k in ("synthetic", "train", "independent")}
@@ -251,8 +251,9 @@ def _loss(ctx: Context, task: Task, fit: Fitted) -> Score:
         if k in ("train", "synthetic", "bootstrap", "independent", "added")
     ]
     details = {"metrics": table, "family": fit.family, **_sizes(fit)}
-    return _score(ctx, task, fit, "", f"{METRIC[fit.kind]} lost by training on synthetic patients", value, _spread(gap), limit,
-                  0.0, {k: float(fit.gap(k)[0]) for k in ("bootstrap", "independent")},
+    name = f"{METRIC[fit.kind]} lost by training on synthetic patients"
+    return _score(ctx, task, fit, "", name, value, _spread(gap), limit, 0.0,
+                  {k: float(fit.gap(k)[0]) for k in ("bootstrap", "independent")},
                   useless=float(real - BLANK[fit.kind]), details=details)  # fmt: skip
 
 
@@ -286,8 +287,9 @@ def _tested_on_synthetic(ctx: Context, task: Task, fit: Fitted) -> Score:
     spread = np.abs(found["synthetic"] - real[0])
     low, high = np.percentile(spread[1:], [2.5, 97.5])
     details = {"TRTR": _plain(real[0]), "TRTS": _plain(found["synthetic"][0])}
-    return _score(ctx, task, fit, "trts", f"{METRIC[fit.kind]} of real-trained models on synthetic against real patients, difference",
-                  value, (float(low), float(high)), limit, float(abs(alone[0] - alone[1])),
+    name = f"{METRIC[fit.kind]} of real-trained models on synthetic against real patients, difference"
+    interval, floor = (float(low), float(high)), float(abs(alone[0] - alone[1]))
+    return _score(ctx, task, fit, "trts", name, value, interval, limit, floor,
                   {"bootstrap": None, "independent": float(abs(found["independent"][0] - real[0]))},
                   useless=float(real[0] - BLANK[fit.kind]), details=details)  # fmt: skip
 
@@ -325,7 +327,7 @@ def _fit_of_predictions(ctx: Context, task: Task, fit: Fitted) -> list[Score]:
 
 
 def _importance(ctx: Context, task: Task, fit: Fitted) -> Score:
-    """Do the same columns matter? Spearman correlation of permutation importances of real- and synthetic-trained models."""
+    """Do the same columns matter? Rank correlation of permutation importances, real- against synthetic-trained."""
     from scipy.stats import spearmanr  # heavy
 
     held, made = fit.data["held_out"], fit.models[fit.family]
@@ -358,8 +360,8 @@ def _importance(ctx: Context, task: Task, fit: Fitted) -> Score:
     ]
     measurable = value < limit or limit > 0
     return Score(
-        name=f"{task.name}: {name}", group="utility", key=_key(task, key), value=value,
-        interval=(float(np.tanh(own - 1.96 * se)), float(np.tanh(own + 1.96 * se))), n=ctx.n, goal=Goal.HIGH, limit=limit,
+        name=f"{task.name}: {name}", group="utility", key=_key(task, key), value=value, n=ctx.n, goal=Goal.HIGH,
+        interval=(float(np.tanh(own - 1.96 * se)), float(np.tanh(own + 1.96 * se))), limit=limit,
         floor=floor, anchors={"bootstrap": agree("train", "refit 1"), "independent": agree("train", "independent")},
         measurable=measurable, reason="" if measurable else not_measurable(ctx.n), details={"importance": table},
     )  # fmt: skip
@@ -427,7 +429,8 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
     measurable = n >= 3
     return Score(
         name=full, group="utility", key=_key(task, key), value=value, n=ctx.n, goal=Goal.HIGH, limit=0.5, floor=1.0,
-        measurable=measurable, reason="" if measurable else f"only {n} pairs of models differ on real data", details=details,
+        measurable=measurable, reason="" if measurable else f"only {n} pairs of models differ on real data",
+        details=details,
     )  # fmt: skip
 
 
@@ -494,8 +497,8 @@ def _candidates(fit: Fitted, seed: int) -> dict[str, Callable]:
 def _score(ctx, task, fit, key, name, value, interval, limit, floor, anchors, useless, details=None) -> Score:
     measurable = bool(value > limit or useless > limit)
     return Score(
-        name=f"{task.name}: {name}", group="utility", key=_key(task, key), value=float(value), interval=interval, n=ctx.n,
-        goal=Goal.LOW, limit=float(limit), floor=floor, anchors=anchors, measurable=measurable,
+        name=f"{task.name}: {name}", group="utility", key=_key(task, key), value=float(value), interval=interval,
+        n=ctx.n, goal=Goal.LOW, limit=float(limit), floor=floor, anchors=anchors, measurable=measurable,
         reason="" if measurable else not_measurable(ctx.n), details=details or {},
     )  # fmt: skip
 
