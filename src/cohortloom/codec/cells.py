@@ -3,7 +3,9 @@
     number, count                      the number itself
     category, ordinal, flag, code      id of the level: 0 MISSING, 1 RARE, then levels
     timestamp                          days since a reference time of the row (the subject's origin, start of step);
-                                       whole days, from calendar day to calendar day, if the column holds dates
+                                       whole days, from calendar day to calendar day, if the column holds dates;
+                                       in two parts, days and the rest, where visits have days (an admission over
+                                       night and an hour in the clinic are of different size)
     identifier                         never encoded; made anew on decoding
 
 Declared levels are public and all kept. Levels of a code without a closed list are learned: one held by fewer than
@@ -42,6 +44,8 @@ class Cell:
         decimals, low, high: Grid and bounds of a number.
         grid: Grid of a time [ticks].
         always: Is no cell empty?
+        part: "days": from the calendar day of the visit to that of the time; "rest": what is left; "": all.
+        after: Does no time lie before its reference?
         absolute: Static dates that many subjects share (the end of a study) count from 1970-01-01.
         law: Learned law of the numbers (and of times, in days).
     """
@@ -57,6 +61,8 @@ class Cell:
     high: float | None = None
     grid: int = 1
     always: bool = False
+    part: Literal["", "days", "rest"] = ""
+    after: bool = False
     absolute: bool = False
     law: QuantileTransform | None = None
 
@@ -73,6 +79,7 @@ class Cell:
         k_min: int,
         max_levels: int,
         bounds: str,
+        part: Literal["", "days", "rest"] = "",
     ) -> Cell | None:
         """Learn one column; None for identifiers.
 
@@ -91,9 +98,10 @@ class Cell:
         if isinstance(spec, Timestamp):
             ticks, known = ticks_of(series)
             grid = grid_of(schema, ticks[known], spec.granularity)
-            decimals = 0 if schema.clock == "order" or grid % DAY == 0 else None
-            cell = cls(table, column, "time", decimals=decimals, grid=grid, always=always)
-            cell = replace(cell, absolute=_is_absolute(schema, cell, series, reference, k_min))
+            decimals = 0 if schema.clock == "order" or grid % DAY == 0 or part == "days" else None
+            cell = cls(table, column, "time", decimals=decimals, grid=grid, always=always, part=part)
+            after = bool(known.any() and np.all((ticks >= reference)[known]))
+            cell = replace(cell, absolute=_is_absolute(schema, cell, series, reference, k_min), after=after)
         else:
             cell = cls(table, column, "number", **_number(spec, series), always=always)
         values, observed = cell.encode(schema, series, reference)
@@ -112,7 +120,7 @@ class Cell:
     @property
     def feature(self) -> Feature:
         """The column as generators see it."""
-        name = f"{self.table}.{self.column}"
+        name = f"{self.table}.{self.column}" + (".days" if self.part == "days" else "")
         if self.kind == "category":
             return Feature(name, "category", RESERVED_LEVELS + self.levels, always=self.always)
         return Feature(name, "number", (), self.decimals, self.low, self.high, self.always)
@@ -124,7 +132,11 @@ class Cell:
             return ids.astype(float), ids != MISSING
         if self.kind == "time":
             ticks, known = ticks_of(series)
-            return np.where(known, (ticks - self._from(reference)) / ticks_per_day(schema), 0.0), known
+            days = (ticks - self._from(reference)) / ticks_per_day(schema)
+            if self.part:
+                whole = (floor_to(ticks, DAY) - floor_to(reference, DAY)) / DAY
+                days = whole if self.part == "days" else days - whole
+            return np.where(known, days, 0.0), known
         values = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         observed = np.isfinite(values)
         return np.where(observed, values, 0.0), observed
@@ -162,6 +174,7 @@ class Cell:
         observed = observed & np.isfinite(values)
         if self.kind == "time":
             days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
+            days = np.abs(days) if self.after and not self.absolute and self.grid % DAY else days
             ticks = self._from(reference) + np.round(days * ticks_per_day(schema)).astype(np.int64)
             return self._times(schema, ticks, observed)
         return self._numbers(spec, values, observed)

@@ -139,7 +139,16 @@ class Codec:
         if steps.frame is not None:
             table = schema.visit_table or ""
             learned["visits"] = tuple(
-                fit_cells(schema, table, steps.frame, steps.subject, steps.time, max_codes=max_codes, **kwargs)
+                fit_cells(
+                    schema,
+                    table,
+                    steps.frame,
+                    steps.subject,
+                    steps.time,
+                    max_codes=max_codes,
+                    days=codec.clock is not None,
+                    **kwargs,
+                )
             )
         if step_table(schema) is not None:
             per_day = ticks_per_day(schema)
@@ -227,7 +236,7 @@ class Codec:
     def transforms(self) -> dict[str, QuantileTransform]:
         """Feature -> law of its numbers."""
         modelled = self._modelled((*self.statics, *self.visits))
-        cells = {f"{cell.table}.{cell.column}": cell.law for cell in modelled if cell.law}
+        cells = {cell.feature.name: cell.law for cell in modelled if cell.law}
         if self.start is not None:
             cells[f"{step_table(self.schema)}.start"] = self.start
         if self.clock is not None:
@@ -468,7 +477,7 @@ class Codec:
         rng: Rng,
     ) -> pl.Series:
         """Cells of one static or visit column; identifiers are made anew where they may not be empty."""
-        cell = next((c for c in cells if c.table == table and c.column == column), None)
+        cell = next((c for c in cells if c.table == table and c.column == column and c.part != "days"), None)
         if cell is None:
             if self.schema.tables[table].columns[column].missing:
                 return pl.Series(column, [None] * len(row_ids), dtype=pl.String)
@@ -477,7 +486,11 @@ class Codec:
         if j is None:  # computed from other columns
             return cell.of(self.schema, np.zeros(len(row_ids)), np.zeros(len(row_ids), bool))
         draw = rng.child("decode", table, column).numpy
-        return cell.decode(self.schema, part.values[:, j], part.observed[:, j], reference, draw)
+        values, observed = part.values[:, j], part.observed[:, j]
+        if cell.part:
+            days, known = (x[:, at[f"{table}.{column}.days"]] for x in (part.values, part.observed))
+            values, observed = values + np.round(days), observed & known
+        return cell.decode(self.schema, values, observed, reference, draw)
 
     def _modelled(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
         """The cells that have a feature."""

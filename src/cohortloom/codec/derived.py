@@ -96,6 +96,15 @@ class Derived:
             return value
         return value + self.step * (np.searchsorted(np.cumsum(self.slack)[:2], draw.random(len(value))) - 1)
 
+    def near(self, columns: Mapping[str, np.ndarray], wanted: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """T of given sources; with slack the wanted one where it lies within."""
+        value, exact = self.value(columns, draw), self.value(columns)
+        if not self.slack:
+            return value
+        off = np.nan_to_num((wanted - exact) / self.step, nan=9.0).round()
+        within = (np.abs(off) <= 1) & (np.array(self.slack)[np.clip(off + 1, 0, 2).astype(int)] > 0)
+        return np.where(within, wanted, value)
+
     def raw(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The sum before rounding."""
         cut = np.floor if self.rounding == "days" else np.asarray

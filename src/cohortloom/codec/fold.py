@@ -6,9 +6,13 @@ frequent code,
     with numbers      "labs.50912" (last number) and, where a step ever holds several rows, "labs.50912#n" (rows)
     without numbers   "diagnoses.I10" (no/yes), or "diagnoses.I10#n" (rows) where a step ever holds several
 
-and "labs.#rare", the number of rows of all other codes. A code is frequent if at least `k_min` patients hold it and it
-is among the most frequent ones. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min`
-patients hold; codes of fewer patients are never stored, only counted in the notes.
+and "labs.#rare", the number of rows of all other codes. Where the codes of a table are mostly recorded together (a
+panel of tests), "labs#n" is the number of moments of the step, and "labs.50912#less" in place of "labs.50912#n" at how
+many of them the code is missing, so that a model need not draw one number many times over.
+
+A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones. On decoding, rare rows
+are drawn from the codes behind "#rare" that at least `k_min` patients hold; codes of fewer patients are never stored,
+only counted in the notes.
 
 Untimed tables that hang on the subject fold into its statics in the same way.
 """
@@ -94,6 +98,7 @@ class Fold:
         times: Law of times; None for untimed tables.
         open_share: Untimed tables that name visits: share of rows that name none.
         order: Long: order of the codes (frequent, then rare ones) at one moment.
+        panel: Long: are codes mostly recorded together?
     """
 
     table: str
@@ -109,6 +114,7 @@ class Fold:
     open_share: float = 0.0
     long: bool = False
     order: Precedence | None = None
+    panel: bool = False
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -116,7 +122,7 @@ class Fold:
         count = {"kind": "number", "decimals": 0, "low": 0.0, "always": True}
         if not self.long:
             return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count))
-        made: list[Feature] = []
+        made = [Feature(f"{self.table}#n", **count)] if self.panel else []
         for code in self.codes:
             name = f"{self.table}.{code.code}"
             if code.cell is not None:
@@ -124,7 +130,7 @@ class Fold:
             elif not code.counted:
                 made.append(Feature(name, "category", _YES_NO, always=True))
             if code.counted:
-                made.append(Feature(f"{name}#n", **count))
+                made.append(Feature(f"{name}#{'less' if self.panel else 'n'}", **count))
         if self.rare:
             made.append(Feature(f"{self.table}.#rare", **count))
         return tuple(made)
@@ -146,7 +152,8 @@ class Fold:
         order = np.argsort(ids, kind="stable")
         bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
         numbers = _numbers(rows.frame, spec)
-        columns = []
+        n_moments = moments_per_owner(rows) if self.panel else None
+        columns = [] if n_moments is None else [(n_moments, np.ones(rows.n_owners, bool))]
         for i, code in enumerate(self.codes):
             at = order[bounds[i + 1] : bounds[i + 2]]
             owner = rows.owner[at]
@@ -157,7 +164,8 @@ class Fold:
                 yes[owner] = True
                 columns.append((2.0 + yes, np.ones(rows.n_owners, bool)))
             if code.counted:
-                columns.append(_counted(owner, rows.n_owners))
+                n, always = _counted(owner, rows.n_owners)
+                columns.append((n if n_moments is None else n_moments - n, always))
         if self.rare:
             columns.append(_counted(rows.owner[order[bounds[0] : bounds[1]]], rows.n_owners))
         return columns
@@ -372,7 +380,27 @@ def _fit_codes(
         "rare_share": tuple(drawable["rows"].cast(pl.Float64).to_list()),
         "code_laws": laws,
         "once": repeated <= 0.01 * pairs,
+        "panel": spec.timed and _is_panel(rows, ids, len(chosen)),
     }, most
+
+
+def moments_per_owner(rows: Rows) -> np.ndarray:
+    """Distinct times of each step."""
+    if not len(rows.owner):
+        return np.zeros(rows.n_owners)
+    number = moments(rows.owner, rows.reference)
+    _, first = np.unique(number, return_index=True)
+    return np.bincount(rows.owner[first], minlength=rows.n_owners).astype(float)
+
+
+def _is_panel(rows: Rows, ids: np.ndarray, n_codes: int) -> bool:
+    """Where a step has several moments, do the frequent codes it holds stand at 60 % of them, once each?"""
+    n_moments = moments_per_owner(rows)
+    own = np.flatnonzero((ids >= 0) & (ids < n_codes))
+    pairs, n = np.unique(rows.owner[own] * max(n_codes, 1) + ids[own], return_counts=True)
+    of = n_moments[pairs // max(n_codes, 1)] if len(pairs) else n_moments[:0]
+    several = of > 1
+    return bool(several.sum() >= 20 and (n[several] / of[several]).mean() >= 0.6 and (n > of).mean() < 0.001)
 
 
 def _code_cell(spec: Table, table: str, code: str, x: np.ndarray, subject: np.ndarray, k_min: int, bounds: str) -> Cell:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell
+from cohortloom.codec.clock import DAY
 from cohortloom.codec.steps import subject_rows
 from cohortloom.codec.tensors import Encoded, Feature, Layout
 from cohortloom.cohort import Cohort
@@ -88,15 +90,24 @@ def fit_cells(
     k_min: int,
     max_codes: int | None,
     bounds: str,
+    days: bool = False,
 ) -> list[Cell]:
-    found = (
-        Cell.fit(
+    """Cells of a table's columns. `days`: its rows have a day and a time of day, and so have its timestamps."""
+
+    def cell(column: str, part: Literal["", "days", "rest"] = "") -> Cell | None:
+        return Cell.fit(
             schema, table, column, frame[column], subject, reference,
-            k_min=k_min, max_levels=100 if max_codes is None else max_codes, bounds=bounds,
-        )
-        for column in schema.tables[table].columns
-    )  # fmt: skip
-    return [cell for cell in found if cell is not None]
+            k_min=k_min, max_levels=100 if max_codes is None else max_codes, bounds=bounds, part=part,
+        )  # fmt: skip
+
+    found: list[Cell | None] = []
+    for column in schema.tables[table].columns:
+        one = cell(column)
+        if days and one is not None and one.kind == "time" and one.grid % DAY:
+            found += [cell(column, "days"), cell(column, "rest")]
+        else:
+            found.append(one)
+    return [one for one in found if one is not None]
 
 
 def check_schema(schema: Schema, cohort: Cohort) -> None:

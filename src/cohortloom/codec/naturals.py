@@ -111,7 +111,7 @@ def _write(
             path, values = law.moved, law.shift(columns, columns[law.path])
             cell, known = at[path], np.isfinite(columns[path])
         else:
-            path, values = law.path, law.value(columns, draw)
+            path, values = law.path, law.near(columns, columns[law.path], draw)
             able = np.isfinite(values)
             if law.level is not None:
                 name, levels = law.level
@@ -152,7 +152,7 @@ def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: St
 def _columns(schema: Schema, cells: tuple[Cell, ...], frames: Frames) -> list[Column]:
     found = []
     for cell in cells:
-        if cell.kind == "category" or cell.table not in frames:
+        if cell.kind == "category" or cell.part == "days" or cell.table not in frames:
             continue
         time = cell.kind == "time"
         values = _natural(schema, frames[cell.table][cell.column], time)

@@ -89,7 +89,7 @@ def unfold(
     groups = _code_groups(fold, features, rng) if fold.long else _wide_groups(fold, features)
     owner = groups.owner[groups.row]
     subject = owner if fold.per_subject else steps.subject[owner]
-    time, linked = _moments(fold, groups, steps, ends, rng)
+    time, linked = _moments(fold, groups, features, steps, ends, rng)
     if fold.times is None:
         time = origin[subject] if fold.per_subject else steps.time[owner]
     frame = {"subject_id": pl.Series("subject_id", ids[subject])}
@@ -154,14 +154,20 @@ def _code_count(fold: Fold, code: CodeFold, features: Columns) -> np.ndarray:
     name = f"{fold.table}.{code.code}"
     if code.cell is None:
         if code.counted:
-            return _as_count(features[f"{name}#n"])
+            return _rows(fold, name, features)
         values, observed = features[name]
         return (observed & (np.nan_to_num(values) >= 2.5)).astype(np.int64)
     _, observed = features[name]
     if not code.counted:
         return observed.astype(np.int64)
-    n = np.maximum(_as_count(features[f"{name}#n"]), observed)
+    n = np.maximum(_rows(fold, name, features), observed)
     return n if code.bare else np.where(observed, n, 0)
+
+
+def _rows(fold: Fold, name: str, features: Columns) -> np.ndarray:
+    if not fold.panel:
+        return _as_count(features[f"{name}#n"])
+    return (_as_count(features[f"{fold.table}#n"]) - _as_count(features[f"{name}#less"])).clip(0)
 
 
 def _draw_rare(
@@ -182,7 +188,9 @@ def _draw_rare(
     return owner, drawn
 
 
-def _moments(fold: Fold, groups: _Groups, steps: Steps, ends: Ends, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+def _moments(
+    fold: Fold, groups: _Groups, features: Columns, steps: Steps, ends: Ends, rng: Rng
+) -> tuple[np.ndarray, np.ndarray]:
     """Time of each row [ticks] and whether it names its visit."""
     n_rows = int(groups.n.sum())
     draw = rng.child("time").numpy
@@ -190,7 +198,10 @@ def _moments(fold: Fold, groups: _Groups, steps: Steps, ends: Ends, rng: Rng) ->
         return np.zeros(n_rows, np.int64), draw.random(n_rows) >= fold.open_share
     most = np.zeros(len(steps.time), np.int64)
     np.maximum.at(most, groups.owner, groups.n)
-    count = fold.times.moments(most, draw)
+    if fold.panel:
+        count = np.where(most > 0, np.maximum(_as_count(features[f"{fold.table}#n"]), most), 0)
+    else:
+        count = fold.times.moments(most, draw)
     step = np.repeat(np.arange(len(count)), count)
     time, linked = fold.times.draw(steps, step, ends, draw)
     order = np.lexsort((~linked, time, step))
