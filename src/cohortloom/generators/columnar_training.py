@@ -4,9 +4,12 @@ How large a network is and how long it is trained follows the number of patients
 cohorts (docs/methods/columnar-ar.md):
 
     patients        hidden / per column: later, first, statics   dropout     rate   batch   persistence   members
-    below 500       64 / 16     32 / 16     64 / 24              .3 .3 .2    2e-3   128     1.2           4
-    up to 3,000     128 / 32    64 / 32     64 / 24              .2 .1 .1    3e-3   256     1             1
-    above           128 / 32    64 / 32     64 / 24              .1          3e-3   512     1             1
+    below 500       64 / 16     32 / 16     64 / 24              .3 .3 .2    1.5e-3 128     1.2           4
+    up to 3,000     128 / 32    64 / 32     64 / 24              .2 .1 .1    7e-4   256     1             1
+    above           128 / 32    64 / 32     64 / 24              .1          1e-3   512     1             1
+
+Rates are those of `later`; `first` and `statics` learn at 3e-3. All networks start at regressions
+(`nets.columnar_start`), and the lower rate keeps columns that are measured rarely where they start.
 
 Members of an ensemble leave out different patients for early stopping and share the patients to be drawn: below 500
 patients one model remembers its patients measurably, and this halves the trace.
@@ -56,8 +59,8 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         batch = 128 if small else 512 if large else 256
         steps = int(min(40 * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
         training = Training(
-            batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3 if large else 7e-4, weight_decay=0.01,
-            patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
+            batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3 if large else 7e-4,
+            weight_decay=0.01, patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
         return Size(64 if small else 128, width, 2, dropout, persistence, training)

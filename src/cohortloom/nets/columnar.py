@@ -16,7 +16,8 @@ products are replaced by a running sum of r-dimensional embeddings e_j, as in NA
 features plus a rank-r product: cost then grows with C, not C^2.
 
 *Persistence start*: the shift of a column begins as 0.5 s last + 0.35 s mean of its own history, the mixture narrow
-around it. A cohort of 200 patients ends training near where it starts, so the start is the prior.
+around it. A cohort of 200 patients ends training near where it starts, so the start is the prior; `columnar_start`
+puts regressions in its place where there are rows enough to fit them.
 
 A large category (more than `LARGE` tokens) is embedded instead of one-hot and has one extra output, added to the logit
 of the subject's last token: a learned wish to repeat.
