@@ -6,7 +6,8 @@ Kinds and their content:
     bars      y_label, panels: [{title, labels, series: [{name, values}]}]
     matrix    panels: [{title, rows, columns, values, low, high, diverging}]
     graph     panels: [{title, states, probability}]
-    timeline  time_unit, patients: [{title, origin, facts, series: [{name, unit, time, value}], events: [{time, label}]}]
+    timeline  time_unit, patients: [{title, origin, facts, series: [{name, unit, time, value}],
+              events: [{time, label}]}]
     scatter   x_label, y_label, panels: [{title, series: [{name, x, y}]}]
     table     columns, rows
 """
@@ -59,7 +60,7 @@ def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dic
     if kind in ("ecg_paper", "eeg_montage"):
         from cohortloom.report.waveform_figures import DRAWINGS
 
-        return {"patients": DRAWINGS[kind](content, prefix, escape(title, quote=True))}
+        return {"drawing": DRAWINGS[kind](content, prefix, escape(title, quote=True))}
     if kind not in KINDS:
         return {"trouble": f'There is no drawing for figures of kind "{kind}"; its numbers are in the JSON report.'}
     panels = content["panels"]
