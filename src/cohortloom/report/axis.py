@@ -5,7 +5,8 @@ Every mark has its own shape, so colour is never needed to tell them apart:
     value       filled circle on its interval       floor        open diamond
     limit       upright bar, beyond it shaded       bootstrap    open square        independent    open triangle
 
-The axis covers value, interval, floor and limit; an anchor that lies far outside is drawn at the end with an arrow.
+The axis covers value, interval, floor and limit; an anchor that lies far outside is drawn beyond a break
+in it, with an arrow.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LEGEND", "axis_svg", "axis_words", "mark_svg"]
 
-WIDTH, HEIGHT, LEFT, RIGHT, MIDDLE = 320, 26, 44, 276, 13
+WIDTH, HEIGHT, LEFT, RIGHT, MIDDLE = 272, 26, 36, 234, 13
+GUTTER = 22
 LEGEND = (
     ("value", "value and 95 % interval"),
     ("limit", "limit; the shaded side fails"),
@@ -48,26 +50,30 @@ def axis_svg(score: Score) -> str:
     if score.value is None or not math.isfinite(score.value):
         return ""
     low, high = _domain(score)
+    beyond = {k: v for k, v in score.anchors.items() if v is not None and math.isfinite(v) and not low <= v <= high}
+    left = LEFT + GUTTER * any(v < low for v in beyond.values())
+    right = RIGHT - GUTTER * any(v > high for v in beyond.values())
 
     def at(value: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (min(max(value, low), high) - low) / (high - low)
+        return left + (right - left) * (min(max(value, low), high) - low) / (high - low)
 
     parts = []
     if score.limit is not None:
         x = at(score.limit)
-        start, end = (LEFT, x) if score.goal.value == "high" else (x, RIGHT)
+        start, end = (left, x) if score.goal.value == "high" else (x, right)
         parts.append(f'<rect class="bad" x="{start:.1f}" y="5" width="{max(end - start, 0):.1f}" height="16"/>')
-    parts.append(f'<path class="line" d="M{LEFT} {MIDDLE}H{RIGHT}"/>')
+    parts.append(f'<path class="line" d="M{left} {MIDDLE}H{right}"/>')
     if score.limit is not None:
         parts.append(f'<path class="limit" d="M{at(score.limit):.1f} 3V23"/>')
     for name in ("independent", "bootstrap"):
         value = score.anchors.get(name)
         if value is None or not math.isfinite(value):
             continue
-        outside = value > high + 1e-12 or value < low - 1e-12
-        parts.append(_arrow(value > high) if outside else "")
-        shift = 0 if not outside else (-9 if value > high else 9)
-        parts.append(_shape(name, at(value) + shift))
+        if name in beyond:
+            parts.append(_arrow(value > high))
+            parts.append(_shape(name, RIGHT - 11 if value > high else LEFT + 11))
+        else:
+            parts.append(_shape(name, at(value)))
     if score.floor is not None and math.isfinite(score.floor):
         parts.append(_shape("floor", at(score.floor)))
     if score.interval and all(math.isfinite(v) for v in score.interval):
@@ -131,5 +137,7 @@ def _shape(name: str, x: float) -> str:
 
 
 def _arrow(right: bool) -> str:
-    x, step = (RIGHT - 2, 4) if right else (LEFT + 2, -4)
-    return f'<path class="arrow" d="M{x - step} {MIDDLE - 4}l{step} 4l{-step} 4"/>'
+    """A break in the axis and the way to what lies beyond it."""
+    x, step = (RIGHT - 4, 4) if right else (LEFT + 4, -4)
+    gap = RIGHT - GUTTER + 2 if right else LEFT + GUTTER - 2
+    return f'<path class="arrow" d="M{x} {MIDDLE - 4}l{step} 4l{-step} 4M{gap} {MIDDLE - 4}v8"/>'

@@ -1,7 +1,7 @@
 """One self-contained HTML page: verdict in words, scores with their anchors, figures, what was not tested, provenance.
 
-No script, no request, no font from elsewhere. Everything that comes from a schema or a cohort is escaped (jinja2 autoescape;
-drawings escape their own text).
+No script, no request, no font from elsewhere. Everything that comes from a schema or a cohort is escaped (jinja2
+autoescape; drawings escape their own text).
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def report_from_dict(content: Any, *, file: str = "report") -> Report:
         )
     except (KeyError, TypeError, ValueError):
         fix = "Give the file that --json of validate or evaluate wrote."
-        raise FileFormatError("", [Problem("not-a-report", file, "is JSON, but not a report of format 1", fix)]) from None
+        raise FileFormatError(
+            "", [Problem("not-a-report", file, "is JSON, but not a report of format 1", fix)]
+        ) from None
 
 
 def _score(s: Mapping[str, Any]) -> Score:

@@ -1,7 +1,7 @@
 """A report as plain data, and numbers as people read them.
 
-JSON knows no NaN and no infinity: a number that is not finite becomes null. numpy numbers and arrays, tuples, sets, enums
-and moments become their plain counterparts, so whatever a score carries can be written.
+JSON knows no NaN and no infinity: a number that is not finite becomes null. numpy numbers and arrays, tuples, sets,
+enums and moments become their plain counterparts, so whatever a score carries can be written.
 """
 
 from __future__ import annotations

@@ -106,11 +106,11 @@ def bars(content: Mapping[str, Any], prefix: str, label: str) -> str:
 
 
 def matrix(content: Mapping[str, Any], prefix: str, label: str) -> str:
-    """Cells shaded by size; red above and blue below zero where diverging. A cell without a number holds a small cross."""
+    """Cells shaded by size; where diverging, red above zero and blue below. A cell without a number holds a cross."""
     panels = content.get("panels", [])
     most_rows = max((len(p.get("rows", ())) for p in panels), default=1)
     same_rows = len({tuple(map(str, p.get("rows", ()))) for p in panels}) == 1
-    columns = min(len(panels), 3)
+    columns = _across(panels)
     longest = max((len(short(c, 18)) for p in panels for c in p.get("columns", ())), default=1)
     cell = min(max(2.7 / max(most_rows, 1), 0.085), 0.4)
     height = max(most_rows * cell, 0.7) + 0.45 + min(longest, 18) * 0.065
@@ -163,7 +163,7 @@ def _one_matrix(axes: Any, panel: Mapping[str, Any], cell: float, *, labelled: b
 
 
 def _panels(figure: Any, panels: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mapping[str, Any]]]:
-    columns = min(max(len(panels), 1), 3)
+    columns = _across(panels)
     rows = math.ceil(max(len(panels), 1) / columns)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[len(panels) :]:
@@ -171,9 +171,14 @@ def _panels(figure: Any, panels: Sequence[Mapping[str, Any]]) -> list[tuple[Any,
     return list(zip(axes, panels))
 
 
+def _across(panels: Sequence[Any]) -> int:
+    """Panels side by side: three, but two by two for four."""
+    return 2 if len(panels) == 4 else min(max(len(panels), 1), 3)
+
+
 def _size(panels: Sequence[Any], height: float = 2.3) -> tuple[float, float]:
     """Width and height [inch]: one panel takes half the page, more take all of it."""
-    rows = math.ceil(max(len(panels), 1) / 3)
+    rows = math.ceil(max(len(panels), 1) / _across(panels))
     return (4.7 if len(panels) <= 1 else 9.8), min(rows * height, 40.0)
 
 
