@@ -88,7 +88,7 @@ def test_planned_visits_lie_in_working_hours(schema_dir):
     assert acute.dt.weekday().max() == 7
 
 
-def test_codes_limited_by_sex_and_drugs_act(schema_dir):
+def test_codes_limited_by_sex_never_cross(schema_dir):
     cohort = simulate(read_schema(schema_dir / "heart_failure_clinic.toml"), 600, seed=4)
     codes = cohort.tables["diagnoses"].join(cohort.tables["patients"].select("subject_id", "sex"), on="subject_id")
     assert set(codes.filter(pl.col("icd") == "N40")["sex"]) == {"M"}

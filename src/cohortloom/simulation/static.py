@@ -2,7 +2,7 @@
 
 All patient-level randomness that may be correlated lies in one matrix b [subject x latent] of standard normals:
 frailty, age, every static column, and each timed variable's own level. Its correlation matrix is the schema's list of
-pairs (nearest positive one if the list contradicts itself), so "age with creatinine's level" reads like "age with weight".
+pairs (nearest positive one if the list contradicts itself); "age with creatinine" then means age with its level.
 Times inside `simulation` are days since the patient's start.
 """
 
