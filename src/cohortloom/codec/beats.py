@@ -169,10 +169,9 @@ def _beats_of(x: np.ndarray, fs: float, known: list) -> Beats:
     from scipy.signal import find_peaks  # heavy
 
     n, _, n_samples = x.shape
-    x = np.where(np.isfinite(x), x, np.nan)
-    with np.errstate(all="ignore"):
-        middle = np.nan_to_num(np.nanmedian(np.where(np.isfinite(x), x, np.nan), axis=2, keepdims=True))
-    band = _band(np.where(np.isfinite(x), x - middle, 0.0), fs, 5.0, 25.0)
+    seen = np.isfinite(x)
+    middle = np.ma.median(np.ma.masked_array(x, ~seen), axis=2, keepdims=True).filled(0.0)
+    band = _band(np.where(seen, x - middle, 0.0), fs, 5.0, 25.0)
     size = np.sqrt(np.square(band).mean(axis=2, keepdims=True))
     steep = np.square(np.gradient(band / np.maximum(size, 1e-9), axis=2)).sum(axis=1)
     width = max(3, round(0.1 * fs))

@@ -30,6 +30,7 @@ __all__ = ["RESERVED_LEVELS", "Cell", "draw_levels"]
 
 RESERVED_LEVELS = ("<missing>", "<rare>")
 _FLAG = ("false", "true")
+Part = Literal["", "days", "rest", "shared"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ class Cell:
         decimals, low, high: Grid and bounds of a number.
         grid: Grid of a time [ticks].
         always: Is no cell empty?
-        part: "days": from the calendar day of the visit to that of the time; "rest": what is left; "": all.
+        part: What of a timestamp: "days" from the calendar day of the visit, the "rest", whether it is the "shared"
+            date (no/yes); "" is all.
         after: Does no time lie before its reference?
-        absolute: Static dates that many subjects share (the end of a study) count from 1970-01-01.
+        shared: Date that many subjects share (the end of a study) [ticks]; part "shared" says who has it.
         law: Learned law of the numbers (and of times, in days).
     """
 
@@ -61,9 +63,9 @@ class Cell:
     high: float | None = None
     grid: int = 1
     always: bool = False
-    part: Literal["", "days", "rest"] = ""
+    part: Part = ""
     after: bool = False
-    absolute: bool = False
+    shared: int | None = None
     law: QuantileTransform | None = None
 
     @classmethod
@@ -79,7 +81,7 @@ class Cell:
         k_min: int,
         max_levels: int,
         bounds: str,
-        part: Literal["", "days", "rest"] = "",
+        part: Part = "",
     ) -> Cell | None:
         """Learn one column; None for identifiers.
 
@@ -101,7 +103,9 @@ class Cell:
             decimals = 0 if schema.clock == "order" or grid % DAY == 0 or part == "days" else None
             cell = cls(table, column, "time", decimals=decimals, grid=grid, always=always, part=part)
             after = bool(known.any() and np.all((ticks >= reference)[known]))
-            cell = replace(cell, absolute=_is_absolute(schema, cell, series, reference, k_min), after=after)
+            cell = replace(cell, shared=_shared(schema, cell, series, reference, k_min), after=after)
+            if part == "shared":
+                return replace(cell, kind="category", levels=("no", "yes"), decimals=None)
         else:
             cell = cls(table, column, "number", **_number(spec, series), always=always)
         values, observed = cell.encode(schema, series, reference)
@@ -120,13 +124,16 @@ class Cell:
     @property
     def feature(self) -> Feature:
         """The column as generators see it."""
-        name = f"{self.table}.{self.column}" + (".days" if self.part == "days" else "")
+        name = f"{self.table}.{self.column}" + (f".{self.part}" if self.part in ("days", "shared") else "")
         if self.kind == "category":
             return Feature(name, "category", RESERVED_LEVELS + self.levels, always=self.always)
         return Feature(name, "number", (), self.decimals, self.low, self.high, self.always)
 
     def encode(self, schema: Schema, series: pl.Series, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (0 where missing) and whether there is a value."""
+        if self.part == "shared":
+            ticks, known = ticks_of(series)
+            return np.where(known, 2.0 + (ticks == self.shared), MISSING), known
         if self.kind == "category":
             ids = self.ids(series)
             return ids.astype(float), ids != MISSING
@@ -143,8 +150,6 @@ class Cell:
 
     def _from(self, reference: np.ndarray) -> np.ndarray:
         """What times count from [ticks]: for dates the calendar day of the reference."""
-        if self.absolute:
-            return np.zeros_like(reference)
         return floor_to(reference, DAY) if self.grid % DAY == 0 else reference
 
     def ids(self, series: pl.Series) -> np.ndarray:
@@ -174,7 +179,7 @@ class Cell:
         observed = observed & np.isfinite(values)
         if self.kind == "time":
             days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
-            days = np.abs(days) if self.after and not self.absolute and self.grid % DAY else days
+            days = np.abs(days) if self.after else days
             ticks = self._from(reference) + np.round(days * ticks_per_day(schema)).astype(np.int64)
             return self._times(schema, ticks, observed)
         return self._numbers(spec, values, observed)
@@ -247,17 +252,16 @@ def _number(spec: Column, series: pl.Series) -> dict[str, Any]:
     return {"decimals": decimals, "low": spec.low, "high": spec.high}
 
 
-def _is_absolute(schema: Schema, cell: Cell, series: pl.Series, reference: np.ndarray, k_min: int) -> bool:
-    """Do at least a twentieth of the subjects share one date, and twice as many as share one distance to the origin?"""
+def _shared(schema: Schema, cell: Cell, series: pl.Series, reference: np.ndarray, k_min: int) -> int | None:
+    """The date that a twentieth of the subjects share, and twice as many as share one distance to the origin."""
     if schema.clock != "timestamp" or schema.tables[cell.table].role != "static":
-        return False
-    days, known = cell.encode(schema, series, reference)
+        return None
+    days, known = replace(cell, part="").encode(schema, series, reference)
     if known.sum() < 4 * k_min:
-        return False
-    shared, apart = (
-        np.unique(x[known], return_counts=True)[1].max() for x in (ticks_of(series)[0], days)
-    )  # fmt: skip
-    return bool(shared >= max(k_min, 0.05 * known.sum(), 2 * apart))
+        return None
+    dates, times = np.unique(ticks_of(series)[0][known], return_counts=True)
+    apart = np.unique(days[known], return_counts=True)[1].max()
+    return int(dates[times.argmax()]) if times.max() >= max(k_min, 0.05 * known.sum(), 2 * apart) else None
 
 
 def _levels(

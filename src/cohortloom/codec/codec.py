@@ -374,6 +374,7 @@ class Codec:
             known |= (length > 0) & np.isfinite(days)
             grid = self.grid if self.clock is None else DAY
             origin = np.where(known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), grid), origin)
+            origin = self._from_shared(encoded.static, origin)
         per_day = ticks_per_day(self.schema)
         starts = (np.cumsum(length) - length)[length > 0]
         later = np.ones(len(gap), bool)
@@ -391,6 +392,18 @@ class Codec:
         if self.clock is not None and encoded.sequence is not None:
             time = time + self._decode_clock(encoded.sequence, time, rng.child("clock"))
         return Steps(pl.Series("subject_id", ids), length, time, None)
+
+    def _from_shared(self, part: StaticArrays, origin: np.ndarray) -> np.ndarray:
+        """Origins [ticks]; who reached the shared end of a study began as long before it as the arrays say."""
+        cell = next((c for c in self._modelled(self.statics) if c.shared is not None and c.part == ""), None)
+        if cell is None or cell.shared is None or cell.grid % DAY or (self.grid % DAY and self.clock is None):
+            return origin
+        at = {f.name: j for j, f in enumerate(part.features)}
+        name = f"{cell.table}.{cell.column}"
+        days, yes = part.values[:, at[name]], part.values[:, at[f"{name}.shared"]] >= 2.5
+        yes = yes & part.observed[:, at[name]] & np.isfinite(days)
+        days = np.where(yes, np.nan_to_num(days) if cell.law is None else cell.law.sane(np.nan_to_num(days)), 0.0)
+        return np.where(yes, cell.shared - np.round(days).astype(np.int64) * DAY, origin)
 
     def _decode_clock(self, part: SequenceArrays, day: np.ndarray, rng: Rng) -> np.ndarray:
         """Time of day of each step [ticks]; steps of one day come one after the other."""
@@ -477,7 +490,7 @@ class Codec:
         rng: Rng,
     ) -> pl.Series:
         """Cells of one static or visit column; identifiers are made anew where they may not be empty."""
-        cell = next((c for c in cells if c.table == table and c.column == column and c.part != "days"), None)
+        cell = next((c for c in cells if c.table == table and c.column == column and c.part in ("", "rest")), None)
         if cell is None:
             if self.schema.tables[table].columns[column].missing:
                 return pl.Series(column, [None] * len(row_ids), dtype=pl.String)
@@ -490,7 +503,12 @@ class Codec:
         if cell.part:
             days, known = (x[:, at[f"{table}.{column}.days"]] for x in (part.values, part.observed))
             values, observed = values + np.round(days), observed & known
-        return cell.decode(self.schema, values, observed, reference, draw)
+        series = cell.decode(self.schema, values, observed, reference, draw)
+        if cell.shared is None:
+            return series
+        ticks, known = ticks_of(series)
+        yes = part.values[:, at[f"{table}.{column}.shared"]] >= 2.5
+        return series_of(self.schema, np.where(yes, cell.shared, ticks), known, column)
 
     def _modelled(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
         """The cells that have a feature."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from cohortloom.codec.cells import Cell
+from cohortloom.codec.cells import Cell, Part
 from cohortloom.codec.clock import DAY
 from cohortloom.codec.steps import subject_rows
 from cohortloom.codec.tensors import Encoded, Feature, Layout
@@ -94,7 +93,7 @@ def fit_cells(
 ) -> list[Cell]:
     """Cells of a table's columns. `days`: its rows have a day and a time of day, and so have its timestamps."""
 
-    def cell(column: str, part: Literal["", "days", "rest"] = "") -> Cell | None:
+    def cell(column: str, part: Part = "") -> Cell | None:
         return Cell.fit(
             schema, table, column, frame[column], subject, reference,
             k_min=k_min, max_levels=100 if max_codes is None else max_codes, bounds=bounds, part=part,
@@ -106,7 +105,7 @@ def fit_cells(
         if days and one is not None and one.kind == "time" and one.grid % DAY:
             found += [cell(column, "days"), cell(column, "rest")]
         else:
-            found.append(one)
+            found += [cell(column, "shared"), one] if one is not None and one.shared is not None else [one]
     return [one for one in found if one is not None]
 
 

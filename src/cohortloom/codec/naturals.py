@@ -161,7 +161,7 @@ def _columns(schema: Schema, cells: tuple[Cell, ...], frames: Frames) -> list[Co
         else:
             step = 10.0**-cell.decimals if cell.decimals is not None else 0.0
         unit = "" if time else getattr(schema.tables[cell.table].columns[cell.column], "unit", "")
-        free = time and not cell.absolute
+        free = time and cell.shared is None
         found.append(Column(f"{cell.table}.{cell.column}", time, values, step, unit, True, free))
     return found
 
@@ -169,7 +169,7 @@ def _columns(schema: Schema, cells: tuple[Cell, ...], frames: Frames) -> list[Co
 def _levels(cells: tuple[Cell, ...], frames: Frames) -> Mapping[str, tuple[np.ndarray, tuple[str, ...]]]:
     found = {}
     for cell in cells:
-        if cell.kind == "category" and cell.levels and cell.table in frames:
+        if cell.kind == "category" and cell.levels and not cell.part and cell.table in frames:
             ids = cell.ids(frames[cell.table][cell.column]) - 2
             found[f"{cell.table}.{cell.column}"] = (np.maximum(ids, -1), cell.levels)
     return found
