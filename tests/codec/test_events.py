@@ -267,3 +267,48 @@ def test_codes_of_one_moment_keep_their_order():
     codec = Codec.from_json(schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
     back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(60)).tables["labs"]
     assert back["item"].equals(cohort.tables["labs"]["item"]) and back["time"].equals(cohort.tables["labs"]["time"])
+
+
+def test_tests_of_one_sample_are_counted_by_sample():
+    """Three tests per sample: one number of samples, and where a test is missing; rows come back sample by sample."""
+    schema = Schema(
+        name="samples",
+        tables={
+            "patients": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+            "stays": Table(role="visit", columns={"ward": Category(levels=("A",))}),
+            "labs": Table(
+                role="event", parent="stays", columns={"item": Code(), "value": Number()}, code="item", value="value"
+            ),
+        },
+    )
+    draw = np.random.default_rng(0)
+    start = pl.datetime_range(pl.datetime(2020, 1, 1), pl.datetime(2020, 3, 31), "1d", eager=True)[:80]
+    stays = pl.DataFrame({"subject_id": range(80), "visit_id": range(80), "time": start, "ward": ["A"] * 80})
+    rows = [
+        (i, i, start[i] + np.timedelta64(6 * k, "h").astype(object), item, round(float(draw.normal(4, 1)), 1))
+        for i in range(80)
+        for k in range(int(draw.integers(1, 7)))
+        for item in ("K", "Na", "Cl")
+        if item == "K" or draw.random() < 0.9
+    ]
+    labs = pl.DataFrame(rows, schema=["subject_id", "visit_id", "time", "item", "value"], orient="row")
+    cohort = Cohort.build(
+        schema, {"patients": pl.DataFrame({"subject_id": range(80), "sex": ["F"] * 80}), "stays": stays, "labs": labs}
+    )
+    codec = Codec.from_json(schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+    names = [f.name for f in codec.sequence_features]
+    assert {"labs#n", "labs.Na#less"} <= set(names) and "labs.Na#n" not in names
+    encoded = codec.encode(cohort, rng=Rng(0))
+    samples = labs.group_by("subject_id").agg(pl.col("time").n_unique(), (pl.col("item") == "Na").sum().alias("na"))
+    samples = samples.sort("subject_id")
+    assert np.array_equal(encoded.sequence.values[:, names.index("labs#n")], samples["time"])
+    assert np.array_equal(encoded.sequence.values[:, names.index("labs.Na#less")], samples["time"] - samples["na"])
+    back = codec.decode(encoded, Rng(1), ids=np.arange(80)).tables["labs"]
+    counts = [c.group_by("subject_id", "item").len().sort("subject_id", "item") for c in (labs, back)]
+    assert counts[0].equals(counts[1])
+    assert (
+        back.filter(pl.col("item") == "K")
+        .group_by("subject_id")
+        .agg(pl.col("time").n_unique() == pl.len())["time"]
+        .all()
+    )
