@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cohortloom.evaluation.context import Context
-from cohortloom.report import Score
+from cohortloom.report import Goal, Score
 
 __all__ = ["not_tested", "verdict"]
 
@@ -32,8 +32,9 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         good = [g for g in dict.fromkeys(s.group for s in judged) if not any(f.group == g for f in failed)]
         if good:
             said.append(f"Nothing was found against: {', '.join(good)}.")
-        worst = sorted(failed, key=lambda s: -(s.value or 0) / max(s.limit or 1e-9, 1e-9))[:3]
-        faults = "; ".join(f"{s.name} ({s.value:.2g}, allowed {s.limit:.2g})" for s in worst)
+        worst = sorted(failed, key=_excess, reverse=True)[:3]
+        words = {Goal.HIGH: "at least"}
+        faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
     if open_:
         said.append(
@@ -43,16 +44,22 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
     return tuple(said[:5])
 
 
+def _excess(score: Score) -> float:
+    """How many times beyond its limit a failed score lies."""
+    value, limit = max(score.value or 0, 1e-3), max(score.limit or 0, 1e-3)
+    return limit / value if score.goal is Goal.HIGH else value / limit
+
+
 def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
     """What this report does not tell."""
-    from cohortloom.evaluation.suite import MEASURES
+    from cohortloom.evaluation.suite import MEASURES, ON_REQUEST
 
     missing = [
         "Privacy: attacks on the cohort and its generator are the business of `audit`.",
         "Clinical sense of single patients: let a clinician look at the timelines.",
         "Values outside the schema, and rules: `validate` checks them.",
     ]
-    left = [g for g in MEASURES if g not in groups]
+    left = [g for g in MEASURES if g not in (*groups, *ON_REQUEST)]
     if left:
         missing.append(f"Left out by request: {', '.join(left)}.")
     if ctx.schema.signals and "signals" not in groups:
