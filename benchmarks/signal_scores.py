@@ -115,7 +115,7 @@ def _rocket(x: np.ndarray, draw: np.random.Generator, n_filters: int) -> np.ndar
     """Share positive, mean positive part, maximum, and standard deviation of random dilated convolutions."""
     import torch
 
-    n, c, length = x.shape
+    _, c, length = x.shape
     out, series = [], torch.from_numpy(x)
     deepest = max(np.log2((length - 1) / 8), 0.0)
     for _ in range(n_filters):

@@ -5,9 +5,9 @@ a QRS, and each has another shape. So a record is drawn as
 
     p(labels | c)  p(rhythm, texture, code | c, labels)  p(RR | rhythm)  p(samples | RR, code, texture, c, labels)
 
-c is what the patient's own record says (statics, values nearest in time, diagnoses). The first two factors are in closed
-form (`nets/record_code.py`), the RR series is a small LSTM (`nets/rhythm.py`), and the samples are a rectified flow
-whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats the code stands for.
+c is what the patient's own record says (statics, values nearest in time, diagnoses). The first two factors are in
+closed form (`nets/record_code.py`), the RR series is a small LSTM (`nets/rhythm.py`), and the samples are a rectified
+flow whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats the code stands for.
 What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each other.
 
 Records without a rhythm (single beats, EEG) are drawn with a code of their spectrum and no guides.
@@ -479,7 +479,7 @@ class SignalDiffusion(TorchGenerator):
         beats: Beats | None,
         rows: np.ndarray,
         n: int,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Condition vector and guides of a batch."""
         facts = torch.from_numpy(drawn).float()
         condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), facts)

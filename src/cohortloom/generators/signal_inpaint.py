@@ -108,7 +108,7 @@ def _facts(
     known = ok.any(axis=1)
     drawn = drawn.copy()
     drawn[known, -k:] = ((z - middle[-k:]) / spread[-k:])[known]
-    rhythm, _ = rhythm_of(beats, fs)
+    rhythm, _ = rhythm_of(beats, fs, seen.any(axis=1))
     usable = np.isfinite(rhythm).all(axis=1)
     drawn[usable, :3] = ((rhythm - middle[:3]) / spread[:3])[usable]
     beats = bridged(model, beats, drawn, seen.any(axis=1), n_samples, rng.child("bridge"))

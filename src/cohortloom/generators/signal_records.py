@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_grid
 from cohortloom.codec.signals import SignalCodec
@@ -107,17 +107,26 @@ def guides(
     return torch.cat([train, marks], dim=1)
 
 
-def rhythm_of(beats: Beats, fs: float) -> tuple[Float[np.ndarray, "record 3"], Float[np.ndarray, "record beat"]]:
-    """Facts of each rhythm (NaN below three beats), and log RR of each interval [s]."""
+def rhythm_of(
+    beats: Beats, fs: float, lit: Bool[np.ndarray, "record sample"] | None = None
+) -> tuple[Float[np.ndarray, "record 3"], Float[np.ndarray, "record beat"]]:
+    """Facts of each rhythm (NaN below two intervals), and log RR of each interval [s].
+
+    An interval across samples that are not `lit` is none: beats may have gone unseen.
+    """
     rr = np.diff(beats.place, axis=1) / fs
     real = beats.real[:, 1:]
+    if lit is not None:
+        dark = np.cumsum(~lit, axis=1)
+        at = np.take_along_axis(dark, np.clip(np.rint(beats.place).astype(int), 0, lit.shape[1] - 1), axis=1)
+        real = real & (np.diff(at, axis=1) == 0)
     log_rr = np.log(np.clip(np.where(real, rr, 1.0), 0.15, 10.0))
     n = np.maximum(real.sum(axis=1), 1)
     mean = np.where(real, log_rr, 0.0).sum(axis=1) / n
     spread = np.sqrt(np.where(real, np.square(log_rr - mean[:, None]), 0.0).sum(axis=1) / n)
     odd = (beats.odd & beats.real).sum(axis=1)
     facts = np.stack([mean, np.log(spread + 0.003), np.log((odd + 0.2) / np.maximum(beats.count, 1))], axis=1)
-    facts[beats.count < 3] = np.nan
+    facts[real.sum(axis=1) < 2] = np.nan
     return facts, log_rr
 
 

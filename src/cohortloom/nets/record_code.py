@@ -7,10 +7,10 @@ bound is known, probabilistic PCA, so nothing is trained:
 
 and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
 
-`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge
-regression with residuals e from a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws behind e are correlated, by the
-intraclass correlation found in training: the same heart, another day. Context that is unknown is drawn given what is
-known, so a missing condition widens the law instead of shifting it.
+`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge regression with residuals e from
+a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws behind e
+are correlated, by the intraclass correlation found in training: the same heart, another day. Context that is unknown is
+drawn given what is known, so a missing condition widens the law instead of shifting it.
 
 `LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant).
 
@@ -243,14 +243,17 @@ def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarra
     n, d = e.shape
     weight, mean, factor = np.zeros(PARTS), np.zeros((PARTS, d)), np.zeros((PARTS, d, d))
     tiny = 1e-6 * np.eye(d)
-    covariance = ledoit_wolf(e)[0] if n > 1 else np.eye(d)
+    covariance = np.eye(d)
+    if n > 1:  # shrunk as a correlation: a fact the context settles must not get the noise of one it says nothing about
+        size = np.maximum(e.std(axis=0), 1e-6)
+        covariance = ledoit_wolf((e - e.mean(axis=0)) / size)[0] * np.outer(size, size)
     whole = np.linalg.cholesky(covariance + tiny)
     weight[0], mean[0], factor[0] = 1.0, e.mean(axis=0), whole
     best = _bic_of_gaussian(e, covariance + tiny)
     for k in range(2, PARTS + 1):
         if n < 5 * k * d:
             break
-        found = GaussianMixture(k, reg_covar=1e-3, random_state=rng.integer("mixture", k) % 2**31).fit(e)
+        found = GaussianMixture(k, reg_covar=1e-4, random_state=rng.integer("mixture", k) % 2**31).fit(e)
         score = found.bic(e)
         if score < best:
             best = score

@@ -1,0 +1,356 @@
+"""Floors on records whose law is known, and plants that must be seen by the same measures."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cohortloom.codec.beats import averaged_beats, find_beats, template_grid
+from cohortloom.cohort import Cohort, SignalSet
+from cohortloom.errors import DataError, SettingsError
+from cohortloom.generators import signal_diffusion, signal_records
+from cohortloom.generators.chain import Chain
+from cohortloom.generators.signal_diffusion import SignalDiffusion
+from cohortloom.generators.store import load
+from cohortloom.testing.checks import assert_same
+from cohortloom.training import Training
+
+_spec = importlib.util.spec_from_file_location("wave_cohorts", Path(__file__).with_name("wave_cohorts.py"))
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+FS, clinic = _module.FS, _module.clinic
+
+TRAINING = Training(steps=200, batch_size=32, learning_rate=4e-3, ema_power=18.0, evaluate_every=200, patience=0)
+TINY = {"width": 16, "levels": (1, 2), "code": 6, "sampling_steps": 8, "precision": "float32", "training": TRAINING}
+SHORT = {**TINY, "width": 8, "training": Training(steps=5, evaluate_every=5)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return SignalDiffusion(**TINY).fit(clinic(120, seconds=5.0), seed=0)
+
+
+@pytest.fixture(scope="module")
+def given():
+    return clinic(60, seed=9, first=501, seconds=5.0)
+
+
+# -- measures --------------------------------------------------------------------------------------------------------
+
+
+def bare(waves):
+    """The records without the annotations a generator writes itself."""
+    return SignalSet(waves.spec, waves.records, waves.samples)
+
+
+def met_beats(waves):
+    """Share of annotated beats with a detected one within 40 ms."""
+    found, met, total = find_beats(bare(waves), (0,)), 0, 0
+    for i, record in enumerate(waves.records["record_id"]):
+        asked = waves.annotations.filter(pl.col("record_id") == record)["sample"].to_numpy()
+        asked = asked[(asked > 5) & (asked < waves.samples.shape[2] - 5)]
+        seen = found.place[i, : found.count[i]]
+        met += sum(np.abs(seen - a).min(initial=99) <= 0.04 * FS for a in asked)
+        total += len(asked)
+    return met / total
+
+
+def rates(waves):
+    found = find_beats(bare(waves), (0,))
+    rr = np.where(found.real[:, 1:], np.diff(found.place, axis=1), np.nan) / FS
+    return 60 / np.nanmean(rr, axis=1)
+
+
+def variation(waves):
+    found = find_beats(bare(waves), (0,))
+    rr = np.where(found.real[:, 1:], np.diff(found.place, axis=1), np.nan)
+    return np.nanstd(rr, axis=1) / np.nanmean(rr, axis=1)
+
+
+def t_waves(waves):
+    x = np.nan_to_num(waves.samples)
+    shape, _ = averaged_beats(x, np.isfinite(waves.samples), find_beats(bare(waves), (0,)), FS)
+    grid = template_grid(FS)
+    return shape[:, 0, np.abs(grid - 0.25).argmin()]
+
+
+def of_patients(cohort, column):
+    table = cohort.tables["patients"] if column in cohort.tables["patients"].columns else cohort.tables["visits"]
+    return cohort.signals["ecg"].records.join(table.unique("subject_id"), on="subject_id", how="left",
+                                              maintain_order="left")[column].to_numpy()  # fmt: skip
+
+
+def association(cohort):
+    return np.corrcoef(of_patients(cohort, "potassium"), t_waves(cohort.signals["ecg"]))[0, 1]
+
+
+def outside(waves):
+    """Samples that are finite behind the end of their record, or missing before it."""
+    within = np.arange(waves.samples.shape[2]) < waves.records["n_samples"].to_numpy()[:, None]
+    return int((np.isfinite(waves.samples) != within[:, None]).sum())
+
+
+# -- floors ----------------------------------------------------------------------------------------------------------
+
+
+def test_beats_stand_where_the_rhythm_says(model, given):
+    assert met_beats(model.sample(given=given, seed=1).signals["ecg"]) > 0.95
+
+
+def test_guides_that_are_ignored_are_seen(model, given, monkeypatch):
+    monkeypatch.setattr(signal_diffusion, "guides", lambda *a: torch.zeros_like(signal_records.guides(*a)))
+    assert met_beats(model.sample(given=given, seed=1).signals["ecg"]) < 0.8
+
+
+def test_the_wave_has_the_rate_that_was_asked_for(model, given):
+    drawn = model.sample(given=given, seed=1, where={"ecg.heart_rate": 72})
+    assert np.abs(rates(drawn.signals["ecg"]) - 72).mean() < 3
+
+
+def test_the_rate_follows_the_chart(model, given):
+    drawn = model.sample(given=given, seed=1)
+    assert np.corrcoef(of_patients(drawn, "pulse"), rates(drawn.signals["ecg"]))[0, 1] > 0.9
+
+
+def test_rr_variation_is_that_of_the_rhythm(model, given):
+    sinus = variation(model.sample(given=given, seed=1, where={"ecg.label": "sinus"}).signals["ecg"])
+    fibrillating = variation(model.sample(given=given, seed=1, where={"ecg.label": "af"}).signals["ecg"])
+    real = given.signals["ecg"]
+    known = real.records["label"].to_numpy() == "af"
+    assert np.median(sinus) < np.median(variation(real)[~known]) + 0.02
+    assert np.median(fibrillating) == pytest.approx(np.median(variation(real)[known]), rel=0.5)
+
+
+def test_t_wave_follows_potassium(model, given):
+    assert association(model.sample(given=given, seed=1)) > 0.75 * association(given)
+
+
+def test_a_shuffled_code_is_seen(model, given, monkeypatch):
+    shown = SignalDiffusion._shown
+
+    def shuffled(self, drawn, *rest):
+        order = np.random.default_rng(0).permutation(len(drawn))
+        k = self.shape_.facts["n_code"]
+        return shown(self, np.concatenate([drawn[:, :-k], drawn[order, -k:]], axis=1), *rest)
+
+    monkeypatch.setattr(SignalDiffusion, "_shown", shuffled)
+    assert association(model.sample(given=given, seed=1)) < 0.5 * association(given)
+
+
+def test_labels_follow_the_record(model, given):
+    drawn = model.sample(given=given, seed=1)
+    af = drawn.signals["ecg"].records["label"].to_numpy() == "af"
+    pulse = of_patients(drawn, "pulse")
+    assert af[pulse > 100].mean() > 0.7 and af[pulse < 85].mean() < 0.2
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def unmoved(model):
+    """Parameters that stayed what they were at the start of the fit."""
+    start = {}
+    phases = SignalDiffusion.phases
+
+    def watched(self, net, *rest):
+        start.update({n: p.detach().clone() for n, p in net.named_parameters()})
+        return phases(self, net, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SignalDiffusion, "phases", watched)
+        model.fit(clinic(24), seed=0)
+    return [n for n, p in model.net_.named_parameters() if torch.equal(p, start[n])]
+
+
+def test_training_moves_every_parameter():
+    assert unmoved(SignalDiffusion(**SHORT)) == []
+
+
+def test_a_zeroed_gradient_is_seen(monkeypatch):
+    build = SignalDiffusion.build
+
+    def planted(self, shape):
+        net = build(self, shape)
+        net.denoiser.fine.weight.register_hook(torch.zeros_like)
+        return net
+
+    monkeypatch.setattr(SignalDiffusion, "build", planted)
+    model = SignalDiffusion(**{**SHORT, "training": Training(steps=5, evaluate_every=5, weight_decay=0.0)})
+    assert unmoved(model) == ["denoiser.fine.weight"]
+
+
+def test_what_lies_behind_the_end_of_a_record_is_not_learned():
+    one = clinic(30, unequal=True)
+    waves = one.signals["ecg"]
+    rows = np.arange(30)
+    data = signal_records.WaveRecords(waves, _codec(waves), rows, np.zeros((30, 0)), np.zeros((30, 0), bool), rows)
+    x, seen = data.crop(rows, np.zeros(30, int), waves.samples.shape[2])
+    assert (seen[:, 0].sum(dim=1).numpy() == waves.records["n_samples"].to_numpy()).all()
+    assert float(x[~seen].abs().max()) == 0
+
+
+def _codec(waves):
+    from cohortloom.codec.signals import SignalCodec
+
+    return SignalCodec.fit(waves)
+
+
+# -- shapes, lengths, links --------------------------------------------------------------------------------------------
+
+
+def test_records_of_unequal_length_end_where_they_say():
+    model = SignalDiffusion(**SHORT).fit(clinic(40, unequal=True), seed=0)
+    waves = model.sample(given=clinic(20, seed=3, unequal=True), seed=1).signals["ecg"]
+    assert outside(waves) == 0 and waves.records["n_samples"].n_unique() > 5
+    assert outside(replace(waves, samples=np.roll(waves.samples, 3, axis=2))) > 0  # the plant: misaligned padding
+    longest = waves.records["n_samples"].max()
+    assert waves.annotations["sample"].max() < longest
+
+
+def test_records_belong_to_the_given_patients_visits(model):
+    given = clinic(20, seed=4, per_patient=3)
+    drawn = SignalDiffusion(**SHORT).fit(clinic(30, per_patient=3), seed=0).sample(given=given, seed=2)
+    records, visits = drawn.signals["ecg"].records, drawn.tables["visits"]
+    assert records.join(visits, on=["subject_id", "visit_id"], how="semi").height == records.height
+    assert records["visit_id"].n_unique() == records.height == 60
+    assert drawn.tables["visits"]["pulse"].equals(given.tables["visits"]["pulse"])
+
+
+@pytest.mark.slow
+def test_records_of_one_patient_look_alike():
+    cohort = clinic(60, per_patient=4)
+    cohort = Cohort(cohort.schema, {**cohort.tables, "patients": cohort.tables["patients"].clear()}, cohort.signals)
+    model = SignalDiffusion(**TINY).fit(cohort, seed=0)
+    given = clinic(30, seed=5, per_patient=4)
+    drawn = model.sample(given=given, seed=1)
+    height = t_waves(drawn.signals["ecg"]).reshape(30, 4)
+    assert height.std(axis=1).mean() < 0.6 * height.std()
+
+
+def test_guidance_sampler_and_path_change_what_they_should(model, given):
+    few = given.select(given.subjects.head(8))
+    drawn = {}
+    for name, change in {
+        "plain": {}, "heun": {"sampler": "heun"}, "ddim": {"sampler": "ddim"}, "noisy": {"sampler": "stochastic"},
+        "guided": {"guidance": 2.0}, "longer": {"sampling_steps": 12},
+    }.items():  # fmt: skip
+        for field, value in change.items():
+            setattr(model, field, value)
+        drawn[name] = model.sample(given=few, seed=1).signals["ecg"].samples
+        for field in change:
+            setattr(model, field, TINY.get(field, SignalDiffusion.__dataclass_fields__[field].default))
+    plain = drawn.pop("plain")
+    assert all(not np.array_equal(plain, other) for other in drawn.values())
+    # same noise, same flow: a second-order sampler and more steps end near the same record
+    assert np.corrcoef(plain.ravel(), drawn["longer"].ravel())[0, 1] > 0.95
+    assert np.corrcoef(plain.ravel(), drawn["heun"].ravel())[0, 1] > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"path": "edm"}, {"path": "vp"}, {"denoiser": "s4d"}, {"attention": True}])
+def test_other_processes_and_denoisers_learn_the_beats(change):
+    model = SignalDiffusion(**{**TINY, **change}).fit(clinic(120), seed=0)
+    assert met_beats(model.sample(given=clinic(20, seed=9), seed=1).signals["ecg"]) > 0.9
+
+
+def test_the_plain_recipe_has_no_beats_to_follow():
+    model = SignalDiffusion(**{**SHORT, "top_down": False}).fit(clinic(30), seed=0)
+    assert not model.shape_.facts["beats"] and model.net_.rhythm is None
+    drawn = model.sample(given=clinic(5, seed=2), seed=1).signals["ecg"]
+    assert drawn.annotations is None and np.isfinite(drawn.samples).all()
+    with pytest.raises(SettingsError, match="heart_rate"):
+        model.sample(given=clinic(5, seed=2), seed=1, where={"ecg.heart_rate": 70})
+
+
+def test_precision_changes_the_bytes_only(model, given):
+    few = given.select(given.subjects.head(4))
+    whole = model.sample(given=few, seed=1).signals["ecg"].samples
+    model.precision = "bfloat16"
+    half = model.sample(given=few, seed=1).signals["ecg"].samples
+    model.precision = "float32"
+    assert half.dtype == np.float32 and not np.array_equal(whole, half)
+    assert np.corrcoef(whole.ravel(), half.ravel())[0, 1] > 0.98
+
+
+def test_conditions_that_can_not_be_met_are_named(model, given):
+    for where, word in (
+        ({"ecg.label": "afib"}, "not a label"), ({"ecg.heart_rate": 900}, "between 15 and 350"),
+        ({"patients.sex": "F"}, "can't be fixed"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=word):
+            model.sample(given=given, seed=1, where=where)
+    with pytest.raises(SettingsError, match="Chain"):
+        model.sample(3, seed=1)
+
+
+def test_a_cohort_without_records_is_refused():
+    cohort = clinic(12)
+    with pytest.raises(DataError, match="no waveform record"):
+        SignalDiffusion(**SHORT).fit(Cohort.build(cohort.schema, cohort.tables), seed=0)
+    with pytest.raises(SettingsError, match='Did you mean "ecg"'):
+        SignalDiffusion(**SHORT, signal="eeg").fit(cohort, seed=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_handful_of_patients_is_learned(n):
+    model = SignalDiffusion(**SHORT).fit(clinic(n), seed=0)
+    assert np.isfinite(model.sample(given=clinic(3, seed=1), seed=1).signals["ecg"].samples).all()
+
+
+def test_patients_of_whom_nothing_is_known_get_records(model, given):
+    blank = given.tables["patients"].with_columns(potassium=pl.lit(None, pl.Float64), sex=pl.lit(None, pl.String))
+    visits = given.tables["visits"].with_columns(pulse=pl.lit(None, pl.Float64))
+    unknown = Cohort.build(given.schema, {"patients": blank, "visits": visits})
+    drawn = model.sample(given=unknown, seed=1)
+    assert drawn.n_subjects == given.n_subjects
+    # nothing known about potassium: T waves as wide apart as among training patients, not their mean for all
+    waves = drawn.signals["ecg"]
+    assert waves.records.height > 0 and t_waves(waves).std() > 0.6 * t_waves(given.signals["ecg"]).std()
+
+
+def test_a_chain_draws_patients_visits_and_waves(tmp_path):
+    link = {"generator": "temporal-vae", "width": 16, "training": {"steps": 20}}
+    waves = {"generator": "signal-diffusion", **SHORT, "training": {"steps": 5, "evaluate_every": 5}}
+    chain = Chain(static=link, events=link, signals=waves)
+    chain.fit(clinic(60), seed=0)
+    drawn = chain.sample(12, seed=1, where={"ecg.label": "af"})
+    assert drawn.n_subjects == 12 and set(drawn.signals["ecg"].records["subject_id"]) <= set(drawn.subjects)
+    assert set(drawn.signals["ecg"].records["label"]) == {"af"}
+    chain.save(tmp_path / "chain")
+    assert_same(load(tmp_path / "chain").sample(12, seed=1, where={"ecg.label": "af"}), drawn)
+
+
+# -- what is missing ---------------------------------------------------------------------------------------------------
+
+
+def with_hole(cohort, channels, start, stop):
+    waves = cohort.signals["ecg"]
+    samples = waves.samples.copy()
+    samples[:, channels, start:stop] = np.nan
+    return Cohort(cohort.schema, cohort.tables, {"ecg": replace(waves, samples=samples)})
+
+
+def test_a_gap_is_filled_with_beats_of_the_record(model, given):
+    holed = with_hole(given, slice(None), 80, 180)
+    filled, again = (model.impute(holed, seed=s).signals["ecg"].samples for s in (1, 2))
+    known = np.isfinite(holed.signals["ecg"].samples)
+    assert np.array_equal(filled[known], given.signals["ecg"].samples[known])
+    assert np.isfinite(filled).all() and not np.array_equal(filled, again)
+    whole = SignalSet(given.signals["ecg"].spec, given.signals["ecg"].records, filled)
+    assert np.median(np.abs(rates(whole) - rates(given.signals["ecg"]))) < 2
+    assert np.corrcoef(t_waves(whole), t_waves(given.signals["ecg"]))[0, 1] > 0.9
+
+
+def test_a_missing_lead_is_drawn_from_the_other(model, given):
+    truth = given.signals["ecg"].samples
+    filled = model.impute(with_hole(given, 1, 0, None), seed=1).signals["ecg"].samples
+    assert np.corrcoef(filled[:, 1].ravel(), truth[:, 1].ravel())[0, 1] > 0.9
+    assert np.array_equal(filled[:, 0], truth[:, 0])
+
+
+def test_nothing_missing_nothing_changed(model, given):
+    assert model.impute(given, seed=1) is given

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.nets.beat_train import bumps, render
+from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
+from cohortloom.nets.rhythm import RhythmNet
+from cohortloom.nets.state_space import S4D, S4Denoiser
+from cohortloom.rng import Rng
+
+
+def factors(n, d=12, k=3, noise=0.1, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.standard_normal((n, k)) @ draw.standard_normal((k, d)) + noise * draw.standard_normal((n, d)) + 2.0
+
+
+def test_code_is_the_exact_posterior_of_a_linear_gaussian_model():
+    x = factors(4000)
+    code = LinearCode(12, 3)
+    code.fit(x)
+    w, noise = code.loading.numpy(), float(code.noise[0])
+    assert noise == pytest.approx(0.01, rel=0.1)
+    # Gaussian conditioning on the joint of (z, x), without the Woodbury form
+    gain = w.T @ np.linalg.inv(w @ w.T + noise * np.eye(12))
+    mean, sd = code.encode(x[:5])
+    assert mean == pytest.approx((x[:5] - x.mean(axis=0)) @ gain.T, abs=1e-6)
+    assert sd[0] == pytest.approx(np.sqrt(np.diag(np.eye(3) - gain @ w)), abs=1e-6)
+    z = code.encode(x)[0]
+    assert np.abs(np.cov(z.T) - np.eye(3)).max() < 0.05  # what is drawn from the prior looks like what is encoded
+    assert np.abs(code.decode(torch.from_numpy(mean).float()).numpy() - x[:5]).max() < 0.5
+
+
+def test_code_with_coordinates_missing_fills_them_in():
+    x = factors(2000)
+    code = LinearCode(12, 3)
+    code.fit(x)
+    seen = np.ones((50, 12), bool)
+    seen[:, 6:] = False
+    mean, sd = code.encode(np.where(seen, x[:50], 99.0), seen)
+    whole_sd = code.encode(x[:50])[1]
+    back = code.decode(torch.from_numpy(mean).float()).numpy()
+    assert np.corrcoef(back[:, 6:].ravel(), x[:50, 6:].ravel())[0, 1] > 0.95 and (sd > whole_sd).all()
+
+
+def test_prior_recovers_slope_spread_and_likeness():
+    draw = np.random.default_rng(0)
+    n_patients, per = 400, 3
+    subject = np.repeat(np.arange(n_patients), per)
+    c = draw.standard_normal((n_patients * per, 2))
+    shared = draw.standard_normal(n_patients)[subject]
+    own = draw.standard_normal(len(subject))
+    # one output settled by the context to within .05, one that it says nothing about, two thirds of it the patient's
+    y = np.stack([2 * c[:, 0] + 0.05 * draw.standard_normal(len(c)), np.sqrt(2 / 3) * shared + np.sqrt(1 / 3) * own], 1)
+    prior = RecordPrior(2, 2)
+    prior.fit(c, np.ones(c.shape, bool), y, subject, Rng(0))
+    found = prior.draw(c, np.ones(c.shape, bool), subject, Rng(1))
+    assert (found[:, 0] - 2 * c[:, 0]).std() == pytest.approx(0.05, rel=0.15)
+    assert found[:, 1].std() == pytest.approx(1.0, abs=0.1)
+    one, other = found[::3, 1], found[1::3, 1]
+    assert np.corrcoef(one, other)[0, 1] == pytest.approx(2 / 3, abs=0.1)
+    # the context unknown: the law of y without it, not its mean
+    blind = prior.draw(np.zeros(c.shape), np.zeros(c.shape, bool), subject, Rng(1))
+    assert blind[:, 0].std() == pytest.approx(y[:, 0].std(), rel=0.1)
+
+
+def test_prior_finds_two_kinds_of_records():
+    draw = np.random.default_rng(0)
+    y = np.where(draw.random((600, 1)) < 0.3, 3.0, -1.0) + 0.1 * draw.standard_normal((600, 1))
+    prior = RecordPrior(0, 1)
+    none = np.zeros((600, 0))
+    prior.fit(none, none.astype(bool), y, np.arange(600), Rng(0))
+    found = prior.draw(none, none.astype(bool), np.arange(600), Rng(1))[:, 0]
+    assert (found > 1).mean() == pytest.approx(0.3, abs=0.06) and ((found > 0) & (found < 2)).mean() < 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_prior_of_a_handful_is_finite(n):
+    prior = RecordPrior(1, 2)
+    prior.fit(np.zeros((n, 1)), np.zeros((n, 1), bool), np.ones((n, 2)), np.arange(n), Rng(0))
+    assert np.isfinite(prior.draw(np.zeros((4, 1)), np.zeros((4, 1), bool), np.arange(4), Rng(1))).all()
+
+
+def test_labels_follow_the_context():
+    draw = np.random.default_rng(0)
+    which = draw.integers(0, 2, 2000)
+    c = which[:, None] * 2.0 + draw.standard_normal((2000, 1))
+    law = LabelLaw(2, 1)
+    law.fit(which, c)
+    at = np.full((4000, 1), 1.5)  # two Gaussians 2 apart, a quarter of the way past the middle: odds exp(2 * .5)
+    assert law.draw(at, Rng(0)).mean() == pytest.approx(1 / (1 + np.exp(-1)), abs=0.04)
+
+
+def test_render_puts_each_beat_where_it_belongs():
+    # one beat of 1 at R, nothing elsewhere; at whole samples the template comes back exactly
+    fs, before = 100.0, 0.35
+    template = torch.zeros(1, 1, 101)
+    template[..., 35] = 1.0
+    place = torch.tensor([[50.0, 150.0, 230.0, 0.0]])
+    real, odd = torch.tensor([[True, True, True, False]]), torch.tensor([[False, True, False, False]])
+    out = render(template, place, real, odd, 300, fs, fs, before)[0, 0]
+    assert out.nonzero().ravel().tolist() == [50, 230]  # the odd beat is left empty, the padding is no beat
+    assert bumps(place, real, 300, fs)[0].topk(3).indices.sort().values.tolist() == [50, 150, 230]
+    assert render(template, place, torch.zeros_like(real), odd, 300, fs, fs, before).abs().max() == 0
+
+
+def test_render_undoes_averaging():
+    from cohortloom.codec.beats import Beats, averaged_beats
+
+    place = np.array([[60.3, 161.7, 255.1, 370.5]])
+    time = np.arange(450)
+    x = sum(np.exp(-0.5 * np.square((time - p) / 4.0)) for p in place[0])[None, None]
+    beats = Beats(place, np.zeros((1, 4), bool), np.array([4]))
+    mean, _ = averaged_beats(x, np.ones(x.shape, bool), beats, 100.0)
+    back = render(torch.from_numpy(mean), torch.from_numpy(place).float(), torch.ones(1, 4, dtype=torch.bool),
+                  torch.zeros(1, 4, dtype=torch.bool), 450, 100.0, 100.0, 0.35)  # fmt: skip
+    assert np.abs(back.numpy() - x).max() < 0.02
+
+
+def test_rhythm_learns_alternation_and_pauses():
+    # intervals alternate, and an odd beat (one in six) is followed by a long one
+    draw = np.random.default_rng(0)
+    odd = draw.random((300, 20)) < 1 / 6
+    u = np.where(np.arange(20) % 2, 1.0, -1.0) + np.concatenate([np.zeros((300, 1)), 3.0 * odd[:, :-1]], axis=1)
+    u = u + 0.1 * draw.standard_normal(u.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = RhythmNet(1, width=24)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-2)
+    tensors = (torch.tensor(u).float(), torch.tensor(odd), torch.ones(300, 20, dtype=torch.bool), torch.zeros(300, 1))
+    for _ in range(200):
+        adam.zero_grad()
+        net.loss(*tensors).backward()
+        adam.step()
+    with torch.no_grad():
+        v, o = (t.numpy() for t in net.draw(torch.zeros(300, 1), 20, Rng(0).torch))
+    assert o.mean() == pytest.approx(1 / 6, abs=0.03)
+    plain = v[:, 2:][~o[:, 1:-1]].mean()
+    assert v[:, 2:][o[:, 1:-1]].mean() - plain == pytest.approx(3.0, abs=0.4)
+    assert np.abs(v[:, 1::2].mean() - v[:, 0::2].mean() - 2.0) < 0.3
+
+
+def test_state_space_convolution_is_the_recurrence():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = S4D(3, n_modes=4)
+    u = torch.randn(2, 3, 40, generator=Rng(0).torch)
+    a = torch.complex(-layer.log_decay.exp(), layer.turn).detach()
+    step = layer.log_step.exp()[:, None].detach() * a
+    gain = torch.view_as_complex(layer.mix.detach()) * (step.exp() - 1) / a
+    state, out = torch.zeros(2, 3, 4, dtype=torch.complex64), []
+    for k in range(40):
+        state = step.exp() * state + u[:, :, k, None]
+        out.append(2 * (gain * state).sum(-1).real + layer.straight.detach() * u[:, :, k])
+    assert torch.allclose(layer(u), torch.stack(out, dim=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [64, 37])
+def test_state_space_denoiser_keeps_the_length_and_starts_at_zero(n):
+    with torch.random.fork_rng(devices=[]):
+        net = S4Denoiser(2, width=8, n_condition=3, n_guides=1)
+    x = torch.randn(3, 2, n, generator=Rng(0).torch)
+    out = net(x, torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1, n))
+    assert out.shape == x.shape and out.abs().max() == 0
