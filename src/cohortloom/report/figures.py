@@ -50,7 +50,8 @@ def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dic
     from cohortloom.report.canvas import KNOWN, swatch
 
     if kind == "table":
-        return {"table": {"columns": content["columns"], "rows": content["rows"]}}
+        table = {"columns": content["columns"], "rows": content["rows"]}
+        return {"table": table, "half": len(content["columns"]) <= 4}
     if kind == "timeline":
         return {
             "patients": [

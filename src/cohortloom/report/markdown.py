@@ -1,6 +1,7 @@
 """A report as Markdown: the same verdict, scores and numbers, as tables.
 
-Drawings become tables: bars and matrices whole, curves and scatter plots at up to nine points each.
+Drawings become tables: bars and matrices whole, curves and scatter plots at up to nine points each; what is wider than
+fourteen columns is cut (the JSON report has it all).
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ def _figure(figure: Figure) -> list[str]:
     lines = [f"### {_text(figure.title)}", ""] + ([_text(figure.note), ""] if figure.note else [])
     content = plain(figure.content)
     for title, columns, rows in _figure_tables(figure.kind, content):
-        shown = columns if len(columns) <= WIDEST else [*columns[:WIDEST], "…"]
+        if len(columns) > WIDEST:
+            columns, rows = [*columns[:WIDEST], "…"], [[*row[:WIDEST], "…"] for row in rows]
         lines += [_text(title), ""] if title else []
-        lines += [*_table(shown, [row[:WIDEST] for row in rows]), ""]
+        lines += [*_table(columns, rows), ""]
     return lines
 
 

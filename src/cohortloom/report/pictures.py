@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cohortloom.report.canvas import ACCENT, GRID, INK, MUTED, PAPER, series_style, svg
-from cohortloom.report.plain import say
 from cohortloom.report.plots import _numbers, _panels, matrix, short
 
 __all__ = ["graph", "timeline"]
@@ -55,27 +54,26 @@ def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:
     x, y = (np.cos(angle), np.sin(angle)) if n > 1 else (np.zeros(1), np.zeros(1))
     radius = 0.27 if n <= 6 else 0.2
     axes.set_title(short(panel.get("title", ""), 40))
-    axes.set(xlim=(-1.55, 1.55), ylim=(-1.4, 1.4), aspect="equal")
+    axes.set(xlim=(-1.4, 1.4), ylim=(-1.32, 1.32), aspect="equal")
     axes.set_axis_off()
+    nodes = [Circle(at, radius, facecolor=PAPER, edgecolor=INK, linewidth=0.9, zorder=3) for at in zip(x, y)]
     for i in range(n):
+        axes.add_patch(nodes[i])
+        stay = p[i][i] if p[i][i] is not None else 0.0
+        axes.text(x[i], y[i] + 0.05, short(states[i], 11), fontsize=7.5, ha="center", va="center", zorder=4)
+        axes.text(x[i], y[i] - 0.1, f"{stay:.2f}", fontsize=7, ha="center", va="center", color=MUTED, zorder=4)
         for j in range(n):
             q = p[i][j] if p[i][j] is not None else 0.0
             if i == j or q < SMALLEST_ARROW:
                 continue
-            ends = dict(posA=(x[i], y[i]), posB=(x[j], y[j]), arrowstyle="-|>", mutation_scale=7 + 5 * q)
-            curve = dict(connectionstyle="arc3,rad=0.18", shrinkA=radius * 46, shrinkB=radius * 46 + 1)
-            axes.add_patch(FancyArrowPatch(**ends, **curve, linewidth=0.5 + 4 * q, color=ACCENT, alpha=0.25 + 0.6 * q))
-            if q >= 0.08:
+            ends = dict(posA=(x[i], y[i]), posB=(x[j], y[j]), patchA=nodes[i], patchB=nodes[j], shrinkA=0, shrinkB=1)
+            look = dict(linewidth=0.6 + 3.4 * q, color=ACCENT, alpha=0.3 + 0.6 * q, mutation_scale=7 + 6 * q)
+            axes.add_patch(FancyArrowPatch(**ends, **look, arrowstyle="-|>", connectionstyle="arc3,rad=0.18"))
+            if q >= 0.08:  # arc3 with rad r bends to the right of the way, by r / 2 of its length in the middle
                 dx, dy = x[j] - x[i], y[j] - y[i]
-                # arc3 with rad r bends to the right of the way by r / 2 at its middle
-                at = ((x[i] + x[j]) / 2 + 0.11 * dy, (y[i] + y[j]) / 2 - 0.11 * dx)
-                box = dict(facecolor=PAPER, edgecolor="none", pad=0.6, alpha=0.8)
-                axes.text(*at, say(float(q), 2), fontsize=7, ha="center", va="center", color=MUTED, bbox=box)
-    for i in range(n):
-        axes.add_patch(Circle((x[i], y[i]), radius, facecolor=PAPER, edgecolor=INK, linewidth=0.9, zorder=3))
-        stay = p[i][i] if p[i][i] is not None else 0.0
-        axes.text(x[i], y[i] + 0.04, short(states[i], 11), fontsize=7.5, ha="center", va="center", zorder=4)
-        axes.text(x[i], y[i] - 0.11, say(float(stay), 2), fontsize=6.5, ha="center", va="center", color=MUTED, zorder=4)
+                at = ((x[i] + x[j]) / 2 - 0.12 * dx + 0.1 * dy, (y[i] + y[j]) / 2 - 0.12 * dy - 0.1 * dx)
+                box = dict(facecolor=PAPER, edgecolor="none", pad=0.5, alpha=0.85)
+                axes.text(*at, f"{q:.2f}", fontsize=7, ha="center", va="center", color=MUTED, bbox=box)
 
 
 def timeline(patient: Mapping[str, Any], time_unit: str, prefix: str, label: str) -> str:
