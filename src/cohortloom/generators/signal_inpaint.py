@@ -175,7 +175,7 @@ def _in_gaps(at: np.ndarray, lit: np.ndarray, rr: np.ndarray, mean: float, phase
         before, after = at[at < a], at[at >= b]
         if len(before) and len(after):
             span = after[0] - before[-1]
-            k = max(int(round(span / mean)) - 1, 0)
+            k = max(round(span / mean) - 1, 0)
             steps = rr[(used + np.arange(k + 1)) % len(rr)]
             found = before[-1] + np.cumsum(steps)[:-1] * (span / steps.sum())
         elif len(after):

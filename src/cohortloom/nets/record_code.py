@@ -7,10 +7,10 @@ bound is known, probabilistic PCA, so nothing is trained:
 
 and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
 
-`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge regression with residuals e from
-a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws behind e
-are correlated, by the intraclass correlation found in training: the same heart, another day. Context that is unknown is
-drawn given what is known, so a missing condition widens the law instead of shifting it.
+`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge regression with residuals e
+from a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws
+behind e are correlated, by the intraclass correlation found in training: the same heart, another day. Context that is
+unknown is drawn given what is known, so a missing condition widens the law instead of shifting it.
 
 `LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant).
 
