@@ -15,9 +15,9 @@ score leaves these rare corrections out.
 
 *Score.* Every value has one token: REPEAT if it is the last value again, else a spike's own, else CONT. So a CONT draw
 that lands on a spike or on the last value is drawn again, and the mass of the others is scaled up. A value on a grid
-has a mass, a number without grid a density with respect to z = Phi^-1(F(x)); records are scored as the model can write them
-(on the grid, within the tails). A cell it cannot write at all (a missing value in a column that was never missing, a
-level never seen) counts `IMPOSSIBLE` nats.
+has a mass, a number without grid a density with respect to z = Phi^-1(F(x)); records are scored as the model can write
+them (on the grid, within the tails). A cell it cannot write at all (a missing value in a column that was never missing,
+a level never seen) counts `IMPOSSIBLE` nats.
 
 References:
     Gordon, Salmond, Smith (1993). Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
