@@ -7,8 +7,9 @@ a QRS, and each has another shape. So a record is drawn as
 
 c is what the patient's own record says (statics, values nearest in time, diagnoses). The first two factors are in
 closed form (`nets/record_code.py`), the RR series is a small LSTM (`nets/rhythm.py`), and the samples are a rectified
-flow whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats the code stands for.
-What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each other.
+flow whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats that size and code
+stand for. What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each
+other.
 
 Records without a rhythm (single beats, EEG) are drawn with a code of their spectrum and no guides.
 
@@ -184,7 +185,7 @@ class SignalDiffusion(TorchGenerator):
             "beats": with_beats,
             "n_shape": n_shape,
             "n_code": n_code,
-            "n_facts": n_code + (N_RHYTHM + N_TEXTURE) * with_beats,
+            "n_facts": n_code + (N_RHYTHM + N_TEXTURE + 1) * with_beats,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
@@ -248,7 +249,7 @@ class SignalDiffusion(TorchGenerator):
         if data.beats is not None:
             rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
             texture = np.concatenate([texture_of(*p) for p in self._left_over(net, data)])
-            facts = np.concatenate([rhythm, texture, data.z], axis=1)
+            facts = np.concatenate([rhythm, texture, data.log_size[:, None], data.z], axis=1)
         usual = np.nan_to_num(np.nanmedian(facts, axis=0)) if np.isnan(facts).any() else np.zeros(facts.shape[1])
         facts = np.where(np.isfinite(facts), facts, usual)
         middle, spread = facts.mean(axis=0), np.maximum(facts.std(axis=0), 1e-6)
@@ -268,7 +269,7 @@ class SignalDiffusion(TorchGenerator):
             n = int(data.n_samples.max())
             x, seen = data.crop(rows, np.zeros(len(rows), int), n)
             z = torch.from_numpy(data.z[rows]).float()
-            train = self._guides(net, z, data.beats.take(rows), n, data.fs)[:, : x.shape[1]]
+            train = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs)[:, : x.shape[1]]
             yield ((x - train) * seen).numpy(), data.fs
 
     def _rhythm_phase(self, net: Any, data: Any, rows: np.ndarray, held: np.ndarray) -> Phase:
@@ -309,7 +310,7 @@ class SignalDiffusion(TorchGenerator):
             condition = _condition(torch.from_numpy(data.context[rows]).float(), observed * shown, facts)
             guide = None
             if data.beats is not None:
-                guide = self._guides(net, z, data.beats.take(rows), n, data.fs, start=start)
+                guide = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs, start=start)
             network = self._network(net, condition, guide)
             return (path.loss(network, x, draw) * seen).sum() / seen.sum().clamp(min=1)
 
@@ -318,11 +319,13 @@ class SignalDiffusion(TorchGenerator):
     # -- the denoiser and what it is shown -------------------------------------------------------------------------
 
     def _guides(
-        self, net: Any, z: torch.Tensor, beats: Beats, n: int, fs: float, *, start: np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Guide channels for codes and beats; `start` is where each piece begins [samples]."""
+        self, net: Any, z: torch.Tensor, log_size: np.ndarray, beats: Beats, n: int, fs: float, *,
+        start: np.ndarray | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Guide channels for codes, sizes and beats; `start` is where each piece begins [samples]."""
         n_channels = self.codec_.samples.n_modelled
-        template = net.code.decode(z).reshape(len(z), n_channels, len(template_grid(fs)))
+        size = torch.from_numpy(np.asarray(log_size)).float().exp()[:, None]
+        template = (net.code.decode(z) * size).reshape(len(z), n_channels, len(template_grid(fs)))
         place = torch.from_numpy(beats.place).float()
         if start is not None:
             place = place - torch.from_numpy(start)[:, None].float()
@@ -487,7 +490,8 @@ class SignalDiffusion(TorchGenerator):
             return condition, None
         k = self.shape_.facts["n_code"]
         z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
-        return condition, self._guides(self.net_, z, beats.take(rows), n, self.shape_.facts["fs"])
+        log_size = drawn[:, -k - 1] * float(self.net_.spread[-k - 1]) + float(self.net_.middle[-k - 1])
+        return condition, self._guides(self.net_, z, log_size, beats.take(rows), n, self.shape_.facts["fs"])
 
     def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng) -> torch.Tensor:
         levels = grid(self.sampling_steps)

@@ -102,11 +102,16 @@ def _facts(
     ok &= (beats.count > 0)[:, None]
     points = shapes.shape[2]
     flat = np.repeat(ok, points, axis=1)
-    mean, sd = net.code.encode(shapes.reshape(len(x), -1), flat)
+    wave = np.where(flat, shapes.reshape(len(x), -1), 0.0)
+    usual = np.where(flat, net.code.centre.numpy(), 0.0)  # of the leads that are seen
+    log_size = np.log(np.maximum(np.linalg.norm(wave, axis=1), 1e-3) / np.maximum(np.linalg.norm(usual, axis=1), 1e-3))
+    log_size = np.where(flat.all(axis=1), np.log(np.maximum(np.sqrt(np.square(wave).mean(axis=1)), 1e-3)), log_size)
+    mean, sd = net.code.encode(wave / np.exp(log_size)[:, None], flat)
     z = mean + sd * draw.standard_normal(mean.shape)
     k = z.shape[1]
     known = ok.any(axis=1)
     drawn = drawn.copy()
+    drawn[known, -k - 1] = ((log_size - middle[-k - 1]) / spread[-k - 1])[known]
     drawn[known, -k:] = ((z - middle[-k:]) / spread[-k:])[known]
     rhythm, _ = rhythm_of(beats, fs, seen.any(axis=1))
     usable = np.isfinite(rhythm).all(axis=1)

@@ -2,14 +2,12 @@
 
 A record with beats is described by
 
-    its averaged beat               coded by `LinearCode`
+    its averaged beat               log of its root mean square, and its shape (divided by it) coded by `LinearCode`
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
     texture                         log power of what the beat train leaves over, in four bands
 
 any other record (single beats, EEG) by its spectrum: log power of each channel in 16 bands, coded likewise.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 
@@ -22,7 +20,7 @@ from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
 from cohortloom.nets.beat_train import bumps, render
 
-__all__ = ["N_RHYTHM", "N_TEXTURE", "WaveRecords", "guides", "rhythm_of", "spectrum_of", "texture_of"]
+__all__ = ["N_RHYTHM", "N_TEXTURE", "WaveRecords", "guides", "rhythm_of", "sized", "spectrum_of", "texture_of"]
 
 N_RHYTHM, N_TEXTURE, N_BANDS = 3, 4, 16
 _TEXTURE_EDGES = (0.0, 0.7, 5.0, 20.0)
@@ -40,7 +38,8 @@ class WaveRecords:
         context, observed: What the patients' records say.
         label_set: Place of each record's set of labels in the list of sets.
         beats: R peaks; None for records without a rhythm.
-        shape: Averaged beats, or log spectra, flat [record, coordinate].
+        shape: Averaged beats of size 1, or log spectra, flat [record, coordinate].
+        log_size: Log of the size of each averaged beat.
         log_rr: Log of each RR interval [s], one column fewer than beats.
         facts, z, z_sd: Standardised facts and code, filled when the code has been fitted.
     """
@@ -53,6 +52,7 @@ class WaveRecords:
     label_set: Int[np.ndarray, record]
     beats: Beats | None = None
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
     log_rr: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     facts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -85,6 +85,8 @@ class WaveRecords:
             else:
                 parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
+        if self.beats is not None:
+            self.shape, self.log_size = sized(self.shape)
 
     def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled pieces of n samples from `start` on, and which samples are observed."""
@@ -105,6 +107,17 @@ def guides(
     train = render(template, place, real, odd, n_samples, fs, rate, -float(grid[0]))
     marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
     return torch.cat([train, marks], dim=1)
+
+
+def sized(
+    flat: Float[np.ndarray, "record point"],
+) -> tuple[Float[np.ndarray, "record point"], Float[np.ndarray, "record"]]:
+    """Averaged beats of root mean square 1, and the log of what they were divided by.
+
+    What scales all deflections (effusion, a thick chest) is then one number that the context can shift.
+    """
+    size = np.maximum(np.sqrt(np.square(flat).mean(axis=1)), 1e-3)
+    return flat / size[:, None], np.log(size)
 
 
 def rhythm_of(
