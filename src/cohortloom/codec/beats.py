@@ -14,8 +14,6 @@ References:
     Pan, Tompkins (1985). A real-time QRS detection algorithm. IEEE Trans Biomed Eng 32:230.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,22 +42,22 @@ class Beats:
 
     place: Float[np.ndarray, "record beat"]
     odd: Bool[np.ndarray, "record beat"]
-    count: Int[np.ndarray, record]
+    count: Int[np.ndarray, "record"]
 
     @property
     def real(self) -> Bool[np.ndarray, "record beat"]:
         return np.arange(self.place.shape[1]) < self.count[:, None]
 
-    def take(self, rows: np.ndarray) -> Beats:
+    def take(self, rows: np.ndarray) -> "Beats":
         return Beats(self.place[rows], self.odd[rows], self.count[rows])
 
-    def padded(self, n_beats: int) -> Beats:
+    def padded(self, n_beats: int) -> "Beats":
         """The same with room for n beats."""
         wide = ((0, 0), (0, n_beats - self.place.shape[1]))
         return Beats(np.pad(self.place, wide), np.pad(self.odd, wide), self.count)
 
 
-def find_beats(signals: SignalSet, channels: tuple[int, ...]) -> Beats:
+def find_beats(signals: SignalSet, channels: tuple[int, ...]) -> "Beats":
     """R peaks of all records, from annotations where there are any, else detected.
 
     Args:
@@ -79,7 +77,7 @@ def find_beats(signals: SignalSet, channels: tuple[int, ...]) -> Beats:
     return Beats(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("place", "odd", "count")))
 
 
-def template_grid(fs: float) -> Float[np.ndarray, point]:
+def template_grid(fs: float) -> Float[np.ndarray, "point"]:
     """Times of an averaged beat's points around R [s], at most 125 per second."""
     rate = min(fs, 125.0)
     return np.arange(-round(BEFORE * rate), round(AFTER * rate) + 1) / rate
@@ -164,7 +162,7 @@ def _annotated(signals: SignalSet) -> dict:
     return {i: (np.array(s, dtype=float), np.array(o, dtype=bool)) for i, s, o in rows.iter_rows()}
 
 
-def _beats_of(x: np.ndarray, fs: float, known: list) -> Beats:
+def _beats_of(x: np.ndarray, fs: float, known: list) -> "Beats":
     """Beats of a chunk of records."""
     from scipy.signal import find_peaks  # heavy
 
@@ -200,7 +198,7 @@ def _beats_of(x: np.ndarray, fs: float, known: list) -> Beats:
 
 def _aligned(
     band: np.ndarray, fs: float, place: np.ndarray, odd: np.ndarray, count: np.ndarray, flagged: np.ndarray
-) -> Beats:
+) -> "Beats":
     """Peaks moved to the same point of the QRS, and odd beats marked where no annotation says."""
     n, n_channels, n_samples = band.shape
     half, reach = max(2, round(0.08 * fs)), max(2, round(0.06 * fs))

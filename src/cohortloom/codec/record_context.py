@@ -12,8 +12,6 @@ Numbers are standardised on the training records. What is not known is 0 with ob
 nothing is known is a row like any other.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +60,7 @@ class RecordContext:
     features: tuple[ContextFeature, ...]
 
     @classmethod
-    def fit(cls, cohort: Cohort, signal: str) -> RecordContext:
+    def fit(cls, cohort: Cohort, signal: str) -> "RecordContext":
         """Choose features and learn their scales."""
         signals = cohort.signals[signal]
         known = {part for text in signals.records["label"].drop_nulls() for part in text.split("|")}
@@ -124,7 +122,7 @@ class RecordContext:
         return {"signal": self.signal, "features": [asdict(f) for f in self.features]}
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> RecordContext:
+    def from_json(cls, state: dict[str, Any]) -> "RecordContext":
         return cls(state["signal"], tuple(ContextFeature(**f) for f in state["features"]))
 
 

@@ -11,8 +11,6 @@ Records are read row by row from the (memory-mapped) samples, so nothing here gr
 a record's end, and gaps, are unobserved: 0 in the array, False in the mask, NaN on the way back.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +48,7 @@ class SignalCodec:
     high: float | None = None
 
     @classmethod
-    def fit(cls, signals: SignalSet) -> SignalCodec:
+    def fit(cls, signals: SignalSet) -> "SignalCodec":
         """Centre and scale from all records, a chunk at a time.
 
         Raises:
@@ -89,7 +87,7 @@ class SignalCodec:
         return np.clip(np.where(seen, x, 0.0), -CLIP, CLIP).astype(np.float32), seen
 
     def decode(
-        self, x: Float[np.ndarray, "record modelled sample"], n_samples: Int[np.ndarray, record] | None = None
+        self, x: Float[np.ndarray, "record modelled sample"], n_samples: Int[np.ndarray, "record"] | None = None
     ) -> Float[np.ndarray, "record channel sample"]:
         """Physical samples of all channels, NaN behind each record's end."""
         x = np.clip(x, -CLIP, CLIP) * np.float32(self.scale)[:, None] + np.float32(self.centre)[:, None]
@@ -111,7 +109,7 @@ class SignalCodec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> SignalCodec:
+    def from_json(cls, state: dict[str, Any]) -> "SignalCodec":
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
 
 

@@ -7,8 +7,8 @@ a QRS, and each has another shape. So a record is drawn as
 
 c is what the patient's own record says (statics, values nearest in time, diagnoses). The first two factors are in
 closed form (`nets/record_code.py`), the RR series is a small LSTM (`nets/rhythm.py`), and the samples are a rectified
-flow whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats that size and code
-stand for. What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each
+flow whose U-Net sees, beside the noisy record, a bump at every R peak and the train of averaged beats of that size and
+code. What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each
 other.
 
 Records without a rhythm (single beats, EEG) are drawn with a code of their spectrum and no guides.

@@ -11,8 +11,6 @@ References:
     Lugmayr et al. (2022). RePaint. arXiv:2201.09865.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +34,7 @@ _BATCH = 32
 _SHORT = 0.25
 
 
-def inpaint(model: SignalDiffusion, cohort: Cohort, rng: Rng) -> Cohort:
+def inpaint(model: "SignalDiffusion", cohort: Cohort, rng: Rng) -> Cohort:
     """The cohort with unseen samples of the model's signal drawn."""
     from cohortloom.training import drawing_from, few_threads
 

@@ -46,10 +46,10 @@ class WaveRecords:
 
     signals: SignalSet
     codec: SignalCodec
-    subject: Int[np.ndarray, record]
+    subject: Int[np.ndarray, "record"]
     context: Float[np.ndarray, "record feature"]
     observed: np.ndarray
-    label_set: Int[np.ndarray, record]
+    label_set: Int[np.ndarray, "record"]
     beats: Beats | None = None
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -67,7 +67,7 @@ class WaveRecords:
         return self.signals.spec.fs
 
     @property
-    def n_samples(self) -> Int[np.ndarray, record]:
+    def n_samples(self) -> Int[np.ndarray, "record"]:
         return self.signals.records["n_samples"].to_numpy()
 
     def describe(self, top_down: bool) -> None:

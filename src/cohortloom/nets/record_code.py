@@ -19,8 +19,6 @@ References:
     Don't blame the ELBO! A linear VAE perspective on posterior collapse. arXiv:1911.02469. Ledoit, Wolf (2004).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -115,7 +113,7 @@ class RecordPrior(_Fitted):
         context: Float[np.ndarray, "record context"],
         observed: Bool[np.ndarray, "record context"],
         y: Float[np.ndarray, "record fact"],
-        subject: Int[np.ndarray, record],
+        subject: Int[np.ndarray, "record"],
         rng: Rng,
     ) -> None:
         """Fit to training records; `subject` numbers their patients."""
@@ -167,7 +165,7 @@ class RecordPrior(_Fitted):
         self,
         context: Float[np.ndarray, "record context"],
         observed: Bool[np.ndarray, "record context"],
-        subject: Int[np.ndarray, record],
+        subject: Int[np.ndarray, "record"],
         rng: Rng,
     ) -> Float[np.ndarray, "record fact"]:
         """y of each record; records of one patient share what they share in training."""
@@ -191,7 +189,7 @@ class LabelLaw(_Fitted):
         super().__init__()
         self._room(share=(n_sets,), centre=(n_sets, n_context), precision=(n_context, n_context))
 
-    def fit(self, which: Int[np.ndarray, record], context: Float[np.ndarray, "record context"]) -> None:
+    def fit(self, which: Int[np.ndarray, "record"], context: Float[np.ndarray, "record context"]) -> None:
         k = self.share.shape[0]
         count = np.bincount(which, minlength=k).astype(float)
         grand = context.mean(axis=0)
@@ -205,7 +203,7 @@ class LabelLaw(_Fitted):
         spread = (1 - share) * spread + (share + 1e-3) * np.diag(np.diag(spread) + 1e-6)
         self._keep(share=count / count.sum(), centre=centre + grand, precision=np.linalg.inv(spread))
 
-    def draw(self, context: Float[np.ndarray, "record context"], rng: Rng) -> Int[np.ndarray, record]:
+    def draw(self, context: Float[np.ndarray, "record context"], rng: Rng) -> Int[np.ndarray, "record"]:
         centre, precision = self._get("centre"), self._get("precision")
         score = context @ precision @ centre.T - 0.5 * np.einsum("ki,ij,kj->k", centre, precision, centre)
         score = score + np.log(np.maximum(self._get("share"), 1e-12))
