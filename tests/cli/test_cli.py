@@ -167,6 +167,7 @@ def test_help_is_light():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_demo_ends_with_the_path_of_its_report(tmp_path, schema_dir, capsys):
     out = tmp_path / "demo"
     code = run("demo", "--schema", schema_dir / "pbc.toml", "-n", 60, "-o", out, "--quiet", "--seed", 3)

@@ -118,8 +118,8 @@ def restart(synthesizer: Any, rng: Rng) -> None:
         for holder in (part, getattr(part, "_data_processor", None)):
             if hasattr(holder, "reset_sampling"):
                 holder.reset_sampling()
-        if hasattr(getattr(part, "_model", None), "set_random_state"):
-            part._model.set_random_state(rng.integer("copula") % 2**32)
+        if hasattr(part, "_set_random_state"):
+            part._set_random_state(rng.integer("copula") % 2**32)
 
 
 def fit_any(synthesizer: Any, frame: pd.DataFrame, table: str) -> None:
