@@ -16,6 +16,7 @@ from cohortloom.generators import signal_diffusion, signal_records
 from cohortloom.generators.chain import Chain
 from cohortloom.generators.signal_diffusion import SignalDiffusion
 from cohortloom.generators.store import load
+from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same
 from cohortloom.training import Training
 
@@ -322,6 +323,48 @@ def test_a_chain_draws_patients_visits_and_waves(tmp_path):
     assert set(drawn.signals["ecg"].records["label"]) == {"af"}
     chain.save(tmp_path / "chain")
     assert_same(load(tmp_path / "chain").sample(12, seed=1, where={"ecg.label": "af"}), drawn)
+
+
+def eeg(n, *, seed=0):
+    """One channel of pink-like noise of each record's own size, with 10 Hz where the eyes are closed."""
+    draw = np.random.default_rng(seed)
+    closed = draw.random(n) < 0.5
+    time = np.arange(200) / FS
+    noise = np.cumsum(draw.standard_normal((n, 200)), axis=1)
+    noise = noise - np.linspace(0, 1, 200) * (noise[:, -1:] - noise[:, :1]) - noise.mean(axis=1, keepdims=True)
+    noise *= np.exp(0.4 * draw.standard_normal((n, 1)))
+    alpha = 15 * np.sin(2 * np.pi * (10 * time + draw.random((n, 1)))) * closed[:, None]
+    schema = Schema.model_validate(
+        {"name": "eeg", "clock": "offset", "signals": {"eeg": {
+            "kind": "eeg", "channels": ["O1"], "fs": FS, "duration": 4, "unit": "uV", "labels": ["open", "closed"]}}}
+    )  # fmt: skip
+    records = clinic(n).signals["ecg"].records.with_columns(
+        pl.lit(None, pl.Int64).alias("visit_id"), n_samples=pl.lit(200, pl.Int64),
+        label=pl.Series(np.where(closed, "closed", "open")),
+    )  # fmt: skip
+    waves = SignalSet(schema.signals["eeg"], records, (noise + alpha)[:, None].astype(np.float32))
+    return Cohort.build(schema, {}, signals={"eeg": waves})
+
+
+def band(waves, low, high):
+    power = np.square(np.abs(np.fft.rfft(waves.samples[:, 0], axis=1)))
+    rate = np.fft.rfftfreq(waves.samples.shape[2], 1 / FS)
+    return power[:, (rate >= low) & (rate <= high)].sum(axis=1)
+
+
+def test_eeg_is_drawn_with_the_spectrum_of_its_label():
+    model = SignalDiffusion(**{**TINY, "training": Training(steps=120, evaluate_every=120)}).fit(eeg(100), seed=0)
+    assert not model.shape_.facts["beats"]
+    real, alpha = eeg(80, seed=7).signals["eeg"], {}
+    for label in ("open", "closed"):
+        drawn = model.sample(40, seed=1, where={"eeg.label": label}).signals["eeg"]
+        same = SignalSet(real.spec, real.records, real.samples[(real.records["label"] == label).to_numpy()])
+        alpha[label] = np.median(band(drawn, 9, 11))
+        assert abs(np.log(np.median(band(drawn, 0.5, 4)) / np.median(band(same, 0.5, 4)))) < 1.0
+        # records differ in size as real ones do
+        assert np.log(band(drawn, 0.5, 4)).std() > 0.5 * np.log(band(same, 0.5, 4)).std()
+    # a network this small leaves white noise where there is no alpha, so only the contrast is asked for
+    assert alpha["closed"] > 5 * alpha["open"]
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------------
