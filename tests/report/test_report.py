@@ -141,7 +141,7 @@ def evil_report():
 
 def test_names_from_data_are_escaped_everywhere():
     text = to_html(evil_report())
-    assert "<script" not in text and "<b>" not in re.sub(r'<b class="\w+">', "", text)
+    assert "<script" not in text and "<b>" not in re.sub(r'<b class="\w*">', "", text)
     outline = Outline(text)
     assert outline.wrong == [] and outline.open == []
     assert text.count("could not be drawn") == 0

@@ -14,7 +14,7 @@ from cohortloom.rng import Rng
 from cohortloom.rules import KINDS, broken_subjects, check, repair
 from cohortloom.schema import Schema
 
-PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "rules.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "rules.md"
 
 SCHEMA = Schema.model_validate(
     {

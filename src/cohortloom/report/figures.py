@@ -47,7 +47,7 @@ def figure_parts(figure: Figure, number: int) -> dict[str, Any]:
 
 def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dict[str, Any]:
     from cohortloom.report import pictures, plots
-    from cohortloom.report.canvas import KNOWN, swatch
+    from cohortloom.report.canvas import swatch
 
     if kind == "table":
         table = {"columns": content["columns"], "rows": content["rows"]}
@@ -65,6 +65,9 @@ def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dic
     if kind not in KINDS:
         return {"trouble": f'There is no drawing for figures of kind "{kind}"; its numbers are in the JSON report.'}
     panels = content["panels"]
+    if kind == "matrix":
+        panels = _scaled(panels)
+        content = {**content, "panels": panels}
     if not panels:
         return {"trouble": "There is nothing to draw."}
     draw = {
@@ -74,11 +77,11 @@ def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dic
         "scatter": plots.scatter,
         "graph": pictures.graph,
     }
-    drawing = draw[kind](content, prefix, plots.described(title, content))
+    label = plots.described(title, content)
+    rows = enumerate(plots.rows_of_panels(content))
+    drawing = "".join(draw[kind](row, f"{prefix}{i}-", label) for i, row in rows)
     parts: dict[str, Any] = {"drawing": drawing, "half": len(panels) <= 1}
-    names = plots.names_of(panels)
-    spare = {name: i for i, name in enumerate(n for n in names if n not in KNOWN)}
-    parts["legend"] = [swatch(name, spare.get(name, 0)) for name in names]
+    parts["legend"] = [swatch(name, plots.spares(content)[name]) for name in plots.names_of(panels)]
     if kind == "matrix":
         parts["ramp"] = _ramp(panels)
     return parts
@@ -86,17 +89,27 @@ def _draw(kind: str, content: Mapping[str, Any], title: str, prefix: str) -> dic
 
 def _ramp(panels: list[Mapping[str, Any]]) -> dict[str, str] | None:
     """Ends of the colour scale, if all panels share one."""
-    scales = {(p.get("low"), p.get("high"), bool(p.get("diverging"))) for p in panels}
-    if len(scales) != 1:
+    ends = {_ends(p) for p in panels}
+    if len(ends) != 1 or None in ends:
         return None
-    low, high, diverging = scales.pop()
+    low, high, diverging = ends.pop()  # type: ignore[misc]
+    return {"low": say(low), "high": say(high), "diverging": "diverging" if diverging else ""}
+
+
+def _scaled(panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where panels differ in scale, each says its own beside its title."""
+    if len({_ends(p) for p in panels}) <= 1:
+        return panels
+    named = ((p, _ends(p)) for p in panels)
+    return [{**p, "scale": f"  ({say(e[0])} to {say(e[1])})" if e else ""} for p, e in named]
+
+
+def _ends(panel: Mapping[str, Any]) -> tuple[float, float, bool] | None:
+    low, high, diverging = panel.get("low"), panel.get("high"), bool(panel.get("diverging"))
     if high is None:
         return None
-    return {
-        "low": say(-abs(high) if diverging else (low or 0)),
-        "high": say(high),
-        "diverging": "diverging" if diverging else "",
-    }
+    largest = max(abs(high), abs(low or 0))
+    return (-largest, largest, True) if diverging else (low or 0, high, False)
 
 
 def _patient(patient: Mapping[str, Any], unit: str, prefix: str) -> dict[str, Any]:

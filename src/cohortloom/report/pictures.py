@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cohortloom.report.canvas import ACCENT, GRID, INK, MUTED, PAPER, series_style, svg
-from cohortloom.report.plots import _numbers, _panels, matrix, short
+from cohortloom.report.plots import _numbers, _panels, _size, matrix, short
 
 __all__ = ["graph", "timeline"]
 
@@ -35,14 +35,13 @@ def graph(content: Mapping[str, Any], prefix: str, label: str) -> str:
             }
             for p in panels
         ]
-        return matrix({"panels": tables}, prefix, label)
+        return matrix({**content, "panels": tables}, prefix, label)
 
     def draw(figure: Any) -> None:
-        for axes, panel in _panels(figure, panels):
+        for axes, panel in _panels(figure, content):
             _one_graph(axes, panel)
 
-    rows = -(-max(len(panels), 1) // 3)
-    return svg(4.7 if len(panels) <= 1 else 9.8, 3.3 * rows, draw, prefix=prefix, label=label)
+    return svg(*_size(content, 3.3), draw, prefix=prefix, label=label)
 
 
 def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:

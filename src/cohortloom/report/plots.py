@@ -16,7 +16,18 @@ import numpy as np
 from cohortloom.report.canvas import GRID, INK, MUTED, series_style, svg
 from cohortloom.report.plain import say
 
-__all__ = ["bars", "curves", "matrix", "names_of", "scatter", "short"]
+__all__ = [
+    "across",
+    "bars",
+    "curves",
+    "described",
+    "matrix",
+    "names_of",
+    "rows_of_panels",
+    "scatter",
+    "short",
+    "spares",
+]
 
 MOST_POINTS = 500
 MOST_BARS = 40
@@ -36,11 +47,10 @@ def names_of(panels: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def curves(content: Mapping[str, Any], prefix: str, label: str) -> str:
     """Lines with bands, one panel each."""
-    panels = content.get("panels", [])
-    spare = _spares(panels)
+    spare = spares(content)
 
     def draw(figure: Any) -> None:
-        for axes, panel in _panels(figure, panels):
+        for axes, panel in _panels(figure, content):
             for series in panel.get("series", ()):
                 colour, dashes, marker = series_style(series["name"], spare[series["name"]])
                 x, y = _numbers(series.get("x")), _numbers(series.get("y"))
@@ -54,16 +64,15 @@ def curves(content: Mapping[str, Any], prefix: str, label: str) -> str:
                 axes.plot(x[keep], y[keep], color=colour, linestyle=dashes, linewidth=1.5, **style, **few)
             _frame(axes, panel, content)
 
-    return svg(*_size(panels), draw, prefix=prefix, label=label)
+    return svg(*_size(content), draw, prefix=prefix, label=label)
 
 
 def scatter(content: Mapping[str, Any], prefix: str, label: str) -> str:
     """Points, one panel each."""
-    panels = content.get("panels", [])
-    spare = _spares(panels)
+    spare = spares(content)
 
     def draw(figure: Any) -> None:
-        for axes, panel in _panels(figure, panels):
+        for axes, panel in _panels(figure, content):
             for series in panel.get("series", ()):
                 colour, _, marker = series_style(series["name"], spare[series["name"]])
                 x, y = _numbers(series.get("x")), _numbers(series.get("y"))
@@ -72,20 +81,20 @@ def scatter(content: Mapping[str, Any], prefix: str, label: str) -> str:
                 axes.scatter(x[keep], y[keep], s=size, marker=marker, color=colour, alpha=0.6, linewidths=0)
             _frame(axes, panel, content)
 
-    return svg(*_size(panels, 2.9), draw, prefix=prefix, label=label)
+    return svg(*_size(content, 2.9), draw, prefix=prefix, label=label)
 
 
 def bars(content: Mapping[str, Any], prefix: str, label: str) -> str:
     """Grouped bars; lying where labels are long or many."""
     panels = content.get("panels", [])
-    spare = _spares(panels)
+    spare = spares(content)
     labels = [str(name) for p in panels for name in p.get("labels", ())]
     most = min(max((len(p.get("labels", ())) for p in panels), default=1), MOST_BARS)
     lying = most > 8 or max(map(len, labels), default=0) > 9
     n_series = max((len(p.get("series", ())) for p in panels), default=1)
 
     def draw(figure: Any) -> None:
-        for axes, panel in _panels(figure, panels):
+        for axes, panel in _panels(figure, content):
             names = [short(n) for n in panel.get("labels", ())][:MOST_BARS]
             place = np.arange(len(names))
             series = panel.get("series", ())
@@ -102,7 +111,7 @@ def bars(content: Mapping[str, Any], prefix: str, label: str) -> str:
                 axes.invert_yaxis()
 
     height = max(1.5, 0.5 + most * (0.1 + 0.085 * n_series)) if lying else 2.3
-    return svg(*_size(panels, height), draw, prefix=prefix, label=label)
+    return svg(*_size(content, height), draw, prefix=prefix, label=label)
 
 
 def matrix(content: Mapping[str, Any], prefix: str, label: str) -> str:
@@ -110,16 +119,19 @@ def matrix(content: Mapping[str, Any], prefix: str, label: str) -> str:
     panels = content.get("panels", [])
     most_rows = max((len(p.get("rows", ())) for p in panels), default=1)
     same_rows = len({tuple(map(str, p.get("rows", ()))) for p in panels}) == 1
-    columns = _across(panels)
+    columns = across(content)
     longest = max((len(short(c, 18)) for p in panels for c in p.get("columns", ())), default=1)
-    cell = min(max(2.7 / max(most_rows, 1), 0.085), 0.4)
-    height = max(most_rows * cell, 0.7) + 0.45 + min(longest, 18) * 0.065
+    most_columns = max((len(p.get("columns", ())) for p in panels), default=1)
+    room = 3.2 if columns == 1 else 7.6 / columns  # what the labels leave of a panel
+    square = max(most_rows, most_columns) <= 12
+    cell = min(max(2.7 / max(most_rows, 1), 0.085), 0.4, room / max(most_columns, 1) if square else 0.4)
+    height = max(most_rows * cell, 0.7) + 0.6 + min(longest, 18) * 0.068
 
     def draw(figure: Any) -> None:
-        for k, (axes, panel) in enumerate(_panels(figure, panels)):
+        for k, (axes, panel) in enumerate(_panels(figure, content)):
             _one_matrix(axes, panel, cell, labelled=not same_rows or k % columns == 0)
 
-    width, total = _size(panels, height)
+    width, total = _size(content, height)
     return svg(width, total, draw, prefix=prefix, label=label)
 
 
@@ -127,7 +139,7 @@ def _one_matrix(axes: Any, panel: Mapping[str, Any], cell: float, *, labelled: b
     values = np.array([_numbers(row) for row in panel.get("values", ())], dtype=float)
     rows, columns = panel.get("rows", ()), panel.get("columns", ())
     axes.grid(False)
-    axes.set_title(short(panel.get("title", ""), 40))
+    axes.set_title(short(panel.get("title", ""), 40) + panel.get("scale", ""))
     if values.size == 0:
         axes.set_axis_off()
         return
@@ -162,24 +174,32 @@ def _one_matrix(axes: Any, panel: Mapping[str, Any], cell: float, *, labelled: b
         spine.set(visible=True, color=GRID)
 
 
-def _panels(figure: Any, panels: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Mapping[str, Any]]]:
-    columns = _across(panels)
-    rows = math.ceil(max(len(panels), 1) / columns)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for spare in axes[len(panels) :]:
-        spare.set_axis_off()
+def rows_of_panels(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One content per row of panels, so that a page can break between rows; styles and widths stay the same."""
+    panels, wide = content["panels"], across(content)
+    shared = {**content, "across": wide, "spare": spares(content)}
+    return [{**shared, "panels": panels[i : i + wide]} for i in range(0, len(panels), wide)]
+
+
+def across(content: Mapping[str, Any]) -> int:
+    """Panels side by side: three, but two by two for four."""
+    n = len(content.get("panels", ()))
+    return content.get("across") or (2 if n == 4 else min(max(n, 1), 3))
+
+
+def _panels(figure: Any, content: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+    panels, columns = content.get("panels", ()), across(content)
+    axes = figure.subplots(max(math.ceil(len(panels) / columns), 1), columns, squeeze=False).ravel()
+    for unused in axes[len(panels) :]:
+        unused.set_axis_off()
     return list(zip(axes, panels))
 
 
-def _across(panels: Sequence[Any]) -> int:
-    """Panels side by side: three, but two by two for four."""
-    return 2 if len(panels) == 4 else min(max(len(panels), 1), 3)
-
-
-def _size(panels: Sequence[Any], height: float = 2.3) -> tuple[float, float]:
+def _size(content: Mapping[str, Any], height: float = 2.3) -> tuple[float, float]:
     """Width and height [inch]: one panel takes half the page, more take all of it."""
-    rows = math.ceil(max(len(panels), 1) / _across(panels))
-    return (4.7 if len(panels) <= 1 else 9.8), min(rows * height, 40.0)
+    columns = across(content)
+    rows = math.ceil(max(len(content.get("panels", ())), 1) / columns)
+    return (4.7 if columns == 1 else 9.8), min(rows * height, 40.0)
 
 
 def _frame(axes: Any, panel: Mapping[str, Any], content: Mapping[str, Any]) -> None:
@@ -189,10 +209,12 @@ def _frame(axes: Any, panel: Mapping[str, Any], content: Mapping[str, Any]) -> N
     axes.margins(x=0.02)
 
 
-def _spares(panels: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def spares(content: Mapping[str, Any]) -> dict[str, int]:
+    """Which spare style each series takes that no report knows by name."""
     from cohortloom.report.canvas import KNOWN
 
-    return {name: i for i, name in enumerate(n for n in names_of(panels) if n not in KNOWN)} | dict.fromkeys(KNOWN, 0)
+    new = (name for name in names_of(content.get("panels", ())) if name not in KNOWN)
+    return content.get("spare") or ({name: i for i, name in enumerate(new)} | dict.fromkeys(KNOWN, 0))
 
 
 def _numbers(values: Any) -> np.ndarray:
