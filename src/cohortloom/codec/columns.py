@@ -183,7 +183,7 @@ class QuantileTransform:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         return {
-            "u": [round(float(v), 9) for v in self.u],
+            "u": [float(v) for v in self.u],
             "x": [float(v) for v in self.x],
             "spikes": [float(v) for v in self.spikes],
             "spike_low": [float(v) for v in self.spike_low],
