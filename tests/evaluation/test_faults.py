@@ -30,10 +30,12 @@ def test_second_real_sample_passes_everything(samples):
 
 
 @pytest.mark.slow
-def test_false_alarms_are_rare():
-    # at most 5 % of reports on real samples may hold a failed score: 5 expected of 100, 10 has a chance below 3 %
+@pytest.mark.parametrize("part", range(4))
+def test_false_alarms_are_rare(part):
+    # 100 splits in four parts that run side by side. If 5 % of reports on real samples held a failed score, a part of
+    # 25 would hold more than 4 with a chance of .7 %
     alarms = 0
-    for k in range(100):
+    for k in range(25 * part, 25 * part + 25):
         train, held_out, good = (clinic(250, 3 * k + i) for i in (1, 2, 3))
         alarms += bool(evaluate(good, train=train, held_out=held_out, seed=k, fast=True).failed)
-    assert alarms <= 9
+    assert alarms <= 4
