@@ -12,6 +12,7 @@ laws, not a real one. `--patients` takes a random part of a cohort (diabetes_enc
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import ROOT, apart, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, parser, save, show
 
 FOLDERS = {
     "pbc": "rare-disease-cohorts",
@@ -124,7 +125,11 @@ def main() -> None:
     options.add_argument("--minutes", nargs="+", default=[], help="budget of a fit, 2 or pbc=2 icu_48h=10")
     options.add_argument("--patients", nargs="+", default=[], help="part of a cohort, diabetes_encounters=20000")
     options.add_argument("--fast", action="store_true", help="smaller judges")
+    options.add_argument("--table", action="store_true", help="print the result file as Markdown, run nothing")
     given = options.parse_args()
+    if given.table:
+        print(table_of(given.out or RESULTS / "fidelity.json"))
+        return
     minutes, patients = _by_cohort(given.minutes, float), _by_cohort(given.patients, int)
     rows = []
     for cohort in given.cohorts:
@@ -134,6 +139,32 @@ def main() -> None:
                 rows.append(apart(measure, cohort, generator, seed, given.data, part, budget, given.fast))
                 show([rows[-1]])
                 save("fidelity", rows, out=given.out)  # a run that is stopped keeps what it has
+
+
+def table_of(path: Path) -> str:
+    """The README's table: value (floor of real patients; columns drawn apart)."""
+    found = json.loads(path.read_text())
+    head = [
+        "cohort", "seed", "fitted on", "fit CPU s", "patient judge AUC", "visit judge AUC", "autocorrelation error",
+        "static-temporal error", "marginal error", "failed of judged",
+    ]  # fmt: skip
+    keys = (
+        "detection.patients", "detection.visits", "temporal.autocorrelation", "association.static_temporal",
+        "marginal.values",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in found["rows"]:
+        cells = [row["cohort"], row["seed"], f"{row['patients']:,}", f"{row['fit_cpu_s']:.0f}"]
+        for key in keys:
+            score = row["scores"].get(key) or {}
+            parts = [score.get(k) for k in ("value", "floor", "independent")]
+            text = [f"{v:.2f}".replace("0.", ".") if v is not None else "-" for v in parts]
+            cells.append(f"{text[0]} ({text[1]}; {text[2]})")
+        failed = f"{row['failed']} of {row['judged']}"
+        lines.append(f"| {' | '.join(map(str, [*cells, failed]))} |")
+    return "\n".join(
+        [f"Command: `{found['command']}` ({found['date']}, {found['machine']['processor']}, one thread)", "", *lines]
+    )
 
 
 def _by_cohort(words: list[str], kind: type) -> dict[str, Any]:

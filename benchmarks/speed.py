@@ -1,6 +1,6 @@
 """Seconds and memory of each stage of the main job, at 1,000, 10,000 and 100,000 simulated patients.
 
-    python -m benchmarks.speed [--sizes 1000 10000 100000]
+    python -m benchmarks.speed [--sizes 1000 10000 100000] [--schema schemas/pbc.toml]
 
 Stages: simulate, write and read tabular CSV, encode, fit (columnar-ar, fixed number of epochs, so that time per visit
 can be compared), sample, evaluate --fast (up to 10,000). Time should grow linearly, memory of sampling not at all.
@@ -15,14 +15,14 @@ from typing import Any
 
 from benchmarks.common import ROOT, apart, parser, save, show
 
-SCHEMA = ROOT / "schemas" / "heart_failure_clinic.toml"
+SCHEMA = ROOT / "schemas" / "pbc.toml"
 
 
-def simulate_stage(n: int, folder: str) -> dict[str, Any]:
+def simulate_stage(n: int, folder: str, schema: Path) -> dict[str, Any]:
     from cohortloom import Schema, simulate
 
     start = time.process_time()
-    cohort = simulate(Schema.from_file(SCHEMA), n, seed=1)
+    cohort = simulate(Schema.from_file(schema), n, seed=1)
     spent = time.process_time() - start
     cohort.save(Path(folder) / "cohort", force=True)
     return {
@@ -91,11 +91,12 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     options.add_argument("--fit-up-to", type=int, default=100_000, help="largest cohort that is fitted")
+    options.add_argument("--schema", type=Path, default=SCHEMA, help="schema that is simulated")
     chosen = options.parse_args()
     rows: list[dict[str, Any]] = []
     for n in chosen.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            made = apart(simulate_stage, n, folder)
+            made = apart(simulate_stage, n, folder, chosen.schema)
             visits = made["visits"]
             rows.append({"stage": "simulate", "patients": n, **made})
             rows.append({"stage": "read", "patients": n, **apart(read_stage, folder)})
@@ -113,7 +114,7 @@ def main() -> None:
         if row.get("visits"):
             row["visits_per_cpu_s"] = round(row["visits"] / max(row["cpu_s"], 1e-3))
     show(rows)
-    save("speed", rows, out=chosen.out)
+    save("speed", rows, out=chosen.out, schema=chosen.schema.name)
 
 
 if __name__ == "__main__":
