@@ -3,8 +3,8 @@
     python examples/icu_replica/run.py --source PATH     the PhysioNet/CinC Challenge 2012 folder (set A)
     python examples/icu_replica/run.py                   without data: stays are simulated from the schema's priors
 
-Reads the long measurement file on an hourly grid, splits by patient, fits columnar-ar, draws as many stays as were read,
-checks them against the schema's rules, and judges them beside held-out stays and two trivial baselines.
+Reads the long measurement file on an hourly grid, splits by patient, fits columnar-ar, draws as many stays as it was
+fitted to, checks them against the schema's rules, and judges them beside held-out stays and two trivial baselines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ HERE = Path(__file__).resolve().parent
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--source", type=Path, default=None, help="folder with static.csv.gz, outcomes.csv.gz, measurements.csv.gz")
+    options.add_argument(
+        "--source", type=Path, default=None, help="folder with the three csv.gz files"
+    )
     options.add_argument("--schema", type=Path, default=HERE.parent.parent / "schemas" / "icu_48h.toml")
     options.add_argument("--out", type=Path, default=Path("out/icu_replica"))
     options.add_argument("--subjects", type=int, default=400, help="simulated stays, if there is no source")

@@ -133,7 +133,7 @@ WRONG = {
     "where with an unknown level": ["sample", "{model}", "-n", "5", "-o", "{tmp}/x", "--where", "patients.sex=q"],
     "where with an unknown column": ["sample", "{model}", "-n", "5", "-o", "{tmp}/x", "--where", "patients.sexx=f"],
     "model that is none": ["sample", "{cohort}", "-n", "5", "-o", "{tmp}/x"],
-    "unknown group of scores": [*"evaluate {cohort} --train {cohort} --held-out {cohort} --only margins".split()],
+    "unknown group of scores": ["evaluate", "{cohort}", "--train", "{cohort}", "--held-out", "{cohort}", "--only", "x"],
     "report that is not JSON": ["report", "{junk}", "-o", "{tmp}/x.html"],
     "report with an unknown suffix": ["report", "{report}", "-o", "{tmp}/x.docx"],
     "resume without a checkpoint of this cohort": ["fit", "{junk}", "-o", "{tmp}/m", "--resume"],

@@ -76,7 +76,9 @@ def test_pbc_counts(cohorts):
     assert tables["patients"].height == 312 and tables["visits"].height == 1945
     assert tables["visits"]["cholesterol"].null_count() == 821
     assert tables["visits"]["platelets"].null_count() == 73
-    assert cohorts("pbc").origin.notes == {"patients.age: values rounded to the schema's decimals": 1945}, "the file's rows, before one is kept per patient"
+    assert cohorts("pbc").origin.notes == {"patients.age: values rounded to the schema's decimals": 1945}, (
+        "the file's rows, before one is kept per patient"
+    )
 
 
 def test_mimic_counts_and_links(cohorts):

@@ -146,7 +146,9 @@ def small_waves(n: int = 40, *, seed: int = 0) -> Cohort:
         {
             "name": "small_waves",
             "clock": "offset",
-            "signals": {"ecg": {"kind": "ecg", "channels": ["II"], "fs": fs, "duration": 5, "labels": ["fast", "slow"]}},
+            "signals": {
+                "ecg": {"kind": "ecg", "channels": ["II"], "fs": fs, "duration": 5, "labels": ["fast", "slow"]}
+            },
         }
     )
     rate = draw.uniform(50, 120, n)

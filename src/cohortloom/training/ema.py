@@ -2,8 +2,8 @@
 
     s_k = d_k s_{k-1} + (1 - d_k) w_k,     d_k = min(decay, (k + 1) / (k + 10))
 
-or, with a power p, d_k = (1 - 1 / (k + 1))^(p + 1): an average over the last 1 / p of the run however long it is (Karras
-et al. 2023, arXiv:2312.02696).
+or, with a power p, d_k = (1 - 1 / (k + 1))^(p + 1): an average over the last 1 / p of the run however long it is
+(Karras et al. 2023, arXiv:2312.02696).
 
 Buffers (running statistics) are copied, not averaged.
 """
