@@ -30,12 +30,12 @@ def test_second_real_sample_passes_everything(samples):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_false_alarms_are_rare(part):
-    # 100 splits in four parts that run side by side. If 5 % of reports on real samples held a failed score, a part of
-    # 25 would hold more than 4 with a chance of .7 %
+    # If 5 % of reports on real samples held a failed score, 2 of 8 would with a chance of 5 %, 3 with .6 %.
+    # A hundred splits: python -m benchmarks.false_alarms
     alarms = 0
-    for k in range(25 * part, 25 * part + 25):
+    for k in range(8 * part, 8 * part + 8):
         train, held_out, good = (clinic(250, 3 * k + i) for i in (1, 2, 3))
         alarms += bool(evaluate(good, train=train, held_out=held_out, seed=k, fast=True).failed)
-    assert alarms <= 4
+    assert alarms <= 2
