@@ -23,8 +23,8 @@ A cohort of {n} simulated patients is spoiled in one way at a time and judged ag
 the score named for it (`tests/evaluation/test_faults.py`); the number in a cell says how many scores of the group
 failed, a dot none. The first row is a second real sample, which must fail nothing. Made by `{command}`, seed {seed}.
 
-| fault | what was done | score named for it | {groups} |
-|---|---|---|{line}|
+| fault | score named for it | {groups} |
+|---|---|{line}|
 """
 
 
@@ -55,9 +55,8 @@ def main() -> None:
         if own is not None and own.value is not None:
             row |= {"value": round(own.value, 4), "limit": round(own.limit or 0, 4), "seen": own.passed is False}
         rows.append(row)
-        text = (make.__doc__ or "").strip().split("\n")[0].rstrip(".") if make else "nothing"
         score = f"`{key}` {row.get('value')} (limit {row.get('limit')})" if key else ""
-        cells = [name.replace("_", " "), text, score, *(str(failed[g]) if failed[g] else "·" for g in GROUPS)]
+        cells = [name.replace("_", " "), score, *(str(failed[g]) if failed[g] else "·" for g in GROUPS)]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     command = f"python -m benchmarks.fault_matrix --patients {n}"
