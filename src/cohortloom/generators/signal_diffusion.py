@@ -40,11 +40,11 @@ from cohortloom.codec.record_context import RecordContext
 from cohortloom.codec.signals import CLIP, SignalCodec
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.cohort import Cohort, SignalSet
-from cohortloom.cohort.resample import relabel
 from cohortloom.diffusion.path import PATHS
 from cohortloom.diffusion.sampler import SAMPLERS, grid, stochastic
 from cohortloom.errors import DataError, Problem, SettingsError, nearest
 from cohortloom.generators.base import Ability, Run
+from cohortloom.generators.bootstrap import with_ids
 from cohortloom.generators.condition import Condition
 from cohortloom.generators.signal_codec import WaveCodec
 from cohortloom.generators.signal_plan import RecordPlan
@@ -516,19 +516,7 @@ def _people(schema: Any, given: Cohort | None, ids: np.ndarray) -> Cohort:
     """The tables of the given patients under the new ids, visits numbered so that shards do not clash."""
     if given is None:
         return Cohort.build(schema, {})
-    plan = pl.DataFrame({"subject_id": given.subjects, "new_id": ids})
-    copied = relabel(given, plan)
-    visits = schema.visit_table
-    if visits is None:
-        return copied
-    place = pl.col("visit_id").rank("ordinal").over("subject_id").cast(pl.Int64)
-    links = copied.tables[visits].select("visit_id", (pl.col("subject_id") * 1_000_000 + place).alias("new_visit"))
-    tables = dict(copied.tables)
-    for name in schema.tables:
-        if schema.has_visit_id(name):
-            frame = tables[name].join(links, on="visit_id", how="left", maintain_order="left")
-            tables[name] = frame.drop("visit_id").rename({"new_visit": "visit_id"})
-    return Cohort.build(schema, tables, origin=copied.origin)
+    return with_ids(given, given.subjects, ids)
 
 
 def _label_sets(labels: pl.Series) -> tuple[list[str], np.ndarray]:

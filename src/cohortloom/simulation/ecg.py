@@ -22,25 +22,13 @@ import polars as pl
 from jaxtyping import Float
 
 from cohortloom.rng import Rng
+from cohortloom.rules.ecg_checks import DOWER
+from cohortloom.schema.signals import STANDARD_12
 from cohortloom.simulation.rhythm import PAC, PVC, Beats, beat_times
 
 __all__ = ["LEADS", "EcgTraits", "draw_traits", "simulate_ecg"]
 
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-
-#: Rows I, II, V1..V6 of the Dower matrix; columns x, y, z.
-DOWER = np.array(
-    [
-        [0.632, -0.235, 0.059],
-        [0.235, 1.066, -0.132],
-        [-0.515, 0.157, -0.917],
-        [0.044, 0.164, -1.387],
-        [0.882, 0.098, -1.277],
-        [1.213, 0.127, -0.601],
-        [1.125, 0.127, -0.086],
-        [0.831, 0.076, 0.230],
-    ]
-)
+LEADS = STANDARD_12
 
 
 @dataclass(frozen=True)
