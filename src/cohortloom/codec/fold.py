@@ -363,13 +363,13 @@ def _fit_codes(
         if code in chosen:
             cell = repeats = None
             if code in with_number:
-                cell = _code_cell(spec, table, code, x, subject, k_min, bounds)
+                cell = code_cell(spec, table, code, x, subject, k_min, bounds)
                 repeats = Repeats.fit(owner, x, has, cell.law)
             bare = bool((n[np.setdiff1d(owner, owner[has])] > 0).any())
             counted = bool((n > 1).any()) or (cell is not None and bare)
             codes.append(CodeFold(code, cell, repeats or Repeats(), counted, bare))
         elif value is not None:
-            cell = _code_cell(spec, table, code, x, subject, k_min, bounds)
+            cell = code_cell(spec, table, code, x, subject, k_min, bounds)
             laws[value][code] = CellLaw(empty=float(1 - has.mean()), law=cell.law)
     moment = moments(rows.owner, rows.reference)
     written = np.argsort(moment, kind="stable")
@@ -403,7 +403,7 @@ def _is_panel(rows: Rows, ids: np.ndarray, n_codes: int) -> bool:
     return bool(several.sum() >= 20 and (n[several] / of[several]).mean() >= 0.6 and (n > of).mean() < 0.001)
 
 
-def _code_cell(spec: Table, table: str, code: str, x: np.ndarray, subject: np.ndarray, k_min: int, bounds: str) -> Cell:
+def code_cell(spec: Table, table: str, code: str, x: np.ndarray, subject: np.ndarray, k_min: int, bounds: str) -> Cell:
     """The numbers of one code, with the bounds of its item."""
     item, column = spec.code_column().items.get(code), spec.value_column()
     known = [source for source in (item, column) if source is not None]
