@@ -62,6 +62,33 @@ def test_validate_and_evaluate_write_reports(folder, capsys):
         assert "http://" not in text.replace("http://www.w3.org", "") and "<script" not in text
 
 
+def evaluated(folder, *more):
+    """The scores of one run, by key."""
+    out = folder / "scores.json"
+    paths = ["evaluate", folder / "synthetic", "--train", folder / "splits" / "train", "--held-out"]
+    assert run(*paths, folder / "splits" / "held_out", "--fast", "--quiet", "--json", out, *more) in (0, 1)
+    return {s["key"]: s for s in json.loads(out.read_text())["scores"]}
+
+
+def test_shift_names_the_column_of_sites(folder):
+    assert evaluated(folder, "--only", "shift")["shift.marginal"]["value"] is None
+    asked = evaluated(folder, "--only", "shift", "--shift", "patients.treatment")["shift.marginal"]
+    assert asked["value"] is not None and "patients.treatment = " in asked["name"]
+
+
+def test_the_model_is_asked_what_it_remembers(folder):
+    assert evaluated(folder, "--only", "likelihood")["likelihood.membership"]["value"] is None
+    asked = evaluated(folder, "--only", "likelihood", "--model", folder / "model")["likelihood.membership"]
+    assert 0 <= asked["value"] <= 1 and asked["n"] == 48
+
+
+def test_a_model_that_cannot_score_is_refused_before_any_work(folder, capsys):
+    assert run("fit", folder / "splits" / "train", "-o", folder / "copier", "--generator", "bootstrap", "--quiet") == 0
+    capsys.readouterr()
+    assert run("evaluate", "none", "--train", "none", "--held-out", "none", "--model", folder / "copier") == 2
+    assert "--model: bootstrap can't say how likely a patient is" in capsys.readouterr().err
+
+
 def test_a_report_is_made_again_from_its_json(folder):
     assert (
         run("validate", folder / "synthetic", "--json", folder / "w.json", "--html", folder / "w1.html", "--quiet") == 0
@@ -115,6 +142,7 @@ def test_schema_infer_drafts_a_sound_schema(tmp_path):
     assert run("schema", "check", tmp_path / "draft.toml") == 0
 
 
+JUDGED = ["evaluate", "{cohort}", "--train", "{cohort}", "--held-out", "{cohort}"]
 WRONG = {
     "no such cohort": ["validate", "{tmp}/none"],
     "no such schema": ["simulate", "{tmp}/none.toml", "-o", "{tmp}/x"],
@@ -133,7 +161,9 @@ WRONG = {
     "where with an unknown level": ["sample", "{model}", "-n", "5", "-o", "{tmp}/x", "--where", "patients.sex=q"],
     "where with an unknown column": ["sample", "{model}", "-n", "5", "-o", "{tmp}/x", "--where", "patients.sexx=f"],
     "model that is none": ["sample", "{cohort}", "-n", "5", "-o", "{tmp}/x"],
-    "unknown group of scores": ["evaluate", "{cohort}", "--train", "{cohort}", "--held-out", "{cohort}", "--only", "x"],
+    "unknown group of scores": [*JUDGED, "--only", "x"],
+    "shift that is no static column": [*JUDGED, "--shift", "patients.sexx"],
+    "model of evaluate that is none": [*JUDGED, "--model", "{cohort}"],
     "report that is not JSON": ["report", "{junk}", "-o", "{tmp}/x.html"],
     "report with an unknown suffix": ["report", "{report}", "-o", "{tmp}/x.docx"],
     "resume without a checkpoint of this cohort": ["fit", "{junk}", "-o", "{tmp}/m", "--resume"],

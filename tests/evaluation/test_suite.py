@@ -157,6 +157,17 @@ def test_same_seed_same_report():
     assert one == two
 
 
+def test_progress_counts_every_stage_once():
+    told = []
+    evaluate(
+        clinic(20, 3), train=clinic(20, 1), held_out=clinic(20, 2), only=["marginal", "codes"], fast=True,
+        progress=lambda *a: told.append(a),
+    )  # fmt: skip
+    assert [done for done, _, _ in told] == list(range(8))
+    assert {total for _, total, _ in told} == {8}
+    assert told[5][2] == "measuring marginal"
+
+
 def test_only_does_not_change_a_score():
     cohorts = {"train": clinic(80, 1), "held_out": clinic(80, 2)}
     some = evaluate(clinic(80, 3), **cohorts, only="temporal", fast=True)

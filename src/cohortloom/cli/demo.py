@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Quiet, Seed, progress, say, stages
+from cohortloom.cli.options import Force, Quiet, Seed, progress, say
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
         for suffix in ("html", "json"):
             validation.save(folder / f"validation.{suffix}")
         say("6/6 evaluate beside held-out patients and baselines", quiet=quiet)
-        with stages("evaluate", quiet=quiet) as tell:
+        with progress("evaluate", quiet=quiet) as tell:
             report = evaluate(synthetic, train=parts.train, held_out=parts.held_out, seed=seed, progress=tell)
         for suffix in ("html", "json", "md"):
             report.save(folder / f"report.{suffix}")

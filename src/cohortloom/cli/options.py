@@ -39,7 +39,6 @@ __all__ = [
     "progress",
     "say",
     "settings_from",
-    "stages",
     "write_result",
 ]
 
@@ -191,20 +190,6 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[..., None]
                 say(f"{title}: {10 * tenth} % {note}".rstrip())
 
         yield tell
-
-
-@contextmanager
-def stages(title: str, *, quiet: bool = False) -> Iterator[Callable[[str], None] | None]:
-    """For work whose length is not known: says which stage is under way; yields `tell(note)`, or None if quiet."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status(title) as status:
-            yield lambda note: status.update(f"{title}: {note}")
-    else:
-        yield lambda note: say(f"{title}: {note}")
 
 
 def write_result(path: Path | None, content: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 # measured only when asked for by name
 ON_REQUEST = ("legacy",)
+STAGES_BESIDE_GROUPS = 6  # the independent anchor, four cohorts, figures
 
 
 def evaluate(
@@ -51,7 +52,7 @@ def evaluate(
     seed: int = 0,
     only: Iterable[str] | str | None = None,
     fast: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
     scorer: Scorer | None = None,
     shift: str | None = None,
 ) -> Report:
@@ -64,7 +65,7 @@ def evaluate(
         seed: Fixes subsamples, draws and judges.
         only: Groups to measure; None: all.
         fast: At most 2,000 patients a side, fewer draws and smaller judges.
-        progress: Called with a few words at each stage.
+        progress: Called at each stage with the stages done, their number and a few words.
         scorer: The generator, or whatever can `score(cohort)`: shows what it memorised.
         shift: Static column "table.column" of sites or periods; default the schema's `site`.
 
@@ -81,14 +82,14 @@ def evaluate(
     from cohortloom.evaluation.verdict import not_tested, verdict
     from cohortloom.version import __version__
 
-    groups = _groups(only)
-    tell = progress or (lambda _: None)
-    ctx = prepare(synthetic, train=train, held_out=held_out, seed=seed, fast=fast, tell=tell)
-    ctx.scorer, ctx.site = scorer, _site(train.schema, shift)
+    groups, site = _groups(only), _site(train.schema, shift)  # wrong use is told before any work
+    stages = _Stages(progress, len(groups) + STAGES_BESIDE_GROUPS)
+    ctx = prepare(synthetic, train=train, held_out=held_out, seed=seed, fast=fast, tell=stages.begin)
+    ctx.tell, ctx.scorer, ctx.site = stages.say, scorer, site
     scores: list[Score] = []
     figures: list[Figure] = []
     for group in groups:
-        tell(f"measuring {group}")
+        stages.begin(f"measuring {group}")
         measures, drawings = MEASURES[group]
         for name in measures:
             scores += import_module(f"cohortloom.evaluation.{name}").scores(ctx)
@@ -97,7 +98,7 @@ def evaluate(
     if "scarcity" in groups:
         figures += scarcity.figures(ctx, scores)
         scores += scarcity.scores(ctx, scores)
-    tell("preparing figures")
+    stages.begin("preparing figures")
     figures = [*figures_core(ctx, groups), *figures]
     provenance = {
         "schema": train.schema.name,
@@ -116,6 +117,23 @@ def evaluate(
     }
     title = f"Evaluation of {train.schema.name}"
     return Report(title, tuple(scores), tuple(figures), provenance, verdict(ctx, scores), not_tested(ctx, groups))
+
+
+class _Stages:
+    """Tells progress(stages done, their number, words)."""
+
+    def __init__(self, progress: Callable[[int, int, str], None] | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, -1
+
+    def begin(self, words: str) -> None:
+        """A stage begins."""
+        self.done += 1
+        self.say(words)
+
+    def say(self, words: str) -> None:
+        """Words within a stage."""
+        if self.progress:
+            self.progress(self.done, self.total, words)
 
 
 def _groups(only: Iterable[str] | str | None) -> list[str]:
