@@ -111,3 +111,26 @@ def test_features_of_hidden_columns_are_left_out(cohort):
     assert not [n for n in f.names if "visits.x" in n or "labs[" in n]
     assert "visits.y: mean" in f.names
     assert f.values.shape == (3, len(f.names))
+
+
+def test_equal_values_vary_by_exactly_nothing_however_rows_lie_in_memory():
+    visits = {"role": "visit", "columns": {c: {"kind": "number"} for c in "xy"}}
+    schema = Schema.model_validate({"name": "weights", "clock": "offset", "tables": {"visits": visits}})
+    n, k = 40, 37
+    rows = {
+        "subject_id": np.repeat(np.arange(n), k),
+        "visit_id": np.arange(n * k),
+        "time": pl.Series(np.tile(np.arange(k), n) * 3_600_000_000).cast(pl.Duration("us")),
+        "x": np.repeat(np.arange(n) * 0.7 + 60.1, k),
+        "y": np.random.default_rng(0).normal(size=n * k),
+    }
+    frame = pl.DataFrame(rows)
+    constant = [f"visits.x: {name}" for name in ("sd", "lag-1 product", "mean change", "trend")]
+    constant.append("visits.x x visits.y: product within")
+    for part in (frame, frame.with_columns(pl.col("subject_id").set_sorted()), frame.sort("subject_id", "visit_id")):
+        found = patient_features(
+            Cohort(schema, {"visits": part.with_columns(pl.col("subject_id", "visit_id").cast(pl.String))})
+        )
+        for name in constant:
+            assert (found.values[:, found.names.index(name)] == 0).all(), name
+        assert (found.values[:, found.names.index("visits.y: sd")] > 0.5).all()

@@ -155,19 +155,25 @@ def _slope(y: pl.Expr, t: pl.Expr) -> pl.Expr:
     t = t.filter(y.is_not_null())
     y = y.drop_nulls()
     return pl.when((t.var() > 0) & (y.len() >= 3)).then(
-        ((t - t.mean()) * (y - y.mean())).sum() / ((t - t.mean()) ** 2).sum()
+        ((t - t.mean()) * _centred(y)).sum() / ((t - t.mean()) ** 2).sum()
     )
+
+
+def _centred(y: pl.Expr) -> pl.Expr:
+    """Deviations from the mean, exactly 0 for equal values: the rounding of their mean depends on how rows are laid out
+    in memory, and a judge would tell cohorts by it."""
+    return pl.when(y.min() == y.max()).then(y - y.min()).otherwise(y - y.mean())
 
 
 def _number(path: str, y: pl.Expr, timed: bool) -> dict[str, pl.Expr]:
     """Summaries of a number within a patient."""
     seen = y.drop_nulls()
     change = seen.diff().drop_nulls()
-    centred = seen - seen.mean()
+    centred = _centred(seen)
     out = {
         f"{path}: missing": y.is_null().mean(),
         f"{path}: mean": y.mean(),
-        f"{path}: sd": y.std(),
+        f"{path}: sd": pl.when((seen.len() > 1) & (y.min() == y.max())).then(0.0).otherwise(y.std()),
         f"{path}: least": y.min(),
         f"{path}: greatest": y.max(),
         f"{path}: first": seen.first(),
@@ -208,7 +214,7 @@ def _over_time(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Voca
     for a, b in list(combinations(numbers, 2))[:MAX_PAIRS]:
         x, y = pl.col(a).cast(pl.Float64), pl.col(b).cast(pl.Float64)
         label = f"{table}.{a} x {table}.{b}: product within"
-        aggs[label] = ((x - x.mean()) * (y - y.mean())).mean()
+        aggs[label] = (_centred(x) * _centred(y)).mean()
         origin[label] = f"{table}.{a} x {table}.{b}"
     for name, column in spec.columns.items():
         if column.kind not in _LEVELS:
