@@ -348,6 +348,12 @@ class Codec:
         tables |= self._decode_events(encoded, steps, visits, ids, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
 
+    def step_times(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> np.ndarray:
+        """Start of each step [ticks] as `decode` places it with the same stream and ids (ascending)."""
+        if self.layout.scale == "normal":
+            encoded = Encoded(self._values(encoded.static), self._values(encoded.sequence))
+        return self._decode_steps(encoded, np.asarray(ids, dtype=np.int64), rng).time
+
     def _values(self, part: Any) -> Any:
         if part is None:
             return None

@@ -1,10 +1,12 @@
 """What every generator is.
 
 A generator learns p(patient) from a cohort and draws new patients from it. Its settings are its fields, nothing else; a
-subclass writes two hooks in terms of arrays,
+subclass writes hooks in terms of arrays, the first two always,
 
     _fit(data, context, rng, run)          learn from encoded training patients
     _draw(n, context, rng, where)          n encoded patients
+    _continue(encoded, until, rng)         the same patients with more steps      (ability "extend")
+    _impute_cells(encoded, holes, rng)     the same patients with fewer holes     (ability "impute")
 
 and inherits the rest: checks, encoding, shards, decoding, repair and redraw of patients that break a rule, new ids,
 origin, saving, loading. `context` holds upstream statics: in `_fit` only for a generator whose layout has no
@@ -16,14 +18,14 @@ A sample is cut into shards of fixed size with a stream each, so it does not dep
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -38,6 +40,9 @@ from cohortloom.schema import Schema
 from cohortloom.sharding import Shard, merge, plan, run
 from cohortloom.sharding.merge import add_notes
 from cohortloom.version import __version__
+
+if TYPE_CHECKING:
+    from cohortloom.generators.impute import Holes
 
 __all__ = ["Ability", "Generator", "Run"]
 
@@ -283,24 +288,89 @@ class Generator(ABC):
         data, context = self._parted(self.codec_.encode(cohort, rng=stream.child("encode")))
         return np.asarray(self._score(data, context, stream.child("model")), dtype=float)
 
-    def extend(self, prefix: Cohort, *, until: timedelta, draws: int = 1, seed: int | None) -> Cohort:
-        """Continue patients from their last row to `until` after it, `draws` times each."""
+    def extend(self, prefix: Cohort, *, until: timedelta | int, draws: int = 1, seed: int | None) -> Cohort:
+        """Continue patients beyond their last row; the past stays as it is, byte for byte.
+
+        Args:
+            prefix: Patients up to some time, with or without visits.
+            until: How far after each patient's last row [time], for clock "order" a number of visits. A patient without
+                any is drawn from the clock's origin on, or (clock "timestamp") from a first visit that is drawn too.
+            draws: Continuations of each patient.
+            seed: Same seed, same cohort.
+
+        Returns:
+            The rows of the prefix and, after them, drawn ones. One draw keeps the patients' ids, several have ids
+            "<id>#<draw>", draws counted from 1. Waveforms are kept with one draw. The origin stays that of the prefix.
+
+        Raises:
+            SettingsError: the generator lacks the ability "extend", or `until` does not fit the clock.
+            SamplingError: some patients can't be continued without breaking a rule.
+        """
         self._require(Ability.EXTEND, "extend")
         return self._extend(prefix, until, draws, Rng(seed).child("extend"))
 
-    def impute(self, cohort: Cohort, *, seed: int | None) -> Cohort:
-        """Draw what is missing given what is there."""
+    def impute(
+        self, cohort: Cohort, *, seed: int | None, draws: int = 1, columns: Sequence[str] | None = None
+    ) -> Cohort:
+        """Draw what is missing given what is there; what is there stays as it is, byte for byte.
+
+        Args:
+            cohort: Patients with missing cells.
+            seed: Same seed, same cohort.
+            draws: Completed copies of each patient (multiple imputation); ids as for `extend`.
+            columns: "table.column" of static and visit tables to fill; None: all but dates and identifiers.
+
+        Raises:
+            SettingsError: the generator lacks the ability "impute", or a column can't be filled.
+            SamplingError: some patients break a rule whatever is filled in.
+        """
+        from cohortloom.generators.impute import copies
+
         self._require(Ability.IMPUTE, "impute")
-        return self._impute(cohort, Rng(seed).child("impute"))
+        if columns is not None:
+            return self._impute(copies(cohort, draws), Rng(seed).child("impute"), columns)
+        return self._impute(copies(cohort, draws), Rng(seed).child("impute"))
 
     def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
         raise NotImplementedError
 
-    def _extend(self, prefix: Cohort, until: timedelta, draws: int, rng: Rng) -> Cohort:
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        """Longer courses (ability "extend").
+
+        Args:
+            encoded: Patients so far, all parts of the layout (with statics).
+            until: How far after each patient's last step to go [d]; without a step: from the clock's origin or, where
+                dates start at the first step, from that.
+            rng: Stream of this draw.
+
+        Returns:
+            The same patients in the same order: their steps, then drawn ones (none where the course is over). Steps
+            beyond `until` are cut off by the caller, and so is everything it knows better about the steps so far.
+        """
         raise NotImplementedError
 
-    def _impute(self, cohort: Cohort, rng: Rng) -> Cohort:
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        """The same patients with values in the holes (ability "impute").
+
+        Args:
+            encoded: Patients, all parts of the layout (with statics).
+            holes: Which cells to draw; other cells that are not observed are missing for good.
+            rng: Stream of this draw.
+
+        Returns:
+            The arrays with `observed` set where a hole got a value; what stays unobserved stays missing.
+        """
         raise NotImplementedError
+
+    def _extend(self, prefix: Cohort, until: timedelta | int, draws: int, rng: Rng) -> Cohort:
+        from cohortloom.generators.extend import extended  # imports rules, which only drawing needs
+
+        return extended(self, prefix, until, draws, rng)
+
+    def _impute(self, cohort: Cohort, rng: Rng, columns: Sequence[str] | None = None) -> Cohort:
+        from cohortloom.generators.impute import imputed
+
+        return imputed(self, cohort, rng, columns)
 
     # -- on disk -------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -131,14 +133,28 @@ class TorchGenerator(Generator):
         return int(read_checkpoint(checkpoint)[1]["seed"])
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
-        with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(rng.child("layers").torch):
+        with self._layers(rng):
             return super()._make(ids, given, rng, condition)
 
     def score(self, cohort: Cohort) -> np.ndarray:
         self._require(Ability.SCORE, "score")
-        stream = Rng(0).child("score", "layers").torch
-        with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(stream):
+        with self._layers(Rng(0).child("score")):
             return super().score(cohort)
+
+    def _extend(self, prefix: Cohort, until: timedelta | int, draws: int, rng: Rng) -> Cohort:
+        with self._layers(rng):
+            return super()._extend(prefix, until, draws, rng)
+
+    def _impute(self, cohort: Cohort, rng: Rng, columns: Sequence[str] | None = None) -> Cohort:
+        with self._layers(rng):
+            return super()._impute(cohort, rng, columns)
+
+    @contextmanager
+    def _layers(self, rng: Rng) -> Iterator[None]:
+        """The network at work: few threads, no gradients, layers that draw from our stream."""
+        stream = rng.child("layers").torch
+        with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(stream):
+            yield
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
