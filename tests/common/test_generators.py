@@ -15,9 +15,11 @@ SMALL = {
     },
     "columnar-ar": {"training": STEPS},
     "independent": {},
+    "record-diffusion": {"width": 24, "sampling_steps": 4, "training": STEPS},
     "sdv-par": {"epochs": 2},
     "sdv-static": {},
     "temporal-vae": {"width": 24, "training": STEPS},
+    "timegan": {"width": 24, "training": STEPS},
 }
 #: Generators of waveforms, checked on waveforms.
 WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "code": 4,

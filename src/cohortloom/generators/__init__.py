@@ -17,6 +17,7 @@ GENERATORS = Registry(
         "chain": "chain:Chain",
         "columnar-ar": "columnar_ar:ColumnarAR",
         "independent": "independent:Independent",
+        "record-diffusion": "record_diffusion:RecordDiffusion",
         "signal-diffusion": "signal_diffusion:SignalDiffusion",
         "sdv-par": "sdv_par:SdvPar",
         "sdv-static": "sdv_static:SdvStatic",

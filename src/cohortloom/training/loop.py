@@ -174,6 +174,8 @@ class _PhaseRun:
             self.restore(saved)
         self.since = time.monotonic() - self.at["spent"]
         self.budget = self._budget()
+        if self.phase.judge_start and not self.at["step"] and saved is None and not self._finished():
+            self.evaluate()
         good, why = self.take(), self._finished()
         self.run.write(self.phase.name, good, least=self.set.checkpoint_seconds)
         self.phase.net.train()
@@ -251,7 +253,7 @@ class _PhaseRun:
         validation = self._validate() if len(self.held_out) else None
         if validation is not None:
             if not math.isfinite(validation):
-                return "validation loss not finite"
+                return self.phase.if_infinite
             at["first"] = validation if at["first"] is None else at["first"]
             if validation > at["first"] + 10 * (abs(at["first"]) + 1):
                 return "validation loss ran away"
@@ -328,6 +330,9 @@ class _PhaseRun:
         self.at.update(attempt=attempt, scale=scale)
         good.facts.update(attempt=attempt, scale=scale)
         self.run.history.add("rollback", self.phase.name, failed, why=why, scale=scale)
+        if attempt > self.set.retries and self.phase.lenient and self.at["best"] is not None:
+            self.at["over"] = why
+            return
         if attempt > self.set.retries:
             raise TrainingError(
                 f'phase "{self.phase.name}" diverged {attempt} times ({why}, last at step {failed}), each time '
@@ -353,6 +358,8 @@ class _PhaseRun:
         return min(1.0, max(steps, (time.monotonic() - self.since) / max(self.budget, 1e-9)))
 
     def _finished(self) -> str:
+        if self.at.get("over"):
+            return self.at["over"]
         if self.at["step"] >= self.set.steps:
             return "steps"
         if self.set.patience and self.at["waited"] >= self.set.patience:

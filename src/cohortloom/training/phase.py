@@ -76,6 +76,9 @@ class Phase:
         score: Mean validation loss of a batch; None: the loss of the first objective. Lower is better.
         training: Settings of this phase; None: those of the model.
         share: Share of a time budget, relative to the other phases.
+        judge_start: Score the state a phase starts from too, so that a phase can't leave behind anything worse.
+        lenient: A phase that goes wrong again and again ends with its best state, if it has one, and raises nothing.
+        if_infinite: What an infinite score means.
     """
 
     name: str
@@ -86,3 +89,6 @@ class Phase:
     score: Loss | None = None
     training: Training | None = None
     share: float = 1.0
+    judge_start: bool = False
+    lenient: bool = False
+    if_infinite: str = "validation loss not finite"

@@ -1,0 +1,226 @@
+"""Encoded patients as the tensors a recurrent GAN reads, and back.
+
+A step is [normal score of the gap, columns of the codec, repeat marks]. A repeat mark stands for a number that often
+keeps its last recorded value to the last digit (a laboratory value copied forward, a stage): no continuous law would
+repeat a value, so the mark is drawn, and where it says yes the last value is written again.
+
+Auto-normalisation (DoppelGANger): of each patient and number of a step, centre c = (max + min) / 2 and half-range
+w = (max - min) / 2 become statics (log w; a constant course has w = 0, marked by its own absence), and the step holds
+(x - c) / w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cohortloom.codec import Codec
+from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
+from cohortloom.nets.gan_autoencoder import Batch
+from cohortloom.nets.length_law import length_bins
+from cohortloom.nets.tokens import carried
+from cohortloom.rng import Rng
+
+__all__ = ["MAX_STEPS", "Records", "decoded", "measured", "records"]
+
+#: Longest course that is modelled [steps].
+MAX_STEPS = 512
+_NEVER = -12.0
+
+
+@dataclass(frozen=True)
+class Records:
+    """Patients: a row of statics each, and ragged steps.
+
+    Args:
+        static, static_seen: [subject column].
+        step, step_seen: The patients' steps, one after the other [step column].
+        length: Steps of each patient [subject].
+    """
+
+    static: torch.Tensor
+    static_seen: torch.Tensor
+    step: torch.Tensor
+    step_seen: torch.Tensor
+    length: torch.Tensor
+
+    def batch(self, index: torch.Tensor, window: int | None = None) -> Batch:
+        """Some patients side by side, their courses cut behind `window` steps."""
+        length = self.length[index]
+        n_steps = min(int(length.max()) if len(index) else 0, window or MAX_STEPS)
+        place = torch.arange(n_steps)
+        start = (torch.cumsum(self.length, 0) - self.length)[index]
+        there = place < length[:, None]
+        rows = torch.where(there, start[:, None] + place, 0)
+        if not len(self.step):
+            n_columns = self.step.shape[1]
+            empty = torch.zeros(len(index), n_steps, n_columns)
+            return Batch(self.static[index], self.static_seen[index], empty, empty.bool(), length)
+        step, seen = self.step[rows] * there[..., None], self.step_seen[rows] & there[..., None]
+        return Batch(self.static[index], self.static_seen[index], step, seen, length)
+
+
+def measured(codec: Codec, data: Encoded, *, normalise: bool, rng: Rng) -> dict[str, Any]:
+    """Plain facts of the training patients that shape the networks."""
+    seq, static = data.sequence, data.static
+    assert seq is not None and static is not None
+    facts: dict[str, Any] = {
+        "n_steps": int(min(seq.length.max(initial=0), MAX_STEPS)),
+        "bins": length_bins(np.minimum(seq.length, MAX_STEPS), fewest=codec.k_min),
+        "repeats": _repeats(codec, seq),
+        "scaled": _numbers(seq.features) if normalise else [],
+    }
+    found = records(codec, data, facts, rng)
+    counts = [len(f.levels) for f in static.features] + [0, 0] * len(facts["scaled"])
+    facts["static"] = _starts(counts, found.static, found.static_seen)
+    counts = [0, *(len(f.levels) for f in seq.features), *[3] * len(facts["repeats"])]
+    facts["step"] = _starts(counts, found.step, found.step_seen)
+    facts["step_levels"], facts["n_numbers"] = counts, counts.count(0)
+    return facts
+
+
+def records(codec: Codec, data: Encoded, facts: Mapping[str, Any], rng: Rng) -> Records:
+    """Patients as tensors."""
+    seq, static = data.sequence, data.static
+    assert seq is not None and static is not None
+    first, keep = seq.position == 0, seq.position < facts["n_steps"]
+    gap = codec.gap_score(seq.gap, first, rng) if len(first) else np.zeros(0)
+    values, seen = np.where(seq.observed, seq.values, 0.0), seq.observed
+    extra, extra_seen, values = _scaled(seq, values, seen, facts["scaled"])
+    marks = _marks(codec, seq, facts["repeats"])
+    step = np.column_stack([gap, values, marks])[keep]
+    step_seen = np.column_stack([np.ones(len(gap), bool), seen, marks > 0])[keep]
+    length = np.minimum(seq.length, facts["n_steps"]).astype(np.int64)
+    values = np.column_stack([np.where(static.observed, static.values, 0.0), extra])
+    return Records(
+        torch.from_numpy(values).float(),
+        torch.from_numpy(np.column_stack([static.observed, extra_seen])),
+        torch.from_numpy(step).float(),
+        torch.from_numpy(step_seen),
+        torch.from_numpy(length),
+    )
+
+
+def decoded(
+    codec: Codec, facts: Mapping[str, Any], batch: Batch, statics: tuple[Feature, ...], steps: tuple[Feature, ...]
+) -> Encoded:
+    """Drawn patients in the codec's arrays."""
+    there = batch.there
+    length = there.sum(1).numpy().astype(np.int64)
+    x, seen = (part[there].numpy().copy() for part in (batch.step, batch.step_seen))
+    owner = np.repeat(np.arange(len(length)), length)
+    n, k = len(statics), len(steps)
+    first = np.zeros(len(x), bool)
+    first[(np.cumsum(length) - length)[length > 0]] = True
+    gap = codec.gap_days(x[:, 0].astype(float), first) if len(x) else np.zeros(0)
+    values, has, marks = x[:, 1 : 1 + k].astype(float), seen[:, 1 : 1 + k], x[:, 1 + k :]
+    for i, j in enumerate(facts["repeats"]):
+        again = marks[:, i] > 1.5
+        values[:, j], has[:, j] = _written_again(values[:, j], has[:, j], again, owner)
+    static, extra = batch.static.numpy().astype(float), batch.static_seen.numpy()
+    for i, j in enumerate(facts["scaled"]):
+        centre, wide = static[:, n + 2 * i], extra[:, n + 2 * i + 1]
+        half = np.where(wide, np.exp(np.clip(static[:, n + 2 * i + 1], -8, 3)), 0.0)
+        values[:, j] = centre[owner] + np.clip(values[:, j], -1, 1) * half[owner]
+    values *= has
+    return Encoded(
+        StaticArrays(statics, static[:, :n] * extra[:, :n], extra[:, :n]),
+        SequenceArrays(steps, values, has, gap, length),
+    )
+
+
+# -- repeats -----------------------------------------------------------------------------------------------------------
+
+
+def _raw(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
+    """A number of a step in its unit, NaN where missing [step]."""
+    law = codec.transforms.get(seq.features[j].name)
+    x = seq.values[:, j].astype(float)
+    return np.where(seq.observed[:, j], law.decode(x) if law is not None else x, np.nan)
+
+
+def _repeats(codec: Codec, seq: SequenceArrays) -> list[int]:
+    """Numbers that repeat their last value more often than neighbouring values follow each other."""
+    found = []
+    for j in _numbers(seq.features):
+        raw = _raw(codec, seq, j)
+        last = carried(raw, seq.subject)
+        both = ~np.isnan(raw) & ~np.isnan(last)
+        if both.sum() < 30:
+            continue
+        change = np.abs(raw[both] - last[both])
+        same = change == 0
+        near = np.min(change[~same], initial=np.inf)  # the grid of the column
+        rivals = np.mean(change < 1.5 * near) - same.mean() if np.isfinite(near) else 0.0
+        if 0.02 < same.mean() < 1 and same.mean() > 1.5 * rivals / 2:
+            found.append(j)
+    return found
+
+
+def _marks(codec: Codec, seq: SequenceArrays, columns: Sequence[int]) -> np.ndarray:
+    """0 where there is nothing to repeat, 1 no, 2 yes [step repeat]."""
+    out = np.zeros((len(seq.values), len(columns)))
+    for i, j in enumerate(columns):
+        raw = _raw(codec, seq, j)
+        last = carried(raw, seq.subject)
+        both = ~np.isnan(raw) & ~np.isnan(last)
+        out[:, i] = np.where(both, np.where(raw == last, 2.0, 1.0), 0.0)
+    return out
+
+
+def _written_again(
+    values: np.ndarray, has: np.ndarray, again: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values with repeats written: a step that repeats takes the last value drawn freely before it."""
+    own = has & ~again
+    row = np.arange(len(values))
+    source = np.maximum.accumulate(np.where(own, row, -1)) if len(row) else row
+    valid = source >= 0
+    valid &= owner[np.maximum(source, 0)] == owner
+    take = has & again & valid
+    return np.where(take, values[np.maximum(source, 0)], values), has
+
+
+# -- normalisation of each patient -------------------------------------------------------------------------------------
+
+
+def _scaled(
+    seq: SequenceArrays, values: np.ndarray, seen: np.ndarray, columns: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(centre and log half-range of each patient and column, are they there, scaled values)."""
+    n, values = len(seq.length), values.copy()
+    extra, there = np.zeros((n, 2 * len(columns))), np.zeros((n, 2 * len(columns)), bool)
+    for i, j in enumerate(columns):
+        high, low = np.full(n, -np.inf), np.full(n, np.inf)
+        rows = seen[:, j]
+        np.maximum.at(high, seq.subject[rows], values[rows, j])
+        np.minimum.at(low, seq.subject[rows], values[rows, j])
+        any_, half = np.isfinite(high), np.where(np.isfinite(high), (high - low) / 2, 0.0)
+        wide = half > 1e-3
+        centre = np.where(any_, (np.where(any_, high, 0) + np.where(any_, low, 0)) / 2, 0.0)
+        extra[:, 2 * i], there[:, 2 * i] = centre, any_
+        extra[:, 2 * i + 1], there[:, 2 * i + 1] = np.where(wide, np.log(np.maximum(half, 1e-3)), 0.0), wide
+        shifted = values[:, j] - centre[seq.subject]
+        values[:, j] = np.where(rows & wide[seq.subject], shifted / np.maximum(half, 1e-3)[seq.subject], 0.0)
+    return extra, there, values
+
+
+def _numbers(features: Sequence[Feature]) -> list[int]:
+    return [j for j, f in enumerate(features) if f.kind == "number"]
+
+
+def _starts(counts: Sequence[int], values: torch.Tensor, seen: torch.Tensor) -> list[list[float]]:
+    """Log odds of being observed for a number, log shares of its ids for a category; what never occurs gets -12."""
+    found, n = [], max(len(values), 1)
+    for j, n_ids in enumerate(counts):
+        if not n_ids:
+            share = (float(seen[:, j].sum()) + 0.5) / (n + 1)
+            found.append([float(np.log(share / (1 - share)))])
+        else:
+            count = np.bincount(values[:, j].numpy().astype(int), minlength=n_ids)
+            found.append(np.where(count > 0, np.log(np.maximum(count, 1) / n), _NEVER).tolist())
+    return found

@@ -1,0 +1,203 @@
+"""Patients as latents: e of the statics, g of the course, h_t of every step.
+
+    e ~ q(e | statics),     g ~ q(g | course, c),     h_t ~ q(h_t | steps up to t, c),     c = context(e, statics, length)
+    statics ~ law(e),       step_t ~ law(GRU(h_1..h_t), h_t, g, c)
+
+The three embeddings and the two recoveries of TimeGAN, with laws in place of points: an embedding has learned noise, so
+the latents have no holes, and a recovery draws ids, marks and values. Trained first, by
+
+    E_q[log law(statics) + sum_t log law(step_t)] - beta KL(q || N(0, I))
+
+then frozen. Both recurrences run forwards and every sum is masked, so padding behind a patient's last step reaches nothing.
+
+References:
+    Yoon, Jarrett, van der Schaar (2019). Time-series generative adversarial networks.
+    Dai, Wipf (2019). Diagnosing and enhancing VAE models (two stages). arXiv:1903.05789.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cohortloom.nets.gan_rows import RowLaw, Rows
+
+__all__ = ["Autoencoder", "Batch", "Latents", "places"]
+
+#: Features of a step's place in a course.
+PLACE = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patients side by side.
+
+    Args:
+        static, static_seen: Statics and whether observed [subject column].
+        step, step_seen: Steps, padded behind the end [subject step column].
+        length: Steps of each patient, as many as there are in `step` or more [subject].
+    """
+
+    static: torch.Tensor
+    static_seen: torch.Tensor
+    step: torch.Tensor
+    step_seen: torch.Tensor
+    length: torch.Tensor
+
+    @property
+    def there(self) -> torch.Tensor:
+        """Is there a step? [subject step]"""
+        return torch.arange(self.step.shape[1]) < self.length[:, None]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents of patients: e, g [subject latent], h [subject step latent], the context c [subject context]."""
+
+    e: torch.Tensor
+    g: torch.Tensor
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+def places(length: torch.Tensor, n_steps: int) -> torch.Tensor:
+    """Where a step stands: steps before and behind, share, first?, last? [subject step place]."""
+    t = torch.arange(n_steps, dtype=torch.float32)[None]
+    n = length[:, None].to(torch.float32)
+    left = (n - 1 - t).clamp(min=0)
+    share = (t / n.clamp(min=1)).clamp(max=1)
+    parts = (torch.log1p(t).expand_as(left) / 3, torch.log1p(left) / 3, share, (t == 0).expand_as(left), left == 0)
+    return torch.stack([p.to(torch.float32) for p in parts], -1)
+
+
+class Autoencoder(nn.Module):
+    """Embeddings and recoveries.
+
+    Args:
+        static, step: Number of ids of each column; 0 for a number.
+        static_start, step_start: Where the laws start, see `RowLaw`.
+        static_always, step_always: Columns that are never missing.
+        width: Size of the hidden layers.
+        sizes: Sizes of e, g, h.
+        dropout: Share of hidden units dropped while it is trained.
+        use_embedding: Does c see e? (Without, c sees no statics at all: an ablation.)
+    """
+
+    def __init__(
+        self,
+        static: Sequence[int],
+        step: Sequence[int],
+        *,
+        static_start: Sequence[Sequence[float]],
+        step_start: Sequence[Sequence[float]],
+        static_always: Sequence[bool],
+        step_always: Sequence[bool],
+        width: int,
+        sizes: tuple[int, int, int],
+        dropout: float,
+        use_embedding: bool = True,
+    ) -> None:
+        super().__init__()
+        e, g, h = self.sizes = sizes
+        self.use_embedding, self.context_size = use_embedding, width
+        self.statics, self.steps = Rows(static), Rows(step)
+        self.static_in = _mlp(self.statics.width, width, 2 * e, dropout)
+        self.static_body = nn.Sequential(nn.Linear(e, width), nn.SiLU(), nn.Dropout(dropout))
+        self.static_law = RowLaw(self.statics, width, static_start, static_always)
+        self.context = _mlp(e + self.statics.width + 2, width, width, dropout)
+        self.reader = nn.GRU(self.steps.width + PLACE + width, width, batch_first=True)
+        self.step_post = nn.Linear(width + self.steps.width, 2 * h)
+        self.course_post = _mlp(3 * width, width, 2 * g, dropout)
+        self.writer = nn.GRU(h + g + PLACE + width, width, batch_first=True)
+        self.step_body = nn.Sequential(
+            nn.Linear(width + h + g + width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU()
+        )
+        self.step_law = RowLaw(self.steps, width, step_start, step_always)
+
+    # -- embeddings ------------------------------------------------------------------------------------------------
+
+    def read_statics(self, dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log sd of q(e | statics)."""
+        return _two(self.static_in(dense))
+
+    def context_of(self, e: torch.Tensor, dense: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """c [subject context]."""
+        n = length.to(torch.float32)
+        facts = torch.stack([torch.log1p(n) / 3, (length == 0).to(torch.float32)], -1)
+        if not self.use_embedding:
+            e, dense = torch.zeros_like(e), torch.zeros_like(dense)
+        return self.context(torch.cat([e, dense, facts], -1))
+
+    def read_course(
+        self, batch: Batch, c: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """(mean, log sd) of q(h | steps) [subject step latent] and of q(g | course) [subject latent]."""
+        n, t = batch.step.shape[:2]
+        there = batch.there[..., None].to(torch.float32)
+        if t == 0:
+            state, mean = c.new_zeros(n, 0, c.shape[1]), torch.zeros_like(c)
+            step, last = state.new_zeros(n, 0, 2 * self.sizes[2]), mean
+        else:
+            dense = self.steps(batch.step, batch.step_seen) * there
+            state, _ = self.reader(
+                torch.cat([dense, places(batch.length, t), c[:, None].expand(-1, t, -1)], -1) * there
+            )
+            step = self.step_post(torch.cat([state, dense], -1))
+            mean = (state * there).sum(1) / there.sum(1).clamp(min=1)
+            last = state[torch.arange(n), (batch.length.clamp(max=t) - 1).clamp(min=0)] * (batch.length > 0)[:, None]
+        return _two(step), _two(self.course_post(torch.cat([mean, last, c], -1)))
+
+    def embed(self, batch: Batch, stream: torch.Generator) -> tuple[Latents, torch.Tensor, torch.Tensor]:
+        """Latents drawn from q, their KL from N(0, I) and their log q [subject]; behind the end h is 0."""
+        dense = self.statics(batch.static, batch.static_seen)
+        e, kl_e, log_e = _drawn(self.read_statics(dense), stream)
+        c = self.context_of(e, dense, batch.length)
+        post_h, post_g = self.read_course(batch, c)
+        g, kl_g, log_g = _drawn(post_g, stream)
+        h, kl_h, log_h = _drawn(post_h, stream)
+        there = batch.there.to(torch.float32)
+        latents = Latents(e, g, h * there[..., None], c)
+        return latents, kl_e + kl_g + (kl_h * there).sum(1), log_e + log_g + (log_h * there).sum(1)
+
+    # -- recoveries ------------------------------------------------------------------------------------------------
+
+    def states(self, latents: Latents, length: torch.Tensor) -> torch.Tensor:
+        """What the law of every step reads [subject step width]."""
+        n, t = latents.h.shape[:2]
+        if t == 0:
+            return latents.c.new_zeros(n, 0, latents.c.shape[1])
+        c, g = (x[:, None].expand(-1, t, -1) for x in (latents.c, latents.g))
+        state, _ = self.writer(torch.cat([latents.h, g, places(length, t), c], -1))
+        return self.step_body(torch.cat([state, latents.h, g, c], -1))
+
+    def log_likelihood(self, batch: Batch, latents: Latents) -> tuple[torch.Tensor, torch.Tensor]:
+        """log law of the statics and of the course [subject]."""
+        static = self.static_law.log_prob(self.static_body(latents.e), batch.static, batch.static_seen)
+        if batch.step.shape[1] == 0:
+            return static, torch.zeros_like(static)
+        step = self.step_law.log_prob(self.states(latents, batch.length), batch.step, batch.step_seen)
+        return static, (step * batch.there).sum(1)
+
+
+def _mlp(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
+
+
+def _two(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and log sd."""
+    mean, log_sd = x.chunk(2, -1)
+    return mean, log_sd.clamp(-6, 2)
+
+
+def _drawn(
+    law: tuple[torch.Tensor, torch.Tensor], stream: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A draw, KL from N(0, I) and log q, summed over the latent."""
+    mean, log_sd = law
+    noise = torch.randn(mean.shape, generator=stream)
+    kl = 0.5 * (mean**2 + torch.exp(2 * log_sd) - 1 - 2 * log_sd).sum(-1)
+    log_q = (-0.5 * noise**2 - log_sd - 0.9189385332046727).sum(-1)
+    return mean + log_sd.exp() * noise, kl, log_q

@@ -1,0 +1,157 @@
+"""A generator of patients' latents, step by step, and all networks of a recurrent GAN of records.
+
+    e = flow(z_s)                                       static embedding
+    length ~ p(length | statics),  c = context(e, statics, length)
+    g = flow(z_g; c)                                    global noise: what all steps of a patient share
+    s_t = GRU(s_(t-1), [h_(t-1), g, place_t, c]),  h_t = flow(z_t; s_t, g, c)          per-step noise
+
+Statics and steps are then drawn by the frozen recoveries of the autoencoder. Every map from noise to latent is invertible,
+so the generator has a likelihood: it starts from the maximum of that ("supervised" phase of TimeGAN, made a law) and the
+critic then moves it.
+
+References:
+    Yoon, Jarrett, van der Schaar (2019). Time-series generative adversarial networks.
+    Grover, Dhar, Ermon (2018). Flow-GAN. arXiv:1705.08868.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cohortloom.nets.gan_autoencoder import PLACE, Autoencoder, Batch, Latents, places
+from cohortloom.nets.gan_critic import Critic
+from cohortloom.nets.gan_flow import LatentFlow
+from cohortloom.nets.length_law import LengthLaw
+
+__all__ = ["Drawn", "LatentGenerator", "RecurrentGAN"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Generated patients, with the dense forms a critic reads (gradients pass through them).
+
+    Args:
+        batch: Values and marks.
+        static_dense: [subject width].
+        step_dense: Zero behind the end [subject step width].
+    """
+
+    batch: Batch
+    static_dense: torch.Tensor
+    step_dense: torch.Tensor
+
+
+class LatentGenerator(nn.Module):
+    """The maps above.
+
+    Args:
+        sizes: Sizes of e, g, h.
+        context: Size of c.
+        width: Hidden units.
+        layers: Couplings of a flow.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], context: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.e_size, self.g_size, self.h_size = e, g, h = sizes
+        self.static_flow = LatentFlow(e, 0, layers=2 * layers, width=width)
+        self.course_flow = LatentFlow(g, context, layers=layers, width=width)
+        self.memory = nn.GRU(h + g + PLACE + context, width, batch_first=True)
+        self.step_flow = LatentFlow(h, width + g + context, layers=layers, width=width)
+
+    def log_prob(self, latents: Latents, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(e) and log p(g, h_1..h_T | c) [subject]; the past is the given one (teacher forcing)."""
+        e, g, h, c = latents.e, latents.g, latents.h, latents.c
+        n, t = h.shape[:2]
+        course = self.course_flow.log_prob(g, c)
+        if t:
+            before = torch.cat([h.new_zeros(n, 1, self.h_size), h[:, :-1]], 1)
+            wide_g, wide_c = (x[:, None].expand(-1, t, -1) for x in (g, c))
+            state, _ = self.memory(torch.cat([before, wide_g, places(length, t), wide_c], -1))
+            there = torch.arange(t) < length[:, None]
+            step = self.step_flow.log_prob(h, torch.cat([state, wide_g, wide_c], -1))
+            course = course + (step * there).sum(1)
+        return self.static_flow.log_prob(e), course
+
+    def statics(self, n: int, stream: torch.Generator) -> torch.Tensor:
+        """e [subject latent]."""
+        return self.static_flow(torch.randn(n, self.e_size, generator=stream))
+
+    def course(
+        self,
+        c: torch.Tensor,
+        length: torch.Tensor,
+        n_steps: int,
+        stream: torch.Generator,
+        begin: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """g [subject latent] and h [subject step latent]; `begin` holds g and h_1 where they are drawn already."""
+        n = len(c)
+        g = self.course_flow(torch.randn(n, self.g_size, generator=stream), c) if begin is None else begin[0]
+        place, memory = places(length, n_steps), None
+        h, before = [], c.new_zeros(n, self.h_size)
+        for t in range(n_steps):
+            state, memory = self.memory(torch.cat([before, g, place[:, t], c], -1)[:, None], memory)
+            if t == 0 and begin is not None:
+                before = begin[1]
+            else:
+                noise = torch.randn(n, self.h_size, generator=stream)
+                before = self.step_flow(noise, torch.cat([state[:, 0], g, c], -1))
+            h.append(before)
+        return g, torch.stack(h, 1) if h else c.new_zeros(n, 0, self.h_size)
+
+
+class RecurrentGAN(nn.Module):
+    """Autoencoder, law of lengths, generator and critic.
+
+    Args:
+        autoencoder: Arguments of `Autoencoder`.
+        bins: Of `LengthLaw`.
+        width: Hidden units of all networks.
+        critic_width: Hidden units of the critic.
+        layers: Couplings of a flow.
+        n_steps: Longest course [steps].
+    """
+
+    def __init__(
+        self, autoencoder: Mapping[str, Any], bins: Sequence[Sequence[float]], *, width: int, critic_width: int,
+        layers: int, n_steps: int, length_dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.auto = Autoencoder(**autoencoder, width=width)
+        self.lengths = LengthLaw(bins, self.auto.statics.width, width, length_dropout)
+        self.maker = LatentGenerator(self.auto.sizes, self.auto.context_size, width, layers)
+        self.critic = Critic(self.auto.statics.width, self.auto.steps.width, len(self.auto.steps.numbers), critic_width)
+        self.n_steps = n_steps
+
+    def draw(
+        self, n: int, stream: torch.Generator, *, window: int | None = None, noise: bool = True,
+        e: torch.Tensor | None = None,
+    ) -> Drawn:  # fmt: skip
+        """Patients drawn with gradients, their courses cut behind `window` steps."""
+        e = self.maker.statics(n, stream) if e is None else e
+        auto = self.auto
+        values, seen, dense = auto.static_law.draw(auto.static_body(e), stream, auto.statics, noise=noise)
+        with torch.no_grad():
+            length = self.lengths.draw(dense, stream).clamp(max=self.n_steps)
+        n_steps = min(int(length.max()) if n else 0, window or self.n_steps)
+        c = auto.context_of(e, dense, length)
+        g, h = self.maker.course(c, length, n_steps, stream)
+        latents = Latents(e, g, h, c)
+        if n_steps:
+            x, has, step = auto.step_law.draw(auto.states(latents, length), stream, auto.steps, noise=noise)
+        else:
+            x, has, step = h.new_zeros(n, 0, len(auto.steps.levels)), h.new_zeros(n, 0, 0).bool(), h
+            has, step = x.bool(), h.new_zeros(n, 0, auto.steps.width)
+        batch = Batch(values, seen, x, has, length)
+        return Drawn(batch, dense, step * batch.there[..., None])
+
+    def dense(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Dense forms of real patients, zero behind the end."""
+        step = self.auto.steps(batch.step, batch.step_seen) * batch.there[..., None]
+        return self.auto.statics(batch.static, batch.static_seen), step
