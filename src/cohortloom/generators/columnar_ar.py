@@ -10,6 +10,7 @@ their rank (`nets.tokens`).
     columnar_encoding   arrays <-> rows of the three networks
     columnar_training   sizes by cohort, networks, phases
     columnar_sampling   drawing visit by visit, fixed values, likelihood
+    columnar_continue   more visits for a record that has begun
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cohortloom.codec.steps import step_table
 from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArrays
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.columnar_continue import continue_visits, joined, lengthened
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
 from cohortloom.generators.columnar_sampling import Fixed, Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits
@@ -33,6 +36,7 @@ from cohortloom.training.settings import Training
 __all__ = ["ColumnarAR"]
 
 SCORED_AT_ONCE = 4096
+CONTINUED_AT_ONCE = 256
 
 
 @dataclass(kw_only=True)
@@ -50,7 +54,7 @@ class ColumnarAR(TorchGenerator):
     name: ClassVar[str] = "columnar-ar"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.SCORE, Ability.RESUME}
     )
 
     hidden: int | None = None
@@ -125,13 +129,32 @@ class ColumnarAR(TorchGenerator):
         )
         return self._encoded(records).take(np.argsort(order))
 
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        """Visits after those that are there; see `columnar_continue`."""
+        seq, net = encoded.sequence, self.net_
+        if seq is None or not net.alphabet.has_sequence:
+            return encoded
+        has = np.flatnonzero(seq.length > 0)
+        parts, order = [], [np.flatnonzero(seq.length == 0), has]
+        if len(order[0]):
+            empty = encoded.take(order[0])
+            parts.append(self._draw(len(order[0]), Encoded(empty.static, None), rng.child("new"), {}))
+        stream = rng.child("continue").numpy
+        members = [net.member(number) for number in range(net.n_members)]
+        for rows in np.array_split(has, -(-len(has) // CONTINUED_AT_ONCE)) if len(has) else []:
+            part = encoded.take(rows)
+            more = continue_visits(net.alphabet, members, part, until[rows], stream, temperature=self.temperature)
+            parts.append(lengthened(part, more, _observed(seq.features, more.values)))
+        return joined(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+
     def _fixed(self, n: int, context: Encoded | None, where: Mapping[str, float]) -> tuple[Fixed | None, Fixed | None]:
         """Cells that must hold: all statics of given patients, and conditions."""
         shape = self.shape_
         n_statics = len(self.net_.alphabet.statics)
         value, mask = np.full((n, n_statics), np.nan), np.zeros((n, n_statics), bool)
         if context is not None:
-            mask[:, : len(shape.static)] = True
+            start = f"{step_table(self.schema_)}.start"  # of a course that is to be drawn: not fixed where unknown
+            mask[:, : len(shape.static)] = [f.name != start for f in shape.static] | context.static.observed
             value[:, : len(shape.static)] = raw_values(context.static)
         for j, feature in enumerate(shape.static):
             if feature.name in where:

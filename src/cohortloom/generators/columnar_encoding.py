@@ -236,8 +236,12 @@ class Alphabet:
             cells.token[np.isnan(values[:, -1]), -1] = NOTHING
         return cells
 
-    def visit_cells(self, encoded: Encoded) -> tuple[Cells, Cells]:
-        """Cells of the first visits and of all visits (rows in the order of the visits, gap first)."""
+    def visit_cells(self, encoded: Encoded, goes_on: np.ndarray | bool = False) -> tuple[Cells, Cells]:
+        """Cells of the first visits and of all visits (rows in the order of the visits, gap first).
+
+        Args:
+            goes_on: Subjects with more visits than are there: their last gap doesn't follow from the span.
+        """
         seq = encoded.sequence
         values, first = raw_values(seq), seq.position == 0
         inner = cells_of(self.columns, values, seq.subject)
@@ -247,7 +251,9 @@ class Alphabet:
         if self.gap is not None:
             gap = cells_of([self.gap], self.in_units(seq.gap)[:, None], None)
             gap.score[first] = 0.0
-            gap.token[seq.position == np.repeat(seq.length, seq.length) - 1] = NOTHING  # what is left of the span
+            ends = np.repeat(seq.length - 1, seq.length) == seq.position
+            ends &= ~np.repeat(np.broadcast_to(goes_on, len(seq.length)), seq.length)
+            gap.token[ends] = NOTHING  # what is left of the span
             alls = _beside(gap, alls)
         return firsts, alls
 
@@ -292,8 +298,20 @@ class Alphabet:
     def standardise(self, features: np.ndarray) -> np.ndarray:
         return np.clip((features - self.mean) / self.sd, -FEATURE_LIMIT, FEATURE_LIMIT)
 
-    def later_rows(self, statics: Cells, alls: Cells, seq: SequenceArrays, *, fit: bool = False) -> LaterRows:
-        """History features of all later visits; `fit` learns their means and spreads."""
+    def later_rows(
+        self,
+        statics: Cells,
+        alls: Cells,
+        seq: SequenceArrays,
+        *,
+        fit: bool = False,
+        n_visits: np.ndarray | None = None,
+    ) -> LaterRows:
+        """History features of all later visits; `fit` learns their means and spreads.
+
+        Args:
+            n_visits: Visits each subject will have, if more than there are.
+        """
         later = np.flatnonzero(seq.position > 0)
         where = np.full(len(seq.gap), -1)
         where[later] = np.arange(len(later))
@@ -302,7 +320,7 @@ class Alphabet:
         steps = self.steps(alls, seq.gap, seq.position == 0)
         start = np.zeros(len(seq.length))
         start[seq.length > 0] = seq.gap[seq.position == 0]
-        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics, start)):
+        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics, start), n_visits):
             features[where[rows]], codes[where[rows]] = part, code
         if fit:
             self.mean = features.mean(0, dtype=np.float64).astype(np.float32)

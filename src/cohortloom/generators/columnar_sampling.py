@@ -207,44 +207,67 @@ class _Draw:
         n = len(statics.value)
         if self.members.later is not None and len(alive):
             visits = statics.value[:, a.n_visits_at]
-            bounds = a.bound_times(statics.take(alive), gap)
-            history = History(a.spec, visits[alive], bounds)
-            dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(statics))
+            history = History(a.spec, visits[alive], a.bound_times(statics.take(alive), gap))
+            inputs = [torch.from_numpy(part) for part in a.static_inputs(statics)]
             cells = Cells(*[part[:, shift:] for part in vars(first).values()])
             if a.gap is not None:
                 cells = _with_empty_gap(cells)
-            last = cells.value.copy()
-            is_first = True
-            while True:
-                history.update(a.steps(cells, gap, is_first))
-                stay = history.seen < history.n_visits
-                history.keep(stay)
-                alive, last, is_first = alive[stay], last[stay], False
-                if not len(alive):
-                    break
-                features = torch.from_numpy(a.standardise(history.features()))
-                cursor = self.members.later.begin(
-                    torch.cat([dense[alive], features], 1),
-                    torch.cat([lookups[alive], torch.from_numpy(history.code)], 1),
-                )
-                limits = None
-                if a.gap is not None:
-                    left = history.n_visits - history.seen
-                    rest = (history.bounds[:, 0] - history.time) / a.unit
-                    rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
-                    room = np.maximum(rest - (left - 1) * a.least_gap, 0.0)
-                    known = np.where(left <= 1, rest, np.inf)
-                    gap_limits = Limits(np.zeros(len(rest)), room + 1e-9 * (not a.whole), known)
-                    limits = lambda j, value, found=gap_limits: found if j == 0 else None  # noqa: E731
-                cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
-                gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
-                last = np.where(np.isnan(cells.value), last, cells.value)
-                owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
+            history.update(a.steps(cells, gap, True))
+            later = self.visits(history, *inputs, alive, cells.value.copy())
+            owner, values, gaps = (x + y for x, y in zip((owner, values, gaps), later))
         owner = np.concatenate(owner)
         order = np.argsort(owner, kind="stable")
         return Records(
             raw_statics, np.concatenate(values)[order], np.concatenate(gaps)[order], np.bincount(owner, minlength=n)
         )
+
+    def visits(
+        self,
+        history: History,
+        dense: torch.Tensor,
+        lookups: torch.Tensor,
+        alive: np.ndarray,
+        last: np.ndarray,
+        stop: np.ndarray | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Visit after visit, until every subject has its number of them.
+
+        Args:
+            history: Of the subjects `alive`.
+            dense, lookups: Statics as inputs, of all subjects.
+            last: Last recorded value of each column of `later`.
+            stop: Time after which visits no longer matter [d]; one visit beyond it may be drawn.
+
+        Returns:
+            Subject, values and gap [d] of the visits, in batches.
+        """
+        a = self.alphabet
+        owner, values, gaps = [], [], []
+        stop = np.full(len(alive), np.inf) if stop is None else stop
+        while True:
+            stay = (history.seen < history.n_visits) & (history.time <= stop)
+            history.keep(stay)
+            alive, last, stop = alive[stay], last[stay], stop[stay]
+            if not len(alive):
+                return owner, values, gaps
+            features = torch.from_numpy(a.standardise(history.features()))
+            cursor = self.members.later.begin(
+                torch.cat([dense[alive], features], 1), torch.cat([lookups[alive], torch.from_numpy(history.code)], 1)
+            )
+            limits = None
+            if a.gap is not None:
+                left = history.n_visits - history.seen
+                rest = (history.bounds[:, 0] - history.time) / a.unit
+                rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
+                room = np.maximum(rest - (left - 1) * a.least_gap, 0.0)
+                known = np.where(left <= 1, rest, np.inf)
+                gap_limits = Limits(np.zeros(len(rest)), room + 1e-9 * (not a.whole), known)
+                limits = lambda j, value, found=gap_limits: found if j == 0 else None  # noqa: E731
+            cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
+            gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
+            last = np.where(np.isnan(cells.value), last, cells.value)
+            owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
+            history.update(a.steps(cells, gap, False))
 
     # --- one row ---
 
