@@ -14,6 +14,7 @@ SMALL = {
         "events": {"generator": "temporal-vae", "width": 24, "training": STEPS},
     },
     "columnar-ar": {"training": STEPS},
+    "event-transformer": {"width": 16, "layers": 1, "training": STEPS},
     "independent": {},
     "record-diffusion": {"width": 24, "sampling_steps": 4, "training": STEPS},
     "sdv-par": {"epochs": 2},

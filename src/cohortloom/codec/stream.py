@@ -35,7 +35,8 @@ from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.fold import code_cell, folds_to_subject
 from cohortloom.codec.inputs import fit_cells
 from cohortloom.codec.steps import Steps, place, steps_of, subject_rows
-from cohortloom.codec.tensors import RARE, Encoded, Feature, Layout, SequenceArrays
+from cohortloom.codec.tensors import MISSING, RARE, Encoded, Feature, Layout, SequenceArrays, StaticArrays
+from cohortloom.codec.where import where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -357,6 +358,12 @@ class StreamCodec:
             tables[name] = self._table(name, stream, token, numbers, ticks, row, visit, ids, rng.child("table", name))
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "stream"))
 
+    def origins(self, static: StaticArrays) -> np.ndarray:
+        """Origin of each subject [d since 1970-01-01], 0 where the clock has no dates."""
+        raw, n = self.statics._values(static), len(static.values)
+        none = Steps(pl.Series("subject_id", np.arange(n)), np.zeros(n, np.int64), np.zeros(0, np.int64), None)
+        return self.statics._origins(none, raw) / ticks_per_day(self.schema)
+
     def times(self, stream: SequenceArrays, token: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Time of each token since the subject's origin [d] (origins of dated visits are calendar days)."""
         if not self.clock:
@@ -446,8 +453,21 @@ class StreamCodec:
     # -- fixed values, state -------------------------------------------------------------------------------------
 
     def encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
-        """Feature -> number of each static value a user fixes."""
-        return self.statics.encode_where(where)
+        """Feature -> number of each value a user fixes: normal scores for statics, raw numbers for the first visit."""
+        visit = self.schema.visit_table
+        found = where_values(self.schema, (*self.statics.statics, *self.cells.get(visit or "", ())), where)
+        statics = [path for path in found if path.partition(".")[0] != visit]
+        return found | self.statics.encode_where({path: where[path] for path in statics})
+
+    def first_visit(self, column: str, value: float) -> tuple[int, int, float]:
+        """(place of a visit column, its token for a value, normal score of a number); token END: no token says so."""
+        j, cell = next((j, c) for j, c in enumerate(self.cells[self.schema.visit_table or ""]) if c.column == column)
+        level = int(value) if cell.kind == "category" else -1
+        empty = level == MISSING or not np.isfinite(value)
+        mine = [i for i, t in enumerate(self.tokens) if (t.table, t.column, t.level) == (cell.table, j, level) and i]
+        token = END if empty or not mine else mine[0]
+        law = self.tokens[token].law
+        return j, token, 0.0 if law is None else float(law.score(np.array([value]))[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state, without the schema."""

@@ -16,6 +16,7 @@ GENERATORS = Registry(
         "bootstrap": "bootstrap:Bootstrap",
         "chain": "chain:Chain",
         "columnar-ar": "columnar_ar:ColumnarAR",
+        "event-transformer": "event_transformer:EventTransformerGenerator",
         "independent": "independent:Independent",
         "record-diffusion": "record_diffusion:RecordDiffusion",
         "signal-diffusion": "signal_diffusion:SignalDiffusion",

@@ -1,0 +1,301 @@
+"""Event transformer: a patient as a stream of timed codes and values, one token after the other.
+
+    p(patient) = p(statics, number of tokens) product over tokens p(token | past) p(gap | ...) p(value | ...)
+
+For event data proper (MEDS, claims, laboratory systems), where rows of many tables interleave in time and a visit holds
+hundreds of them: times of single rows, order of events and codes beside codes are modelled, which generators that fold
+events into visits leave to simple laws. For tables of visits `columnar-ar` learns more from the same patients.
+
+    codec/stream            patients <-> tokens
+    event_encoding          tokens <-> ids and features
+    nets/event_transformer  the network
+    event_sampling          drawing
+
+References:
+    Pang et al. (2024). CEHR-GPT. arXiv:2402.04400. Theodorou, Xiao, Sun (2023). HALO. Nature Communications 14:5305.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from cohortloom.codec.stream import StreamCodec
+from cohortloom.codec.tensors import Encoded, Layout
+from cohortloom.cohort import Cohort
+from cohortloom.errors import SettingsError
+from cohortloom.generators.base import Ability, Run
+from cohortloom.generators.event_encoding import FEATURES, N_VALUES, GapClasses, StaticClasses, Streams
+from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_statics, draw_streams
+from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet
+from cohortloom.rng import Rng
+from cohortloom.training import Objective, Phase, Training, hold_out
+
+__all__ = ["EventNets", "EventTransformerGenerator"]
+
+#: Logits of a training batch: tokens of the batch times size of the vocabulary.
+_LOGITS = 12_000_000
+
+
+class EventNets(torch.nn.Module):
+    """Statics and streams."""
+
+    def __init__(self, statics: StaticNet, stream: EventTransformer) -> None:
+        super().__init__()
+        self.statics, self.stream = statics, stream
+
+
+@dataclass(kw_only=True)
+class EventTransformerGenerator(TorchGenerator):
+    """Statics, then events one by one with their times and values, for streams of codes over many tables.
+
+    Args:
+        width: Width of the transformer; None: 64 below 200,000 training tokens, 96 below 2 million, else 128.
+        layers: Its blocks; None: 2, or 3 from 2 million tokens on.
+        window: Tokens it looks back.
+        dropout: Share of hidden units left out in training.
+        k_min: A code is kept if at least this many patients hold it.
+        training: What is left at its default follows the number of tokens.
+    """
+
+    name: ClassVar[str] = "event-transformer"
+    layout: ClassVar[Layout] = Layout(static=True, sequence=True, events=True, scale="normal")
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+    )
+    codec_class: ClassVar[Any] = StreamCodec
+
+    width: int | None = None
+    layers: int | None = None
+    window: int = 256
+    dropout: float = 0.1
+    k_min: int = 5
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = [n for n in ("width", "layers", "window", "k_min") if (v := getattr(self, n)) is not None and v < 1]
+        wrong += [] if self.width is None or self.width % 16 == 0 else ["width (a multiple of 16)"]
+        wrong += [] if 0 <= self.dropout < 1 else ["dropout"]
+        if wrong:
+            raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range.")
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+        self.codec_ = StreamCodec.fit(cohort, k_min=self.k_min)
+        self._fit(self.codec_.encode(cohort, rng=rng.child("encode")), None, rng.child("model"), run)
+
+    def measure(self, data: Encoded, context: Encoded | None, rng: Rng) -> dict[str, Any]:
+        stream, k = data.sequence, self.k_min
+        assert stream is not None and data.static is not None
+        token = stream.values[:, 0].astype(np.int64)
+        visit = self.codec_.facts["visit"][token]
+        timed = self.codec_.facts["timed"][token]
+        gaps = [GapClasses.fit(stream.gap[at], stream.subject[at], k) for at in (visit, timed & ~visit)]
+        return {
+            "statics": StaticClasses.fit(data.static, stream.length, k).to_json(),
+            "gaps": [law.to_json() for law in gaps],
+            "tokens": len(token),
+            "longest": int(stream.length.max(initial=0)),
+        }
+
+    def build(self, shape: Shape) -> EventNets:
+        statics = StaticClasses.from_json(shape.facts["statics"])
+        gaps = [GapClasses.from_json(state) for state in shape.facts["gaps"]]
+        facts = {name: torch.from_numpy(np.array(x)) for name, x in self.codec_.facts.items()}
+        n = shape.facts["tokens"]
+        sizes = Sizes(
+            tokens=len(self.codec_.tokens), gaps=max(len(g) for g in gaps), values=N_VALUES, features=FEATURES,
+            width=self.width or (64 if n < 200_000 else 96 if n < 2_000_000 else 128),
+            layers=self.layers or (2 if n < 2_000_000 else 3), heads=4, window=self.window,
+        )  # fmt: skip
+        starts = self._starts(sizes, gaps)
+        stream = EventTransformer(
+            sizes, statics.sizes[:-1], *starts, facts, torch.from_numpy(self.codec_.follows), self.dropout
+        )
+        return EventNets(StaticNet(statics.sizes, statics.log_share, 48, self.dropout), stream)
+
+    def _starts(self, sizes: Sizes, gaps: list[GapClasses]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log shares that start the heads; they are learned from there, and read back with the weights."""
+        counts = self.__dict__.pop("_counts", None)
+        token, gap, value = counts or (
+            np.ones(sizes.tokens), np.ones((2, sizes.gaps)), np.ones((sizes.tokens, sizes.values))
+        )  # fmt: skip
+        logs = [torch.from_numpy(np.log((x + 0.3) / (x + 0.3).sum(-1, keepdims=True))).float() for x in (token, gap)]
+        share = np.log((value + 0.1) / (value + 0.1).sum(-1, keepdims=True))
+        for kind, law in enumerate(gaps):
+            logs[1][kind, len(law) :] = -1e9
+        return logs[0], logs[1], torch.from_numpy(share).float()
+
+    def _fit(self, data: Encoded, context: Encoded | None, rng: Rng, run: Run) -> None:
+        facts = self.measure(data, context, rng.child("measure"))
+        streams = self._streams(data, facts)
+        n, g = len(self.codec_.tokens), max(len(GapClasses.from_json(s)) for s in facts["gaps"])
+        rest = (~self.codec_.facts["visit"][streams.token]).astype(int)
+        timed = self.codec_.facts["timed"][streams.token]
+        pairs = np.bincount(rest[timed] * g + streams.gap[timed], minlength=2 * g)
+        value = np.bincount(streams.token * N_VALUES + streams.value, minlength=n * N_VALUES)
+        self._counts = (
+            np.bincount(streams.token, minlength=n), pairs[: 2 * g].reshape(2, g), value.reshape(n, N_VALUES)
+        )  # fmt: skip
+        super()._fit(data, context, rng, run)
+
+    def _streams(self, data: Encoded, facts: Mapping[str, Any]) -> Streams:
+        gaps = [GapClasses.from_json(state) for state in facts["gaps"]]
+        return Streams.of(self.codec_, StaticClasses.from_json(facts["statics"]), (gaps[0], gaps[1]), data)
+
+    def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
+        assert isinstance(net, EventNets)
+        streams = self._streams(data, self.shape_.facts)
+        train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
+        ids = torch.from_numpy(streams.static)
+
+        def of_statics(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+            return -net.statics.log_likelihood(ids[index]).mean()
+
+        phases = [
+            Phase("statics", net.statics, train, [Objective("likelihood", net.statics.parameters(), of_statics)],
+                  held_out, share=0.05)
+        ]  # fmt: skip
+        windows = Windows(net.stream, streams, self.codec_.facts)
+        items, owner = windows.items
+        if len(items):
+            phases.append(self._stream_phase(net, windows, owner, train, held_out))
+        return phases
+
+    def _stream_phase(
+        self, net: EventNets, windows: Windows, owner: np.ndarray, train: np.ndarray, held_out: np.ndarray
+    ) -> Phase:
+        def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+            return -windows.log_likelihood(index, stream).sum() / windows.counted
+
+        def score(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+            return -windows.log_likelihood(index, None).sum() / windows.counted
+
+        size = net.stream.sizes
+        batch = int(np.clip(_LOGITS / size.tokens / size.window, 4, 32))
+        mine = np.flatnonzero(np.isin(owner, train))
+        items = len(mine)
+        steps = int(np.clip(12 * items / batch, 400, 8_000))
+        recipe = Training(
+            batch_size=batch, steps=steps, learning_rate=2e-3, weight_decay=0.05, ema=0.98, patience=12,
+            evaluate_every=max(20, min(200, items // batch)),
+        )  # fmt: skip
+        return Phase(
+            "stream", net.stream, mine, [Objective("likelihood", net.stream.parameters(), loss)],
+            np.flatnonzero(np.isin(owner, held_out)), score, training=_overridden(recipe, self.training),
+        )  # fmt: skip
+
+    # -- drawing -------------------------------------------------------------------------------------------------
+
+    def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
+        net, facts = self.net_, self.shape_.facts
+        statics = StaticClasses.from_json(facts["statics"])
+        gaps = [GapClasses.from_json(state) for state in facts["gaps"]]
+        drawing = Drawing(self.codec_, statics, (gaps[0], gaps[1]), facts["longest"])
+        first = FirstVisit.of(self.codec_, where)
+        static, length = draw_statics(net, drawing, n, context, where, first, rng.child("statics"))
+        ids = torch.from_numpy(statics.ids(static, length))
+        return Encoded(static, draw_streams(net.stream, drawing, ids, static, length, rng.child("streams"), first))
+
+    # -- likelihood ----------------------------------------------------------------------------------------------
+
+    def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
+        """Log-likelihood of each patient's tokens, gap and value classes [nat]."""
+        streams = self._streams(data, self.shape_.facts)
+        total = self.net_.statics.log_likelihood(torch.from_numpy(streams.static)).double().numpy()
+        windows = Windows(self.net_.stream, streams, self.codec_.facts)
+        items, owner = windows.items
+        for index in torch.arange(len(items)).split(16):
+            found = windows.log_likelihood(index, None).double().numpy()
+            np.add.at(total, owner[index.numpy()], found)
+        return total
+
+
+class Windows:
+    """Windows of streams as batches.
+
+    Args:
+        net: The transformer.
+        streams: Encoded streams.
+        facts: What tokens are.
+    """
+
+    def __init__(self, net: EventTransformer, streams: Streams, facts: Mapping[str, np.ndarray]) -> None:
+        self.net, self.streams = net, streams
+        self.size = net.sizes.window
+        length = streams.length
+        self.starts = torch.from_numpy(np.cumsum(length) - length)
+        n = -(-length // self.size)
+        owner = np.repeat(np.arange(len(length)), n)
+        place = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n)
+        self.items = place * self.size, owner
+        self.begin, self.owner = torch.from_numpy(place * self.size), torch.from_numpy(owner)
+        self.length = torch.from_numpy(length)
+        as_long = {name: torch.from_numpy(getattr(streams, name)) for name in ("token", "gap", "value", "row")}
+        self.token, self.gap, self.value, self.row = as_long.values()
+        self.z = torch.from_numpy(streams.z).float()
+        self.plain, self.past = torch.from_numpy(streams.plain).float(), torch.from_numpy(streams.past).float()
+        self.static = torch.from_numpy(streams.static)[:, :-1]
+        self.timed, self.number = torch.from_numpy(facts["timed"]), torch.from_numpy(facts["number"])
+        self.counted = 1.0
+
+    def log_likelihood(self, index: torch.Tensor, stream: torch.Generator | None) -> torch.Tensor:
+        """log p of each window's tokens [window]; with a stream they begin anywhere. Sets `counted`: tokens."""
+        net = self.net
+        owner, begin = self.owner[index], self.begin[index]
+        if stream is not None:
+            begin = (begin - torch.randint(0, self.size, begin.shape, generator=stream)).clamp(min=0)
+        length = self.length[owner]
+        width = int((length - begin).clamp(max=self.size).max())
+        place = begin[:, None] + torch.arange(width)
+        real = place < length[:, None]
+        at = (self.starts[owner][:, None] + place).clamp(max=len(self.token) - 1)
+        before = (at - 1).clamp(min=0)
+        start = place == 0
+        token, last = self.token[at], torch.where(start, 0, self.token[before])
+        seen = (self.value[before] > 0) & ~start
+        value = torch.stack([self.z[before] * seen, seen.float(), (self.value[before] == 1).float()], -1)
+        gap = torch.where(start, 0, self.gap[before])
+        x = net.inputs(last, value, gap, self.plain[at], net.patient(self.static[owner]))
+        h = net(x)
+        left = length[:, None] - place
+        logits = net.token_logits(h, self.row[at], last, left, self._had(owner, begin, last, start))
+        total = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
+        total = torch.where(real, total, 0.0)
+        timed = real & self.timed[token]
+        if timed.any():
+            found = net.gap_logits(h[timed], token[timed]).log_softmax(-1)
+            total = total.masked_scatter(timed, total[timed] + found.gather(-1, self.gap[at][timed][:, None])[:, 0])
+        number = real & self.number[token]
+        if number.any():
+            found = net.value_logits(h[number], token[number], self.gap[at][number], self.past[at][number])
+            ids = self.value[at][number][:, None]
+            total = total.masked_scatter(number, total[number] + found.log_softmax(-1).gather(-1, ids)[:, 0])
+        self.counted = max(float(real.sum()), 1.0)
+        return total.sum(1)
+
+    def _had(self, owner: torch.Tensor, begin: torch.Tensor, last: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Has the patient had each token before? [window position token]"""
+        n, width = last.shape
+        had = torch.zeros(n, width + 1, self.net.sizes.tokens)
+        for k, (who, first) in enumerate(zip(owner.tolist(), begin.tolist())):
+            s = int(self.starts[who])
+            had[k, 0, self.token[s : s + max(first - 1, 0)]] = 1.0
+        had[:, 1:].scatter_(2, last[..., None], 1.0)
+        return had.cummax(1).values[:, 1:]
+
+
+def _overridden(recipe: Training, asked: Training) -> Training:
+    """The recipe with every field the user set."""
+    default = Training()
+    changed = {n: v for n, v in asked.__dict__.items() if v != getattr(default, n)}
+    if "epochs" in changed:
+        changed["steps"] = None
+    return replace(recipe, **changed)
