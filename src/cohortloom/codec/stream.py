@@ -115,7 +115,7 @@ class StreamCodec:
         cells: dict[str, tuple[Cell, ...]] = {}
         codes: dict[str, Cell] = {}
         weight: dict[str, tuple[float, ...]] = {}
-        tokens, grid, notes = [Token("")], {}, dict(codec.statics.notes)
+        tokens, grid, notes = [Token("")], {}, {}
         for name in _streamed(schema):
             table, frame = schema.tables[name], cohort.tables[name]
             if schema.has_time(name):
