@@ -1,0 +1,248 @@
+"""Drawing records with a denoiser: statics, then the course, either part given whatever is there.
+
+Both parts go the same two stages: tokens are revealed in `steps` passes, then numbers follow the flow in `steps` steps
+of DPM-Solver++(2M). Cells that are given are clean from the start and never change.
+
+A course longer than the window is drawn window by window; the last quarter of one window is given to the next.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cohortloom.diffusion.masked import reveal_times, unmask
+from cohortloom.diffusion.path import Path
+from cohortloom.diffusion.sampler import SAMPLERS, grid
+from cohortloom.generators.record_training import show, spike_value, spiked
+from cohortloom.nets.record_cells import Columns, Shown
+from cohortloom.nets.record_denoiser import CLEAN, NUMBERS, TOKENS, Clock, RecordDenoiser, place_features
+from cohortloom.nets.tokens import CONT
+
+__all__ = ["Cells", "Draw", "sources"]
+
+QUIET = 9.0  # level of a part that isn't at its numbers
+LIMIT = 3.6  # largest score
+
+
+@dataclass
+class Cells:
+    """Cells of a part, given or drawn.
+
+    Args:
+        token, x: Tokens and scores.
+        known: Cells that are given.
+        never: A token that must not be drawn there, -1 for none.
+    """
+
+    token: Int[Tensor, "*cell column"]
+    x: Float[Tensor, "*cell column"]
+    known: Bool[Tensor, "*cell column"]
+    never: Int[Tensor, "*cell column"]
+
+    @classmethod
+    def blank(cls, columns: Columns, *lead: int) -> "Cells":
+        """Nothing is given."""
+        token = columns.only.expand(*lead, len(columns)).clone()
+        nothing = torch.zeros(token.shape)
+        return cls(token, nothing, nothing.bool(), torch.full(token.shape, -1))
+
+    def take(self, index: Tensor) -> "Cells":
+        return Cells(self.token[index], self.x[index], self.known[index], self.never[index])
+
+    def steps(self, begin: int, end: int) -> "Cells":
+        return Cells(*[part[:, begin:end] for part in vars(self).values()])
+
+
+def sources(columns: Columns, token: Int[Tensor, "record step column"]) -> Int[Tensor, "record step column"]:
+    """Step whose value a cell holds: its own, or for REPEAT that of the last recorded one."""
+    steps = token.shape[1]
+    step = torch.arange(steps)[None, :, None].expand(token.shape)
+    repeated = token == columns.repeats
+    fresh = columns.is_number & ~repeated & (token <= columns.n_spikes)
+    last = torch.where(fresh, step, -1).cummax(1).values if steps else step
+    return torch.where(repeated & (last >= 0), last, step)
+
+
+@dataclass
+class Draw:
+    """One network, one stream.
+
+    Args:
+        steps: Passes of each stage.
+        window: Longest course drawn at once [visits].
+        n_last: Statics at the end that belong to the course (number of visits, span, ...).
+    """
+
+    net: RecordDenoiser
+    path: Path
+    stream: torch.Generator
+    steps: int
+    window: int
+    n_last: int
+    sampler: str = "dpm2m"
+    spread: bool = True
+
+    # --- statics ---
+
+    def statics(
+        self, cells: Cells, series: Cells, present: Bool[Tensor, "record step"], length: Int[Tensor, "record"],
+        told: bool,
+    ) -> Cells:  # fmt: skip
+        """Draw the statics that are not given, given those that are and what shows of the course.
+
+        Args:
+            series: Beginning of the course (the whole of it if `told`); unknown cells stay hidden.
+            length: Number of visits, used if `told`.
+        """
+        static, net = self.net.static, self.net
+        n = len(cells.token)
+        if not len(static) or bool(cells.known.all()):
+            return cells
+        shown = self._still(series, present)
+        tell = torch.full((n,), told)
+        place = place_features(torch.arange(present.shape[1]).expand(n, -1), length, tell)
+        hidden_share = ((~series.known & net.series.free) & present[..., None]).any() and told
+        other = self._clock(n, TOKENS if hidden_share else CLEAN, share=1.0)
+
+        def outputs(part: Shown, clock: Clock):
+            return net(part, shown, present, place, (clock, other), tell)[0]
+
+        return self._stages(static, cells, outputs)
+
+    # --- series ---
+
+    def series(self, statics: Cells, cells: Cells, length: Int[Tensor, "record"]) -> Cells:
+        """Draw the cells of the course that are not given; `length` visits each, window by window."""
+        steps = cells.token.shape[1]
+        out = Cells(cells.token.clone(), cells.x.clone(), cells.known.clone(), cells.never)
+        begin = 0
+        while True:
+            end = min(begin + self.window, steps)
+            alive = torch.nonzero(length > begin)[:, 0] if begin else torch.arange(len(length))
+            part = out.take(alive).steps(begin, end)
+            drawn = self._window(statics.take(alive), part, length[alive], begin)
+            out.token[alive, begin:end], out.x[alive, begin:end] = drawn.token, drawn.x
+            out.known[alive, begin:end] = True
+            if end >= steps:
+                return out
+            begin = end - self.window // 4
+
+    def _window(self, statics: Cells, cells: Cells, length: Tensor, begin: int) -> Cells:
+        net = self.net
+        n, steps, _ = cells.token.shape
+        if not len(net.series) or not steps:
+            return cells
+        index = begin + torch.arange(steps).expand(n, -1)
+        present = index < length[:, None]
+        tell = torch.ones(n, dtype=torch.bool)
+        place = place_features(index, length, tell)
+        shown = self._still(statics, None)
+        other = self._clock(n, CLEAN)
+
+        def outputs(part: Shown, clock: Clock):
+            return net(shown, part, present, place, (other, clock), tell)[1]
+
+        return self._stages(net.series, cells, outputs, present)
+
+    # --- both ---
+
+    def _clock(self, n: int, stage: int, *, share: float = 0.0, level: Tensor | None = None) -> Clock:
+        level = torch.full((n,), QUIET) if level is None else level
+        return Clock(torch.full((n,), stage), torch.full((n,), share), level)
+
+    def _still(self, cells: Cells, present: Tensor | None) -> Shown:
+        """A part that stays as it is: what is given shows clean, the rest is hidden."""
+        columns = self.net.static if present is None else self.net.series
+        hidden = ~cells.known & columns.free
+        token = torch.where(hidden, columns.masks, cells.token)
+        number = cells.known & has_number(columns, cells.token)
+        return Shown(token, torch.where(number, cells.x, 0.0), number, torch.zeros_like(number))
+
+    def _stages(self, columns: Columns, cells: Cells, outputs, present: Tensor | None = None) -> Cells:
+        """Tokens, then numbers."""
+        n = len(cells.token)
+        there = torch.ones_like(cells.known) if present is None else present[..., None].expand(cells.known.shape)
+        hidden = columns.free & ~cells.known & there
+        token = torch.where(cells.known, cells.token, columns.only)
+
+        def draw(token: Tensor, hidden: Tensor, now: Tensor, share: float) -> Tensor:
+            has = has_number(columns, token)
+            x, settled, _ = self._settled(columns, replace(cells, token=token), present is not None)
+            clock = self._clock(n, TOKENS, share=share)
+            shown = show(columns, token, x, x, has, settled, cells.known, hidden, clock)
+            never = self._never(columns, token, hidden, cells.never)
+            return self.net.draw_tokens(columns, outputs(shown, clock), now, self.stream, never)
+
+        if hidden.any():
+            per_record = int(hidden.flatten(1).sum(1).max())
+            shape = hidden.shape if hidden.ndim == 3 else (n, 1, hidden.shape[1])
+            time = reveal_times(shape, self.stream).view(hidden.shape)
+            if not self.spread:
+                time = torch.rand(hidden.shape, generator=self.stream)
+            token = unmask(draw, token, hidden, time, min(self.steps, per_record))
+        if present is not None:
+            token = _without_orphans(columns, token)
+        return self._numbers(columns, replace(cells, token=token), outputs, there, present is not None)
+
+    def _settled(self, columns: Columns, cells: Cells, in_time: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(scores as far as they follow from tokens, which do, source of each cell)."""
+        settled = spiked(columns, cells.token) & ~cells.known
+        x = torch.where(settled, spike_value(columns, cells.token), cells.x)
+        if not in_time:
+            return x, settled, None
+        source = sources(columns, cells.token)
+        follows = (cells.token == columns.repeats) & ~cells.known
+        x = torch.where(follows, x.gather(1, source), x)
+        return x, settled | (follows & (settled | cells.known).gather(1, source)), source
+
+    def _never(self, columns: Columns, token: Tensor, hidden: Tensor, never: Tensor) -> Tensor:
+        """REPEAT can't be drawn where nothing was, or may yet be, recorded before."""
+        if token.ndim == 2:
+            return never
+        recorded = (columns.is_number & (token <= columns.n_spikes)) | hidden
+        before = recorded.int().cumsum(1) - recorded.int()
+        return torch.where((before == 0) & (columns.repeats >= 0), columns.repeats, never)
+
+    def _numbers(self, columns: Columns, cells: Cells, outputs, there: Tensor, in_time: bool) -> Cells:
+        token, known = cells.token, cells.known
+        n, numbers = len(token), columns.numbers
+        has = has_number(columns, token)
+        x, settled, source = self._settled(columns, cells, in_time)
+        follows = (token == columns.repeats) & ~known
+        free = (token == CONT) & columns.is_number & ~known & there
+        if not free.any():
+            return replace(cells, x=x)
+        none = torch.zeros_like(known)
+
+        def shared(values: Tensor) -> Tensor:
+            return values if source is None else torch.where(follows, values.gather(1, source), values)
+
+        def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+            level = -sigma.log()
+            wide = level.view(-1, *[1] * (y.ndim - 1))
+            z = self.path.scales(wide)[0] * y
+            clock = self._clock(n, NUMBERS, level=level.clamp(-6.9, 6.9))
+            shown = show(columns, token, x, z, has, settled, known, none, clock)
+            output = torch.zeros_like(y)
+            output[..., numbers] = outputs(shown, clock).number
+            return shared(torch.where(free, self.path.clean(output, z, wide), x))
+
+        levels = grid(self.steps)
+        start = shared(levels[0] * torch.randn(x.shape, generator=self.stream))
+        drawn = SAMPLERS[self.sampler](denoise, start, levels).clamp(-LIMIT, LIMIT)
+        return replace(cells, x=shared(torch.where(free, drawn, x)))
+
+
+def has_number(columns: Columns, token: Tensor) -> Tensor:
+    """Cells that hold a number."""
+    return columns.is_number & ((token <= columns.n_spikes) | (token == columns.repeats))
+
+
+def _without_orphans(columns: Columns, token: Tensor) -> Tensor:
+    """A REPEAT before anything was recorded becomes a number of its own."""
+    source = sources(columns, token)
+    step = torch.arange(token.shape[1])[None, :, None]
+    orphan = (token == columns.repeats) & (source == step)
+    return torch.where(orphan, CONT, token)

@@ -1,0 +1,221 @@
+"""Records as cells for a denoiser, and back.
+
+    statics   one row per subject: static columns, number of visits, their span, time to the first
+    series    one row per visit: gap, then the visit's columns
+
+A cell is a token and, where the token is CONT, a normal score x, drawn anew in every batch within the interval of its
+value (`nets.tokens`). A repeated value shares the score, and later the noise, of the cell it repeats: `source` is the
+visit that cell stands in. So repeats are exact by construction, however the score comes out. A cell that carries
+nothing (the gap before the first visit, the span of a single visit) is not `active`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
+from cohortloom.generators.columnar_encoding import Alphabet, Coder, cells_of, raw_values
+from cohortloom.nets.record_cells import CellColumn
+from cohortloom.nets.tokens import CONT
+
+__all__ = ["Part", "Records", "cells_from", "columns_of", "decode_series", "decode_statics", "source_of"]
+
+EDGE = 2e-4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cells of some rows: one per subject (statics), or subject x step (series, gathered from ragged rows)."""
+
+    token: Int[Tensor, "*row column"]
+    left: Float[Tensor, "*row column"]
+    right: Float[Tensor, "*row column"]
+    active: Bool[Tensor, "*row column"]
+    source: Int[Tensor, "*row column"] | None = None
+
+    def take(self, index: Tensor) -> "Part":
+        return Part(*[None if part is None else part[index] for part in vars(self).values()])
+
+
+@dataclass(frozen=True)
+class Records:
+    """All subjects: statics, ragged rows of the series, and how many each subject has."""
+
+    statics: Part
+    series: Part
+    length: Int[Tensor, "subject"]
+
+    def window(
+        self, index: Int[Tensor, "record"], begin: Int[Tensor, "record"], n_steps: int
+    ) -> tuple[Part, Bool[Tensor, "record step"]]:
+        """Steps begin .. begin + n_steps - 1 of some subjects, and which of them exist."""
+        starts = torch.cumsum(self.length, 0) - self.length
+        step = begin[:, None] + torch.arange(n_steps)[None]
+        present = step < self.length[index][:, None]
+        rows = (starts[index][:, None] + step).clamp(max=max(len(self.series.token) - 1, 0))
+        if not len(self.series.token):
+            shape = (len(index), n_steps, self.series.token.shape[1])
+            empty = torch.zeros(shape)
+            return Part(empty.long(), empty, empty, empty.bool(), empty.long()), present
+        part = self.series.take(torch.where(present, rows, 0))
+        own = torch.arange(n_steps)[None, :, None]
+        inside = part.source - begin[:, None, None]
+        source = torch.where((inside >= 0) & present[..., None], inside, own)
+        return Part(part.token, part.left, part.right, part.active & present[..., None], source), present
+
+
+def columns_of(alphabet: Alphabet, records: Records) -> tuple[list[CellColumn], list[CellColumn]]:
+    """Shapes of the columns of both parts, with the shares of their tokens."""
+    out = []
+    for coders, part in ((static_coders(alphabet), records.statics), (series_coders(alphabet), records.series)):
+        shapes = []
+        for j, coder in enumerate(coders):
+            rows = part.token[..., j][part.active[..., j]].numpy()
+            count = np.bincount(rows, minlength=coder.n_tokens)
+            share = (count + 0.1) / (count.sum() + 0.1 * coder.n_tokens)
+            allowed = coder.allowed if count.any() else np.arange(coder.n_tokens) == 0
+            facts: dict = {}
+            if coder.kind == "number":
+                facts = {"spikes": _spike_scores(coder), "repeat": coder.repeat_token if coder.repeat else -1}
+            shapes.append(CellColumn(coder.kind, tuple(map(bool, allowed)), tuple(map(float, share)), **facts))
+        out.append(shapes)
+    return out[0], out[1]
+
+
+def static_coders(alphabet: Alphabet) -> list[Coder]:
+    return [*alphabet.statics, *([alphabet.first_gap] if alphabet.first_gap is not None else [])]
+
+
+def series_coders(alphabet: Alphabet) -> list[Coder]:
+    return [*([alphabet.gap] if alphabet.gap is not None else []), *alphabet.columns]
+
+
+def _spike_scores(coder: Coder) -> tuple[float, ...]:
+    """Where the spikes lie on the scale of the other values."""
+    if not len(coder.spikes) or not len(coder.x):
+        return (
+            tuple(np.linspace(-1, 1, len(coder.spikes)).tolist())
+            if len(coder.spikes) > 1
+            else (0.0,) * len(coder.spikes)
+        )
+    middle = np.interp(coder.spikes, coder.x, coder.u)
+    return tuple(_score(middle).tolist())
+
+
+def _score(u: np.ndarray) -> np.ndarray:
+    from scipy.special import ndtri
+
+    return ndtri(np.clip(u, EDGE, 1 - EDGE))
+
+
+def cells_from(alphabet: Alphabet, encoded: Encoded) -> Records:
+    """Cells of all subjects."""
+    cells = alphabet.static_cells(encoded)
+    active = cells.token >= 0
+    statics = _part(alphabet.statics, cells.value, np.where(active, cells.token, CONT), active)
+    n, seq = encoded.n_subjects, encoded.sequence
+    if not alphabet.has_sequence:
+        none = _part([], np.zeros((0, 0)), np.zeros((0, 0), int), np.zeros((0, 0), bool))
+        return Records(statics, _with_source(none, np.zeros((0, 0), int)), torch.zeros(n, dtype=torch.long))
+    if alphabet.first_gap is not None:
+        first = np.full(n, np.nan)
+        has = seq.length > 0
+        first[has] = alphabet.in_units(seq.gap[seq.position == 0])
+        one = cells_of([alphabet.first_gap], first[:, None], None)
+        more = _part([alphabet.first_gap], one.value, np.where(has[:, None], one.token, CONT), has[:, None])
+        statics = Part(
+            *[None if a is None else torch.cat([a, b], 1) for a, b in zip(vars(statics).values(), vars(more).values())]
+        )
+    values, coders = raw_values(seq), series_coders(alphabet)
+    position = seq.position
+    if alphabet.gap is not None:
+        values = np.concatenate([alphabet.in_units(seq.gap)[:, None], values], 1)
+    cells = cells_of(coders, values, seq.subject)
+    active = np.ones(cells.token.shape, bool)
+    if alphabet.gap is not None:
+        active[:, 0] = position > 0
+    token = np.where(active, cells.token, CONT)
+    series = _part(coders, cells.value, np.maximum(token, 0), active & (token >= 0))
+    return Records(
+        statics, _with_source(series, source_of(coders, token, position)), torch.from_numpy(seq.length.astype(np.int64))
+    )
+
+
+def source_of(
+    coders: list[Coder], token: Int[np.ndarray, "step column"], position: Int[np.ndarray, "step"]
+) -> Int[np.ndarray, "step column"]:
+    """Visit (counted within the subject) whose value each cell holds: its own, or for REPEAT that of the last value."""
+    n = len(token)
+    out = np.repeat(position[:, None], token.shape[1], 1)
+    start = np.arange(n) - position
+    for j, coder in enumerate(coders):
+        if coder.kind != "number" or not coder.repeat or not n:
+            continue
+        fresh = (token[:, j] != coder.repeat_token) & (token[:, j] != coder.missing_token)
+        row = np.maximum.accumulate(np.where(fresh, np.arange(n), -1))
+        found = (token[:, j] == coder.repeat_token) & (row >= start)
+        out[found, j] = (row - start)[found]
+    return out
+
+
+def _part(coders: list[Coder], value: np.ndarray, token: np.ndarray, active: np.ndarray) -> Part:
+    ends = np.zeros((2, *value.shape), np.float32)
+    ends[1] = 1.0
+    for j, coder in enumerate(coders):
+        if coder.kind == "number":
+            ends[:, :, j] = coder.interval(value[:, j])
+    left, right = np.nan_to_num(ends[0]), np.nan_to_num(ends[1], nan=1.0)
+    tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (token.astype(np.int64), left, right, active))
+    return Part(*tensors)
+
+
+def _with_source(part: Part, source: np.ndarray) -> Part:
+    return Part(part.token, part.left, part.right, part.active, torch.from_numpy(source.astype(np.int64)))
+
+
+# --- the way back ---
+
+
+def decode_statics(alphabet: Alphabet, token: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Values of the static columns (NaN missing, category ids): own columns, number of visits, span, first gap."""
+    coders = static_coders(alphabet)
+    out = np.zeros(token.shape)
+    for j, coder in enumerate(coders):
+        out[:, j] = _decoded(coder, token[:, j], x[:, j])
+    return out
+
+
+def decode_series(alphabet: Alphabet, token: np.ndarray, x: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Values of visits [subject step column]; REPEAT takes the value of its source."""
+    out = np.zeros(token.shape)
+    for j, coder in enumerate(series_coders(alphabet)):
+        value = _decoded(coder, token[..., j].ravel(), x[..., j].ravel()).reshape(token.shape[:-1])
+        if coder.kind == "number" and coder.repeat:
+            copied = np.take_along_axis(value, source[..., j], 1)
+            value = np.where(token[..., j] == coder.repeat_token, copied, value)
+        out[..., j] = value
+    return out
+
+
+def _decoded(coder: Coder, token: np.ndarray, x: np.ndarray) -> np.ndarray:
+    if coder.kind == "category":
+        return coder.decode(token).astype(float)
+    return coder.decode(token, x, np.full(len(token), np.nan))
+
+
+def statics_arrays(features: tuple, value: np.ndarray) -> StaticArrays:
+    return StaticArrays(features, *_observed(features, value))
+
+
+def series_arrays(features: tuple, value: np.ndarray, gap: np.ndarray, length: np.ndarray) -> SequenceArrays:
+    return SequenceArrays(features, *_observed(features, value), gap, length)
+
+
+def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and observed flags as the codec wants them."""
+    category = np.array([f.kind == "category" for f in features], bool)[None]
+    observed = np.where(category, values > 0, ~np.isnan(values))
+    return np.where(observed, values, 0.0), observed

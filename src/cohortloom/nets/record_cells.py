@@ -1,0 +1,254 @@
+"""Cells of a record as a denoiser sees them, and what their neighbours in time say.
+
+A cell is a token and, for some tokens, a number x (a normal score). While a record is drawn a cell goes through
+
+    hidden            its token is MASK
+    token shows       and its number, if it has one, is still noise
+    noisy number      a x + b e, at a noise level all cells of the part share
+    clean             given from the start, or done; a spike's number is known with its token
+
+`Smoother` looks along one column of one record: kernels over the distance in visits, normalised by what shows,
+
+    s_h(i) = sum_j k_h(i - j) w_j v_j / sum_j k_h(i - j) w_j
+
+with k_h = past or future, at rates 1/2 (nearest) and .85, and all the others alike (mean). Clean and noisy cells are
+smoothed apart. Kernels depend on i - j alone, so this is one small matrix product for a whole batch; it gives a column
+its persistence before anything is learned.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+__all__ = ["LARGE", "CellColumn", "Columns", "Embed", "Shown", "level_basis", "one_hot", "smooth"]
+
+LARGE = 40  # columns of more tokens are embedded in few dimensions
+RANK = 24
+LEVELS = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
+RATES = (0.5, 0.85)
+N_KERNELS = 2 * len(RATES) + 1
+
+
+@dataclass(frozen=True)
+class CellColumn:
+    """Shape of one column.
+
+    Args:
+        kind: "number" or "category".
+        allowed: For each token: can it be drawn?
+        share: Share of each token in training.
+        spikes: Score of the number that each spike stands for (tokens 1, 2, ... of a number).
+        repeat: Token of the last recorded value, -1 for none.
+    """
+
+    kind: str
+    allowed: tuple[bool, ...]
+    share: tuple[float, ...]
+    spikes: tuple[float, ...] = ()
+    repeat: int = -1
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.allowed)
+
+    @property
+    def mask(self) -> int:
+        """Token of a hidden cell."""
+        return len(self.allowed)
+
+    @property
+    def free(self) -> bool:
+        """Is there a choice?"""
+        return sum(self.allowed) > 1
+
+    @property
+    def only(self) -> int:
+        """The token of a column without a choice."""
+        return self.allowed.index(True) if any(self.allowed) else 0
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict) -> "CellColumn":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a part, and where their tokens lie side by side."""
+
+    each: tuple[CellColumn, ...]
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        return [j for j, c in enumerate(self.each) if c.kind == "number"]
+
+    @cached_property
+    def small(self) -> list[int]:
+        return [j for j, c in enumerate(self.each) if c.n_tokens <= LARGE]
+
+    @cached_property
+    def large(self) -> list[int]:
+        return [j for j, c in enumerate(self.each) if c.n_tokens > LARGE]
+
+    @cached_property
+    def owner(self) -> Int[Tensor, "token"]:
+        """Place among the small columns of each of their tokens, side by side."""
+        return torch.tensor([k for k, j in enumerate(self.small) for _ in self.each[j].allowed], dtype=torch.long)
+
+    @cached_property
+    def pads(self) -> Int[Tensor, "column token"]:
+        """Small columns: place of each token among all, padded with one past the end."""
+        widest = max((self.each[j].n_tokens for j in self.small), default=1)
+        out, start = torch.full((len(self.small), widest), len(self.owner)), 0
+        for k, j in enumerate(self.small):
+            n = self.each[j].n_tokens
+            out[k, :n] = torch.arange(start, start + n)
+            start += n
+        return out
+
+    @cached_property
+    def masks(self) -> Int[Tensor, "column"]:
+        return torch.tensor([c.mask for c in self.each], dtype=torch.long)
+
+    @cached_property
+    def free(self) -> Bool[Tensor, "column"]:
+        return torch.tensor([c.free for c in self.each], dtype=torch.bool)
+
+    @cached_property
+    def only(self) -> Int[Tensor, "column"]:
+        return torch.tensor([c.only for c in self.each], dtype=torch.long)
+
+    @cached_property
+    def is_number(self) -> Bool[Tensor, "column"]:
+        return torch.tensor([c.kind == "number" for c in self.each], dtype=torch.bool)
+
+    @cached_property
+    def spike_scores(self) -> Float[Tensor, "column token"]:
+        """Score of each spike token, 0 elsewhere."""
+        out = torch.zeros(len(self.each), max((len(c.spikes) for c in self.each), default=0) + 2)
+        for j, c in enumerate(self.each):
+            out[j, 1 : 1 + len(c.spikes)] = torch.tensor(c.spikes)
+        return out
+
+    @cached_property
+    def n_spikes(self) -> Int[Tensor, "column"]:
+        return torch.tensor([len(c.spikes) for c in self.each], dtype=torch.long)
+
+    @cached_property
+    def repeats(self) -> Int[Tensor, "column"]:
+        """REPEAT of each column, -1 for none."""
+        return torch.tensor([c.repeat for c in self.each], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What shows of the cells of a part.
+
+    Args:
+        token: Token, a column's `mask` where hidden.
+        value: Number as shown: clean, or a x + b e; 0 where nothing shows.
+        clean, noisy: Which of the two it is.
+    """
+
+    token: Int[Tensor, "*cell column"]
+    value: Float[Tensor, "*cell column"]
+    clean: Bool[Tensor, "*cell column"]
+    noisy: Bool[Tensor, "*cell column"]
+
+
+def level_basis(level: Float[Tensor, "record"]) -> Float[Tensor, "record basis"]:
+    """Five smooth bumps over log(1/sigma), summing to one."""
+    bumps = torch.exp(-0.5 * ((level.clamp(-5, 5)[:, None] - LEVELS) / 1.5) ** 2)
+    return bumps / bumps.sum(1, keepdim=True)
+
+
+def kernels(n: int) -> Float[Tensor, "kernel step step"]:
+    """Weights of step j for step i: past and future at each rate, then all others alike. Never the step itself."""
+    distance = torch.arange(n)[:, None] - torch.arange(n)[None]
+    out = []
+    for rate in RATES:
+        weight = rate ** distance.abs().double()
+        out += [torch.where(distance > 0, weight, 0.0), torch.where(distance < 0, weight, 0.0)]
+    out.append((distance != 0).double())
+    return torch.stack(out).float()
+
+
+def smooth(
+    kernel: Float[Tensor, "kernel step step"],
+    value: Float[Tensor, "record step column"],
+    weight: Float[Tensor, "record step column"],
+    owner: Int[Tensor, "column"] | None = None,
+) -> tuple[Float[Tensor, "record step column kernel"], Float[Tensor, "record step column kernel"]]:
+    """(kernel means of the weighted cells, 0 where there are none; kernel masses).
+
+    With `owner`, column c of `value` is weighted by column owner[c] of `weight` (its mass is computed once).
+    """
+    n, steps, columns = value.shape
+    flat = kernel.reshape(-1, steps)
+    weighted = value * (weight if owner is None else weight[..., owner])
+    both = torch.cat([weighted, weight], 2)
+    out = (flat @ both).reshape(n, len(kernel), steps, -1).permute(0, 2, 3, 1)
+    top, mass = out[:, :, :columns], out[:, :, columns:]
+    below = mass if owner is None else mass[:, :, owner]
+    return torch.where(below > 1e-30, top / below.clamp(min=1e-30), 0.0), mass
+
+
+def one_hot(columns: Columns, token: Int[Tensor, "*cell column"]) -> Float[Tensor, "*cell token"]:
+    """Tokens of the small columns side by side; a hidden cell is all zeros."""
+    width = len(columns.owner)
+    place = torch.full((*token.shape[:-1], len(columns.small)), width, dtype=torch.long, device=token.device)
+    if columns.small:
+        starts = columns.pads[:, 0]
+        small = token[..., columns.small]
+        place = torch.where(small == columns.masks[columns.small], width, starts + small)
+    out = torch.zeros(*token.shape[:-1], width + 1, device=token.device)
+    return out.scatter_(-1, place, 1.0)[..., :width]
+
+
+class Embed(nn.Module):
+    """Embedding of cells: a vector per token (few dimensions for columns of many), a direction per number."""
+
+    def __init__(self, columns: Columns, width: int) -> None:
+        super().__init__()
+        self.columns = columns
+        sizes = [columns.each[j].n_tokens + 1 for j in columns.small]
+        self.starts = torch.tensor([sum(sizes[:k]) for k in range(len(sizes))], dtype=torch.long)
+        self.tokens = nn.Parameter(torch.randn(sum(sizes) + 1, width) * 0.1)
+        self.many = nn.ModuleList(nn.Embedding(columns.each[j].n_tokens + 1, RANK) for j in columns.large)
+        self.wide = nn.ModuleList(nn.Linear(RANK, width, bias=False) for _ in columns.large)
+        n = len(columns)
+        self.number = nn.Parameter(torch.randn(n, width) * 0.1)
+        self.noise = nn.Parameter(torch.randn(n, width) * 0.1)
+        self.known = nn.Parameter(torch.zeros(n, width))
+
+    def rows(self, shown: Shown) -> Float[Tensor, "*cell width"]:
+        """Sum over the columns of a row."""
+        c, lead = self.columns, shown.token.shape[:-1]
+        out = (shown.value * shown.clean) @ self.number + (shown.value * shown.noisy) @ self.noise
+        out = out + shown.clean.float() @ self.known
+        if c.small:
+            index = (shown.token[..., c.small] + self.starts).reshape(-1, len(c.small))
+            out = out + nn.functional.embedding_bag(index, self.tokens, mode="sum").reshape(*lead, -1)
+        for table, wide, j in zip(self.many, self.wide, c.large):
+            out = out + wide(table(shown.token[..., j]))
+        return out
+
+    def cells(self, shown: Shown) -> Float[Tensor, "*cell column width"]:
+        """A vector per cell."""
+        c = self.columns
+        out = (shown.value * shown.clean)[..., None] * self.number + (shown.value * shown.noisy)[..., None] * self.noise
+        out = out + shown.clean[..., None] * self.known
+        parts = list(out.unbind(-2))
+        for k, j in enumerate(c.small):
+            parts[j] = parts[j] + self.tokens[self.starts[k] + shown.token[..., j]]
+        for table, wide, j in zip(self.many, self.wide, c.large):
+            parts[j] = parts[j] + wide(table(shown.token[..., j]))
+        return torch.stack(parts, -2) if parts else out
