@@ -17,7 +17,6 @@ SMALL = {
     "event-transformer": {"width": 16, "layers": 1, "training": STEPS},
     "independent": {},
     "record-diffusion": {"width": 24, "sampling_steps": 4, "training": STEPS},
-    "record-diffusion": {"width": 24, "sampling_steps": 4, "training": STEPS},
     "sdv-par": {"epochs": 2},
     "sdv-static": {},
     "temporal-vae": {"width": 24, "training": STEPS},

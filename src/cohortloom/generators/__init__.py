@@ -19,7 +19,6 @@ GENERATORS = Registry(
         "event-transformer": "event_transformer:EventTransformerGenerator",
         "independent": "independent:Independent",
         "record-diffusion": "record_diffusion:RecordDiffusion",
-        "record-diffusion": "record_diffusion:RecordDiffusion",
         "signal-diffusion": "signal_diffusion:SignalDiffusion",
         "sdv-par": "sdv_par:SdvPar",
         "sdv-static": "sdv_static:SdvStatic",
