@@ -11,6 +11,7 @@ their rank (`nets.tokens`).
     columnar_training   sizes by cohort, networks, phases
     columnar_sampling   drawing visit by visit, fixed values, likelihood
     columnar_continue   more visits for a record that has begun
+    columnar_impute     cells that are missing, given those before and after
 """
 
 from collections.abc import Mapping
@@ -25,8 +26,10 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.columnar_continue import continue_visits, joined, lengthened
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
+from cohortloom.generators.columnar_impute import fill
 from cohortloom.generators.columnar_sampling import Fixed, Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits
+from cohortloom.generators.impute import Holes
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.rng import Rng
@@ -54,7 +57,7 @@ class ColumnarAR(TorchGenerator):
     name: ClassVar[str] = "columnar-ar"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
 
     hidden: int | None = None
@@ -146,6 +149,11 @@ class ColumnarAR(TorchGenerator):
             more = continue_visits(net.alphabet, members, part, until[rows], stream, temperature=self.temperature)
             parts.append(lengthened(part, more, _observed(seq.features, more.values)))
         return joined(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        """Holes drawn given all that is observed; see `columnar_impute`."""
+        members = [self.net_.member(number) for number in range(self.net_.n_members)]
+        return fill(self.net_.alphabet, members, encoded, holes, rng.numpy)
 
     def _fixed(self, n: int, context: Encoded | None, where: Mapping[str, float]) -> tuple[Fixed | None, Fixed | None]:
         """Cells that must hold: all statics of given patients, and conditions."""

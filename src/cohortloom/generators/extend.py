@@ -9,8 +9,8 @@ new row at or before the last row of the prefix: the prefix says that nothing ha
 Decoding places steps on the codec's grid and within its tails, so the step before the first new one may come out a
 little beside its true time; the new rows are moved by that difference.
 
-One draw keeps the ids of the patients; several draws have ids "<id>#<draw>", draws counted from 1, patients in their
-order. The result holds rows of the prefix, so its origin is that of the prefix: a real patient continued is real data.
+One draw keeps the ids of the patients; several draws have ids "<id>#<draw>", draws counted from 1. The result holds
+rows of the prefix, so its origin is that of the prefix: a real patient continued is real data.
 """
 
 from __future__ import annotations
@@ -68,11 +68,16 @@ def extended(generator: Generator, prefix: Cohort, until: timedelta | int, draws
 
 
 def repeated(subjects: pl.Series, draws: int) -> pl.Series:
-    """Ids of the draws of each patient: the patient's own for one draw, else "<id>#<draw>"."""
+    """Ids of the draws of each patient: the patient's own for one draw, else "<id>#<draw>".
+
+    Numbers are padded with zeros, so that patients and draws keep their order as text.
+    """
     if draws == 1:
         return subjects
-    width = len(str(draws))
-    return pl.Series("subject_id", [f"{s}#{d:0{width}d}" for s in subjects.to_list() for d in range(1, draws + 1)])
+    names, width = subjects.cast(pl.String), len(str(draws))
+    if subjects.dtype.is_integer() and subjects.len():
+        names = names.str.zfill(int(names.str.len_chars().max()))
+    return pl.Series("subject_id", [f"{s}#{d:0{width}d}" for s in names for d in range(1, draws + 1)])
 
 
 def renamed(cohort: Cohort, subjects: pl.Series, ids: pl.Series) -> Cohort:

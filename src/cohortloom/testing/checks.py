@@ -17,6 +17,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,54 @@ def check_given_is_kept(case: Case) -> None:
     kept = drawn.tables["patients"].drop("subject_id")
     assert drawn.n_subjects == 20 and kept.equals(statics.tables["patients"].drop("subject_id"))
     _raises(SettingsError, lambda: case.fitted.sample(7, given=statics, seed=1))
+
+
+def check_the_past_is_kept(case: Case) -> None:
+    """A continued patient's rows so far are those of the prefix, byte for byte; new ones come later and keep rules."""
+    if Ability.EXTEND not in case.fitted.abilities:
+        _raises(SettingsError, lambda: case.fitted.extend(case.cohort, until=timedelta(days=1), seed=0))
+        return
+    prefix = case.cohort.select(case.cohort.subjects.slice(0, 12))
+    until = 3 if prefix.schema.clock == "order" else timedelta(days=400)
+    longer = case.fitted.extend(prefix, until=until, seed=1)
+    assert longer.subjects.equals(prefix.subjects), "ids change with one draw"
+    n_new = 0
+    for name, frame in prefix.tables.items():
+        found = longer.tables[name]
+        old = found.join(frame, on=frame.columns, how="semi", nulls_equal=True, maintain_order="left")
+        assert old.equals(frame), f"the past of {name} is not what it was"
+        n_new += found.height - frame.height
+        if prefix.schema.tables[name].role == "static":
+            assert found.equals(frame), "statics change"
+    assert n_new > 0, "nobody is continued"
+    assert rules.broken_subjects(longer).is_empty()
+    assert_same(longer, case.fitted.extend(prefix, until=until, seed=1))
+    assert case.fitted.extend(prefix, until=until, draws=2, seed=1).n_subjects == 2 * prefix.n_subjects
+
+
+def check_observed_cells_are_kept(case: Case) -> None:
+    """Filling holes changes nothing that is there, and fills what is not."""
+    if Ability.IMPUTE not in case.fitted.abilities:
+        _raises(SettingsError, lambda: case.fitted.impute(case.cohort, seed=0))
+        return
+    if case.cohort.signals:
+        return
+    part = case.cohort.select(case.cohort.subjects.slice(0, 30))
+    full = case.fitted.impute(part, seed=1)
+    holes = left = 0
+    for name, frame in part.tables.items():
+        found = full.tables[name]
+        assert found.height == frame.height and found.columns == frame.columns
+        for column in frame.columns:
+            seen = frame[column].is_not_null()
+            assert found[column].filter(seen).equals(frame[column].filter(seen)), (
+                f"{name}.{column}: observed cells change"
+            )
+            if frame.schema[column].is_numeric() and part.schema.tables[name].role in ("static", "visit"):
+                holes, left = holes + (~seen).sum(), left + found[column].null_count()
+    assert holes and left < holes, "no hole is filled"
+    assert rules.broken_subjects(full).is_empty()
+    assert_same(full, case.fitted.impute(part, seed=1))
 
 
 def check_loaded_is_the_same(case: Case) -> None:

@@ -1,0 +1,283 @@
+"""Filling holes with the three column networks: sequential Monte Carlo.
+
+A column model draws a cell given what comes before it; a hole must also fit what comes after. So every subject with
+holes is walked through by particles, column by column and visit by visit:
+
+    at a hole            each particle draws a value from p(cell | its past), given that the cell is recorded
+    at an observed cell  each particle is weighted by p(cell | its past)
+
+After a row (statics, or a visit) the particles of a subject whose weights have become uneven are drawn anew by weight.
+At the end one particle is chosen by weight and its values are read back along its ancestors. As the number of
+particles grows, this is a draw from the model's law of the holes given all that is observed, before and after.
+
+    weight(particle) = product over observed cells of p(cell | past) x product over holes of p(recorded | past)
+
+The evidence of the observed cells comes with it (the mean weight); members of an ensemble are chosen by theirs.
+
+References:
+    Gordon, Salmond, Smith (1993). Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
+    Kitagawa (1996). Monte Carlo filter and smoother for non-Gaussian nonlinear state space models.
+    Doucet, Johansen (2009). A tutorial on particle filtering and smoothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+
+from cohortloom.codec.tensors import Encoded
+from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
+from cohortloom.generators.columnar_sampling import Members, _Draw, _with_empty_gap, cell_log_prob, hidden_token
+from cohortloom.generators.impute import Holes
+from cohortloom.nets.columnar import Cursor
+from cohortloom.nets.history import History
+
+__all__ = ["PARTICLES", "fill"]
+
+#: Per subject and member.
+PARTICLES = 64
+ROWS_AT_ONCE = 16_384
+
+
+def fill(
+    alphabet: Alphabet,
+    members: Sequence[Members],
+    encoded: Encoded,
+    holes: Holes,
+    rng: np.random.Generator,
+    *,
+    particles: int = PARTICLES,
+) -> Encoded:
+    """The subjects with values in their holes; a hole in a column that was never recorded stays."""
+    n, seq = encoded.n_subjects, encoded.sequence
+    length = seq.length if seq is not None else np.zeros(n, np.int64)
+    chosen = np.flatnonzero(holes.any_of(length))
+    static = None if encoded.static is None else _copy(encoded.static)
+    sequence = None if seq is None else _copy(seq)
+    for rows in np.array_split(chosen, -(-len(chosen) * particles // ROWS_AT_ONCE)) if len(chosen) else []:
+        part = encoded.take(rows)
+        hole = _take(holes, encoded, rows)
+        runs = [_Walk(alphabet, m, part, hole, rng, particles).go() for m in members]
+        evidence = np.stack([run.evidence for run in runs], 1)
+        mass = np.cumsum(np.exp(evidence - evidence.max(1, keepdims=True)), 1)
+        pick = np.minimum((mass <= rng.random((len(rows), 1)) * mass[:, -1:]).sum(1), len(runs) - 1)
+        if static is not None:
+            value = np.stack([run.static for run in runs])[pick, np.arange(len(rows))]
+            _put(static, rows, hole.static, value)
+        if sequence is not None and len(seq.gap):
+            steps = _rows_of(seq, rows)
+            value = np.stack([run.steps for run in runs])[np.repeat(pick, length[rows]), np.arange(len(steps))]
+            _put(sequence, steps, hole.sequence, value)
+    return Encoded(static, sequence)
+
+
+def _copy(part):
+    return replace(part, values=part.values.copy(), observed=part.observed.copy())
+
+
+def _take(holes: Holes, encoded: Encoded, rows: np.ndarray) -> Holes:
+    sequence = None if holes.sequence is None else holes.sequence[_rows_of(encoded.sequence, rows)]
+    return Holes(None if holes.static is None else holes.static[rows], sequence)
+
+
+def _rows_of(seq, subjects: np.ndarray) -> np.ndarray:
+    """Rows of the steps of some subjects."""
+    marked = replace(
+        seq, values=np.arange(len(seq.gap))[:, None].astype(float), observed=np.ones((len(seq.gap), 1), bool)
+    )
+    return marked.take(subjects).values[:, 0].astype(np.int64)
+
+
+def _put(part, rows: np.ndarray, hole: np.ndarray, value: np.ndarray) -> None:
+    category = np.array([f.kind == "category" for f in part.features], bool)
+    got = hole & np.where(category[None], value > 0, ~np.isnan(value))
+    part.values[rows] = np.where(got, value, part.values[rows])
+    part.observed[rows] |= got
+
+
+@dataclass
+class _Walk:
+    """The particles of some subjects, walked through by one member.
+
+    Rows of particles are subject x particle, flattened.
+    """
+
+    alphabet: Alphabet
+    members: Members
+    encoded: Encoded
+    holes: Holes
+    rng: np.random.Generator
+    particles: int
+    static: np.ndarray = field(init=False)
+    steps: np.ndarray = field(init=False)
+    evidence: np.ndarray = field(init=False)
+
+    def go(self) -> "_Walk":
+        a, n, p = self.alphabet, self.encoded.n_subjects, self.particles
+        self.draw = _Draw(a, self.members, self.rng, 1.0, None, None)
+        self.log_weight, self.evidence = np.zeros((n, p)), np.zeros(n)
+        self.pasts: list[tuple[np.ndarray, np.ndarray]] = []  # of each row of every subject: values, ancestors
+        cells = a.static_cells(self.encoded)
+        width = 0 if self.encoded.static is None else self.encoded.static.values.shape[1]
+        hole = np.zeros(cells.value.shape, bool)
+        if width:
+            hole[:, :width] = self.holes.static
+        everyone = np.arange(n)
+        self.state = Cells(*[np.repeat(part, p, 0) for part in vars(cells).values()])
+        if self.members.statics is not None and len(a.statics):
+            cursor = self.members.statics.begin(torch.ones(n * p, 1), torch.zeros(n * p, 0, dtype=torch.long))
+            self.state = self._row(cursor, a.statics, self.state, hole, None, everyone)
+        ancestor = self._renew(everyone)
+        self.state = self.state.take(ancestor)
+        trace = [(self.state.value[:, :width], np.arange(n * p), everyone)]
+        if a.has_sequence and self.encoded.sequence is not None and len(self.encoded.sequence.gap):
+            trace += self._visits(n, p)
+        self._read_back(trace, n, p, width)
+        return self
+
+    def _visits(self, n: int, p: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Walk through all visits; returns values, ancestors and subjects of each."""
+        a, seq = self.alphabet, self.encoded.sequence
+        firsts, alls = a.visit_cells(self.encoded)
+        trace = []
+        alive = np.flatnonzero(seq.length > 0)
+        history = last = None
+        first_of = np.cumsum(seq.length > 0) - 1  # row of a subject among the first visits
+        for position in range(int(seq.length.max(initial=0))):
+            stay = seq.length[alive] > position
+            if history is not None:
+                rows = _particle_rows(np.flatnonzero(stay), p)
+                history.keep(rows)
+                last = last[rows]
+            alive = alive[stay]
+            mine = _particle_rows(alive, p)
+            step = seq.starts[alive] + position
+            first = position == 0
+            source = firsts.take(first_of[alive]) if first else alls.take(step)
+            coders = a.coders("first" if first else "later")
+            shift = len(coders) - len(a.columns)
+            hole = np.zeros(source.value.shape, bool)
+            hole[:, shift:] = self.holes.sequence[step]
+            cells = Cells(*[np.repeat(part, p, 0) for part in vars(source).values()])
+            dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(self.state.take(mine)))
+            net = self.members.first if first else self.members.later
+            if net is not None and len(coders):
+                if not first:
+                    dense = torch.cat([dense, torch.from_numpy(a.standardise(history.features()))], 1)
+                    lookups = torch.cat([lookups, torch.from_numpy(history.code)], 1)
+                cells = self._row(net.begin(dense, lookups), coders, cells, hole, last, alive)
+            ancestor = self._renew(alive)  # among the rows of the living
+            cells = cells.take(ancestor)
+            self.state = _with(self.state, mine, mine[ancestor])
+            trace.append((cells.value[:, shift:], ancestor, alive))
+            if a.spec is None:
+                continue
+            gap = np.repeat(seq.gap[step], p)
+            if first:
+                cells = Cells(*[part[:, shift:] for part in vars(cells).values()])
+                cells = _with_empty_gap(cells) if a.gap is not None else cells
+                total = np.repeat(seq.length[alive], p).astype(float)
+                history = History(a.spec, total, a.bound_times(self.state.take(mine), gap))
+                last = cells.value.copy()
+            else:
+                history.keep(ancestor)
+                last = last[ancestor]
+                last = np.where(np.isnan(cells.value), last, cells.value)
+            history.update(a.steps(cells, gap, first))
+        return trace
+
+    def _row(
+        self,
+        cursor: Cursor,
+        coders: Sequence[Coder],
+        cells: Cells,
+        hole: np.ndarray,
+        last: np.ndarray | None,
+        subjects: np.ndarray,
+    ) -> Cells:
+        """Draw the holes of a row and weigh by its observed cells."""
+        p, rows = self.particles, len(cells.value)
+        weight = np.zeros(rows)
+        none = np.full(rows, np.nan)
+        for j, coder in enumerate(coders):
+            number = coder.kind == "number"
+            before = last[:, j] if last is not None and number else none
+            logits, mixture = cursor.column(j, hidden_token(coder, before))
+            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            value, follows = cells.value[:, j], (cells.token[:, j] == NOTHING) & number
+            score = cell_log_prob(coder, logits, mixture, value, before)
+            if hole[:, j].any():
+                at = np.flatnonzero(np.repeat(hole[:, j], p))
+                there, recorded = _present(coder, logits[at])
+                if there is not None:
+                    normals = None if mixture is None else tuple(part[at] for part in mixture)
+                    value[at] = self.draw._cell(coder, there, normals, before[at])
+                    score[at] = recorded
+            weight += np.where(follows, 0.0, score)
+            if number:
+                cells.token[:, j] = np.where(follows, NOTHING, coder.token(value, before))
+                cells.score[:, j] = coder.history(value)
+            else:
+                cells.token[:, j] = coder.token(value)
+            cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
+        self.log_weight[subjects] += weight.reshape(-1, p)
+        return cells
+
+    def _renew(self, subjects: np.ndarray) -> np.ndarray:
+        """Ancestors (rows among those of the subjects) after drawing particles anew where weights are uneven."""
+        p, n = self.particles, len(subjects)
+        weight = self.log_weight[subjects]
+        total = logsumexp(weight, axis=1, keepdims=True)
+        share = np.exp(weight - total)
+        uneven = 1 / (share**2).sum(1) < p / 2
+        own = np.arange(n * p).reshape(n, p)
+        if not uneven.any():
+            return own.ravel()
+        line = np.cumsum(share, 1) / share.sum(1, keepdims=True) + np.arange(n)[:, None]
+        u = (np.arange(p)[None] + self.rng.random((n, 1))) / p + np.arange(n)[:, None]  # systematic
+        pick = np.minimum(np.searchsorted(line.ravel(), u.ravel(), side="right").reshape(n, p), own[:, -1:])
+        self.evidence[subjects[uneven]] += (total[:, 0] - np.log(p))[uneven]
+        self.log_weight[subjects[uneven]] = 0.0
+        return np.where(uneven[:, None], pick, own).ravel()
+
+    def _read_back(self, trace: list, n: int, p: int, width: int) -> None:
+        """Choose a particle of each subject and follow its ancestors."""
+        total = logsumexp(self.log_weight, axis=1, keepdims=True)
+        self.evidence += total[:, 0] - np.log(p)
+        mass = np.cumsum(np.exp(self.log_weight - total), 1)
+        place = np.minimum((mass <= self.rng.random((n, 1)) * mass[:, -1:]).sum(1), p - 1)
+        seq = self.encoded.sequence
+        self.steps = np.full((0 if seq is None else len(seq.gap), len(self.alphabet.columns)), np.nan)
+        for position in range(len(trace) - 1, 0, -1):
+            values, ancestor, alive = trace[position]
+            row = np.arange(len(alive)) * p + place[alive]
+            self.steps[seq.starts[alive] + position - 1] = values[row]
+            place[alive] = ancestor[row] % p
+        self.static = trace[0][0][np.arange(n) * p + place]
+
+
+def _particle_rows(subjects: np.ndarray, p: int) -> np.ndarray:
+    return (subjects[:, None] * p + np.arange(p)).ravel()
+
+
+def _with(cells: Cells, rows: np.ndarray, source: np.ndarray) -> Cells:
+    """Cells with some rows replaced by others."""
+    order = np.arange(len(cells.value))
+    order[rows] = source
+    return cells.take(order)
+
+
+def _present(coder: Coder, logits: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Logits without the token MISSING, and the log-probability of that; None if there is no other token."""
+    token = coder.missing_token if coder.kind == "number" else coder.ids.index(0) if 0 in coder.ids else -1
+    others = coder.allowed.copy()
+    if token >= 0:
+        others[token] = False
+    if not others.any():
+        return None, np.zeros(len(logits))
+    there = logits.astype(np.float32, copy=True)
+    if token >= 0:
+        there[:, token] = -np.inf
+    return there, logsumexp(there, axis=1) - logsumexp(logits, axis=1)
