@@ -63,7 +63,7 @@ def test_nothing_looks_ahead():
 def test_tokens_the_grammar_forbids_have_no_chance_and_the_end_comes_when_nothing_is_left():
     net, h = small(), torch.randn(4, 16, generator=Rng(2).torch)
     row, last = torch.tensor([1, 1, 3, 0]), torch.tensor([1, 2, 3, 0])
-    p = net.token_logits(h, row, last, torch.tensor([3, 3, 3, 0]), torch.zeros(4, 5)).softmax(-1)
+    p = net.token_logits(h, row, last, torch.tensor([3, 3, 3, 0]), torch.zeros(4, 5), torch.zeros(4)).softmax(-1)
     assert torch.allclose(p.sum(-1), torch.ones(4))
     assert (p[0] > 0).tolist() == [False, True, True, True, True]  # the visit's cell may follow the visit
     assert (p[1] > 0).tolist() == [False, True, False, True, True]  # but not twice

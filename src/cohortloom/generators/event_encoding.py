@@ -254,6 +254,7 @@ class Streams:
         plain: Plain features of the position that draws the token [token feature].
         past: Inputs of the value head [token 6].
         row: Token of the row the stream stands in when the token is drawn; 0 at the start [token].
+        visits: Visits begun before the token [token].
         length: Tokens of each subject.
     """
 
@@ -265,6 +266,7 @@ class Streams:
     plain: np.ndarray
     past: np.ndarray
     row: np.ndarray
+    visits: np.ndarray
     length: np.ndarray
 
     @classmethod
@@ -290,7 +292,8 @@ class Streams:
         row = np.where(facts["row"][token], token, -1)
         return cls(
             statics.ids(data.static, stream.length), token, gap, value, z,
-            _plain(stream, time, visit, origin), past.columns(gap), _last_row(stream, row), stream.length,
+            _plain(stream, time, visit, origin), past.columns(gap), _last_row(stream, row), _visits(stream, visit),
+            stream.length,
         )  # fmt: skip
 
 
@@ -317,9 +320,7 @@ def _plain(stream: SequenceArrays, time: np.ndarray, visit: np.ndarray, origin: 
     before = position > 0
     now = np.where(before, np.concatenate([[0.0], time[:-1]]), 0.0) if len(time) else time
     begun = np.where(len(time), time[starts], 0.0)
-    total = np.cumsum(visit)
-    n_visits = np.where(before, np.concatenate([[0], total])[np.arange(len(time))], 0)
-    n_visits = np.where(before, n_visits - np.concatenate([[0], total])[starts], 0)
+    n_visits = _visits(stream, visit)
     at = np.where(visit, np.arange(len(time)), -1)
     last = np.concatenate([[-1], np.maximum.accumulate(at)[:-1]]) if len(time) else at
     in_visit = before & (last >= starts)
@@ -329,6 +330,12 @@ def _plain(stream: SequenceArrays, time: np.ndarray, visit: np.ndarray, origin: 
     return features_of(
         left, position, np.where(before, now - begun, 0.0), origin + now, n_visits, now - visit_time, rows
     )
+
+
+def _visits(stream: SequenceArrays, visit: np.ndarray) -> np.ndarray:
+    """Visits begun before each token."""
+    total = np.concatenate([[0], np.cumsum(visit)])
+    return total[np.arange(len(visit))] - total[stream.starts[stream.subject]]
 
 
 def features_of(

@@ -214,7 +214,12 @@ class _Course:
         )  # fmt: skip
         h = net.step(x, self.cache)[:, 0]
         logits = net.token_logits(
-            h, torch.from_numpy(state.row), torch.from_numpy(state.token), torch.from_numpy(left), state.had
+            h,
+            torch.from_numpy(state.row),
+            torch.from_numpy(state.token),
+            torch.from_numpy(left),
+            state.had,
+            torch.from_numpy(state.visits),
         )
         unready = torch.from_numpy(facts["needs_visit"]) & torch.from_numpy(state.visits == 0)[:, None]
         logits = logits.masked_fill(unready, float("-inf"))
@@ -262,7 +267,6 @@ class _State:
     def begin(cls, n: int, tokens: int, origin: np.ndarray) -> _State:
         whole, real = np.zeros(n, np.int64), np.zeros(n)  # replaced, never written into
         had = torch.zeros(n, tokens)
-        had[:, 0] = 1.0
         return cls(
             whole, whole, whole, np.zeros((n, 3)), real, real, real, whole, whole, origin, had,
             np.zeros((n, tokens)), np.zeros((n, tokens), bool), np.zeros((n, tokens)),
@@ -294,7 +298,7 @@ class _State:
         self.token, self.gap = token, gap_class
         has = kind != NONE
         self.value = np.column_stack([score * has, has, kind == SAME]).astype(float)
-        self.had[n, token] = 1.0
+        self.had[n, token] = torch.from_numpy(self.visits + 1).float()
         self.score[n[has], token[has]] = score[has]
         self.when[n[has], token[has]] = self.now[has]
         self.known[n[has], token[has]] = True

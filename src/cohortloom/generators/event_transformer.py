@@ -238,12 +238,15 @@ class Windows:
         self.items = place * self.size, owner
         self.begin, self.owner = torch.from_numpy(place * self.size), torch.from_numpy(owner)
         self.length = torch.from_numpy(length)
-        as_long = {name: torch.from_numpy(getattr(streams, name)) for name in ("token", "gap", "value", "row")}
-        self.token, self.gap, self.value, self.row = as_long.values()
+        as_long = {
+            name: torch.from_numpy(getattr(streams, name)) for name in ("token", "gap", "value", "row", "visits")
+        }
+        self.token, self.gap, self.value, self.row, self.visits = as_long.values()
         self.z = torch.from_numpy(streams.z).float()
         self.plain, self.past = torch.from_numpy(streams.plain).float(), torch.from_numpy(streams.past).float()
         self.static = torch.from_numpy(streams.static)[:, :-1]
         self.timed, self.number = torch.from_numpy(facts["timed"]), torch.from_numpy(facts["number"])
+        self.is_visit = torch.from_numpy(facts["visit"]).long()
         self.counted = 1.0
 
     def log_likelihood(self, index: torch.Tensor, stream: torch.Generator | None) -> torch.Tensor:
@@ -266,7 +269,9 @@ class Windows:
         x = net.inputs(last, value, gap, self.plain[at], net.patient(self.static[owner]))
         h = net(x)
         left = length[:, None] - place
-        logits = net.token_logits(h, self.row[at], last, left, self._had(owner, begin, last, start))
+        visits = self.visits[at]
+        had = self._had(owner, begin, last, visits)
+        logits = net.token_logits(h, self.row[at], last, left, had, visits)
         total = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
         total = torch.where(real, total, 0.0)
         timed = real & self.timed[token]
@@ -281,14 +286,16 @@ class Windows:
         self.counted = max(float(real.sum()), 1.0)
         return total.sum(1)
 
-    def _had(self, owner: torch.Tensor, begin: torch.Tensor, last: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Has the patient had each token before? [window position token]"""
+    def _had(self, owner: torch.Tensor, begin: torch.Tensor, last: torch.Tensor, visits: torch.Tensor) -> torch.Tensor:
+        """See `EventTransformer.token_logits` [window position token]."""
         n, width = last.shape
         had = torch.zeros(n, width + 1, self.net.sizes.tokens)
         for k, (who, first) in enumerate(zip(owner.tolist(), begin.tolist())):
             s = int(self.starts[who])
-            had[k, 0, self.token[s : s + max(first - 1, 0)]] = 1.0
-        had[:, 1:].scatter_(2, last[..., None], 1.0)
+            before = slice(s, s + max(first - 1, 0))
+            token, when = self.token[before], self.visits[before] + self.is_visit[self.token[before]] + 1
+            had[k, 0].scatter_reduce_(0, token, when.float(), "amax")
+        had[:, 1:].scatter_(2, last[..., None], (visits[..., None] + 1).float() * (last > 0)[..., None])
         return had.cummax(1).values[:, 1:]
 
 

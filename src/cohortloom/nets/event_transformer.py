@@ -26,6 +26,8 @@ __all__ = ["Cache", "EventTransformer", "Sizes", "StaticNet"]
 
 #: Rotary base: windows are short.
 _BASE = 1_000.0
+#: A weight per token sees few gradients: it moves this much faster.
+_SWIFT = 20.0
 
 
 class Cache:
@@ -219,17 +221,17 @@ class EventTransformer(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.to_token = nn.Linear(width, width, bias=False)
         self.token_bias = nn.Parameter(log_token.clone())
-        self.again = nn.Parameter(torch.zeros(sizes.tokens))
-        self.again_now = nn.Linear(width, 1)
+        self.again = nn.Parameter(torch.zeros(3, sizes.tokens))
+        self.again_here = nn.Linear(width, 3)
         self.gap_body = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Dropout(dropout))
         self.gap_head = nn.Linear(width, sizes.gaps)
         self.gap_bias = nn.Parameter(log_gap.clone())
         self.value_body = nn.Sequential(nn.Linear(2 * width + 6, 2 * width), nn.SiLU(), nn.Dropout(dropout))
         self.value_head = nn.Linear(2 * width, sizes.values)
         self.value_bias = nn.Parameter(log_value.clone())
-        for layer in (self.to_token, self.again_now, self.gap_head, self.value_head):
+        for layer in (self.to_token, self.again_here, self.gap_head, self.value_head):
             nn.init.zeros_(layer.weight)
-        for layer in (self.again_now, self.gap_head, self.value_head):
+        for layer in (self.again_here, self.gap_head, self.value_head):
             nn.init.zeros_(layer.bias)
         for name in ("table", "column", "row", "visit"):
             self.register_buffer(name, facts[name], persistent=False)
@@ -263,8 +265,9 @@ class EventTransformer(nn.Module):
         return self.norm(x)
 
     def token_logits(
-        self, h: torch.Tensor, row: torch.Tensor, last: torch.Tensor, left: torch.Tensor, had: torch.Tensor
-    ) -> torch.Tensor:
+        self, h: torch.Tensor, row: torch.Tensor, last: torch.Tensor, left: torch.Tensor, had: torch.Tensor,
+        visits: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
         """Logits of the next token [... token]; what the grammar forbids has -inf.
 
         Args:
@@ -272,10 +275,13 @@ class EventTransformer(nn.Module):
             row: Token of the row the stream stands in (0 before the first) [...].
             last: Last token [...].
             left: Tokens to come; END is next where there are none, and only there [...].
-            had: Has the patient had the token before? [... token]
+            had: One more than the number of visits begun when the patient last had the token, 0 for never [... token]
+            visits: Visits begun so far [...].
         """
         logits = F.linear(self.to_token(h), self.token.weight) + self.token_bias
-        logits = logits + had * (self.again + self.again_now(h))
+        here, since = self.again_here(h), visits[..., None] + 1 - had
+        for k, when in enumerate((since <= 0, since == 1, since > 1)):  # in this visit, in the one before, earlier
+            logits = logits + (when & (had > 0)) * (_SWIFT * self.again[k] + here[..., k : k + 1])
         cell = (self.table[row][..., None] == self.table) & ~self.row & (self.column > self.column[last][..., None])
         logits = logits.masked_fill(~(self.follows[row] | cell), float("-inf"))
         over = (left <= 0)[..., None]
