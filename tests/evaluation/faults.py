@@ -255,6 +255,32 @@ def codes_of_another_visit(cohort, draw):
     return put(cohort, events=permuted(cohort.tables["events"], ["code", "value"], draw))
 
 
+@fault("codes.perplexity_worst")
+def visits_take_the_codes_of_strangers(cohort, draw):
+    # whole baskets change places: each code and each pair at a visit stays as common, what follows what is lost
+    visit = cohort.tables["events"]["visit_id"].unique().sort()
+    table = pl.DataFrame({"visit_id": visit, "_to": visit.gather(draw.permutation(visit.len()))})
+    home = cohort.tables["visits"].select(_to="visit_id", _who="subject_id", _when="time")
+    frame = cohort.tables["events"].join(table, on="visit_id", how="inner", maintain_order="left")
+    frame = frame.join(home, on="_to", how="left", maintain_order="left")
+    moved = frame.with_columns(visit_id=pl.col("_to"), subject_id=pl.col("_who"), time=pl.col("_when"))
+    return put(cohort, events=moved.drop("_to", "_who", "_when"))
+
+
+@fault("marginal.calendar_worst")
+def visits_on_mondays_only(cohort, draw):
+    back = pl.duration(days=pl.col("time").dt.weekday() - 1)
+    frame = cohort.tables["visits"].with_columns(time=pl.col("time") - back)
+    events = cohort.tables["events"].with_columns(time=pl.col("time") - back)
+    return put(cohort, visits=frame, events=events)
+
+
+@fault("marginal.calendar_worst")
+def a_registry_two_years_later(cohort, draw):
+    later = pl.col("time") + pl.duration(days=730)
+    return put(cohort, **{k: cohort.tables[k].with_columns(time=later) for k in ("visits", "events")})
+
+
 @fault("codes.prevalence_worst")
 def code_lost(cohort, draw):
     return put(cohort, events=cohort.tables["events"].filter(pl.col("code") != "insulin"))

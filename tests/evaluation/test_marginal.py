@@ -6,10 +6,11 @@ import pytest
 from clinic import SCHEMA
 
 from cohortloom.cohort import Cohort
+from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.codes import unexplained
 from cohortloom.evaluation.context import prepare
 from cohortloom.evaluation.detection import auc, auc_interval
-from cohortloom.evaluation.intervals import centred_interval, gamma_quantile, gumbel_quantile
+from cohortloom.evaluation.intervals import centred_interval, upper_quantile
 from cohortloom.evaluation.missingness import run_lengths
 
 
@@ -26,8 +27,6 @@ def component(report_score, name):
 
 def test_ks_distance_of_two_uniforms():
     # F(x) = x on [0, 1], G(x) = x / 2 on [0, 2]: they differ most at x = 1, by 1/2
-    from cohortloom.evaluation import evaluate
-
     one, two = np.linspace(0, 1, 2000), np.linspace(0, 2, 2000)
     report = evaluate(statics(two), train=statics(one), held_out=statics(one), only="marginal", fast=True)
     age = component(report.score("marginal.values"), "patients.age")
@@ -36,8 +35,6 @@ def test_ks_distance_of_two_uniforms():
 
 
 def test_total_variation_of_a_lost_level_is_its_share():
-    from cohortloom.evaluation import evaluate
-
     age = np.linspace(50, 80, 400)
     real = statics(age)
     mixed = real.tables["patients"].with_columns(
@@ -49,8 +46,6 @@ def test_total_variation_of_a_lost_level_is_its_share():
 
 
 def test_a_column_that_is_all_missing_in_the_synthetic_cohort_is_as_far_as_can_be():
-    from cohortloom.evaluation import evaluate
-
     age = np.linspace(50, 80, 400)
     report = evaluate(
         statics(np.full(400, np.nan)), train=statics(age), held_out=statics(age), only="marginal", fast=True
@@ -91,10 +86,11 @@ def test_auc_standard_error_matches_repeated_samples():
 
 def test_quantiles_of_known_laws():
     draw = np.random.default_rng(1)
-    assert gamma_quantile(draw.gamma(4, 0.5, 200_000), 0.999) == pytest.approx(6.53, rel=0.03)  # chi2(8) / 4
-    assert gumbel_quantile(draw.gumbel(2, 0.5, 200_000), 0.999) == pytest.approx(
-        2 - 0.5 * np.log(-np.log(0.999)), rel=0.03
-    )
+    # of the gamma law by its definition: chi2(8) / 4, skewness 1
+    assert upper_quantile(draw.gamma(4, 0.5, 200_000), 0.999) == pytest.approx(6.53, rel=0.03)
+    # of a normal law on the safe side: skewness is taken to be .5
+    assert upper_quantile(draw.normal(size=200_000), 0.999) == pytest.approx(3.81, rel=0.02)
+    assert upper_quantile(np.full(20, 0.3), 0.999) == pytest.approx(0.3)
 
 
 def test_interval_holds_its_value():
@@ -103,10 +99,27 @@ def test_interval_holds_its_value():
     assert high - low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
 
 
-def test_splits_deal_real_patients_anew_and_keep_sizes(samples):
+def test_dealing_keeps_sizes(samples):
     train, held_out, good = samples
-    ctx = prepare(good, train=train, held_out=held_out, fast=True)
+    ctx = prepare(good.select(good.subjects.head(400)), train=train, held_out=held_out, fast=True)
     d = ctx.draws
-    assert (d.left + d.right == 1).all()
-    assert (d.left.sum(1) == ctx.views["train"].n_groups).all()
+    assert set(np.unique(d.dealt)) == {0, 1}
+    assert d.dealt.shape[1] == ctx.views["synthetic"].n_groups + ctx.views["held_out"].n_groups
+    assert (d.dealt.sum(1) == ctx.views["synthetic"].n_groups).all()
     assert (d.synthetic.sum(1) == ctx.views["synthetic"].n_groups).all()
+
+
+def test_one_patient_unlike_all_others_does_not_fail_a_cohort(samples):
+    # a patient with 400 rows rules every column over time; a second real sample may hold one
+    train, held_out, good = samples
+    few = {k: c.select(c.subjects.head(200)) for k, c in (("train", train), ("held_out", held_out), ("good", good))}
+    frame = few["good"].tables["visits"]
+    who = frame["subject_id"][0]
+    mine = frame.filter(pl.col("subject_id") == who)
+    many = pl.concat([mine] * (400 // mine.height))
+    many = many.with_columns(
+        visit_id=pl.int_range(pl.len()) + 10**6, time=pl.col("time").min() + pl.duration(days=pl.int_range(pl.len()))
+    )
+    heavy = Cohort.build(good.schema, {**few["good"].tables, "visits": pl.concat([frame, many.select(frame.columns)])})
+    report = evaluate(heavy, train=few["train"], held_out=few["held_out"], only=["marginal", "missingness"], fast=True)
+    assert [s.key for s in report.failed if s.key.endswith("_worst")] == []

@@ -28,7 +28,7 @@ import numpy as np
 
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
-from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, not_computed, support_of
 from cohortloom.evaluation.views import View
 from cohortloom.report import Score
 
@@ -186,8 +186,12 @@ def moments(
     parts, labels, sums = [], [], {k: [] for k in ctx.views}
     offset = 0
     for left, right in grams:
+        wide = [*left, *right]
         left = _narrow(left)
         right = left if symmetric else _narrow(right)
+        kept = {b.label for b in (*left, *right)}
+        out = [b.label for b in wide if b.label not in kept]
+        ctx.leave_out(f"{name[0].upper()}{name[1:]}: {MAX_WIDTH} features a side at most", out)
         for k, view in ctx.views.items():
             sums[k].append(gram(view, left, right))
         pairs = []
@@ -219,11 +223,8 @@ def moments(
     rare = (real < FEW) | (support < FEWEST_GROUPS // 2)
     e = replace(e, weight=e.weight * ~(e.level_a & rare[e.mean_a]) * ~(e.level_b & rare[e.mean_b]))
     enough = (real[e.n] >= AT_LEAST) & (support[e.n] >= FEWEST_GROUPS)
-    influence = influence_of([s[:, e.n[first]] for s in sides])
     keep = np.minimum.reduceat(enough, first) if len(first) else np.zeros(0, bool)
-    return Measure(
-        key, name, tuple(labels), total, e.matrix, distance, keep.astype(bool), tolerance, influence=influence
-    )
+    return Measure(key, name, tuple(labels), total, e.matrix, distance, keep.astype(bool), tolerance)
 
 
 def _narrow(blocks: Sequence[Block]) -> list[Block]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, influence_of, support_of
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, support_of
 from cohortloom.evaluation.views import View, tally
 
 __all__ = ["Cells"]
@@ -86,7 +86,6 @@ class Cells:
         per_component = np.zeros((len(self.sizes), len(self.components)))
         per_component[np.arange(len(of)), of] = weight
         mass = per_component.sum(0)
-        influence = influence_of([n @ (per_component > 0) for n in sides])
         per_component = per_component / np.where(mass > 0, mass, 1)
 
         def curve(s: np.ndarray) -> np.ndarray:
@@ -106,4 +105,4 @@ class Cells:
             return np.where(lacking, 1.0, d) @ per_component
 
         labels = tuple(self.components)
-        return Measure(key, name, labels, sums, curve, distance, mass > 0, tolerance, useless, influence=influence)
+        return Measure(key, name, labels, sums, curve, distance, mass > 0, tolerance, useless)

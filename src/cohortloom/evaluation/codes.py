@@ -8,6 +8,13 @@ code, a pair of codes, or a code followed by another at the next visit, a cohort
 reported as 1 - R^2, the share it does not explain (HALO's family of six: code, pair in a visit, pair over consecutive
 visits; per visit and per patient).
 
+Perplexity. A model of visits is learned from a cohort's counts: a visit holds code c with probability p_c; or with one
+probability if the visit before held c, and another if not (each share smoothed by half a visit with and half without).
+Its perplexity on held-out visits is exp(-log-likelihood / codes held). Reported is how much more perplexed the model
+of synthetic patients is than a model of the held-out patients themselves,
+
+    excess = perplexity / own perplexity - 1
+
 References:
     Theodorou, Xiao, Sun (2023). Synthesize high-dimensional longitudinal electronic health records via hierarchical
     autoregressive language model. doi:10.1038/s41467-023-41093-0
@@ -20,11 +27,11 @@ import numpy as np
 from cohortloom.evaluation.cells import Cells
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field, cut_points
-from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, not_computed, support_of
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
-__all__ = ["baskets", "scores", "unexplained"]
+__all__ = ["baskets", "log_perplexity", "scores", "unexplained"]
 
 MOST_CODES = 40
 
@@ -38,9 +45,16 @@ def scores(ctx: Context) -> list[Score]:
         return [
             not_computed(ctx, "codes.prevalence", "patients with each code", why),
             not_computed(ctx, "codes.unexplained", "shares of codes and pairs not explained, 1 - R2", why),
+            not_computed(ctx, "codes.perplexity", "perplexity of codes on held-out visits, excess", why),
             not_computed(ctx, "codes.per_visit", "codes per visit, KS distance", why),
         ]
-    return [*prevalence(ctx, fields), *explained(ctx, fields), *per_visit(ctx, fields)]
+    for f in fields:
+        rare = f.levels[MOST_CODES:-1]
+        ctx.leave_out(f"Pairs and sequences of codes: the {MOST_CODES} most frequent of {f.name} only", rare)
+    sums = [ctx.sums(lambda v, f=f: statistics(v, f)) for f in fields]
+    return [
+        *prevalence(ctx, fields), *explained(ctx, fields, sums), *perplexity(ctx, fields), *per_visit(ctx, fields)
+    ]  # fmt: skip
 
 
 def baskets(view: View, f: Field) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,12 +131,11 @@ def unexplained(real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
     return np.minimum(1.0, error / np.where(total > 1e-12, total, np.inf))
 
 
-def explained(ctx: Context, fields: list[Field]) -> list[Score]:
+def explained(ctx: Context, fields: list[Field], sums: list[dict[str, np.ndarray]]) -> list[Score]:
     """The six R^2 of each table with codes."""
-    labels, found, slices, offset, sums = [], [], [], 0, []
+    labels, slices, offset = [], [], 0
     for f in fields:
         k = n_codes(f)
-        sums.append(ctx.sums(lambda v, f=f: statistics(v, f)))
         upper = np.triu_indices(k, 1)
         pair = upper[0] * k + upper[1]
         width = k + 2 * k * k
@@ -156,9 +169,86 @@ def explained(ctx: Context, fields: list[Field]) -> list[Score]:
     keep = (np.min([n.sum(0) for n in counts], axis=0) >= 50) & (support_of(counts) >= FEWEST_GROUPS)
     measure = Measure(
         "codes.unexplained", "shares of codes and pairs not explained, 1 - R2", tuple(labels), total, curve, distance,
-        keep, (0.03, 0.08), useless=0.5, influence=influence_of(counts),
+        keep, (0.03, 0.08), useless=0.5,
     )  # fmt: skip
-    return [*found, *assess(ctx, measure)]
+    return assess(ctx, measure)
+
+
+def successions(view: View, f: Field) -> np.ndarray:
+    """Counts by group: visits, visits with each code; pairs of consecutive visits, with the code at the first, at the
+    second, at both: group x (2 + 4 k)."""
+    k = n_codes(f)
+    patient, basket, code = baskets(view, f)
+    visits, first = np.unique(basket, return_index=True)
+    who = patient[first]
+    followed = np.zeros(len(visits), dtype=bool)
+    followed[:-1] = (np.diff(visits) == 1) & (who[1:] == who[:-1])
+    early, late = np.isin(basket, visits[followed]), np.isin(basket - 1, visits[followed])
+    key = basket * MOST_CODES + code
+    both = early & np.isin(key + MOST_CODES, key)
+    one = np.zeros(len(visits), dtype=int)
+    parts = [tally(view, who, one, 1), tally(view, patient, code, k), tally(view, who[followed], one[followed], 1)]
+    parts += [tally(view, patient[mark], code[mark], k) for mark in (early, late, both)]
+    return np.concatenate(parts, axis=1)
+
+
+def log_perplexity(model: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """-log-likelihood of held-out visits per code they hold, under a model's counts (`successions`).
+
+    Returns:
+        (..., 2) nats: codes by themselves, and given the same code at the visit before; 0 where nothing is held out.
+    """
+
+    def tables(s: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(visits with, of how many) for each code: among all visits; after one with the code, after one without."""
+        k = (s.shape[-1] - 2) // 4
+        visits, single, pairs = s[..., :1], s[..., 1 : k + 1], s[..., k + 1 : k + 2]
+        early, late, both = np.split(s[..., k + 2 :], 3, axis=-1)
+        return [(single, visits + 0 * single), (both, early), (late - both, pairs - early)]
+
+    unsure = []
+    for (hit, of), (seen, among) in zip(tables(model), tables(held_out), strict=True):
+        p = (hit + 0.5) / (of + 1)
+        unsure.append(-(seen * np.log(p) + (among - seen) * np.log1p(-p)).sum(-1))
+    alone, kept, new = (seen.sum(-1) for seen, _ in tables(held_out))
+    return np.stack([unsure[0] / np.maximum(alone, 1), (unsure[1] + unsure[2]) / np.maximum(kept + new, 1)], axis=-1)
+
+
+def perplexity(ctx: Context, fields: list[Field]) -> list[Score]:
+    """Excess of perplexity of a model of visits learned from synthetic patients, on held-out ones."""
+    labels, parts = [], []
+    for f in fields:
+        labels += [f"{f.name}, each by itself", f"{f.name}, given the visit before"]
+        parts.append(ctx.sums(lambda v, f=f: successions(v, f)))
+    total = {name: np.concatenate([p[name] for p in parts], axis=1) for name in ctx.views}
+    ends = np.cumsum([2 + 4 * n_codes(f) for f in fields])[:-1]
+
+    def cut(x: np.ndarray) -> list[np.ndarray]:
+        return np.split(x, ends, axis=-1)
+
+    def unsure(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.concatenate([log_perplexity(x, y) for x, y in zip(cut(a), cut(b), strict=True)], axis=-1)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.maximum(np.expm1(unsure(a, b) - unsure(b, b)), 0)
+
+    def volume(x: np.ndarray) -> np.ndarray:
+        """Visits and pairs of visits."""
+        return np.stack([p[:, i] for p in cut(x) for i in (0, 1 + (p.shape[1] - 2) // 4)], axis=1)
+
+    sides = [volume(total[name]) for name in ("held_out", "train")]
+    keep = (np.min([n.sum(0) for n in sides], axis=0) >= 50) & (support_of(sides) >= FEWEST_GROUPS)
+    key, name = "codes.perplexity", "perplexity of codes on held-out visits, excess"
+    found = assess(ctx, Measure(key, name, tuple(labels), total, lambda s: s, distance, keep, tolerance=(0.02, 0.04)))
+    held = total["held_out"].sum(0)
+    shown = {k: np.exp(unsure(total[k].sum(0), held)) for k in ("held_out", "synthetic", "train", "independent")}
+    table = [
+        {"of": label, **{k: round(float(x[i]), 3) for k, x in shown.items()}}
+        for i, label in enumerate(labels) if keep[i]
+    ]  # fmt: skip
+    for s in found:
+        s.details["perplexity"] = table
+    return found
 
 
 def per_visit(ctx: Context, fields: list[Field]) -> list[Score]:

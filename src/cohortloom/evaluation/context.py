@@ -7,14 +7,14 @@ Compared with held-out patients, all at equal n = min(synthetic, training) patie
     bootstrap     anchor, training patients copied (counted more than once; never stored)
     independent   anchor, columns drawn apart
 
-Draws are made once: `splits` deals the real patients (training and held-out) anew into two parts of the same two sizes,
-which gives the law of every distance between two real samples; `resamples` are patient bootstraps of the synthetic and
-the held-out cohort, which give intervals.
+Draws are made once: dealing synthetic and held-out patients anew into two parts of the same two sizes gives the law of
+every distance between two samples of one kind; patient bootstraps of the synthetic and the held-out cohort give
+intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = ["Context", "Draws", "prepare"]
 
 GROUPS = 250
 FAST_PATIENTS = 2000
+DEALINGS = 200
 NAMES = ("synthetic", "train", "held_out", "independent")
 
 
@@ -41,14 +42,12 @@ class Draws:
     """Weights of groups, one row per draw.
 
     Args:
-        left, right: Real against real: weights of the groups of [train, held_out]; each row of `left` and `right` is 0
-            or 1 and they never overlap.
+        dealt: Groups of [synthetic, held_out] dealt anew: 1 for those that play the synthetic cohort, 0 for the others.
         synthetic, held_out: Patient bootstrap (multinomial counts).
         copies: Weights that make the bootstrap anchor out of the training groups (one row).
     """
 
-    left: np.ndarray
-    right: np.ndarray
+    dealt: np.ndarray
     synthetic: np.ndarray
     held_out: np.ndarray
     copies: np.ndarray
@@ -58,7 +57,8 @@ class Draws:
 class Context:
     """Prepared input of `evaluate`; see the module's docstring.
 
-    `scorer` says how likely patients are (`likelihood.py`), `site` is the column of sites or periods (`shift.py`).
+    `scorer` says how likely patients are (`likelihood.py`), `site` is the column of sites or periods (`shift.py`),
+    `left_out` what there was no room for, by reason.
     """
 
     schema: Schema
@@ -72,6 +72,12 @@ class Context:
     cache: dict = field(default_factory=dict, repr=False)
     scorer: Any = None
     site: str | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, why: str, names: Iterable[str]) -> None:
+        """Note columns or codes that a measure or figure had no room for; the report names them."""
+        noted = self.left_out.setdefault(why, [])
+        noted += [n for n in dict.fromkeys(names) if n not in noted]
 
     @property
     def n(self) -> int:
@@ -143,14 +149,11 @@ def prepare(
 
 
 def make_draws(views: dict[str, View], rng: np.random.Generator, times: int) -> Draws:
-    """Weights for real-against-real splits, patient bootstraps, and the copying anchor."""
-    train, held = views["train"].n_groups, views["held_out"].n_groups
-    mixed = rng.permuted(np.tile(np.arange(train + held), (times, 1)), axis=1)
-    left = (mixed < train).astype(float)
-    synthetic = views["synthetic"].n_groups
+    """Weights for dealing anew, for patient bootstraps, and for the copying anchor."""
+    synthetic, train, held = (views[k].n_groups for k in ("synthetic", "train", "held_out"))
+    mixed = rng.permuted(np.tile(np.arange(synthetic + held), (DEALINGS, 1)), axis=1)
     return Draws(
-        left,
-        1 - left,
+        (mixed < synthetic).astype(float),
         rng.multinomial(synthetic, np.full(synthetic, 1 / synthetic), times).astype(float),
         rng.multinomial(held, np.full(held, 1 / held), times).astype(float),
         rng.multinomial(train, np.full(train, 1 / train), 1).astype(float),

@@ -99,11 +99,10 @@ def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
             return np.nan_to_num(d.reshape(*d.shape[:-2], -1), nan=1.0)  # nothing left of a column: all is lost
 
         flat = {k: s.reshape(len(s), -1) for k, s in made.items()}
-        influence = np.repeat(1 / np.maximum(smallest, 1), width)
         useless = 0.2 if summary.name == "marginal" else None  # independent columns keep overall laws
         found += assess(
             ctx,
-            Measure(key, name, labels, flat, curve, distance, keep, (0.05, 0.1), useless=useless, influence=influence),
+            Measure(key, name, labels, flat, curve, distance, keep, (0.05, 0.1), useless=useless),
         )
     return found
 

@@ -6,6 +6,7 @@ Real patients are shown as shares and means only; single patients are drawn from
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cohortloom.evaluation.association import MAX_LEVELS, corrected_eta, correct
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
 from cohortloom.evaluation.temporal import GAP_BINS, autocorrelation
+from cohortloom.evaluation.verdict import shortened
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Figure
 
@@ -21,6 +23,7 @@ __all__ = ["figures"]
 SHOWN = (("real held-out", "held_out"), ("synthetic", "synthetic"), ("independent", "independent"))
 MOST_PANELS = 18
 MOST_COLUMNS = 20
+MOST_GRAPHS = 6
 
 
 def figures(ctx: Context, groups: list[str]) -> list[Figure]:
@@ -41,6 +44,19 @@ def figures(ctx: Context, groups: list[str]) -> list[Figure]:
 def plain(x: np.ndarray, digits: int = 5) -> list[float | None]:
     """Numbers for JSON; None where not finite."""
     return [round(float(v), digits) if np.isfinite(v) else None for v in np.asarray(x, dtype=float).ravel()]
+
+
+def first_of(ctx: Context, figure: str, items: list, most: int, name: Callable[[Any], str]) -> tuple[list, str]:
+    """The first few of many, and a sentence that names the rest."""
+    rest = [name(x) for x in items[most:]]
+    if not rest:
+        return items, ""
+    ctx.leave_out(f'The figure "{figure}" shows {most} of {len(items)}', rest)
+    return items[:most], f" Not shown: {shortened(rest)}."
+
+
+def titled(panel: dict) -> str:
+    return panel["title"]
 
 
 def title_of(f: Field) -> str:
@@ -79,12 +95,14 @@ def distributions(ctx: Context) -> list[Figure]:
                 bars.append({"title": f.name, "labels": [f.levels[k] for k in order], "series": series})
     found = []
     if curves:
-        content = {"x_label": "value", "y_label": "share of values", "panels": curves[:MOST_PANELS]}
-        note = "Share of values in 24 bins of equal width; the outermost bins hold all beyond."
+        curves, rest = first_of(ctx, "Laws of numbers", curves, MOST_PANELS, titled)
+        content = {"x_label": "value", "y_label": "share of values", "panels": curves}
+        note = f"Share of values in 24 bins of equal width; the outermost bins hold all beyond.{rest}"
         found.append(Figure("curves", "Laws of numbers", content, note, "marginal"))
     if bars:
-        content = {"y_label": "share", "panels": bars[:MOST_PANELS]}
-        found.append(Figure("bars", "Laws of categories", content, "Share of recorded cells.", "marginal"))
+        bars, rest = first_of(ctx, "Laws of categories", bars, MOST_PANELS, titled)
+        content = {"y_label": "share", "panels": bars}
+        found.append(Figure("bars", "Laws of categories", content, f"Share of recorded cells.{rest}", "marginal"))
     return found
 
 
@@ -118,14 +136,16 @@ def courses(ctx: Context) -> list[Figure]:
             panels.append({"title": title_of(f), "series": series})
     if not panels:
         return []
-    content = {"x_label": "number of the row within the patient", "y_label": "mean", "panels": panels[:MOST_PANELS]}
-    return [Figure("curves", "Mean course", content, "Means with 95 % bands.", "marginal")]
+    panels, rest = first_of(ctx, "Mean course", panels, MOST_PANELS, titled)
+    content = {"x_label": "number of the row within the patient", "y_label": "mean", "panels": panels}
+    return [Figure("curves", "Mean course", content, f"Means with 95 % bands.{rest}", "marginal")]
 
 
 def missing_heat(ctx: Context) -> list[Figure]:
     """Share of missing cells by column and row number."""
     fields = [f for f in ctx.rows() if f.code is None]
-    fields = [f for f in fields if any(not v.seen(f).all() for v in ctx.views.values() if len(v.seen(f)))][:40]
+    fields = [f for f in fields if any(not v.seen(f).all() for v in ctx.views.values() if len(v.seen(f)))]
+    fields, rest = first_of(ctx, "Missing cells", fields, 40, lambda f: f.name)
     if not fields:
         return []
     values = {}
@@ -143,7 +163,7 @@ def missing_heat(ctx: Context) -> list[Figure]:
         panel("synthetic", labels, columns, values["synthetic"], 0, 1),
         panel("synthetic less real", labels, columns, values["synthetic"] - values["held_out"], -0.3, 0.3),
     ]
-    note = "Share of missing cells by column and by the row's number within the patient."
+    note = f"Share of missing cells by column and by the row's number within the patient.{rest}"
     return [Figure("matrix", "Missing cells", {"panels": panels}, note, "missingness")]
 
 
@@ -195,7 +215,7 @@ def patient_columns(ctx: Context, view: View) -> list[tuple[str, np.ndarray, int
         if ctx.schema.tables[f.table].is_long and f.code is None:
             continue
         out.append((f.name, per_patient(view, f), 0) if f.is_number else (f.name, commonest(view, f), MAX_LEVELS))
-    return out[:MOST_COLUMNS]
+    return out
 
 
 def capped(levels: np.ndarray) -> np.ndarray:
@@ -216,7 +236,7 @@ def matrices(ctx: Context) -> list[Figure]:
         ("Association between patients", lambda v: patient_columns(ctx, v))
     ]
     for axis in ctx.tables:
-        fields = ctx.rows(axis)[:MOST_COLUMNS]
+        fields = ctx.rows(axis)
         if len(fields) >= 2:
             sets.append(
                 (
@@ -231,6 +251,8 @@ def matrices(ctx: Context) -> list[Figure]:
         real, made = columns(ctx.views["held_out"]), columns(ctx.views["synthetic"])
         if len(real) < 2:
             continue
+        real, rest = first_of(ctx, title, real, MOST_COLUMNS, lambda c: c[0])
+        made = made[: len(real)]
         labels = [c[0] for c in real]
         a, b = association_matrix(real), association_matrix(made)
         panels = [
@@ -240,7 +262,7 @@ def matrices(ctx: Context) -> list[Figure]:
         ]
         note = (
             "Rank correlation of two numbers (signed); correlation ratio of a number and a category and Cramer's V of "
-            "two categories, both corrected for bias."
+            f"two categories, both corrected for bias.{rest}"
         )
         found.append(Figure("matrix", title, {"panels": panels}, note, "association"))
     return found
@@ -257,8 +279,11 @@ def persistence(ctx: Context) -> list[Figure]:
         if kept is None:
             continue
         fields, cuts, sums = kept
+        what = "within patients (deviations from the patient's mean)" if within else "over all patients"
+        title = f"Autocorrelation {what}"
+        some, rest = first_of(ctx, title, list(fields), MOST_PANELS, lambda f: f.name)
         panels = []
-        for i, f in enumerate(fields[:MOST_PANELS]):
+        for i, f in enumerate(some):
             bins = len(cuts[i]) + 1
             n = sums["held_out"].sum(0).reshape(len(fields), 6, GAP_BINS)[i, 0, :bins]
             ok = np.flatnonzero(n >= 30)
@@ -277,10 +302,9 @@ def persistence(ctx: Context) -> list[Figure]:
             panels.append({"title": f.name, "series": series})
         if panels:
             unit = "gap, up to [d]" if ctx.clocked else "steps"
-            what = "within patients (deviations from the patient's mean)" if within else "over all patients"
             content = {"x_label": unit, "y_label": "autocorrelation", "panels": panels}
-            note = "Correlation of two values of one patient by the time between them, with 95 % bands."
-            found.append(Figure("curves", f"Autocorrelation {what}", content, note, "temporal"))
+            note = f"Correlation of two values of one patient by the time between them, with 95 % bands.{rest}"
+            found.append(Figure("curves", title, content, note, "temporal"))
     return found
 
 
@@ -320,9 +344,10 @@ def gaps_and_counts(ctx: Context) -> list[Figure]:
 def transition_graphs(ctx: Context) -> list[Figure]:
     """Transition probabilities of each category over time."""
     found = []
-    for f in ctx.rows():
-        if f.is_number or ctx.schema.tables[f.table].is_long or not 2 < len(f.levels) <= 9:
-            continue
+    states = [f for f in ctx.rows() if not f.is_number and not ctx.schema.tables[f.table].is_long]
+    states = [f for f in states if 2 < len(f.levels) <= 9]
+    states, rest = first_of(ctx, "Transitions", states, MOST_GRAPHS, lambda f: f.name)
+    for f in states:
         k = len(f.levels) - 1
         panels = []
         for label, name in SHOWN[:2]:
@@ -333,9 +358,9 @@ def transition_graphs(ctx: Context) -> list[Figure]:
             counts = tally(view, patient[1:], cell, k * k).sum(0).reshape(k, k)
             share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
             panels.append({"title": label, "states": list(f.levels[:-1]), "probability": [plain(r, 3) for r in share]})
-        note = "Probability of the state at the next recorded visit, given the state at this one."
+        note = f"Probability of the state at the next recorded visit, given the state at this one.{rest}"
         found.append(Figure("graph", f"Transitions of {f.name}", {"panels": panels}, note, "temporal"))
-    return found[:6]
+    return found
 
 
 def timelines(ctx: Context) -> list[Figure]:

@@ -2,30 +2,35 @@
 
 Each measure is a sum of statistics over patients, S = sum_i s_i, a curve f(S) (shares, correlations, ...) and a
 distance d(f(S_a), f(S_b)) with one component per column or pair of columns. Because S is a sum, a resample is a
-weighted sum of group sums, and the law of d between two real samples follows from real-against-real splits: training
-and held-out patients are pooled and dealt anew into two parts of the same sizes, 200 times.
+weighted sum of group sums, and the law of d between two cohorts of one kind follows from dealing: synthetic and
+held-out patients are pooled and dealt anew into two parts of the same sizes, 200 times.
 
 Limits. A score fails beyond
 
-    max(tolerance, share x independent anchor, q),      q = upper quantile of d between two real samples
+    max(tolerance, share x independent anchor, q),      q = upper quantile of d between two dealt parts
 
 `tolerance` is the difference nobody needs to mind, however many patients there are; `share x anchor` is the loss of
-association nobody needs to mind, as a share of losing all of it. q lies at 1 - .05/200, so that all scores of a report
-together stay quiet for a second real sample in 95 of 100 cases (Bonferroni over 100 scores, halved as q is extrapolated
-from the splits: a gamma law for the mean over components, a Gumbel law for the largest standardised component (which
-needs no correction for the number of components, as the largest one is what was observed).
-
-The splits only know the patients at hand. A second sample may hold one unlike all of them, the more so where a few
-patients with many rows rule a column; so the spread of a component is taken to be at least the share of its weightiest
-group of patients (the standard deviation of one event), and columns that fewer than ten groups have are left out. Tails
-are known from few patients too: the way from the mean to q is lengthened by 1 + 10 / groups.
+association nobody needs to mind, as a share of losing all of it. q makes this a permutation test: were the synthetic
+patients a second sample of real ones, each way of dealing would be as likely as the one at hand, so that the test is
+exact whatever the laws are, heavy tails and patients with a thousand rows included (dealing training and held-out
+patients would not be: a second sample may hold a patient unlike all of them). q lies at 1 - .05/125, so that all scores
+of a report together stay quiet for a second real sample in 95 of 100 cases (Bonferroni). 200 dealings do not reach so
+far; q is that of the gamma law with their mean, variance and skewness (.5 at least), and the way from the mean to q is
+lengthened by 1 + 10 / groups. For the worst component the largest standardised component takes the place of d: it needs
+no correction for the number of components, as the largest one is what was dealt as well. Columns that fewer than ten
+groups of patients have are left out.
 
 Verdicts. A value beyond its limit is a fault whatever n is. A value within it is only good news if a useless cohort
 would have failed: where the useless value (that of the independent anchor, or a fixed one for marginals) lies within
 the limit too, the score says "not measurable with n patients".
 
 Intervals. Resampling adds its own noise to a distance, so bootstrap distances are centred on the value before the 2.5
-and 97.5 percentiles are taken."""
+and 97.5 percentiles are taken.
+
+References:
+    Westfall, Young (1993). Resampling-based multiple testing (the largest standardised component).
+    Knijnenburg et al. (2009). Fewer permutations, more accurate P-values. doi:10.1093/bioinformatics/btp211
+"""
 
 from __future__ import annotations
 
@@ -43,13 +48,12 @@ __all__ = [
     "assess",
     "centred_interval",
     "enough",
-    "influence_of",
     "not_computed",
     "not_measurable",
     "support_of",
 ]
 
-ALPHA = 0.05 / 200
+ALPHA = 0.05 / 125
 FEWEST = 10
 FEWEST_GROUPS = 10
 SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
@@ -69,7 +73,6 @@ class Measure:
         keep: Components with enough real data; others are left out.
         tolerance: Differences nobody minds: of the mean, of one component.
         useless: Value of a cohort that tells nothing; None: that of the independent anchor.
-        influence: Largest share of one group of patients in each component (see "Limits"); None: equal shares.
     """
 
     key: str
@@ -82,12 +85,6 @@ class Measure:
     tolerance: tuple[float, float] = (0.02, 0.05)
     useless: float | None = None
     unit: str = "1"
-    influence: np.ndarray | None = None
-
-
-def influence_of(sides: Sequence[np.ndarray]) -> np.ndarray:
-    """Largest share of one group in the counts behind each component; sides are group x component."""
-    return np.max([(n / np.maximum(n.sum(0), 1)).max(0) for n in sides], axis=0)
 
 
 def support_of(sides: Sequence[np.ndarray]) -> np.ndarray:
@@ -119,13 +116,13 @@ def compute(ctx: Context, measure: Measure) -> Result:
             return measure.distance(measure.curve(a), measure.curve(b))[..., measure.keep]
 
     held = flat("held_out").sum(0)
-    pool = np.concatenate([flat("train"), flat("held_out")])
+    pool = np.concatenate([flat("synthetic"), flat("held_out")])
     return Result(
         far(flat("synthetic").sum(0), held),
         far(flat("train").sum(0), held),
         far((draws.copies @ flat("train"))[0], held),
         far(flat("independent").sum(0), held),
-        far(draws.left @ pool, draws.right @ pool),
+        far(draws.dealt @ pool, (1 - draws.dealt) @ pool),
         far(draws.synthetic @ flat("synthetic"), draws.held_out @ flat("held_out")),
     )
 
@@ -138,11 +135,9 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
         return [not_computed(ctx, measure.key, measure.name, "no column has enough real data for it")]
     r = compute(ctx, measure)
     labels = [label for label, k in zip(measure.labels, measure.keep, strict=True) if k]
-    center, spread = r.null.mean(0), r.null.std(0, ddof=1)
-    one = np.full(n_kept, 1 / ctx.n) if measure.influence is None else measure.influence[measure.keep]
-    spread = np.maximum(spread, one)
-    few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "train", "held_out"))
-    high = few * gumbel_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA)
+    center, spread = r.null.mean(0), np.maximum(r.null.std(0, ddof=1), 1e-9)
+    few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "held_out"))
+    high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA)
     limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
     useless = r.independent if measure.useless is None else np.full(n_kept, measure.useless)
     if measure.useless is None:
@@ -163,7 +158,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     w = int(order[0])
     if n_kept > 1:
         middle = float(center.mean())
-        limit = max(measure.tolerance[0], middle + few * (gamma_quantile(r.null.mean(1), 1 - ALPHA) - middle))
+        limit = max(measure.tolerance[0], middle + few * (upper_quantile(r.null.mean(1), 1 - ALPHA) - middle))
         blank = float(useless.mean())
         if measure.useless is None:
             limit = max(limit, SHARE_OF_MEAN * float(r.independent.mean()))
@@ -217,20 +212,16 @@ def centred_interval(value: float, draws: np.ndarray) -> tuple[float, float]:
     return max(0.0, float(value + low)), float(value + high)
 
 
-def gamma_quantile(draws: np.ndarray, p: float) -> float:
-    """Quantile of the gamma law with the draws' mean and variance (distances are positive and skewed)."""
+def upper_quantile(draws: np.ndarray, p: float) -> float:
+    """Quantile of the gamma law with the draws' mean, variance and skewness (taken to lie between .5 and 2)."""
     from scipy.stats import gamma  # heavy
 
-    mean, variance = float(draws.mean()), float(draws.var(ddof=1))
-    if mean <= 0 or variance <= 0:
-        return max(mean, 0.0)
-    return float(gamma.ppf(p, mean**2 / variance, scale=variance / mean))
-
-
-def gumbel_quantile(draws: np.ndarray, p: float) -> float:
-    """Quantile of the Gumbel law with the draws' mean and variance (largest of many)."""
-    scale = float(draws.std(ddof=1)) * np.sqrt(6) / np.pi
-    return float(draws.mean()) - scale * (np.euler_gamma + np.log(-np.log(p)))
+    mean, sd = float(draws.mean()), float(draws.std(ddof=1))
+    if sd <= 1e-12:
+        return mean
+    skew = float(np.clip(((draws - mean) ** 3).mean() / sd**3, 0.5, 2.0))
+    shape = 4 / skew**2
+    return float(mean + sd * (gamma.ppf(p, shape) - shape) / np.sqrt(shape))
 
 
 def not_measurable(n: int) -> str:

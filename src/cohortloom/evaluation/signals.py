@@ -44,9 +44,12 @@ SHOWN = {"synthetic": "synthetic", "held_out": "real held-out", "train": "real t
 
 def figures(ctx: Context) -> list[Figure]:
     """Distributions of intervals, spectra, and a few synthetic records."""
+    from cohortloom.evaluation import signals_record
+
     found: list[Figure] = []
     for name, signal in _prepared(ctx).items():
         if not isinstance(signal, str):
+            found += signals_record.figures(signal)
             found += [f for f in (_intervals(name, signal), _spectra(name, signal), _records(name, signal)) if f]
     return found
 
@@ -96,16 +99,18 @@ def _spectra(name: str, ctx: SignalContext) -> Figure | None:
 
 def _records(name: str, ctx: SignalContext) -> Figure | None:
     side = ctx.views["synthetic"]
+    from cohortloom.evaluation.signals_record import told
+
     if ctx.spec.kind not in ("ecg", "eeg") or side.cohort.origin.kind == "real":
         return None
     part, kind = ("leads", "ecg_paper") if ctx.spec.kind == "ecg" else ("channels", "eeg_montage")
     records = []
-    for number, r in zip(range(2), side, strict=False):
+    for number, r in zip(range(4), side, strict=False):
         x = r.raw[:, : round(10 * r.fs)]
         rows = [{"name": c, "samples": [None if not np.isfinite(v) else round(float(v), 4) for v in y]}
                 for c, y in zip(r.channels, x, strict=True)]  # fmt: skip
         label = side.signal.records["label"][number] if "label" in side.signal.records.columns else None
-        title, facts = f"Synthetic record {number + 1}", [label] if label else []
+        title, facts = f"Synthetic record {number + 1}", [*([label] if label else []), *told(ctx, number)]
         records.append({"title": title, "origin": "synthetic", "facts": facts, part: rows})
     content = {"fs": ctx.spec.fs, "unit": ctx.spec.unit, "records": records}
     return Figure(kind, f"{name}: synthetic records", content, "Drawn at random.", "signals")

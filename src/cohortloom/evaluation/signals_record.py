@@ -1,59 +1,199 @@
 """Do waveforms belong to their patients? Associations between the record's tables and what the waveform shows.
 
-Numbers, flags and categories of the patient (static tables) and of the visit the record belongs to (or the last one
-before it) are set against features of the waveform: heart rate in the vitals and in the ECG, QTc and the drug, T waves
-and potassium, voltage and effusion. Both are turned into ranks among real records; the score is the difference of the
-correlations, synthetic against held-out, for every pair. The independent anchor deals records out among patients.
+What the tables say at the time of a record (`signals_chart.py`) is set against features of the waveform: heart rate in
+the vitals and in the ECG, QTc and the drug, T waves and potassium, voltage and effusion. Both are turned into ranks
+among real records; the score is the difference of the correlations, synthetic against held-out,
+
+    record         for every pair
+    record_known   for the pairs that are associated beyond doubt in real training patients, so that many pairs of which
+                   nobody expects anything do not hide the loss of a few
+
+The independent anchor deals records out among patients.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 
 from cohortloom.evaluation.intervals import Measure, assess, not_computed
+from cohortloom.evaluation.signals_chart import record_columns, unit_of
 from cohortloom.evaluation.signals_sides import Side, SignalContext
-from cohortloom.report import Score
-from cohortloom.schema import Schema
+from cohortloom.report import Figure, Score
 
-__all__ = ["record_columns", "scores"]
+__all__ = ["figures", "scores", "told"]
 
 FEATURES = {
     "ecg": ("heart rate", "RR variation", "PR", "QRS", "QTc", "axis", "P present", "R size", "T size", "voltage", "ST"),
     "eeg": ("amplitude", "alpha share", "delta share", "beta share", "slope", "alpha peak"),
 }
-MOST_COLUMNS, MOST_LEVELS, FEWEST_APART = 40, 4, 10
+MOST_COLUMNS, FEWEST_APART = 80, 10
+#: Pairs "beyond doubt" lie this many standard errors from 0 in training patients; at most so many are looked at.
+BEYOND_DOUBT, MOST_KNOWN = 4.5, 12
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Columns of the record against features of the waveform.
+
+    Args:
+        columns, features: Their names; pairs run over features first.
+        chart: Side -> record x column, as the tables have it.
+        statistics: Side -> patient x pair x moments, of ranks.
+        keep: Pairs with enough real data.
+        known: Pairs associated beyond doubt in training patients, the strongest first.
+    """
+
+    columns: tuple[str, ...]
+    features: tuple[str, ...]
+    chart: dict[str, np.ndarray]
+    statistics: dict[str, np.ndarray]
+    keep: np.ndarray
+    known: np.ndarray
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(f"{c} and {n}" for c in self.columns for n in self.features)
 
 
 def scores(ctx: SignalContext) -> list[Score]:
     key, words = f"signals.{ctx.name}.record", "record and waveform, correlation"
+    pairs = _pairs(ctx)
+    if isinstance(pairs, str):
+        return [_named(ctx, not_computed(ctx, key, words, pairs))]
+    found = []
+    known = np.zeros(len(pairs.keep), bool)
+    known[pairs.known] = True
+    for suffix, said, keep in (("", words, pairs.keep), ("_known", "record and waveform, known associations", known)):
+        measure = Measure(f"{key}{suffix}", said, pairs.labels(), pairs.statistics, _correlations,
+                          lambda p, q: np.abs(p - q), keep, (0.08, 0.2))  # fmt: skip
+        if keep.any():
+            found += assess(ctx, measure)
+        else:
+            reason = "no pair is associated beyond doubt in the real training patients"
+            found.append(not_computed(ctx, measure.key, said, reason))
+    return [_named(ctx, s) for s in found]
+
+
+def _pairs(ctx: SignalContext) -> _Pairs | str:
+    """Everything about the pairs, computed once; or why there are none."""
+    if "pairs" not in ctx.memo:
+        ctx.memo["pairs"] = _find_pairs(ctx)
+    return ctx.memo["pairs"]
+
+
+def _find_pairs(ctx: SignalContext) -> _Pairs | str:
     names = FEATURES.get(ctx.spec.kind, ())
     columns = {k: record_columns(s) for k, s in ctx.views.items()}
     shared = [c for c in columns["train"] if c in columns["held_out"]]
     shared = [c for c in shared if all(_varies(columns[k][c]) for k in ("train", "held_out"))][:MOST_COLUMNS]
     if not names or not shared:
-        reason = "the patients' tables hold nothing that varies" if names else "no feature is known for this signal"
-        return [_named(ctx, not_computed(ctx, key, words, reason))]
-    left = [(c, [columns[k].get(c, np.full(len(s.patient), np.nan)) for k, s in ctx.views.items()]) for c in shared]
-    order = list(ctx.views)
-    real = [order.index("train"), order.index("held_out")]
-    a = {k: np.stack([_ranks(v[i], np.concatenate([v[j] for j in real])) for _, v in left], axis=1)
-         for i, k in enumerate(order)}  # fmt: skip
-    b = {}
-    pooled = {n: np.concatenate([ctx.views[k].column(n) for k in ("train", "held_out")]) for n in names}
-    for k, side in ctx.views.items():
-        b[k] = np.stack([_ranks(side.column(n), pooled[n]) for n in names], axis=1)
+        return "the patients' tables hold nothing that varies" if names else "no feature is known for this signal"
+    chart = {
+        k: np.stack([columns[k].get(c, np.full(len(s.patient), np.nan)) for c in shared], axis=1)
+        for k, s in ctx.views.items()
+    }
+    wave = {k: np.stack([side.column(n) for n in names], axis=1) for k, side in ctx.views.items()}
+    a, b = _ranked(chart), _ranked(wave)
     # the anchor's records belong to others: their own waveform's features, dealt out
     source, dealt = ctx.views["train"], ctx.rng.child("dealt").numpy.permutation(len(a["train"]))
     statistics = {k: _moments(ctx.views[k], a[k], b[k]) for k in ("synthetic", "train", "held_out")}
     statistics["independent"] = _moments(source, a["train"], b["train"][dealt])
-    pairs = tuple(f"{c} and {n}" for c in shared for n in names)
     varied = [_varied(a)[:, None], _varied(b)[None, :]]
-    keep = _enough(statistics, len(pairs)) & (varied[0] & varied[1]).ravel()
-    measure = Measure(key, words, pairs, statistics, _correlations, lambda p, q: np.abs(p - q), keep, (0.08, 0.2))
-    return [_named(ctx, s) for s in assess(ctx, measure)]
+    keep = _enough(statistics, len(shared) * len(names)) & (varied[0] & varied[1]).ravel()
+    return _Pairs(tuple(shared), tuple(names), chart, statistics, keep, _known(statistics["train"], keep))
+
+
+def _ranked(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every column as ranks among the real records of both sides."""
+    pooled = np.concatenate([x["train"], x["held_out"]])
+    return {
+        k: np.stack([_ranks(v[:, i], pooled[:, i]) for i in range(v.shape[1])], axis=1) for k, v in x.items()
+    }  # fmt: skip
+
+
+def _known(train: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Pairs beyond doubt, strongest first."""
+    n = (train.reshape(len(train), -1, 6)[:, :, 0] > 0).sum(axis=0)
+    r = np.clip(_correlations(train.reshape(len(train), -1).sum(axis=0)), -0.999, 0.999)
+    z = np.abs(np.arctanh(r)) * np.sqrt(np.maximum(n - 3, 0))
+    found = np.flatnonzero(keep & (z > BEYOND_DOUBT))
+    return found[np.argsort(-np.abs(r[found]), kind="stable")][:MOST_KNOWN]
+
+
+# -- what the report shows -------------------------------------------------------------------------------------------
+
+SHOWN = {"held_out": "real held-out", "synthetic": "synthetic", "independent": "independent"}
+
+
+def figures(ctx: SignalContext) -> list[Figure]:
+    """The known associations: correlations side by side, and the waveform's feature along the record's column."""
+    pairs = _pairs(ctx)
+    if isinstance(pairs, str) or not len(pairs.known):
+        return []
+    found = [_matrix(ctx, pairs)]
+    curves = _curves(ctx, pairs)
+    return [*found, curves] if curves else found
+
+
+def told(ctx: SignalContext, row: int, most: int = 5) -> list[str]:
+    """What the tables say of one synthetic record's patient, of that which the waveform should show."""
+    pairs = _pairs(ctx)
+    if isinstance(pairs, str):
+        return []
+    facts = []
+    for j in dict.fromkeys(int(k) // len(pairs.features) for k in pairs.known):
+        name, value = pairs.columns[j], pairs.chart["synthetic"][row, j]
+        level = name.rpartition(".")[2]
+        yes_no = np.isin(pairs.chart["train"][:, j][np.isfinite(pairs.chart["train"][:, j])], (0.0, 1.0)).all()
+        if not np.isfinite(value) or (yes_no and not value):
+            continue
+        words = level.removesuffix(" present").removesuffix(" (years before)").replace("_", " ")
+        facts.append(words if yes_no else f"{words} {value:.3g} {unit_of(ctx.views['synthetic'].cohort.schema, name)}")
+    return [f.strip() for f in facts[:most]]
+
+
+def _matrix(ctx: SignalContext, pairs: _Pairs) -> Figure:
+    m = len(pairs.features)
+    rows = list(dict.fromkeys(int(k) // m for k in pairs.known))
+    panels = []
+    for side, words in SHOWN.items():
+        s = pairs.statistics[side]
+        r = _correlations(s.reshape(len(s), -1).sum(axis=0)).reshape(-1, m)
+        use = pairs.keep.reshape(-1, m)
+        values = [[round(float(r[i, j]), 3) if use[i, j] else None for j in range(m)] for i in rows]
+        panels.append({"title": words, "rows": [pairs.columns[i] for i in rows], "columns": list(pairs.features),
+                       "values": values, "low": -1, "high": 1, "diverging": True})  # fmt: skip
+    note = "Rank correlations of what the tables say with what the waveform shows; independent: records dealt out."
+    return Figure("matrix", f"{ctx.name}: record and waveform", {"panels": panels}, note, "signals")
+
+
+def _curves(ctx: SignalContext, pairs: _Pairs) -> Figure | None:
+    m, panels = len(pairs.features), []
+    for k in pairs.known[:8]:
+        i, j = divmod(int(k), m)
+        pooled = np.concatenate([pairs.chart["train"][:, i], pairs.chart["held_out"][:, i]])
+        pooled = pooled[np.isfinite(pooled)]
+        two = len(np.unique(pooled)) == 2
+        edges = [float(pooled.mean())] if two else np.unique(np.quantile(pooled, [0.2, 0.4, 0.6, 0.8]))
+        series = []
+        for side, words in (("train", "real train"), *list(SHOWN.items())[:2]):
+            x, y = pairs.chart[side][:, i], ctx.views[side].column(pairs.features[j])
+            part = np.where(np.isfinite(x) & np.isfinite(y), np.searchsorted(edges, x), -1)
+            bins = [b for b in range(len(edges) + 1) if (part == b).sum() >= 10]
+            middle = [float(np.median(x[part == b])) for b in bins]
+            low, mid, high = (
+                [round(float(np.quantile(y[part == b], q)), 4) for b in bins] for q in (0.25, 0.5, 0.75)
+            )  # fmt: skip
+            if bins:
+                series.append({"name": words, "x": [round(v, 4) for v in middle], "y": mid, "low": low, "high": high})
+        title = f"{pairs.features[j]} by {pairs.columns[i]}"
+        panels.append({"title": title, "series": series})
+    if not panels:
+        return None
+    content = {"x_label": "in the record", "y_label": "in the waveform", "panels": panels}
+    note = "Median and middle half of the records, by fifths of the record's column (or by no and yes)."
+    return Figure("curves", f"{ctx.name}: the waveform follows the record", content, note, "signals")
 
 
 def _named(ctx: SignalContext, score: Score) -> Score:
@@ -107,47 +247,3 @@ def _varied(x: dict[str, np.ndarray]) -> np.ndarray:
             per_column.append(counts.sum() - counts.max() >= FEWEST_APART if len(counts) else False)
         found.append(per_column)
     return np.all(found, axis=0)
-
-
-def record_columns(side: Side) -> dict[str, np.ndarray]:
-    """Numbers per record: the patient's statics and the values at the record's visit, or the last ones before it."""
-    schema, records = side.cohort.schema, side.signal.records.with_row_index("row")
-    out: dict[str, np.ndarray] = {}
-    for table in schema.statics:
-        frame = side.cohort.tables[table].unique("subject_id", keep="first")
-        joined = records.select("row", "subject_id").join(frame, on="subject_id", how="left", maintain_order="left")
-        out |= _numbers(schema, table, joined)
-    if schema.visit_table is not None:
-        out |= _numbers(schema, schema.visit_table, _at_visit(side, records))
-    return out
-
-
-def _at_visit(side: Side, records: pl.DataFrame) -> pl.DataFrame:
-    table = side.cohort.schema.visit_table
-    frame = side.cohort.tables[table]
-    if "visit_id" in records.columns and records["visit_id"].null_count() < records.height:
-        right = frame.unique(["subject_id", "visit_id"], keep="first")
-        keys = ["subject_id", "visit_id"]
-        return records.select("row", *keys).join(right, on=keys, how="left", maintain_order="left")
-    if "time" in records.columns and records["time"].dtype == frame["time"].dtype and frame.height:
-        left = records.select("row", "subject_id", "time").sort("time", nulls_last=True)
-        right = frame.drop_nulls("time").sort("time")
-        found = left.join_asof(right, on="time", by="subject_id", strategy="backward", check_sortedness=False)
-        return found.sort("row")
-    first = frame.unique("subject_id", keep="first", maintain_order=True)
-    return records.select("row", "subject_id").join(first, on="subject_id", how="left", maintain_order="left")
-
-
-def _numbers(schema: Schema, table: str, frame: pl.DataFrame) -> dict[str, np.ndarray]:
-    out = {}
-    for name, column in schema.tables[table].columns.items():
-        if name not in frame.columns:
-            continue
-        x = frame[name]
-        if x.dtype.is_numeric() or x.dtype == pl.Boolean:
-            out[f"{table}.{name}"] = x.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        elif x.dtype == pl.String and column.levels and len(column.levels) <= MOST_LEVELS:
-            for level in column.levels[1:]:
-                hit = (x == level).cast(pl.Float64).fill_null(float("nan"))
-                out[f"{table}.{name} = {level}"] = hit.to_numpy()
-    return out

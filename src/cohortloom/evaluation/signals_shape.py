@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cohortloom.evaluation.intervals import Measure, assess, influence_of, not_computed
+from cohortloom.evaluation.intervals import Measure, assess, not_computed
 from cohortloom.evaluation.signals_sides import Side, SignalContext
 from cohortloom.report import Score
 
@@ -316,10 +316,5 @@ def template(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
         return np.sqrt(np.square(a - b).mean(axis=-1)) / size
 
     sums = ctx.sums(statistic)
-    energy = [
-        ctx.views[k].per_patient(np.square(templates(ctx.views[k])[0]).sum(axis=2)) for k in ("train", "held_out")
-    ]
     there = _there(sums, len(channels))
-    return Measure(
-        key, words, channels, sums, curve, distance, there, (0.1, 0.2), influence=influence_of(energy)
-    )  # fmt: skip
+    return Measure(key, words, channels, sums, curve, distance, there, (0.1, 0.2))

@@ -88,6 +88,7 @@ class SignalContext:
     draws: Draws
     rng: Rng
     fast: bool
+    memo: dict = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n(self) -> int:

@@ -22,7 +22,7 @@ __all__ = ["MEASURES", "evaluate"]
 
 # group -> (modules with `scores(ctx)`, modules with `figures(ctx)`), in the order of the report
 MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "marginal": (("marginal",), ()),
+    "marginal": (("marginal", "dates"), ()),
     "missingness": (("missingness",), ()),
     "association": (("association",), ()),
     "temporal": (("temporal",), ()),

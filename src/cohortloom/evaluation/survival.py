@@ -23,7 +23,7 @@ import numpy as np
 
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
-from cohortloom.evaluation.intervals import Measure, assess, influence_of, not_computed, support_of
+from cohortloom.evaluation.intervals import Measure, assess, not_computed, support_of
 from cohortloom.evaluation.views import View
 from cohortloom.report import Figure, Score
 from cohortloom.schema import Survival
@@ -104,7 +104,7 @@ def scores(ctx: Context) -> list[Score]:
 
     labels = tuple(f"{f.name}{'' if i == 0 else ', ' + p}" for f in follows for i, (p, _) in enumerate(f.parts))
     sides = [np.concatenate([s[k][:, :, 0].sum(-1) for s in sums], axis=1) for k in ("train", "held_out")]
-    keep, influence = support_of(sides) >= 5, influence_of(sides)
+    keep = support_of(sides) >= 5
 
     def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         pairs = zip(split(a), split(b), follows, strict=True)
@@ -128,14 +128,14 @@ def scores(ctx: Context) -> list[Score]:
         return [not_computed(ctx, key, name, few)]
     common = {"labels": labels, "sums": flat, "curve": same, "keep": keep}
     measures = [
-        Measure(key, name, distance=far, useless=USELESS, influence=influence / 2, **common),
+        Measure(key, name, distance=far, useless=USELESS, **common),
         Measure(
             "survival.restricted_mean", "restricted mean survival, difference as share of the horizon",
-            distance=mean_gap, useless=USELESS, influence=influence / 2, **common,
+            distance=mean_gap, useless=USELESS, **common,
         ),
         Measure(
             "survival.hazard", "hazard, relative difference", distance=hazard_gap, useless=0.5,
-            tolerance=(0.1, 0.2), influence=influence, **common,
+            tolerance=(0.1, 0.2), **common,
         ),
     ]  # fmt: skip
     return [s for m in measures for s in assess(ctx, m)]

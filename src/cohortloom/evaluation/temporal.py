@@ -16,7 +16,7 @@ from cohortloom.evaluation.association import Block, moments
 from cohortloom.evaluation.cells import Cells
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field, cut_points
-from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, influence_of, not_computed, support_of
+from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, not_computed, support_of
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
@@ -126,7 +126,6 @@ def _persistence(ctx: Context, fields: list[Field], sums: dict[str, np.ndarray],
 
     sides = [shaped(sums[k])[:, :, 0] for k in ("held_out", "train")]
     enough = (np.min([n.sum(0) for n in sides], axis=0) >= 30) & (support_of(sides) >= FEWEST_GROUPS)
-    influence = influence_of([(n * enough).sum(2) for n in sides])
     weight = enough / np.maximum(enough.sum(1, keepdims=True), 1)
 
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -143,7 +142,7 @@ def _persistence(ctx: Context, fields: list[Field], sums: dict[str, np.ndarray],
     )
     found = []
     for key, name, curve in measures:
-        measure = Measure(key, name, labels, sums, lambda s, c=curve: c(shaped(s)), distance, keep, influence=influence)
+        measure = Measure(key, name, labels, sums, lambda s, c=curve: c(shaped(s)), distance, keep)
         found += assess(ctx, measure)
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cohortloom.evaluation.context import Context
 from cohortloom.report import Goal, Score
 
-__all__ = ["not_tested", "verdict"]
+__all__ = ["not_tested", "shortened", "verdict"]
 
 
 def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
@@ -50,6 +50,12 @@ def _excess(score: Score) -> float:
     return limit / value if score.goal is Goal.HIGH else value / limit
 
 
+def shortened(names: Sequence[str], most: int = 12) -> str:
+    """Names in a row; of many the first and the number of the rest."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
     """What this report does not tell."""
     from cohortloom.evaluation.suite import MEASURES, ON_REQUEST
@@ -62,6 +68,7 @@ def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
     left = [g for g in MEASURES if g not in (*groups, *ON_REQUEST)]
     if left:
         missing.append(f"Left out by request: {', '.join(left)}.")
+    missing += [f"{why}. Left out: {shortened(names)}." for why, names in ctx.left_out.items() if names]
     if ctx.schema.signals and "signals" not in groups:
         missing.append("Waveforms.")
     return tuple(missing)

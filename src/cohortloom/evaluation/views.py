@@ -93,6 +93,7 @@ class View:
         columns: Values by field name: numbers (NaN missing) or level numbers (-1 missing), one per patient for static
             fields and one per row for others.
         subjects: Ids in the order of the view (to look patients up again; never shown).
+        origin: First recorded time of each patient [us since 1970]; 0 without one, and without calendar dates.
     """
 
     n: int
@@ -101,6 +102,7 @@ class View:
     columns: dict[str, np.ndarray]
     subjects: pl.Series
     cohort: Cohort
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
     cache: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -175,7 +177,8 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
             for f in mine:
                 if f.axis == axis:
                     columns[f.name] = _values(part, f, schema.clock)
-    return View(n, size, axes, columns, chosen, cohort)
+    start = np.zeros(n) if origin is None else _ticks(_with_origin(plan, origin)["_origin"])
+    return View(n, size, axes, columns, chosen, cohort, start)
 
 
 def _origins(cohort: Cohort) -> pl.DataFrame:
@@ -185,6 +188,10 @@ def _origins(cohort: Cohort) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame({"subject_id": cohort.subjects}).with_columns(_origin=pl.lit(None, dtype=pl.Datetime("us")))
     return pl.concat(parts).group_by("subject_id").agg(_origin=pl.col("time").min())
+
+
+def _ticks(moments: pl.Series) -> np.ndarray:
+    return moments.cast(pl.Int64).fill_null(0).to_numpy().astype(float)
 
 
 def _with_origin(frame: pl.DataFrame, origin: pl.DataFrame | None) -> pl.DataFrame:
