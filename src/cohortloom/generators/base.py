@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import polars as pl
 
 from cohortloom.codec import Codec
 from cohortloom.codec.tensors import Encoded, Layout
@@ -42,7 +43,9 @@ from cohortloom.sharding.merge import add_notes
 from cohortloom.version import __version__
 
 if TYPE_CHECKING:
+    from cohortloom.generators.extend import Prefix
     from cohortloom.generators.impute import Holes
+    from cohortloom.generators.rebalance import Shares
 
 __all__ = ["Ability", "Generator", "Run"]
 
@@ -189,6 +192,7 @@ class Generator(ABC):
         seed: int | None,
         where: Mapping[str, Any] | None = None,
         given: Cohort | None = None,
+        rebalance: Shares | None = None,
         workers: int = 1,
         progress: Progress | None = None,
     ) -> Cohort:
@@ -200,6 +204,8 @@ class Generator(ABC):
             where: "table.column" -> value, for static columns and those of the first visit (ability "condition").
             given: Patients whose static tables are kept and whose course is drawn (ability "given"), in the order of
                 their ids.
+            rebalance: "table.column" -> {level: share, ...} or "uniform", met exactly (ability "condition"); for visit
+                columns the first visit counts. See `rebalance`.
             workers: Processes.
             progress: Called with (done, total, note).
 
@@ -213,17 +219,61 @@ class Generator(ABC):
         """
         self._require_fitted()
         n_subjects = self._check_given(n_subjects, given)
-        condition = Condition.of(self, where)
         stream = Rng(seed)
-        shards = plan(n_subjects)
-        draw = partial(self._draw_shard, seed=stream.seed, condition=condition)
+        if rebalance:
+            return self._rebalanced(n_subjects, rebalance, dict(where or {}), given, stream, workers, progress)
+        pieces = [(shard, dict(where or {})) for shard in plan(n_subjects)]
+        return self._drawn(pieces, given, stream.seed, workers, progress)
+
+    def _rebalanced(
+        self,
+        n: int,
+        shares: Shares,
+        where: dict[str, Any],
+        given: Cohort | None,
+        stream: Rng,
+        workers: int,
+        progress: Progress | None,
+    ) -> Cohort:
+        """A sample with fixed shares."""
+        from cohortloom.generators.rebalance import combined, counts_of, pieces, shuffled
+
+        self._require(Ability.CONDITION, "rebalance")
+        if given is not None:
+            raise SettingsError("sample: given patients have their levels; rebalance can't change them.")
+        counts = counts_of(self, shares, n, where)
+        groups = combined(self, counts, where, stream.child("rebalance")) if n else []
+        drawn = self._drawn(
+            [(shard, {**where, **values}) for shard, values in pieces(groups)], None, stream.seed, workers, progress
+        )
+        origin = replace(drawn.origin, notes={**drawn.origin.notes, "rebalanced": counts})
+        return replace(shuffled(drawn, stream.child("rebalance", "order")), origin=origin)
+
+    def _drawn(
+        self,
+        pieces: list[tuple[Shard, dict[str, Any]]],
+        given: Cohort | None,
+        seed: int,
+        workers: int,
+        progress: Progress | None,
+    ) -> Cohort:
+        """All shards, each with the values that are fixed in it."""
+        shards, fixed = [shard for shard, _ in pieces], {shard.number: where for shard, where in pieces}
+        conditions: dict[str, Condition] = {}
+        for where in fixed.values():  # a wrong condition is refused before anything is drawn
+            conditions.setdefault(repr(where), Condition.of(self, where))
         if workers > 1 and len(shards) > 1:
-            parts = self._sample_in_processes(shards, stream.seed, where, given, workers, progress)
+            parts = self._sample_in_processes(shards, fixed, given, seed, workers, progress)
         else:
             parts = []
-            run(lambda s: parts.append(draw(s, given=_slice(given, s))), shards, progress=progress)
+
+            def draw(shard: Shard) -> None:
+                condition = conditions[repr(fixed[shard.number])]
+                parts.append(self._draw_shard(shard, seed=seed, condition=condition, given=_slice(given, shard)))
+
+            run(draw, shards, progress=progress)
         notes = add_notes(part.origin.notes for part in parts)
-        return merge(self.schema_, parts, origin=self._origin(stream.seed, notes))
+        return merge(self.schema_, parts, origin=self._origin(seed, notes))
 
     def sample_shard(
         self, shard: Shard, *, seed: int, where: Mapping[str, Any] | None = None, given: Cohort | None = None
@@ -242,9 +292,9 @@ class Generator(ABC):
     def _sample_in_processes(
         self,
         shards: list[Shard],
-        seed: int,
-        where: Mapping[str, Any] | None,
+        fixed: Mapping[int, Mapping[str, Any]],
         given: Cohort | None,
+        seed: int,
         workers: int,
         progress: Progress | None,
     ) -> list[Cohort]:
@@ -252,7 +302,7 @@ class Generator(ABC):
             self.save(Path(folder) / "model")
             if given is not None:
                 given.save(Path(folder) / "given")
-            task = partial(_draw_to_folder, folder, seed, dict(where or {}), given is not None)
+            task = partial(_draw_to_folder, folder, seed, fixed, given is not None)
             run(task, shards, workers=workers, progress=progress)
             return [Cohort.load(Path(folder) / f"shard-{shard.number}") for shard in shards]
 
@@ -260,6 +310,15 @@ class Generator(ABC):
         """Feature -> encoded value of each condition."""
         self._require(Ability.CONDITION, "fix values with where")
         return self.codec_.encode_where(where)
+
+    def _levels(self, path: str) -> tuple[str, ...]:
+        """Levels of a static or visit column that training patients hold and a condition can fix, () if none."""
+        for cell in (*self.codec_.statics, *self.codec_.visits):
+            if f"{cell.table}.{cell.column}" == path and cell.kind == "category" and not cell.part:
+                # of a declared list every level has a share of its rows plus one
+                rows = cell.rare_share if cell.rare == cell.levels else (2.0,) * len(cell.levels)
+                return tuple(level for level, share in zip(cell.levels, rows) if share > 1)
+        return ()
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         """Patients with these ids, before rules: draw and decode."""
@@ -362,6 +421,14 @@ class Generator(ABC):
         """
         raise NotImplementedError
 
+    def _rows_after(
+        self, past: Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng
+    ) -> tuple[dict[str, pl.DataFrame], np.ndarray]:
+        """Rows that `_continue` added, by table, and ids of subjects with one before the end of the prefix."""
+        from cohortloom.generators.extend import rows_after
+
+        return rows_after(self, past, rows, drawn, rng)
+
     def _extend(self, prefix: Cohort, until: timedelta | int, draws: int, rng: Rng) -> Cohort:
         from cohortloom.generators.extend import extended  # imports rules, which only drawing needs
 
@@ -455,11 +522,14 @@ def _slice(given: Cohort | None, shard: Shard) -> Cohort | None:
     return None if given is None else given.select(given.subjects.slice(shard.start, shard.size))
 
 
-def _draw_to_folder(folder: str, seed: int, where: dict[str, Any], has_given: bool, shard: Shard) -> None:
+def _draw_to_folder(
+    folder: str, seed: int, fixed: Mapping[int, Mapping[str, Any]], has_given: bool, shard: Shard
+) -> None:
     """Task of a worker process: load the model, draw a shard, write it."""
     from cohortloom.generators.store import load
 
     model = load(Path(folder) / "model")
     given = Cohort.load(Path(folder) / "given") if has_given else None
-    part = model._draw_shard(shard, seed=seed, condition=Condition.of(model, where), given=_slice(given, shard))
+    condition = Condition.of(model, fixed[shard.number])
+    part = model._draw_shard(shard, seed=seed, condition=condition, given=_slice(given, shard))
     part.save(Path(folder) / f"shard-{shard.number}")

@@ -87,6 +87,10 @@ class Chain(Generator):
             found |= model._encode_where(own) if own else {}
         return found
 
+    def _levels(self, path: str) -> tuple[str, ...]:
+        model = getattr(self, self._link_of(path))
+        return () if model is None else model._levels(path)
+
     def _link_of(self, path: str) -> str:
         name = path.partition(".")[0]
         return "static" if name in self.schema_.statics else "signals" if name in self.schema_.signals else "events"
