@@ -29,6 +29,7 @@ import torch
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.timegan_original import original_phases
 from cohortloom.generators.timegan_records import Records, decoded, measured, records
 from cohortloom.generators.timegan_sampling import drawn_patients, evidence
 from cohortloom.generators.timegan_training import AUGMENTED, Recipe, phases, size_of
@@ -57,6 +58,7 @@ class TimeGAN(TorchGenerator):
         window: Steps of a course that the critic sees.
         normalise: Centre and half-range of each patient's numbers become statics (DoppelGANger), steps hold the rest.
         static_embedding: Does the course see the statics? Off for the ablation only.
+        global_noise: Is there noise that all steps of a patient share? Off for the ablation only.
         freeze: Is the autoencoder frozen in the joint phase? Off for the ablation only.
         noise: Do recoveries draw (categories, missingness, observation noise)? Off for the ablation only.
         adversarial: Is there a joint phase?
@@ -72,12 +74,13 @@ class TimeGAN(TorchGenerator):
     width: int | None = None
     latent_size: int | None = None
     beta: float = 0.2
-    supervision: float = 0.5
-    penalty: float = 4.0
+    supervision: float = 0.1
+    penalty: float = 0.3
     layers: int = 2
     window: int = 96
     normalise: bool = False
     static_embedding: bool = True
+    global_noise: bool = True
     freeze: bool = True
     noise: bool = True
     adversarial: bool = True
@@ -113,10 +116,12 @@ class TimeGAN(TorchGenerator):
             "sizes": (e, g, self.latent_size or h),
             "dropout": size.dropout,
             "use_embedding": self.static_embedding,
+            "use_course": self.global_noise and not self._original,
         }
         return RecurrentGAN(
             autoencoder, facts["bins"], width=self.width or size.width, critic_width=size.critic_width,
             layers=self.layers, n_steps=facts["n_steps"], length_dropout=size.dropout,
+            latent_critic=self._original,
         )  # fmt: skip
 
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
@@ -128,8 +133,13 @@ class TimeGAN(TorchGenerator):
             augment=len(train) < AUGMENTED,
         )  # fmt: skip
         size = size_of(data.n_subjects, len(self.shape_.facts["step"]))
-        made = phases(net, found, train, held_out, recipe, self.training, size)
+        plan = original_phases if self._original else phases
+        made = plan(net, found, train, held_out, recipe, self.training, size)
         return made if self.adversarial else [p for p in made if p.name != "joint"]
+
+    @property
+    def _original(self) -> bool:
+        return self.objective == "original"
 
     def _records(self, data: Encoded, rng: Rng) -> Records:
         return records(self.codec_, data, self.shape_.facts, rng)
@@ -144,7 +154,7 @@ class TimeGAN(TorchGenerator):
         if context is not None and context.static is not None:
             given = self._given(context)
         batch = drawn_patients(
-            net, n, rng.child("net").torch, given=given, n_given=len(place), noise=self.noise,
+            net, n, rng.child("net").torch, given=given, n_given=len(place), noise=self.noise and not self._original,
             statics={place[name]: value for name, value in where.items() if name in place},
             first=self._first({steps[name]: value for name, value in where.items() if name in steps}),
         )  # fmt: skip
@@ -165,6 +175,10 @@ class TimeGAN(TorchGenerator):
 
     def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
         """Evidence lower bound of each patient [nat], on the scale of normal scores."""
+        if self._original:
+            raise SettingsError(
+                f'{self.name}: the original objective trains no likelihood. Fit with objective="hinge".'
+            )
         found, stream = self._records(data, rng.child("gap")), rng.child("z").torch
         parts = [evidence(self.net_, found.batch(index), stream).numpy()
                  for index in torch.arange(data.n_subjects).split(512)]  # fmt: skip

@@ -1,8 +1,8 @@
 """Encoded patients as the tensors a recurrent GAN reads, and back.
 
-A step is [normal score of the gap, columns of the codec, repeat marks]. A repeat mark stands for a number that often
-keeps its last recorded value to the last digit (a laboratory value copied forward, a stage): no continuous law would
-repeat a value, so the mark is drawn, and where it says yes the last value is written again.
+A step is [normal score of the gap, columns of the codec, repeat marks]. A repeat mark stands for a column that often
+keeps its last recorded value: a number copied forward to the last digit, which no continuous law would do, or a category
+that seldom changes (a stage). The mark is drawn, and where it says yes the last value is written again.
 
 Auto-normalisation (DoppelGANger): of each patient and number of a step, centre c = (max + min) / 2 and half-range
 w = (max - min) / 2 become statics (log w; a constant course has w = 0, marked by its own absence), and the step holds
@@ -137,26 +137,32 @@ def decoded(
 
 
 def _raw(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
-    """A number of a step in its unit, NaN where missing [step]."""
+    """A column of a step as it stands in the table (ids of a category), NaN where missing [step]."""
     law = codec.transforms.get(seq.features[j].name)
     x = seq.values[:, j].astype(float)
     return np.where(seq.observed[:, j], law.decode(x) if law is not None else x, np.nan)
 
 
 def _repeats(codec: Codec, seq: SequenceArrays) -> list[int]:
-    """Numbers that repeat their last value more often than neighbouring values follow each other."""
+    """Columns that repeat their last value more often than by chance: for a number, than neighbouring values follow each
+    other; for a category, than its shares say."""
     found = []
-    for j in _numbers(seq.features):
+    for j, feature in enumerate(seq.features):
         raw = _raw(codec, seq, j)
         last = carried(raw, seq.subject)
         both = ~np.isnan(raw) & ~np.isnan(last)
         if both.sum() < 30:
             continue
         change = np.abs(raw[both] - last[both])
-        same = change == 0
-        near = np.min(change[~same], initial=np.inf)  # the grid of the column
-        rivals = np.mean(change < 1.5 * near) - same.mean() if np.isfinite(near) else 0.0
-        if 0.02 < same.mean() < 1 and same.mean() > 1.5 * rivals / 2:
+        same = np.mean(change == 0)
+        if feature.kind == "category":
+            by_chance = np.square(np.unique(raw[both], return_counts=True)[1] / both.sum()).sum()
+            more = same > by_chance + 0.1 * (1 - by_chance)
+        else:
+            near = np.min(change[change > 0], initial=np.inf)  # the grid of the column
+            rivals = np.mean((change > 0) & (change < 1.5 * near)) if np.isfinite(near) else 0.0
+            more = 0.02 < same and same > 1.5 * rivals / 2
+        if more and (same < 1 or feature.kind == "category"):
             found.append(j)
     return found
 

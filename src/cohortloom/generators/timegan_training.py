@@ -30,7 +30,7 @@ from cohortloom.nets.gan_monitor import Monitor, features_of
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.training import Objective, Phase, Training
 
-__all__ = ["Recipe", "Size", "phases", "size_of"]
+__all__ = ["Loss", "Recipe", "Size", "length_loss", "overridden", "phases", "size_of", "watch"]
 
 #: Patients below which there is no joint phase.
 FEWEST_ADVERSARIAL = 40
@@ -87,12 +87,12 @@ def phases(
     size: Size,
 ) -> list[Phase]:
     """Everything that is trained."""
-    base = _overridden(Training(learning_rate=2e-3, ema=0.99), asked)
+    base = overridden(Training(learning_rate=2e-3, ema=0.99), asked)
     embed = [*net.auto.parameters()]
     out = [
         Phase("embed", net, train, [Objective("evidence", embed, _evidence(net, data, recipe))], held_out,
               _evidence(net, data, recipe), base, 3.0),
-        Phase("length", net, train, [Objective("length", net.lengths.parameters(), _length(net, data))], held_out,
+        Phase("length", net, train, [Objective("length", net.lengths.parameters(), length_loss(net, data))], held_out,
               None, base, 0.3),
         Phase("supervise", net, train, [Objective("latents", net.maker.parameters(), _supervised(net, data, recipe))],
               held_out, None, base, 3.0),
@@ -123,10 +123,10 @@ def _joint(
     return Phase(
         "joint", net, train,
         [
-            Objective("critic", net.critic.parameters(), _critic(net, data, recipe), learning_rate=1e-3),
-            Objective("generator", maker, _generator(net, data, recipe), learning_rate=2.5e-4),
+            Objective("critic", net.critic.parameters(), _critic(net, data, recipe), learning_rate=2e-3),
+            Objective("generator", maker, _generator(net, data, recipe), learning_rate=5e-4),
         ],
-        held_out, _watch(net, data, train), _overridden(training, asked), 4.0,
+        held_out, watch(net, data, train), overridden(training, asked), 4.0,
         judge_start=True, lenient=True, if_infinite="drawn patients are all alike (collapse)",
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def _evidence(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
     return loss
 
 
-def _length(net: RecurrentGAN, data: Records) -> Loss:
+def length_loss(net: RecurrentGAN, data: Records) -> Loss:
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         dense = net.auto.statics(data.static[index], data.static_seen[index])
         return -net.lengths.log_prob(dense.detach(), data.length[index]).mean()
@@ -216,7 +216,7 @@ def _generator(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
     return loss
 
 
-def _watch(net: RecurrentGAN, data: Records, train: np.ndarray) -> Loss:
+def watch(net: RecurrentGAN, data: Records, train: np.ndarray, *, noise: bool = True) -> Loss:
     """The monitor as a validation score: infinite where the generator has collapsed."""
     changes = len(net.auto.steps.numbers)
     monitor: list[Monitor] = []
@@ -227,7 +227,7 @@ def _watch(net: RecurrentGAN, data: Records, train: np.ndarray) -> Loss:
     def score(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         if not monitor:  # the dense form is that of the frozen autoencoder
             monitor.append(Monitor(features(data.batch(torch.from_numpy(train[:4096])))))
-        drawn = net.draw(WATCHED, stream)
+        drawn = net.draw(WATCHED, stream, noise=noise)
         seen = monitor[0](features_of(drawn.static_dense, drawn.step_dense, drawn.batch.length, changes),
                           features(data.batch(index)))  # fmt: skip
         return torch.tensor(math.inf if seen.collapsed else seen.distance)
@@ -251,7 +251,7 @@ def _alike(
     return tuple((s, torch.nn.functional.pad(x, (0, 0, 0, n_steps - x.shape[1]))) for s, x in (real, made))
 
 
-def _overridden(recipe: Training, asked: Training) -> Training:
+def overridden(recipe: Training, asked: Training) -> Training:
     """The recipe with every field the user set."""
     default = Training()
     changed = {

@@ -83,7 +83,8 @@ class Autoencoder(nn.Module):
         width: Size of the hidden layers.
         sizes: Sizes of e, g, h.
         dropout: Share of hidden units dropped while it is trained.
-        use_embedding: Does c see e? (Without, c sees no statics at all: an ablation.)
+        use_embedding: Does c see e and the statics? Off for an ablation.
+        use_course: Is there a latent g that all steps share? Off for an ablation.
     """
 
     def __init__(
@@ -99,10 +100,11 @@ class Autoencoder(nn.Module):
         sizes: tuple[int, int, int],
         dropout: float,
         use_embedding: bool = True,
+        use_course: bool = True,
     ) -> None:
         super().__init__()
         e, g, h = self.sizes = sizes
-        self.use_embedding, self.context_size = use_embedding, width
+        self.use_embedding, self.use_course, self.context_size = use_embedding, use_course, width
         self.statics, self.steps = Rows(static), Rows(step)
         self.static_in = _mlp(self.statics.width, width, 2 * e, dropout)
         self.static_body = nn.Sequential(nn.Linear(e, width), nn.SiLU(), nn.Dropout(dropout))
@@ -157,6 +159,8 @@ class Autoencoder(nn.Module):
         c = self.context_of(e, dense, batch.length)
         post_h, post_g = self.read_course(batch, c)
         g, kl_g, log_g = _drawn(post_g, stream)
+        if not self.use_course:
+            g, kl_g, log_g = (torch.zeros_like(x) for x in (g, kl_g, log_g))
         h, kl_h, log_h = _drawn(post_h, stream)
         there = batch.there.to(torch.float32)
         latents = Latents(e, g, h * there[..., None], c)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-__all__ = ["Critic", "critic_hinge", "generator_hinge", "gradient_penalty", "r1"]
+__all__ = ["Critic", "LatentCritic", "critic_hinge", "generator_hinge", "gradient_penalty", "r1"]
 
 Judge = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -98,6 +98,29 @@ class Critic(nn.Module):
             return none, none
         last = (length.clamp(max=inputs.shape[1]) - 1).clamp(min=0)
         return inputs[:, 0], inputs[torch.arange(len(inputs)), last]
+
+
+class LatentCritic(nn.Module):
+    """The critic of the original objective: a recurrent net with a logit per step, and one of the static embedding.
+
+    Args:
+        e, h: Sizes of the latents.
+        width: Hidden units.
+    """
+
+    def __init__(self, e: int, h: int, width: int) -> None:
+        super().__init__()
+        self.static = nn.Sequential(nn.Linear(e, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))
+        self.memory = nn.GRU(h + e, width, batch_first=True)
+        self.step = nn.Linear(width, 1)
+
+    def forward(self, e: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logit of the statics [subject], of every step [subject step])."""
+        t = h.shape[1]
+        if not t:
+            return self.static(e).squeeze(-1), h.new_zeros(len(h), 0)
+        state, _ = self.memory(torch.cat([h, e[:, None].expand(-1, t, -1)], -1))
+        return self.static(e).squeeze(-1), self.step(state).squeeze(-1)
 
 
 def critic_hinge(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

@@ -137,6 +137,14 @@ class RowLaw(nn.Module):
         terms = self.terms(h, values, observed)
         return (terms if columns is None else terms[..., list(columns)]).sum(-1)
 
+    def expected(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Mean of the dense form [... width]; without noise, so a critic tells it from data at a glance."""
+        mean, _, seen, few, many = self._laws(h)
+        share = torch.where(self.always, torch.ones_like(seen), seen.sigmoid())
+        parts = [mean * share, share, *([few.exp().flatten(-2)[..., self.place]] if self.few else [])]
+        parts += [part.exp() @ table.weight for part, table in zip(many, rows.tables)]
+        return torch.cat(parts, -1) if self.levels else torch.ones(*h.shape[:-1], 1)
+
     def draw(
         self, h: torch.Tensor, stream: torch.Generator, rows: Rows, *, noise: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

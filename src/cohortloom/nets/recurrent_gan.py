@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from cohortloom.nets.gan_autoencoder import PLACE, Autoencoder, Batch, Latents, places
-from cohortloom.nets.gan_critic import Critic
+from cohortloom.nets.gan_critic import Critic, LatentCritic
 from cohortloom.nets.gan_flow import LatentFlow
 from cohortloom.nets.length_law import LengthLaw
 
@@ -54,10 +54,14 @@ class LatentGenerator(nn.Module):
         context: Size of c.
         width: Hidden units.
         layers: Couplings of a flow.
+        use_course: Is there global noise? Without, g is 0.
     """
 
-    def __init__(self, sizes: tuple[int, int, int], context: int, width: int, layers: int) -> None:
+    def __init__(
+        self, sizes: tuple[int, int, int], context: int, width: int, layers: int, use_course: bool = True
+    ) -> None:
         super().__init__()
+        self.use_course = use_course
         self.e_size, self.g_size, self.h_size = e, g, h = sizes
         self.static_flow = LatentFlow(e, 0, layers=2 * layers, width=width)
         self.course_flow = LatentFlow(g, context, layers=layers, width=width)
@@ -68,7 +72,7 @@ class LatentGenerator(nn.Module):
         """log p(e) and log p(g, h_1..h_T | c) [subject]; the past is the given one (teacher forcing)."""
         e, g, h, c = latents.e, latents.g, latents.h, latents.c
         n, t = h.shape[:2]
-        course = self.course_flow.log_prob(g, c)
+        course = self.course_flow.log_prob(g, c) if self.use_course else torch.zeros(n)
         if t:
             before = torch.cat([h.new_zeros(n, 1, self.h_size), h[:, :-1]], 1)
             wide_g, wide_c = (x[:, None].expand(-1, t, -1) for x in (g, c))
@@ -92,7 +96,10 @@ class LatentGenerator(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """g [subject latent] and h [subject step latent]; `begin` holds g and h_1 where they are drawn already."""
         n = len(c)
-        g = self.course_flow(torch.randn(n, self.g_size, generator=stream), c) if begin is None else begin[0]
+        noise = torch.randn(n, self.g_size, generator=stream)
+        g = torch.zeros_like(noise)
+        if self.use_course:
+            g = self.course_flow(noise, c) if begin is None else begin[0]
         place, memory = places(length, n_steps), None
         h, before = [], c.new_zeros(n, self.h_size)
         for t in range(n_steps):
@@ -116,17 +123,24 @@ class RecurrentGAN(nn.Module):
         critic_width: Hidden units of the critic.
         layers: Couplings of a flow.
         n_steps: Longest course [steps].
+        length_dropout: Share of hidden units of the law of lengths dropped while training.
+        latent_critic: Judge latents instead of records (original objective).
     """
 
     def __init__(
         self, autoencoder: Mapping[str, Any], bins: Sequence[Sequence[float]], *, width: int, critic_width: int,
-        layers: int, n_steps: int, length_dropout: float,
+        layers: int, n_steps: int, length_dropout: float, latent_critic: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.auto = Autoencoder(**autoencoder, width=width)
         self.lengths = LengthLaw(bins, self.auto.statics.width, width, length_dropout)
-        self.maker = LatentGenerator(self.auto.sizes, self.auto.context_size, width, layers)
-        self.critic = Critic(self.auto.statics.width, self.auto.steps.width, len(self.auto.steps.numbers), critic_width)
+        self.maker = LatentGenerator(self.auto.sizes, self.auto.context_size, width, layers, self.auto.use_course)
+        e, _, h = self.auto.sizes
+        self.critic: nn.Module = (
+            LatentCritic(e, h, width)
+            if latent_critic
+            else Critic(self.auto.statics.width, self.auto.steps.width, len(self.auto.steps.numbers), critic_width)
+        )
         self.n_steps = n_steps
 
     def draw(

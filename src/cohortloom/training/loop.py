@@ -330,7 +330,7 @@ class _PhaseRun:
         self.at.update(attempt=attempt, scale=scale)
         good.facts.update(attempt=attempt, scale=scale)
         self.run.history.add("rollback", self.phase.name, failed, why=why, scale=scale)
-        if attempt > self.set.retries and self.phase.lenient and self.at["best"] is not None:
+        if attempt > self.set.retries and self.phase.lenient:
             self.at["over"] = why
             return
         if attempt > self.set.retries:

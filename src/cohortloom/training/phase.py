@@ -77,7 +77,7 @@ class Phase:
         training: Settings of this phase; None: those of the model.
         share: Share of a time budget, relative to the other phases.
         judge_start: Score the state a phase starts from too, so that a phase can't leave behind anything worse.
-        lenient: A phase that goes wrong again and again ends with its best state, if it has one, and raises nothing.
+        lenient: A phase that goes wrong again and again ends with its best (or last good) state and raises nothing.
         if_infinite: What an infinite score means.
     """
 
