@@ -47,7 +47,9 @@ def _register() -> None:
         convert,
         demo,
         evaluate,
+        extend,
         fit,
+        impute,
         listing,
         report,
         sample,
@@ -58,7 +60,7 @@ def _register() -> None:
     )
 
     app.add_typer(schema.app, name="schema")
-    for verb in (demo, simulate, convert, split, fit, sample, validate, evaluate, report):
+    for verb in (demo, simulate, convert, split, fit, sample, extend, impute, validate, evaluate, report):
         app.command(verb.__name__.rpartition(".")[2])(verb.run)
     app.command("list")(listing.run)
 

@@ -34,6 +34,7 @@ __all__ = [
     "Seed",
     "finish",
     "open_cohort",
+    "parse_levels",
     "parse_shares",
     "parse_where",
     "progress",
@@ -122,6 +123,24 @@ def parse_where(texts: list[str]) -> dict[str, str]:
             )
         pairs[name] = value
     return pairs
+
+
+def parse_levels(texts: list[str]) -> dict[str, Any]:
+    """["patients.sex=F:0.5,M:0.5", "patients.site=uniform"] -> {"patients.sex": {"F": 0.5, "M": 0.5}, ...}"""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        pairs = [part.rpartition(":") for part in value.split(",")]
+        try:
+            shares = "uniform" if value == "uniform" else {level: float(share) for level, _, share in pairs}
+        except ValueError:
+            mark = ""
+        if not mark or "." not in name:
+            what = "is written TABLE.COLUMN=uniform or TABLE.COLUMN=LEVEL:SHARE,LEVEL:SHARE"
+            fix = "For example --rebalance patients.sex=F:0.5,M:0.5."
+            raise SettingsError("", [Problem("bad-rebalance", "--rebalance", what, fix)])
+        found[name] = shares
+    return found
 
 
 def settings_from(config: Path | None, pairs: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, parse_where, progress, say
+from cohortloom.cli.options import Force, Out, Quiet, Seed, parse_levels, parse_where, progress, say
 
 
 def run(
@@ -17,6 +17,10 @@ def run(
     seed: Seed = 0,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="TABLE.COLUMN=VALUE, kept exactly; several times.")
+    ] = None,
+    rebalance: Annotated[
+        list[str] | None,
+        typer.Option("--rebalance", help="TABLE.COLUMN=uniform, or TABLE.COLUMN=LEVEL:SHARE,...; several times."),
     ] = None,
     given: Annotated[Path | None, typer.Option("--given", help="Cohort whose tables are continued from.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result does not depend on it.")] = 1,
@@ -32,7 +36,13 @@ def run(
     context = Cohort.load(given) if given else None
     with progress("sample", quiet=quiet) as tell:
         cohort = load(model).sample(
-            n, seed=seed, where=parse_where(where or []) or None, given=context, workers=workers, progress=tell
+            n,
+            seed=seed,
+            where=parse_where(where or []) or None,
+            given=context,
+            rebalance=parse_levels(rebalance or []) or None,
+            workers=workers,
+            progress=tell,
         )
     write(cohort, out, format=to_format, force=force)
     say(f"{cohort}\nwritten: {out}", quiet=quiet)
