@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from cohortloom.codec.clock import DAY
-from cohortloom.codec.laws import TimeLaw
 from cohortloom.codec.steps import Steps
+from cohortloom.codec.times import TimeLaw
 
 HOUR = DAY // 24
 
@@ -34,7 +34,7 @@ def fitted(length_days: np.ndarray, offsets: list[np.ndarray]) -> tuple[TimeLaw,
 def drawn(law: TimeLaw, where: Steps, ends: dict, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Offsets [d] of n times in each visit, and their visit."""
     step = np.repeat(np.arange(len(n)), n)
-    time, linked = law.draw(where, step, ends, np.random.default_rng(1))
+    time, linked = law.draw(where, step, np.ones(len(step), bool), ends, np.random.default_rng(1))
     assert linked.all()
     return (time - where.time[step]) / DAY, step
 
@@ -72,3 +72,36 @@ def test_no_times_were_seen():
     law, where, ends = fitted(np.ones(3), [np.zeros(0)] * 3)
     offset, _ = drawn(law, where, ends, np.ones(3, int))
     assert (offset == 0).all()
+
+
+def test_times_outside_of_visits_lie_between_them_and_some_shortly_before_the_next():
+    """Two visits a patient, 100 days apart: half of the other samples lie three hours before the second visit."""
+    draw = np.random.default_rng(0)
+    n = 200
+    start = (np.arange(n)[:, None] * 400 + np.array([0, 100])).ravel() * DAY
+    where = Steps(pl.Series("subject_id", np.arange(n)), np.full(n, 2), start, None)
+    ends = {"end": (start + 10 * DAY, np.ones(2 * n, bool))}
+    step = np.repeat(np.arange(0, 2 * n, 2), 4)
+    days = np.where(np.arange(4 * n) % 4 < 2, draw.uniform(0, 10, 4 * n), draw.uniform(15, 90, 4 * n))
+    days = np.where(np.arange(4 * n) % 4 == 3, 100 - 3 / 24, days)
+    time, linked = start[step] + np.round(days * 24).astype(np.int64) * HOUR, np.arange(4 * n) % 4 < 2
+    law = TimeLaw.fit(
+        where, step, time, linked, np.full(2 * n, 4), ends,
+        has_link=True, grid=HOUR, per_day=DAY, limit=None, k_min=5, dated=True,
+    )  # fmt: skip
+    assert law.end == "end" and law.near_share == pytest.approx(0.5, abs=0.01)
+    made, inside = law.draw(where, step, linked, ends, draw)
+    offset = (made - start[step]) / DAY
+    assert ((offset >= 0) & (offset <= 10))[inside].all() and (offset > 10)[~inside].all()
+    assert (np.abs(offset[~inside] - (100 - 3 / 24)) < 1.5 / 24).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_distinct_times_stay_distinct():
+    """Twelve samples on a grid of hours in visits of half a day, and one more than fits."""
+    length = np.random.default_rng(0).uniform(3, 12, 100)
+    law, where, ends = fitted(length, [np.arange(0.25, days, 2.0) for days in length])
+    where, ends = steps(np.full(100, 0.5))
+    offset, step = drawn(law, where, ends, np.full(100, 12))
+    assert (np.diff(offset)[step[1:] == step[:-1]] > 0).all() and offset.max() <= 0.5
+    offset, _ = drawn(law, where, ends, np.full(100, 14))
+    assert (offset >= 0).all() and offset.max() <= 0.5

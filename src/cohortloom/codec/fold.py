@@ -6,11 +6,14 @@ frequent code,
     with numbers      "labs.50912" (last number) and, where a step ever holds several rows, "labs.50912#n" (rows)
     without numbers   "diagnoses.I10" (no/yes), or "diagnoses.I10#n" (rows) where a step ever holds several
 
-and "labs.#rare", the number of rows of all other codes. Where the codes of a table are mostly recorded together (a
-panel of tests), "labs#n" is the number of moments of the step, and "labs.50912#less" in place of "labs.50912#n" at how
-many of them the code is missing, so that a model need not draw one number many times over.
+and "labs.#rare", the number of rows of all other codes. Where a step ever holds several moments, "labs#n" is their
+number, and "labs#open" how many of them lie outside of any visit. Codes that are mostly recorded together (a panel of
+tests) are counted together, so that a model need not draw one number many times over: "labs.[50912]#n" is the number of
+moments that hold any code of the group around 50912, and "labs.50912#less", in place of "labs.50912#n", at how many of
+them the code is missing. Where that is the whole table, "labs#n" is the count of the group.
 
-A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones. On decoding, rare rows
+A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones, or has numbers and an
+item in the schema. On decoding, rare rows
 are drawn from the codes behind "#rare" that at least `k_min` patients hold; codes of fewer patients are never stored,
 only counted in the notes.
 
@@ -27,16 +30,21 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import RESERVED_LEVELS, Cell
-from cohortloom.codec.clock import ticks_of, ticks_per_day
+from cohortloom.codec.clock import DAY, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
-from cohortloom.codec.laws import CellLaw, Ends, Repeats, TimeLaw
+from cohortloom.codec.course import Course
+from cohortloom.codec.laws import CellLaw, Repeats
+from cohortloom.codec.panels import Panels, groups_of, moment_class
 from cohortloom.codec.precedence import Precedence, moments
 from cohortloom.codec.steps import Steps, place, subject_rows
 from cohortloom.codec.tensors import Feature
+from cohortloom.codec.times import Ends, TimeLaw
 from cohortloom.schema import Schema, Table
 
-__all__ = ["CodeFold", "Fold", "Rows", "code_limits", "fit_fold", "folds_to_subject", "rows_of"]
+__all__ = ["CodeFold", "Fold", "Rows", "code_cell", "code_limits", "fit_fold", "folds_to_subject", "rows_of"]
 
+_NAMED = 60  # codes with items that get a feature
+_FREE = 100  # columns of a course
 _YES_NO = RESERVED_LEVELS + ("no", "yes")
 
 
@@ -70,7 +78,7 @@ class CodeFold:
     Args:
         code: The code.
         cell: Its numbers; None: presence only.
-        repeats: Variation of its numbers within a step.
+        repeats: Its rows beside the last one of a step.
         counted: Is there a "#n" feature?
         bare: May a step hold rows of the code without any number?
     """
@@ -90,7 +98,7 @@ class Fold:
         table: Its name.
         per_subject: Does it fold into statics?
         cells: Wide: all columns. Long: columns beside code and value.
-        repeats: Wide: variation of each column within a step.
+        repeats: Wide: rows of a step beside its last one, column by column.
         codes: Long: frequent codes.
         rare, rare_share: Long: codes behind "#rare" that may be drawn, and their shares.
         code_laws: Long: column -> code -> law of the cells beside that code; "" for any other code.
@@ -98,7 +106,13 @@ class Fold:
         times: Law of times; None for untimed tables.
         open_share: Untimed tables that name visits: share of rows that name none.
         order: Long: order of the codes (frequent, then rare ones) at one moment.
-        panel: Long: are codes mostly recorded together?
+        several: Does a step ever hold several moments?
+        opens: Are there moments outside of visits, and others?
+        groups: Long: codes counted together (their places), the most frequent one first.
+        panel: Long: is one group the whole table?
+        panels: Long: where codes like to stand; None where steps hold one moment.
+        course: How numbers run between the last ones of steps; None where steps hold one row of a code.
+        free: Long: rare codes whose numbers run along the course too, told by no step.
     """
 
     table: str
@@ -114,23 +128,42 @@ class Fold:
     open_share: float = 0.0
     long: bool = False
     order: Precedence | None = None
+    several: bool = False
+    opens: bool = False
+    groups: tuple[tuple[int, ...], ...] = ()
     panel: bool = False
+    panels: Panels | None = None
+    course: Course | None = None
+    free: tuple[str, ...] = ()
+
+    def count_of(self, group: tuple[int, ...]) -> str:
+        """Feature that counts the moments of a group of codes."""
+        return f"{self.table}#n" if self.panel else f"{self.table}.[{self.codes[group[0]].code}]#n"
+
+    @property
+    def grouped(self) -> dict[int, str]:
+        """Code -> feature that counts the moments of its group."""
+        return {code: self.count_of(group) for group in self.groups for code in group}
 
     @property
     def features(self) -> tuple[Feature, ...]:
         """Features of the table, in the order of the encoded columns."""
         count = {"kind": "number", "decimals": 0, "low": 0.0, "always": True}
+        opens = [Feature(f"{self.table}#open", **count)] if self.opens else []
         if not self.long:
-            return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count))
-        made = [Feature(f"{self.table}#n", **count)] if self.panel else []
-        for code in self.codes:
+            return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count), *opens)
+        made = [Feature(f"{self.table}#n", **count)] if self.several else []
+        made += opens
+        made += [Feature(self.count_of(group), **count) for group in self.groups if not self.panel]
+        grouped = self.grouped
+        for i, code in enumerate(self.codes):
             name = f"{self.table}.{code.code}"
             if code.cell is not None:
                 made.append(Feature(name, "number", (), code.cell.decimals, code.cell.low, code.cell.high))
             elif not code.counted:
                 made.append(Feature(name, "category", _YES_NO, always=True))
             if code.counted:
-                made.append(Feature(f"{name}#{'less' if self.panel else 'n'}", **count))
+                made.append(Feature(f"{name}#{'less' if i in grouped else 'n'}", **count))
         if self.rare:
             made.append(Feature(f"{self.table}.#rare", **count))
         return tuple(made)
@@ -144,16 +177,26 @@ class Fold:
 
     def encode(self, schema: Schema, rows: Rows) -> list[tuple[np.ndarray, np.ndarray]]:
         """Values and observed of each feature."""
+        moment, of, linked = moments_of(rows)
+        n_open = [_counted(of[~linked], rows.n_owners)] if self.opens else []
         if not self.long:
             columns = [_last(cell.encode(schema, rows.frame[cell.column], rows.reference), rows) for cell in self.cells]
-            return [*columns, _counted(rows.owner, rows.n_owners)]
+            return [*columns, _counted(rows.owner, rows.n_owners), *n_open]
         spec = schema.tables[self.table]
         ids = code_ids(rows.frame[spec.code or ""], [c.code for c in self.codes])
         order = np.argsort(ids, kind="stable")
         bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
         numbers = _numbers(rows.frame, spec)
-        n_moments = moments_per_owner(rows) if self.panel else None
-        columns = [] if n_moments is None else [(n_moments, np.ones(rows.n_owners, bool))]
+        columns = [_counted(of, rows.n_owners)] if self.several else []
+        columns += n_open
+        sizes = {}
+        for group in self.groups:
+            held = np.unique(moment[np.isin(ids, group)]) if not self.panel else np.arange(len(of))
+            size, always = _counted(of[held], rows.n_owners)
+            for i in group if not self.panel else ():  # a code may, once in a thousand times, stand there twice
+                size = np.maximum(size, np.bincount(rows.owner[ids == i], minlength=rows.n_owners))
+            sizes |= dict.fromkeys(group, size)
+            columns += [] if self.panel else [(size, always)]
         for i, code in enumerate(self.codes):
             at = order[bounds[i + 1] : bounds[i + 2]]
             owner = rows.owner[at]
@@ -165,7 +208,7 @@ class Fold:
                 columns.append((2.0 + yes, np.ones(rows.n_owners, bool)))
             if code.counted:
                 n, always = _counted(owner, rows.n_owners)
-                columns.append((n if n_moments is None else n_moments - n, always))
+                columns.append((sizes[i] - n if i in sizes else n, always))
         if self.rare:
             columns.append(_counted(rows.owner[order[bounds[0] : bounds[1]]], rows.n_owners))
         return columns
@@ -184,6 +227,10 @@ class Fold:
         }
         state["times"] = self.times.to_json() if self.times else None
         state["order"] = [list(self.order.rank), self.order.share] if self.order else None
+        state["free"] = list(self.free)
+        state["groups"] = [list(group) for group in self.groups]
+        state["panels"] = self.panels.to_json() if self.panels else None
+        state["course"] = self.course.to_json() if self.course else None
         return state
 
     @classmethod
@@ -203,6 +250,10 @@ class Fold:
         }
         state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
         state["order"] = Precedence(tuple(state["order"][0]), state["order"][1]) if state["order"] else None
+        state["free"] = tuple(state["free"])
+        state["groups"] = tuple(tuple(group) for group in state["groups"])
+        state["panels"] = Panels.from_json(state["panels"]) if state["panels"] else None
+        state["course"] = Course.from_json(state["course"]) if state["course"] else None
         return cls(**state)
 
 
@@ -268,17 +319,25 @@ def fit_fold(
             )  # fmt: skip
             cells += [cell] if cell else []
     kwargs: dict[str, Any] = {"long": spec.is_long}
+    if spec.timed:
+        _, of, linked = moments_of(rows)
+        kwargs["several"] = bool((np.diff(of) == 0).any())
+        kwargs["opens"] = schema.has_visit_id(table) and bool(linked.any() and not linked.all())
     if spec.is_long:
         limits = code_limits(len(steps.length), max_codes)
         learned, most = _fit_codes(schema, table, rows, cells, limits, k_min, bounds, notes)
+        learned |= _fit_panels(rows, learned["codes"], schema, spec.code or "") if kwargs.get("several") else {}
         kwargs |= learned
     else:
         most = np.bincount(rows.owner, minlength=rows.n_owners)
         encoded = [cell.encode(schema, rows.frame[cell.column], rows.reference) for cell in cells]
         kwargs["repeats"] = tuple(
-            Repeats.fit(rows.owner, *columns, None if cell.kind == "category" else cell.law)
-            for cell, columns in zip(cells, encoded)
+            Repeats.fit(rows.owner, *columns, levels=cell.kind == "category") for cell, columns in zip(cells, encoded)
         )
+        if most.max(initial=0) > 1:
+            every = np.arange(len(rows.owner))
+            numbers = [(every[seen], x[seen], cell.law) for cell, (x, seen) in zip(cells, encoded) if cell.law]
+            kwargs["course"] = _fit_course(rows, numbers, spec, schema)
         kwargs["code_laws"] = {
             cell.column: {"": CellLaw.fit(*columns, rows.subject, category=cell.kind == "category", k_min=k_min)}
             for cell, columns in zip(cells, encoded)
@@ -286,7 +345,7 @@ def fit_fold(
     if spec.timed:
         kwargs["times"] = TimeLaw.fit(
             steps, rows.owner, rows.reference, rows.linked, most, ends, has_link=schema.has_visit_id(table),
-            grid=grid, per_day=ticks_per_day(schema), limit=limit, k_min=k_min,
+            grid=grid, per_day=ticks_per_day(schema), limit=limit, k_min=k_min, dated=schema.clock == "timestamp",
         )  # fmt: skip
     elif schema.has_visit_id(table):
         kwargs["open_share"] = float((~rows.linked).mean()) if len(rows.linked) else 0.0
@@ -323,7 +382,9 @@ def _fit_codes(
     public = list(set(spec_code.levels or ()) | set(spec_code.items))
     safe = held.filter(pl.col("patients") >= k_min)
     numeric = (pl.col("patients_with_number") >= k_min) & (pl.col("numbers") >= 0.1 * pl.col("rows"))
-    with_number = safe.filter(numeric).head(limits[0])["code"].to_list()
+    named = pl.col("code").is_in(list(spec_code.items))
+    with_number = safe.filter(numeric & named).head(max(limits[0], _NAMED))["code"].to_list()
+    with_number += safe.filter(numeric & ~named).head(max(limits[0] - len(with_number), 0))["code"].to_list()
     without = safe.filter(~numeric).head(limits[1])["code"].to_list()
     chosen = sorted(with_number) + sorted(without)
     rest = held.filter(~pl.col("code").is_in(chosen))
@@ -348,7 +409,7 @@ def _fit_codes(
     value = spec.value
     if value is not None:
         laws[value] = {}
-    codes, repeated, pairs = [], 0, 0
+    codes, repeated, pairs, courses, free = [], 0, 0, [], []
     for code, at in parts.items():
         owner, subject = rows.owner[at], rows.subject[at]
         n = np.bincount(owner, minlength=1)
@@ -364,13 +425,17 @@ def _fit_codes(
             cell = repeats = None
             if code in with_number:
                 cell = code_cell(spec, table, code, x, subject, k_min, bounds)
-                repeats = Repeats.fit(owner, x, has, cell.law)
+                repeats = Repeats.fit(owner, x, has)
+                courses.append((at[has], x[has], cell.law))
             bare = bool((n[np.setdiff1d(owner, owner[has])] > 0).any())
             counted = bool((n > 1).any()) or (cell is not None and bare)
             codes.append(CodeFold(code, cell, repeats or Repeats(), counted, bare))
         elif value is not None:
             cell = code_cell(spec, table, code, x, subject, k_min, bounds)
             laws[value][code] = CellLaw(empty=float(1 - has.mean()), law=cell.law)
+            if cell.law is not None and len(free) < _FREE - len(with_number) and len(np.unique(subject[has])) >= k_min:
+                free.append(code)
+                courses.append((at[has], x[has], cell.law))
     moment = moments(rows.owner, rows.reference)
     written = np.argsort(moment, kind="stable")
     return {
@@ -380,22 +445,68 @@ def _fit_codes(
         "rare_share": tuple(drawable["rows"].cast(pl.Float64).to_list()),
         "code_laws": laws,
         "once": repeated <= 0.01 * pairs,
-        "panel": spec.timed and _is_panel(rows, ids, len(chosen)),
+        "course": _fit_course(rows, courses, spec, schema) if courses and (repeated or free) else None,
+        "free": tuple(free),
     }, most
 
 
-def moments_per_owner(rows: Rows) -> np.ndarray:
-    """Distinct times of each step."""
-    if not len(rows.owner):
-        return np.zeros(rows.n_owners)
-    number = moments(rows.owner, rows.reference)
-    _, first = np.unique(number, return_index=True)
-    return np.bincount(rows.owner[first], minlength=rows.n_owners).astype(float)
+def _fit_course(rows: Rows, columns: list, spec: Table, schema: Schema) -> Course:
+    """Times without a clock are places in the order of a patient's rows."""
+    time = rows.reference / ticks_per_day(schema) if spec.timed else place_of(rows.subject)
+    return Course.fit(rows.subject, rows.owner, time, columns)
+
+
+def place_of(subject: np.ndarray) -> np.ndarray:
+    """0 for a patient's first row, 1 for the second, ..."""
+    order = np.argsort(subject, kind="stable")
+    begin = np.searchsorted(subject[order], subject[order])
+    place = np.empty(len(order))
+    place[order] = np.arange(len(order)) - begin
+    return place
+
+
+def _fit_panels(rows: Rows, codes: tuple[CodeFold, ...], schema: Schema, column: str) -> dict[str, Any]:
+    """Codes that are counted together, and where codes like to stand."""
+    ids, n_codes = code_ids(rows.frame[column], [c.code for c in codes]), len(codes)
+    moment, of, linked = moments_of(rows)
+    own, counted = ids >= 0, np.array([c.counted for c in codes], bool)
+    panel = _is_panel(rows, ids, n_codes)
+    if panel:
+        _, unit = np.unique(np.where(counted, n_codes, np.arange(n_codes)), return_inverse=True)
+    else:
+        pairs, n = np.unique(moment[own] * max(n_codes, 1) + ids[own], return_counts=True)
+        twice = np.bincount(pairs % max(n_codes, 1), n > 1, n_codes)
+        once = twice < 0.001 * np.bincount(pairs % max(n_codes, 1), minlength=n_codes)
+        unit = groups_of(moment[own], ids[own], counted & once)
+    often = np.bincount(ids[own], minlength=n_codes)
+    groups = []
+    for one in np.unique(unit):
+        members = np.flatnonzero(unit == one)
+        if len(members) > 1 or (panel and counted[members[0]]):
+            groups.append(tuple(int(i) for i in members[np.argsort(-often[members], kind="stable")]))
+    time = np.zeros(len(of), np.int64)
+    time[moment] = rows.reference
+    hour = time % DAY // (DAY // 24) if schema.clock == "timestamp" else np.zeros(len(of), np.int64)
+    kind, known = moment_class(of, linked, hour), ids > -2
+    found = Panels.fit(unit.reshape(-1), moment[known], ids[known], of, kind)
+    return {"groups": tuple(groups), "panel": panel, "panels": found}
+
+
+def moments_of(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of the moment of each row, in the order of step and time; step of each moment, and whether it belongs to
+    the visit. Rows of one time that belong to the visit, and others, make two moments."""
+    order = np.lexsort((~rows.linked, rows.reference, rows.owner))
+    owner, time, linked = rows.owner[order], rows.reference[order], rows.linked[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (time[1:] != time[:-1]) | (linked[1:] != linked[:-1])
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(new) - 1
+    return number, owner[new], linked[new]
 
 
 def _is_panel(rows: Rows, ids: np.ndarray, n_codes: int) -> bool:
     """Where a step has several moments, do the frequent codes it holds stand at 60 % of them, once each?"""
-    n_moments = moments_per_owner(rows)
+    n_moments = np.bincount(moments_of(rows)[1], minlength=rows.n_owners).astype(float)
     own = np.flatnonzero((ids >= 0) & (ids < n_codes))
     pairs, n = np.unique(rows.owner[own] * max(n_codes, 1) + ids[own], return_counts=True)
     of = n_moments[pairs // max(n_codes, 1)] if len(pairs) else n_moments[:0]

@@ -1,12 +1,8 @@
 """Rows of child events made from the features of a step.
 
 For each table: how many rows each step has (of each code), the moments at which they were recorded and whether those
-belong to the visit (`laws.TimeLaw`), which rows fall on which moment, and what they say. The last row of a column or
-code says what the feature says; the earlier ones are drawn by `laws.Repeats`.
-
-The n rows of a code are dealt evenly over the m moments of its step, row i at moment floor((i + u) m / n). With
-probability (most rows of any code) / m the code takes the uniform u of its step, else one of its own: where moments are
-few, codes with as many rows as each other were recorded together, as panels are; where they are many, apart.
+belong to the visit (`times`), which rows fall on which moment (`panels`), and what they say. The last row of a column
+or code says what the feature says; the earlier ones run there from the step before (`course`).
 """
 
 from __future__ import annotations
@@ -18,16 +14,20 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell, draw_levels
-from cohortloom.codec.clock import series_of
-from cohortloom.codec.fold import CodeFold, Fold
-from cohortloom.codec.laws import CellLaw, Ends, Repeats, repeated_scores
+from cohortloom.codec.clock import DAY, series_of, ticks_per_day
+from cohortloom.codec.course import Course
+from cohortloom.codec.fold import CodeFold, Fold, place_of
+from cohortloom.codec.laws import CellLaw, Repeats
+from cohortloom.codec.panels import deal, moment_class
 from cohortloom.codec.precedence import moments
 from cohortloom.codec.steps import Steps
+from cohortloom.codec.times import Ends
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 
 __all__ = ["unfold"]
 
+_NOISE = 65_521
 Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -59,6 +59,21 @@ class _Groups:
     def last(self) -> np.ndarray:
         """Last row of each group."""
         return np.cumsum(self.n) - 1
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of all groups.
+
+    Args:
+        groups: The groups.
+        step, subject, days: Step, number of the patient, and time [d] of each row.
+    """
+
+    groups: _Groups
+    step: np.ndarray
+    subject: np.ndarray
+    days: np.ndarray
 
 
 def unfold(
@@ -98,7 +113,9 @@ def unfold(
         frame["visit_id"] = pl.select(pl.when(pl.Series(linked)).then(visit).alias("visit_id")).to_series()
     if fold.times is not None:
         frame["time"] = series_of(schema, time)
-    frame |= (_code_cells if fold.long else _wide_cells)(schema, fold, groups, features, time, rng)
+    days = time / ticks_per_day(schema) if fold.times is not None else place_of(subject)
+    rows = _Rows(groups, owner, subject, days)
+    frame |= (_code_cells if fold.long else _wide_cells)(schema, fold, rows, features, time, rng)
     for column, spec in schema.tables[fold.table].columns.items():
         if column not in frame:  # identifiers
             name = pl.int_range(1, len(owner) + 1, eager=True).cast(pl.String) if not spec.missing else None
@@ -127,8 +144,9 @@ def _wide_groups(fold: Fold, features: Columns) -> _Groups:
 def _code_groups(fold: Fold, features: Columns, rng: Rng) -> _Groups:
     """Rows of each (step, code): frequent codes by their features, rare ones drawn."""
     owners, codes, counts = [], [], []
+    grouped = fold.grouped
     for i, code in enumerate(fold.codes):
-        n = _code_count(fold, code, features)
+        n = _code_count(fold, code, features, grouped.get(i))
         at = np.flatnonzero(n)
         owners.append(at)
         codes.append(np.full(len(at), i))
@@ -149,25 +167,23 @@ def _code_groups(fold: Fold, features: Columns, rng: Rng) -> _Groups:
     return _Groups(owner[order], code[order], count[order])
 
 
-def _code_count(fold: Fold, code: CodeFold, features: Columns) -> np.ndarray:
+def _code_count(fold: Fold, code: CodeFold, features: Columns, group: str | None) -> np.ndarray:
     """Rows of one code: a number needs a row, and a row of a code that always has a number needs one."""
     name = f"{fold.table}.{code.code}"
-    if code.cell is None:
-        if code.counted:
-            return _rows(fold, name, features)
+    if code.cell is None and not code.counted:
         values, observed = features[name]
         return (observed & (np.nan_to_num(values) >= 2.5)).astype(np.int64)
-    _, observed = features[name]
     if not code.counted:
-        return observed.astype(np.int64)
-    n = np.maximum(_rows(fold, name, features), observed)
+        return features[name][1].astype(np.int64)
+    if group is None:
+        n = _as_count(features[f"{name}#n"])
+    else:
+        n = (_as_count(features[group]) - _as_count(features[f"{name}#less"])).clip(0)
+    if code.cell is None:
+        return n
+    _, observed = features[name]
+    n = np.maximum(n, observed)
     return n if code.bare else np.where(observed, n, 0)
-
-
-def _rows(fold: Fold, name: str, features: Columns) -> np.ndarray:
-    if not fold.panel:
-        return _as_count(features[f"{name}#n"])
-    return (_as_count(features[f"{fold.table}#n"]) - _as_count(features[f"{name}#less"])).clip(0)
 
 
 def _draw_rare(
@@ -196,45 +212,126 @@ def _moments(
     draw = rng.child("time").numpy
     if fold.times is None:
         return np.zeros(n_rows, np.int64), draw.random(n_rows) >= fold.open_share
-    most = np.zeros(len(steps.time), np.int64)
-    np.maximum.at(most, groups.owner, groups.n)
-    if fold.panel:
-        count = np.where(most > 0, np.maximum(_as_count(features[f"{fold.table}#n"]), most), 0)
-    else:
-        count = fold.times.moments(most, draw)
+    count = _moment_count(fold, groups, features, len(steps.time), draw)
     step = np.repeat(np.arange(len(count)), count)
-    time, linked = fold.times.draw(steps, step, ends, draw)
-    order = np.lexsort((~linked, time, step))
-    time, linked = time[order], linked[order]
-    start, shared = np.cumsum(count) - count, draw.random(len(count))[groups.owner]
-    together = draw.random(len(groups.n)) * count[groups.owner] < most[groups.owner]
-    u = np.where(together, shared, draw.random(len(groups.n)))[groups.row]
-    owner = groups.owner[groups.row]
-    slot = np.floor((groups.place + u) * count[owner] / groups.n[groups.row]).astype(np.int64)
-    at = start[owner] + np.minimum(slot, count[owner] - 1)
+    place = np.arange(len(step)) - (np.cumsum(count) - count)[step]
+    if fold.opens:
+        linked = place >= _as_count(features[f"{fold.table}#open"])[step]
+    else:
+        linked = np.full(len(step), fold.times.open_share < 0.5)
+    time, linked = fold.times.draw(steps, step, linked, ends, draw)
+    if fold.panels is not None:
+        at = _deal(fold, groups, features, count, step, time, linked, rng.child("panels"))
+    else:
+        owner, start = groups.owner[groups.row], np.cumsum(count) - count
+        u = draw.random(len(count))[owner]
+        slot = np.floor((groups.place + u) * count[owner] / groups.n[groups.row]).astype(np.int64)
+        at = start[owner] + np.minimum(slot, count[owner] - 1)
     return time[at], linked[at]
 
 
+def _moment_count(
+    fold: Fold, groups: _Groups, features: Columns, n_steps: int, draw: np.random.Generator
+) -> np.ndarray:
+    """Moments of each step: as many as its features say, none of them without a row."""
+    assert fold.times is not None
+    most = np.zeros(n_steps, np.int64)
+    np.maximum.at(most, groups.owner, groups.n)
+    rows = np.bincount(groups.owner, groups.n, n_steps).astype(np.int64)
+    if not fold.long:
+        return fold.times.moments(most, draw)
+    count = np.ones(n_steps, np.int64)
+    if fold.several:
+        count = np.maximum(_as_count(features[f"{fold.table}#n"]), most if fold.times.once else 1)
+    for group in fold.groups if not fold.panel else ():
+        count = np.maximum(count, _as_count(features[fold.count_of(group)]))
+    return np.minimum(count, rows)
+
+
+def _deal(
+    fold: Fold,
+    groups: _Groups,
+    features: Columns,
+    count: np.ndarray,
+    step: np.ndarray,
+    time: np.ndarray,
+    linked: np.ndarray,
+    rng: Rng,
+) -> np.ndarray:
+    """Moment of each row: units take theirs, then the codes of a group those of the group."""
+    panels = fold.panels
+    assert panels is not None
+    n_codes, n_units = len(fold.codes), len(panels.favour)
+    of = np.full(n_codes + len(fold.rare), n_units - 1)
+    of[:n_codes] = panels.unit
+    # pairs of step and unit; rare codes are pairs of their own
+    alone = np.where(groups.code < n_codes, of[groups.code], n_units + groups.code)
+    key, pair = np.unique(groups.owner * (n_units + len(of)) + alone, return_inverse=True)
+    pair = pair.reshape(-1)
+    owner = key // (n_units + len(of))
+    unit = np.minimum(key % (n_units + len(of)), n_units - 1)
+    most, total = np.zeros(len(key), np.int64), np.bincount(pair, groups.n, len(key)).astype(np.int64)
+    np.maximum.at(most, pair, groups.n)
+    size = most.copy()
+    shared = np.zeros(n_units, bool)
+    for group in fold.groups:
+        one = of[group[0]]
+        shared[one] = True
+        mine = unit == one
+        size[mine] = np.maximum(most, _as_count(features[fold.count_of(group)])[owner])[mine]
+    size = np.where(shared[unit], np.minimum(np.minimum(size, total), np.maximum(count[owner], most)), size)
+    draw = rng.numpy
+    root = np.linalg.cholesky(panels.together + 1e-9 * np.eye(n_units))
+    noise = (draw.standard_normal((len(step), n_units)) @ root.T).astype(np.float32)
+    own = draw.standard_normal(_NOISE)
+    favour, rare = panels.favour[:, moment_class(step, linked, time % DAY // (DAY // 24))], n_units - 1
+
+    def of_unit(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
+        u = unit[one]
+        apart = np.where(u == rare, 1.0, 0.1) * own[(slot * 31 + one * 7919) % _NOISE]
+        return favour[u, slot] + noise[slot, u] + apart
+
+    def of_code(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
+        return own[(slot * 17 + one * 6361) % _NOISE]
+
+    taken = deal(count, owner, size, of_unit)
+    begin = np.cumsum(size) - size
+    order = np.argsort(pair, kind="stable")
+    within = deal(size, pair[order], groups.n[order], of_code)  # places in `taken`
+    n = groups.n[order]
+    goal = np.repeat((np.cumsum(groups.n) - groups.n)[order] - (np.cumsum(n) - n), n) + np.arange(int(n.sum()))
+    out = np.empty(int(n.sum()), np.int64)
+    out[goal] = taken[within] if len(begin) else within
+    return out
+
+
 def _wide_cells(
-    schema: Schema, fold: Fold, groups: _Groups, features: Columns, time: np.ndarray, rng: Rng
+    schema: Schema, fold: Fold, rows: _Rows, features: Columns, time: np.ndarray, rng: Rng
 ) -> dict[str, pl.Series]:
-    columns = {}
+    columns, groups = {}, rows.groups
+    every, told = np.arange(len(groups.n)), []
+    for cell, repeats in zip(fold.cells, fold.repeats):
+        if cell.law is not None:
+            values, observed = (part[groups.owner] for part in features[f"{fold.table}.{cell.column}"])
+            told.append(_Told(cell, repeats, every, values, observed))
+    free, moment = _free_courses(fold.course, rows, every[:0], rng.child("free").numpy)
+    numbers = iter(_numbers(fold.course, rows, told, free, moment, rng.child("course")))
     for cell, repeats in zip(fold.cells, fold.repeats):
         draw = rng.child("cells", cell.column).numpy
-        values, observed = (part[groups.owner] for part in features[f"{fold.table}.{cell.column}"])
-        if cell.kind == "category":
+        if cell.law is not None:
+            _, x, seen = next(numbers)
+        else:
+            values, observed = (part[groups.owner] for part in features[f"{fold.table}.{cell.column}"])
             marginal = fold.code_laws[cell.column][""]
             x, seen = _earlier_levels(values, observed, groups, repeats, marginal, draw)
-        else:
-            x, seen = _earlier_numbers(cell, values, observed, groups, repeats, draw)
         columns[cell.column] = cell.decode(schema, x, seen, time, draw)
     return columns
 
 
 def _code_cells(
-    schema: Schema, fold: Fold, groups: _Groups, features: Columns, time: np.ndarray, rng: Rng
+    schema: Schema, fold: Fold, rows: _Rows, features: Columns, time: np.ndarray, rng: Rng
 ) -> dict[str, pl.Series]:
-    spec = schema.tables[fold.table]
+    spec, groups = schema.tables[fold.table], rows.groups
     names = np.array([c.code for c in fold.codes] + list(fold.rare), dtype=object)
     code = groups.code[groups.row]
     columns = {spec.code or "": pl.Series(spec.code or "", names[code].tolist(), dtype=pl.String)}
@@ -249,62 +346,138 @@ def _code_cells(
                 x[at], seen[at] = laws.get(name, laws[""]).draw(len(at), draw)
         columns[cell.column] = cell.decode(schema, x, seen, time, draw)
     if spec.value is not None:
-        draw = rng.child("cells", spec.value).numpy
-        columns[spec.value] = _code_numbers(fold, groups, features, parts, fold.code_laws[spec.value], draw)
+        columns[spec.value] = _code_numbers(fold, rows, features, parts, fold.code_laws[spec.value], rng)
     return columns
 
 
 def _code_numbers(
-    fold: Fold,
-    groups: _Groups,
-    features: Columns,
-    parts: Mapping[str, np.ndarray],
-    laws: Mapping[str, CellLaw],
-    draw: np.random.Generator,
+    fold: Fold, rows: _Rows, features: Columns, parts: Mapping[str, np.ndarray], laws: Mapping[str, CellLaw], rng: Rng
 ) -> pl.Series:
     """The value column of a long table."""
+    groups = rows.groups
     x, seen = np.zeros(int(groups.n.sum())), np.zeros(int(groups.n.sum()), bool)
-    start = np.cumsum(groups.n) - groups.n
+    order = np.argsort(groups.code, kind="stable")
+    edge = np.searchsorted(groups.code[order], np.arange(len(fold.codes) + 1))
+    told = []
     for i, code in enumerate(fold.codes):
-        at = parts[code.code]
-        if code.cell is None or not len(at):
-            continue
-        own = np.flatnonzero(groups.code == i)
-        part = _Groups(groups.owner[own], groups.code[own], groups.n[own])
-        values, observed = (c[part.owner] for c in features[f"{fold.table}.{code.code}"])
-        rows = np.repeat(start[own] - (np.cumsum(part.n) - part.n), part.n) + np.arange(int(part.n.sum()))
-        x[rows], seen[rows] = _earlier_numbers(code.cell, values, observed, part, code.repeats, draw)
-        x[rows] = _on_grid(code.cell, x[rows])
+        if code.cell is not None:
+            own = order[edge[i] : edge[i + 1]]
+            values, observed = (c[groups.owner[own]] for c in features[f"{fold.table}.{code.code}"])
+            told.append(_Told(code.cell, code.repeats, own, values, observed))
+    untold = np.flatnonzero(groups.code >= len(fold.codes))
+    free, moment = _free_courses(fold.course, rows, untold if fold.free else untold[:0], rng.child("free").numpy)
+    for at, values, observed in _numbers(fold.course, rows, told, free, moment, rng.child("course")):
+        x[at], seen[at] = values, observed
+    draw, column = rng.child("cells", "rare").numpy, {name: len(told) + i for i, name in enumerate(fold.free)}
     for name in fold.rare:
-        at = parts[name]
-        if len(at) and name in laws:
-            x[at], seen[at] = laws[name].draw(len(at), draw)
+        at, law = parts[name], laws.get(name)
+        if not len(at) or law is None:
+            continue
+        x[at], seen[at] = law.draw(len(at), draw)
+        if name in column and law.law is not None:
+            x[at] = np.nan_to_num(law.law.decode(free[moment[at], column[name]]))
     return pl.select(pl.when(pl.Series(seen)).then(pl.Series("value", x))).to_series()
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the steps tell of one column (of one code).
+
+    Args:
+        cell: Its numbers.
+        repeats: Its rows beside the last ones.
+        groups: Its groups.
+        last, observed: Last number of each of them, and whether there is one; without a last one there is none at all.
+    """
+
+    cell: Cell
+    repeats: Repeats
+    groups: np.ndarray
+    last: np.ndarray
+    observed: np.ndarray
+
+
+def _numbers(
+    course: Course | None, rows: _Rows, told: list[_Told], free: np.ndarray, moment: np.ndarray, rng: Rng
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, numbers and whether there is one, of each column; the last of a group as told."""
+    groups, found = rows.groups, []
+    start = np.cumsum(groups.n) - groups.n
+    for c, one in enumerate(told):
+        n = groups.n[one.groups]
+        row = np.repeat(np.arange(len(n)), n)
+        at = np.arange(int(n.sum())) - np.repeat(np.cumsum(n) - n, n) + np.repeat(start[one.groups], n)
+        x, seen = one.last[row].astype(float), one.observed[row].copy()
+        last = np.cumsum(n) - 1
+        draw = rng.child("cells", one.cell.column, c).numpy
+        if course is not None and one.cell.law is not None and one.cell.law.n and n.max(initial=1) > 1:
+            inner = np.flatnonzero(seen & (np.arange(len(row)) != last[row]))
+            score = one.cell.law.encode(np.where(one.observed, one.last, np.nan), draw)
+            z = _led(course, c, rows, at, row, last, inner, score, one.observed, free, moment)
+            x[inner] = _on_grid(one.cell, np.nan_to_num(one.cell.law.decode(z)))
+            seen[inner] &= draw.random(len(inner)) >= one.repeats.empty
+        x[last] = _on_grid(one.cell, x[last])
+        found.append((at, x, seen))
+    return found
+
+
+def _free_courses(
+    course: Course | None, rows: _Rows, untold: np.ndarray, draw: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Free courses at the moments of patients with something to draw, and the moment of each row (-1: none).
+
+    Args:
+        untold: Groups no step tells a number of.
+    """
+    groups, moment = rows.groups, np.full(len(rows.subject), -1)
+    several = groups.n > 1
+    several[untold] = True
+    if course is None or not several.any():
+        return np.zeros((0, 0), np.float32), moment
+    wanted = np.zeros(int(rows.subject.max()) + 1, bool)
+    wanted[rows.subject[several[groups.row]]] = True
+    at = np.flatnonzero(wanted[rows.subject])
+    order = at[np.lexsort((rows.days[at], rows.step[at], rows.subject[at]))]
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(rows.step[order]) != 0) | (np.diff(rows.days[order]) != 0)
+    moment[order] = np.cumsum(new) - 1
+    first = order[new]
+    return course.draw(rows.subject[first], rows.step[first], rows.days[first], draw), moment
+
+
+def _led(
+    course: Course,
+    column: int,
+    rows: _Rows,
+    at: np.ndarray,
+    row: np.ndarray,
+    last: np.ndarray,
+    inner: np.ndarray,
+    score: np.ndarray,
+    observed: np.ndarray,
+    free: np.ndarray,
+    moment: np.ndarray,
+) -> np.ndarray:
+    """Scores of the rows `inner`, between the last number of the patient's group before and that of their own."""
+    who, when = rows.subject[at[last]], rows.days[at[last]]
+    pull = np.where(observed, score - free[moment[at[last]], column], 0.0)
+    number = np.arange(len(last))
+    before = np.maximum.accumulate(np.where(observed, number, -1)) if len(last) else number
+    before = np.concatenate([[-1], before[:-1]])
+    told = (before >= 0) & (who[np.maximum(before, 0)] == who)
+    before = np.maximum(before, 0)
+    group = row[inner]
+    t, prior = rows.days[at[inner]], told[group]
+    back = np.where(prior, np.maximum(t - when[before[group]], 0.0), np.inf)
+    ahead = np.maximum(when[group] - t, 0.0)
+    across = np.where(prior, np.maximum(when[group] - when[before[group]], 0.0), np.inf)
+    pulls = (np.where(prior, pull[before[group]], 0.0), pull[group])
+    return course.led(column, free[moment[at[inner]], column], (back, ahead, across), pulls)
 
 
 def _on_grid(cell: Cell, x: np.ndarray) -> np.ndarray:
     x = x if cell.decimals is None else np.round(x, cell.decimals)
     return np.clip(x, -np.inf if cell.low is None else cell.low, np.inf if cell.high is None else cell.high)
-
-
-def _earlier_numbers(
-    cell: Cell,
-    last: np.ndarray,
-    observed: np.ndarray,
-    groups: _Groups,
-    repeats: Repeats,
-    draw: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of all rows of each group, the last as given; a group without a last number has none at all."""
-    seen = observed[groups.row].copy()
-    if groups.n.max(initial=1) == 1 or cell.law is None or not cell.law.n:
-        return last[groups.row].astype(float), seen
-    sd, correlation = (np.full(len(groups.n), v) for v in (repeats.sd, repeats.correlation))
-    score = np.nan_to_num(cell.law.score(np.where(observed, last, np.nan)))
-    x = np.nan_to_num(cell.law.decode(repeated_scores(score, groups.n, sd, correlation, draw)))
-    seen &= draw.random(len(x)) >= repeats.empty
-    x[groups.last], seen[groups.last] = last, observed
-    return x, seen
 
 
 def _earlier_levels(
@@ -315,13 +488,16 @@ def _earlier_levels(
     marginal: CellLaw,
     draw: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Level ids of all rows of each group: the last one's with the learned share, else drawn."""
+    """Level ids of all rows of each group: going back, that of the row after with the learned share, else drawn."""
     ids, seen = last[groups.row].astype(float), observed[groups.row].copy()
     if groups.n.max(initial=1) == 1:
         return ids, seen
     other, other_seen = marginal.draw(len(ids), draw)
-    change = (draw.random(len(ids)) >= repeats.same) & other_seen & seen
+    fresh = (draw.random(len(ids)) >= repeats.same) & other_seen & seen
+    ids = np.where(fresh, other, ids)
+    ids[groups.last], fresh[groups.last] = last, True
+    source = np.minimum.accumulate(np.where(fresh, np.arange(len(ids)), len(ids))[::-1])[::-1]
+    ids = ids[source] if len(ids) else ids
     seen &= draw.random(len(ids)) >= repeats.empty
-    ids = np.where(change, other, ids)
-    ids[groups.last], seen[groups.last] = last, observed
+    seen[groups.last] = observed
     return ids, seen

@@ -1,0 +1,226 @@
+"""Which codes of a step were recorded at which of its moments.
+
+A step says how many moments it has and at how many of them each code stands. Codes that mostly stand together (a blood
+count, the three numbers of a blood pressure) form a *group*, found by average linkage on the share of moments that have
+both among those that have either; a group is a unit, and so is every other code. The utility of moment j for unit u is
+
+    v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R)
+
+f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later
+ones by time of day), R the tetrachoric correlation of presence within steps. The unit takes the n_u moments of greatest
+utility, so counts hold exactly. A moment nobody took goes to the unit that gives up least. Codes of a group are dealt
+over the moments of the group in the same way, at random.
+
+References:
+    Bonett, Price (2005). Inferential methods for the tetrachoric correlation coefficient. Journal of Educational and
+    Behavioral Statistics 30.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cohortloom.codec.course import closest_correlation
+
+__all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class"]
+
+#: Outside a visit, first of a visit, later ones by four hours of the day.
+N_CLASSES = 8
+_MOST_MOMENTS = 50_000
+_SHRUNK = 10.0  # moments of the average that count beside those of a class
+_ALIKE = 0.5
+_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Units of a table's frequent codes and where they like to stand. Make one with `fit`.
+
+    Args:
+        unit: Unit of each frequent code.
+        favour: Unit x class of moment; the last unit stands for all rare codes.
+        together: Correlation of the units.
+    """
+
+    unit: np.ndarray
+    favour: np.ndarray
+    together: np.ndarray
+
+    @classmethod
+    def fit(cls, unit: np.ndarray, moment: np.ndarray, code: np.ndarray, step: np.ndarray, kind: np.ndarray) -> Panels:
+        """Learn from rows.
+
+        Args:
+            unit: Unit of each frequent code (`groups_of`).
+            moment, code: Moment and frequent code of each row; a negative code is a rare one.
+            step, kind: Step and class of each moment, in the order of time within each step.
+        """
+        n_units = int(unit.max(initial=-1)) + 2
+        keep = moment < _MOST_MOMENTS
+        n = min(len(step), _MOST_MOMENTS)
+        here = np.zeros((n, n_units), np.float32)
+        of = np.where(code >= 0, unit[np.maximum(code, 0)] if len(unit) else 0, n_units - 1)
+        here[moment[keep], of[keep]] = 1.0
+        step, kind = np.unique(step[:n], return_inverse=True)[1].reshape(-1), kind[:n]
+        return cls(unit, _favour(here, kind), _together(here, step))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON state."""
+        return {name: np.round(value, 4).tolist() for name, value in self.__dict__.items()}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Panels:
+        favour = np.asarray(state["favour"], float).reshape(-1, N_CLASSES)
+        together = np.asarray(state["together"], float).reshape(len(favour), len(favour))
+        return cls(np.asarray(state["unit"], np.int64), favour, together)
+
+
+def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    """Unit of each code: codes that mostly stand together share one.
+
+    Args:
+        moment, code: Of each row; negative codes are not looked at.
+        fit: Which codes may share a unit.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage  # heavy
+    from scipy.spatial.distance import squareform
+
+    unit = np.arange(len(fit))
+    able = np.flatnonzero(fit)
+    if len(able) < 2:
+        return unit
+    keep = (code >= 0) & (moment < _MOST_MOMENTS)
+    here = np.zeros((int(moment[keep].max(initial=-1)) + 1, len(fit)), np.float32)
+    here[moment[keep], code[keep]] = 1.0
+    here = here[:, able]
+    both = here.T @ here
+    either = np.diag(both)[:, None] + np.diag(both)[None] - both
+    apart = 1 - both / np.maximum(either, 1.0)
+    np.fill_diagonal(apart, 0.0)
+    found = fcluster(linkage(squareform(apart, checks=False), "average"), 1 - _ALIKE, "distance")
+    unit[able] = len(fit) + found
+    _, unit = np.unique(unit, return_inverse=True)
+    return unit.reshape(-1)
+
+
+def moment_class(step: np.ndarray, linked: np.ndarray, hour: np.ndarray) -> np.ndarray:
+    """Class of each moment, in the order of time within each step.
+
+    Args:
+        hour: Hour of the day [h]; any number where times have none.
+    """
+    kind = 2 + np.clip(hour // 4, 0, N_CLASSES - 3).astype(np.int64)
+    kind[~linked] = 0
+    at = np.flatnonzero(linked)
+    first = np.ones(len(at), bool)
+    first[1:] = step[at][1:] != step[at][:-1]
+    kind[at[first]] = 1
+    return kind
+
+
+def _favour(here: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    from scipy.special import ndtri  # heavy
+
+    n = np.bincount(kind, minlength=N_CLASSES).astype(float)[None]
+    yes = np.stack([np.bincount(kind, column, N_CLASSES) for column in here.T])
+    overall = np.clip(yes.sum(1, keepdims=True) / max(len(here), 1), 0.002, 0.998)
+    share = (yes + _SHRUNK * overall) / (n + _SHRUNK)
+    return ndtri(np.clip(share, 1e-3, 1 - 1e-3))
+
+
+def _together(here: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Tetrachoric correlation of presence at the moments of steps that hold both."""
+    n_units = here.shape[1]
+    if not len(here):
+        return np.eye(n_units)
+    order = np.argsort(step, kind="stable")
+    begin = np.flatnonzero(np.concatenate([[True], np.diff(step[order]) != 0]))
+    count = np.add.reduceat(here[order], begin).astype(float)  # step x unit
+    size = np.diff(np.append(begin, len(step))).astype(float)[:, None]
+    held = (count > 0).astype(float)
+    total = (held * size).T @ held
+    alone = count.T @ held  # moments with the row's unit, in steps that hold both
+    both = (here.T @ here).astype(float)
+    a, b, c = both + 0.5, alone - both + 0.5, alone.T - both + 0.5
+    d = np.maximum(total - alone - alone.T + both, 0.0) + 0.5
+    n = a + b + c + d
+    odds = a * d / (b * c)
+    one, other = (a + b) / n, (a + c) / n
+    least = np.minimum(np.minimum(one, 1 - one), np.minimum(other, 1 - other))
+    power = (1 - np.abs(one - other) / 5 - (0.5 - least) ** 2) / 2
+    r = np.cos(np.pi / (1 + odds**power)) * total / (total + 50.0)
+    np.fill_diagonal(r, 1.0)
+    return closest_correlation(np.clip((r + r.T) / 2, -0.95, 0.995))
+
+
+def deal(
+    slots: np.ndarray,
+    owner: np.ndarray,
+    n: np.ndarray,
+    utility: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Slots of the rows of each pair; no slot stays empty while its owner has rows to spare.
+
+    Args:
+        slots: Slots of each owner (at least 1 where it has rows); numbered one owner after the other.
+        owner: Owner of each pair, ascending.
+        n: Rows of each pair; beyond the number of slots they go round again.
+        utility: (slot, pair) -> how much the pair likes the slot.
+
+    Returns:
+        Slot of each row, pairs one after the other, ascending within each pair.
+    """
+    first = np.cumsum(slots) - slots
+    out = np.empty(int(n.sum()), np.int64)
+    begin = np.cumsum(n) - n
+    cells = np.cumsum(slots[owner])
+    edge = np.searchsorted(cells, np.arange(_AT_ONCE, int(cells[-1]) if len(cells) else 0, _AT_ONCE))
+    edge = np.unique(np.searchsorted(owner, owner[np.minimum(edge, len(owner) - 1)])) if len(owner) else edge
+    for part in np.split(np.arange(len(owner)), edge):
+        if len(part):
+            rows = slice(begin[part[0]], begin[part[-1]] + n[part[-1]])
+            out[rows] = _deal(slots, first, owner[part], n[part], lambda s, p, at=part[0]: utility(s, p + at))
+    return out
+
+
+def _deal(slots: np.ndarray, first: np.ndarray, owner: np.ndarray, n: np.ndarray, utility: Callable) -> np.ndarray:
+    size = slots[owner]
+    pair = np.repeat(np.arange(len(owner)), size)
+    slot = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size) + first[owner][pair]
+    like = utility(slot, pair)
+    order = np.lexsort((-like, pair))
+    at = np.cumsum(size) - size
+    row = np.repeat(np.arange(len(owner)), n)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(n) - n, n)
+    taken = slot[order[at[row] + place % size[row]]]
+    _cover(slots, first, owner[row], row, taken, utility)
+    return taken[np.lexsort((taken, row))]
+
+
+def _cover(
+    slots: np.ndarray, first: np.ndarray, owner: np.ndarray, row: np.ndarray, taken: np.ndarray, utility: Callable
+) -> None:
+    """Give slots nobody took to the row that gives up least, in place."""
+    low = int(first[owner[0]]) if len(owner) else 0
+    high = int(first[owner[-1]] + slots[owner[-1]]) if len(owner) else 0
+    for _ in range(int(slots[owner].max(initial=0))):  # one slot of each owner a round
+        held = np.bincount(taken - low, minlength=high - low)
+        empty = np.flatnonzero(held == 0) + low
+        if not len(empty):
+            return
+        whose = np.searchsorted(first, empty, side="right") - 1
+        whose, one = np.unique(whose, return_index=True)
+        goal = np.full(len(slots), -1)
+        goal[whose] = empty[one]
+        able = np.flatnonzero((goal[owner] >= 0) & (held[taken - low] > 1))
+        if not len(able):
+            return
+        to = goal[owner[able]]
+        loss = utility(taken[able], row[able]) - utility(to, row[able])
+        best = able[np.lexsort((loss, owner[able]))]
+        best = best[np.unique(owner[best], return_index=True)[1]]
+        taken[best] = goal[owner[best]]

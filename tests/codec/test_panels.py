@@ -1,0 +1,76 @@
+"""Facts of which codes stand at which moment, and of the time of day."""
+
+import numpy as np
+import pytest
+
+from cohortloom.codec.clock import DAY
+from cohortloom.codec.daytime import Daytime
+from cohortloom.codec.panels import Panels, deal, groups_of, moment_class
+
+HOUR, MINUTE = DAY // 24, DAY // 1440
+
+
+def test_counts_hold_and_no_slot_stays_empty():
+    draw = np.random.default_rng(0)
+    slots = draw.integers(1, 9, 300)
+    owner = np.repeat(np.arange(300), 4)
+    n = draw.integers(0, 6, 1200)
+    taken = deal(slots, owner, n, lambda slot, pair: np.sin(slot * 37.0 + pair))
+    row = np.repeat(np.arange(1200), n)
+    first = np.cumsum(slots) - slots
+    place = taken - first[owner[row]]
+    assert len(taken) == n.sum() and (place >= 0).all() and (place < slots[owner[row]]).all()
+    for pair in range(1200):  # each slot once, before any is taken twice
+        mine = taken[row == pair]
+        assert (np.diff(mine) >= 0).all()
+        assert np.unique(mine, return_counts=True)[1].max(initial=0) <= -(-n[pair] // slots[owner[pair]])
+    rows_of = np.bincount(owner, n, 300)
+    for one in np.flatnonzero(rows_of >= slots):
+        assert len(np.unique(taken[owner[row] == one])) == slots[one]
+
+
+def test_codes_of_two_panels_are_found():
+    """A blood count (0, 1, 2), a blood gas (3, 4) and a weight (5), at moments of their own."""
+    draw = np.random.default_rng(0)
+    kind = draw.choice(3, 2000, p=[0.5, 0.4, 0.1])
+    rows = [(m, code) for m, k in enumerate(kind) for code in ((0, 1, 2), (3, 4), (5,))[k] if draw.random() < 0.9]
+    moment, code = np.array(rows).T
+    unit = groups_of(moment, code, np.ones(6, bool))
+    assert unit[0] == unit[1] == unit[2] and unit[3] == unit[4] and len(set(unit)) == 3
+    assert len(set(groups_of(moment, code, np.arange(6) != 0)[:3])) == 2  # 0 may not share
+
+
+def test_units_stand_together_and_at_their_hours_as_in_training():
+    """Moments every six hours; unit 0 at six in the morning only, unit 1 with it, unit 2 anywhere."""
+    draw = np.random.default_rng(0)
+    step, place = np.repeat(np.arange(300), 12), np.tile(np.arange(12), 300)
+    hour = place % 4 * 6
+    kind = moment_class(step, np.ones(3600, bool), hour)
+    rows = [(m, c) for m in range(3600) for c in range(3) if (hour[m] == 6 if c < 2 else draw.random() < 0.4)]
+    moment, code = np.array(rows).T
+    panels = Panels.fit(np.arange(3), moment, code, step, kind)
+    assert panels.together[0, 1] > 0.85 and abs(panels.together[0, 2]) < 0.3
+    assert panels.favour[0, 2 + 6 // 4] > panels.favour[0, 2 + 12 // 4] + 2
+
+
+def test_the_first_moment_of_a_visit_is_a_class_of_its_own():
+    step, linked = np.array([0, 0, 0, 1, 1]), np.array([False, True, True, True, False])
+    assert moment_class(step, linked, np.array([3, 3, 3, 23, 0])).tolist() == [0, 1, 2, 1, 0]
+
+
+def test_a_busy_clock_runs_back():
+    draw = np.random.default_rng(0)
+    ticks = (
+        draw.integers(0, 300, 4000) * DAY + draw.choice([6, 7, 18], 4000) * HOUR + draw.choice([0, 30], 4000) * MINUTE
+    )
+    clock = Daytime.fit(True, ticks, MINUTE)
+    assert (clock.ticks(clock.busy(ticks, MINUTE)) // MINUTE == ticks // MINUTE).all()
+    drawn = clock.ticks(draw.uniform(0, 300, 4000))
+    for at in (6, 7, 18):
+        true, made = (np.mean(x % DAY // HOUR == at) for x in (ticks, drawn))
+        assert made == pytest.approx(true, abs=0.04)
+
+
+def test_dates_keep_the_usual_clock():
+    clock = Daytime.fit(True, np.arange(100) * DAY, DAY)
+    assert clock.busy(np.array([DAY // 2])) == pytest.approx(0.5) and clock.ticks(np.array([0.5]))[0] == DAY // 2
