@@ -160,6 +160,11 @@ class StreamCodec:
     # -- what generators see -------------------------------------------------------------------------------------
 
     @property
+    def width(self) -> int:
+        """Width of a step where there is no visit table [ticks], as of `Codec`."""
+        return self.statics.width
+
+    @property
     def static_features(self) -> tuple[Feature, ...]:
         return self.statics.static_features
 
@@ -327,8 +332,15 @@ class StreamCodec:
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def decode(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> Cohort:
-        """A cohort of new subjects; visit ids are made of the subject's id and the place of the visit."""
+    def decode(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray, since: np.ndarray | None = None) -> Cohort:
+        """A cohort of new subjects; visit ids are made of the subject's id and the place of the visit.
+
+        Args:
+            encoded: Streams.
+            rng: Draws rare codes and what the statics leave open.
+            ids: Id of each subject (ascending where `since` is given).
+            since: Tokens of each subject whose rows are left out [subject].
+        """
         ids = np.asarray(ids, dtype=np.int64)
         order = np.argsort(ids, kind="stable")
         if not np.array_equal(order, np.arange(len(ids))):
@@ -347,15 +359,16 @@ class StreamCodec:
             at = (token == i) & (stream.values[:, 1] != NONE)
             if one.law is not None and at.any():
                 numbers[at] = one.law.decode(stream.values[at, 2])
-        days = self.times(stream, token, numbers)
-        ticks = np.round(days * ticks_per_day(self.schema)).astype(np.int64) + origin[stream.subject]
+        ticks = self.ticks(stream, token, numbers) + origin[stream.subject]
         row = np.where(self.facts["row"][token], np.arange(len(token)), -1)
         row = np.maximum.accumulate(row) if len(row) else row
         visit = np.where(self.facts["visit"][token], np.arange(len(token)), -1)
         visit = np.maximum.accumulate(visit) if len(visit) else visit
         visit = np.where(visit >= stream.starts[stream.subject], visit, -1) if len(visit) else visit
+        new = np.ones(len(token), bool) if since is None else stream.position >= since[stream.subject]
         for name in self.cells:
-            tables[name] = self._table(name, stream, token, numbers, ticks, row, visit, ids, rng.child("table", name))
+            stands = row, visit, new
+            tables[name] = self._table(name, stream, token, numbers, ticks, stands, ids, rng.child("table", name))
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "stream"))
 
     def origins(self, static: StaticArrays) -> np.ndarray:
@@ -363,6 +376,10 @@ class StreamCodec:
         raw, n = self.statics._values(static), len(static.values)
         none = Steps(pl.Series("subject_id", np.arange(n)), np.zeros(n, np.int64), np.zeros(0, np.int64), None)
         return self.statics._origins(none, raw) / ticks_per_day(self.schema)
+
+    def ticks(self, stream: SequenceArrays, token: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Time of each token since the subject's origin [ticks]."""
+        return np.round(self.times(stream, token, numbers) * ticks_per_day(self.schema)).astype(np.int64)
 
     def times(self, stream: SequenceArrays, token: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Time of each token since the subject's origin [d] (origins of dated visits are calendar days)."""
@@ -386,15 +403,15 @@ class StreamCodec:
         token: np.ndarray,
         numbers: np.ndarray,
         ticks: np.ndarray,
-        row: np.ndarray,
-        visit: np.ndarray,
+        stands: tuple[np.ndarray, np.ndarray, np.ndarray],
         ids: np.ndarray,
         rng: Rng,
     ) -> pl.DataFrame:
-        """The rows of one table."""
+        """The rows of one table. `stands`: row and visit each token stands in, and whether it is to be written."""
+        row, visit, new = stands
         schema, table, facts = self.schema, self.schema.tables[name], self.facts
         mine = facts["table"][token] == list(self.cells).index(name)
-        at = np.flatnonzero(mine & facts["row"][token])
+        at = np.flatnonzero(mine & facts["row"][token] & new)
         is_visit = table.role == "visit"
         if not is_visit and not schema.has_time(name):
             at = at[visit[at] >= 0]
@@ -421,7 +438,7 @@ class StreamCodec:
                 value = numbers[at]
                 seen = np.isfinite(value)
                 frame[table.value] = pl.Series(table.value, value).set(pl.Series(~seen), None)
-        cells = np.flatnonzero(mine & ~facts["row"][token])
+        cells = np.flatnonzero(mine & ~facts["row"][token] & new)
         cells = cells[(row[cells] >= 0)]
         cells = cells[number[row[cells]] >= 0]
         for j, cell in enumerate(self.cells[name]):

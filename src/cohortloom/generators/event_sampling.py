@@ -24,7 +24,7 @@ from cohortloom.generators.event_encoding import (
 from cohortloom.nets.event_transformer import Cache, EventTransformer, StaticNet
 from cohortloom.rng import Rng
 
-__all__ = ["Drawing", "FirstVisit", "draw_statics", "draw_streams"]
+__all__ = ["Drawing", "FirstVisit", "draw_rest", "draw_statics", "draw_streams"]
 
 #: Candidates per patient where statics are fixed.
 _CANDIDATES = 64
@@ -39,13 +39,11 @@ class Drawing:
         codec: Codec of the streams.
         statics: Classes of the statics and of the number of tokens.
         gaps: Classes of gaps before visits, and before other rows.
-        longest: Tokens of the longest training stream.
     """
 
     codec: StreamCodec
     statics: StaticClasses
     gaps: tuple[GapClasses, GapClasses]
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -162,6 +160,72 @@ def draw_streams(
     return SequenceArrays(codec.sequence_features, values, seen, gaps, length.astype(np.int64))
 
 
+def draw_rest(
+    nets: Any, drawing: Drawing, static: StaticArrays, stream: SequenceArrays, until: np.ndarray, rng: Rng
+) -> SequenceArrays:
+    """Streams and what comes after them.
+
+    The number of tokens is drawn given that it is not below what is there; the first new token takes time, for the
+    stream says that nothing happened until its end.
+
+    Args:
+        nets: Statics and stream networks.
+        drawing: Codec and classes.
+        static: Statics.
+        stream: Streams so far.
+        until: Time since the origin at which a stream may stop [d].
+        rng: Stream of the draw.
+    """
+    n, had = len(stream.length), stream.length
+    known = torch.from_numpy(drawing.statics.ids(static, had))
+    total = _longer(nets.statics, drawing, known[:, :-1], had, rng.child("length"))
+    parts: list[list[np.ndarray]] = []
+    for size in np.unique(had):  # those with as many tokens go together
+        rows = np.flatnonzero(had == size)
+        past = stream.take(rows)
+        course = _Course.begin(
+            nets.stream, drawing, known[rows], drawing.codec.origins(static.take(rows)), rng.child(int(size))
+        )
+        values, gap = past.values.reshape(len(rows), size, 3), past.gap.reshape(len(rows), size)
+        for k in range(size):
+            token, kind = values[:, k, 0].astype(np.int64), values[:, k, 1].astype(np.int64)
+            course.read(total[rows] - k, token, kind, values[:, k, 2], gap[:, k])
+        made, alive = [], total[rows] > size
+        k = int(size)
+        while alive.any():
+            token, kind, score, wait = course.step(np.maximum(total[rows] - k, 1), later=k == size)
+            alive = alive & (total[rows] > k)
+            made.append([np.flatnonzero(alive), np.column_stack([token, kind, score])[alive], wait[alive]])
+            k += 1
+            alive = alive & (total[rows] > k) & (course.state.now <= until[rows])
+        order = [np.column_stack([rows[who], np.full(len(who), size + j)]) for j, (who, _, _) in enumerate(made)]
+        if order:
+            parts.append([np.concatenate(order), *(np.concatenate([m[c] for m in made]) for c in (1, 2))])
+    there = np.column_stack([stream.subject, stream.position])
+    keys = np.concatenate([there, *(p[0] for p in parts)])
+    values = np.concatenate([stream.values, *(p[1] for p in parts)])
+    gaps = np.concatenate([stream.gap, *(p[2] for p in parts)])
+    at = np.lexsort((keys[:, 1], keys[:, 0]))
+    length = np.bincount(keys[:, 0].astype(int), minlength=n).astype(np.int64)
+    seen = np.ones(values.shape, bool)
+    return SequenceArrays(drawing.codec.sequence_features, values[at], seen, gaps[at], length)
+
+
+def _longer(net: StaticNet, drawing: Drawing, known: torch.Tensor, had: np.ndarray, rng: Rng) -> np.ndarray:
+    """Numbers of tokens given statics and that they are not below `had` (`had` itself where no draw reaches it)."""
+    out, open_ = had.copy(), np.ones(len(had), bool)
+    draw, stream = rng.numpy, rng.torch
+    for _ in range(200):
+        rows = np.flatnonzero(open_)
+        if not len(rows):
+            break
+        found = drawing.statics.draw_length(_lengths_given(net, known[rows], stream).numpy(), draw)
+        fine = found >= had[rows]
+        out[rows[fine]] = found[fine]
+        open_[rows[fine]] = False
+    return out
+
+
 def first_visit_weight(
     net: EventTransformer, drawing: Drawing, ids: torch.Tensor, static: StaticArrays, first: FirstVisit, rng: Rng
 ) -> torch.Tensor:
@@ -201,18 +265,44 @@ class _Course:
             self.cache.keep(torch.arange(n))
             self.state, self.patient, self.weight = self.state.keep(n), self.patient[:n], self.weight[:n]
 
-    def step(self, left: np.ndarray, first: FirstVisit | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw a token of each patient: ids, states and scores of values, gaps [d]."""
-        net, state, facts = self.net, self.state, self.drawing.codec.facts
+    def _state_of(self, left: np.ndarray) -> torch.Tensor:
+        """Read the last token; the state that draws the next one [patient width]."""
+        state = self.state
         plain = features_of(
             left, np.full(len(left), self.place), state.now - state.begun, state.origin + state.now, state.visits,
             np.where(state.visits > 0, state.now - state.visit_time, 0.0), state.rows,
         )  # fmt: skip
-        x = net.inputs(
+        x = self.net.inputs(
             torch.from_numpy(state.token[:, None]), torch.from_numpy(state.value[:, None]).float(),
             torch.from_numpy(state.gap[:, None]), torch.from_numpy(plain[:, None]).float(), self.patient,
         )  # fmt: skip
-        h = net.step(x, self.cache)[:, 0]
+        return self.net.step(x, self.cache)[:, 0]
+
+    def _advance(
+        self, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, kind: np.ndarray, score: np.ndarray
+    ) -> None:
+        self.state.advance(self.drawing.codec, token, gap_class, gap, kind, score, first=self.place == 0)
+        self.place += 1
+
+    def read(self, left: np.ndarray, token: np.ndarray, kind: np.ndarray, score: np.ndarray, gap: np.ndarray) -> None:
+        """Take a token of each patient as it is."""
+        self._state_of(left)
+        visit = self.drawing.codec.facts["visit"][token]
+        before, rest = self.drawing.gaps
+        self._advance(token, np.where(visit, before.of(gap), rest.of(gap)), gap, kind, score)
+
+    def step(
+        self, left: np.ndarray, first: FirstVisit | None = None, *, later: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Draw a token of each patient: ids, states and scores of values, gaps [d].
+
+        Args:
+            left: Tokens to come [patient].
+            first: What is fixed of the first visit.
+            later: Must the token be a row that takes time?
+        """
+        net, state, facts = self.net, self.state, self.drawing.codec.facts
+        h = self._state_of(left)
         logits = net.token_logits(
             h,
             torch.from_numpy(state.row),
@@ -223,6 +313,8 @@ class _Course:
         )
         unready = torch.from_numpy(facts["needs_visit"]) & torch.from_numpy(state.visits == 0)[:, None]
         logits = logits.masked_fill(unready, float("-inf"))
+        if later:
+            logits = logits.masked_fill(~torch.from_numpy(facts["timed"]), float("-inf"))
         due = np.full(len(left), -1)
         if first is not None:
             due = first.next_one(state, facts)
@@ -232,15 +324,14 @@ class _Course:
             self.weight = self.weight + narrowed.logsumexp(-1) - logits.logsumexp(-1)
             logits = narrowed
         token = torch.multinomial(logits.softmax(-1), 1, generator=self.stream)[:, 0].numpy()
-        gap_class, gap = _draw_gap(net, h, token, state, self.drawing, self.stream, self.draw)
+        gap_class, gap = _draw_gap(net, h, token, state, self.drawing, self.stream, self.draw, later)
         told = np.full(len(left), np.nan)
         if first is not None and len(first.column):
             here = (due >= 0) & (token == first.token[due])
             told = np.where(here, first.score[due], np.nan)
         score, kind, log_p = _draw_value(net, h, token, gap_class, gap, state, facts, told, self.stream, self.draw)
         self.weight = self.weight + log_p
-        state.advance(self.drawing.codec, token, gap_class, gap, kind, score, first=self.place == 0)
-        self.place += 1
+        self._advance(token, gap_class, gap, kind, score)
         return token, kind, score, gap
 
 
@@ -306,9 +397,12 @@ class _State:
 
 def _draw_gap(
     net: EventTransformer, h: torch.Tensor, token: np.ndarray, state: _State, drawing: Drawing,
-    stream: torch.Generator, draw: np.random.Generator,
+    stream: torch.Generator, draw: np.random.Generator, always: bool,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Classes and gaps [d]. A timed row that stands earlier in the order than the one before can't share its time."""
+    """Classes and gaps [d], above 0 where `always` asks for it.
+
+    A timed row that stands earlier in the order than the one before can't share its time.
+    """
     facts = drawing.codec.facts
     found, gap = np.zeros(len(token), np.int64), np.zeros(len(token))
     at = np.flatnonzero(facts["timed"][token])
@@ -317,6 +411,7 @@ def _draw_gap(
     logits = net.gap_logits(h[at], torch.from_numpy(token[at]))
     visit = facts["visit"][token[at]]
     later = ~visit & facts["timed"][state.row[at]] & ~facts["visit"][state.row[at]] & (token[at] < state.row[at])
+    later = later | always
     for kind, law in enumerate(drawing.gaps):
         mine = later & (visit == (kind == 0))
         if mine.any() and len(law) > law.positive:

@@ -22,18 +22,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import torch
 
-from cohortloom.codec.stream import StreamCodec
-from cohortloom.codec.tensors import Encoded, Layout
+from cohortloom.codec.clock import series_of, ticks_of, ticks_per_day
+from cohortloom.codec.steps import subject_rows
+from cohortloom.codec.stream import NONE, StreamCodec
+from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
 from cohortloom.generators.event_encoding import FEATURES, N_VALUES, GapClasses, StaticClasses, Streams
-from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_statics, draw_streams
+from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
+from cohortloom.generators.extend import NEVER, PLACES, Prefix
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet
 from cohortloom.rng import Rng
+from cohortloom.schema import Schema
 from cohortloom.training import Objective, Phase, Training, hold_out
 
 __all__ = ["EventNets", "EventTransformerGenerator"]
@@ -66,7 +71,7 @@ class EventTransformerGenerator(TorchGenerator):
     name: ClassVar[str] = "event-transformer"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, events=True, scale="normal")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.SCORE, Ability.RESUME}
     )
     codec_class: ClassVar[Any] = StreamCodec
 
@@ -102,7 +107,6 @@ class EventTransformerGenerator(TorchGenerator):
             "statics": StaticClasses.fit(data.static, stream.length, k).to_json(),
             "gaps": [law.to_json() for law in gaps],
             "tokens": len(token),
-            "longest": int(stream.length.max(initial=0)),
         }
 
     def build(self, shape: Shape) -> EventNets:
@@ -194,15 +198,78 @@ class EventTransformerGenerator(TorchGenerator):
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
+    @property
+    def _drawing(self) -> Drawing:
+        gaps = [GapClasses.from_json(state) for state in self.shape_.facts["gaps"]]
+        return Drawing(self.codec_, StaticClasses.from_json(self.shape_.facts["statics"]), (gaps[0], gaps[1]))
+
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
-        net, facts = self.net_, self.shape_.facts
-        statics = StaticClasses.from_json(facts["statics"])
-        gaps = [GapClasses.from_json(state) for state in facts["gaps"]]
-        drawing = Drawing(self.codec_, statics, (gaps[0], gaps[1]), facts["longest"])
+        net, drawing = self.net_, self._drawing
         first = FirstVisit.of(self.codec_, where)
         static, length = draw_statics(net, drawing, n, context, where, first, rng.child("statics"))
-        ids = torch.from_numpy(statics.ids(static, length))
+        ids = torch.from_numpy(drawing.statics.ids(static, length))
         return Encoded(static, draw_streams(net.stream, drawing, ids, static, length, rng.child("streams"), first))
+
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        stream = encoded.sequence
+        assert stream is not None and encoded.static is not None
+        token, day = stream.values[:, 0].astype(np.int64), self.codec_.width / ticks_per_day(self.schema_)
+        time = self.codec_.times(stream, token, self._hours(stream, token))
+        steps = self.codec_.facts["visit"][token] if self.schema_.visit_table else np.ones(len(token), bool)
+        last = np.zeros(len(until))
+        np.maximum.at(last, stream.subject[steps], time[steps])
+        rest = draw_rest(self.net_, self._drawing, encoded.static, stream, last + until + day, rng)
+        return Encoded(encoded.static, rest)
+
+    def _rows_after(
+        self, past: Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng
+    ) -> tuple[dict[str, pl.DataFrame], np.ndarray]:
+        """Rows of the tokens after the prefix, moved so that the prefix ends when it did."""
+        schema, codec, stream = self.schema_, self.codec_, drawn.sequence
+        ids = past.ids[rows]
+        had = codec.encode(past.cohort.select(ids.tolist()), rng=rng).sequence.length
+        decoded = codec.decode(drawn, rng, ids=ids, since=had)
+        token = stream.values[:, 0].astype(np.int64)
+        ticks = codec.ticks(stream, token, self._hours(stream, token))
+        origin = np.round(codec.origins(drawn.static) * ticks_per_day(schema)).astype(np.int64)
+        ticks = ticks + origin[stream.subject]
+        end = np.full(len(ids), NEVER)
+        old = stream.position < had[stream.subject]
+        np.maximum.at(end, stream.subject[old], ticks[old])
+        begin = np.full(len(ids), np.iinfo(np.int64).max)
+        np.minimum.at(begin, stream.subject[~old], ticks[~old])
+        last, opens = past.last_row[rows], past.opens[rows]
+        moved = np.where((end != NEVER) & (last != NEVER), last - end, 0)
+        stop = np.where(opens & (had == 0), begin, past.now[rows]) + past.horizon
+        series, tables, early = pl.Series("subject_id", ids), {}, [ids[:0]]
+        n_visits = past.n_steps[rows] if schema.visit_table else np.zeros(len(ids), np.int64)
+        for name, frame in decoded.tables.items():
+            if schema.tables[name].role == "static" or (
+                "time" not in frame.columns and "visit_id" not in frame.columns
+            ):
+                tables[name] = frame.clear()
+                continue
+            owner = subject_rows(series, frame)
+            for column in ["time", *(c for c, spec in schema.tables[name].columns.items() if spec.kind == "timestamp")]:
+                if column in frame.columns:
+                    own, known = ticks_of(frame[column])
+                    frame = frame.with_columns(series_of(schema, own + moved[owner], known, column))
+            if "time" in frame.columns:
+                own, known = ticks_of(frame["time"])
+                early.append(ids[owner[known & (own <= last[owner])]])
+                keep = pl.Series(~known | (own <= stop[owner]))
+                frame, owner = frame.filter(keep), owner[keep.to_numpy()]
+            tables[name] = frame
+        return _named_visits(schema, tables, past.cohort, ids, n_visits), np.unique(np.concatenate(early))
+
+    def _hours(self, stream: SequenceArrays, token: np.ndarray) -> np.ndarray:
+        """The hour of each visit that has one."""
+        found = np.full(len(token), np.nan)
+        for i in np.flatnonzero(self.codec_.facts["visit"]):
+            at = (token == i) & (stream.values[:, 1] != NONE)
+            if self.codec_.tokens[i].law is not None:
+                found[at] = self.codec_.tokens[i].law.decode(stream.values[at, 2])
+        return found
 
     # -- likelihood ----------------------------------------------------------------------------------------------
 
@@ -216,6 +283,35 @@ class EventTransformerGenerator(TorchGenerator):
             found = windows.log_likelihood(index, None).double().numpy()
             np.add.at(total, owner[index.numpy()], found)
         return total
+
+
+def _named_visits(
+    schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort, ids: np.ndarray, n_visits: np.ndarray
+) -> dict[str, pl.DataFrame]:
+    """Visits of the prefix by their own ids, new ones by ids that no visit of the prefix has; rows of visits beyond
+    the end go with them."""
+    if schema.visit_table is None:
+        return tables
+    own = past.tables[schema.visit_table].select("subject_id", "visit_id")
+    own = own.with_columns((pl.int_range(pl.len()).over("subject_id") + 1).alias("place"))
+    owner = pl.DataFrame({"subject_id": ids, "before": n_visits})
+    text = not own["visit_id"].dtype.is_integer()
+    top = 0 if text else max(int(own["visit_id"].max() or 0), 0)
+    kept = tables[schema.visit_table]["visit_id"]
+    out = {}
+    for name, frame in tables.items():
+        if "visit_id" in frame.columns:
+            frame = frame.join(owner, on="subject_id", how="left", maintain_order="left")
+            frame = frame.with_columns(((pl.col("visit_id") - 1) % PLACES + 1).alias("place"))
+            old = pl.col("place") <= pl.col("before")
+            frame = frame.filter(pl.col("visit_id").is_null() | old | pl.col("visit_id").is_in(kept.implode()))
+            frame = frame.join(own.rename({"visit_id": "own"}), on=["subject_id", "place"], how="left",
+                               maintain_order="left")  # fmt: skip
+            made = pl.format("+{}", "place") if text else pl.col("visit_id") + top
+            made = pl.when(pl.col("visit_id").is_null()).then(None).when(old).then(pl.col("own")).otherwise(made)
+            frame = frame.with_columns(made.alias("visit_id")).drop("before", "place", "own")
+        out[name] = frame
+    return out
 
 
 class Windows:

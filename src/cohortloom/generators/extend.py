@@ -37,7 +37,7 @@ from cohortloom.version import __version__
 if TYPE_CHECKING:
     from cohortloom.generators.base import Generator
 
-__all__ = ["extended", "renamed", "repeated"]
+__all__ = ["NEVER", "PLACES", "Prefix", "extended", "renamed", "repeated", "rows_after", "with_new_visits"]
 
 PLACES = 1_000_000  # visits per subject in the ids the codec makes
 NEVER = np.iinfo(np.int64).min
@@ -93,7 +93,7 @@ def renamed(cohort: Cohort, subjects: pl.Series, ids: pl.Series) -> Cohort:
 
 
 @dataclass(frozen=True)
-class _Prefix:
+class Prefix:
     """Prefixes of a shard, one subject per draw, with what their patients have lived through [ticks].
 
     Args:
@@ -114,7 +114,7 @@ class _Prefix:
     broken: pl.Series
 
     @classmethod
-    def read(cls, cohort: Cohort, ids: np.ndarray, horizon: int, width: int) -> _Prefix:
+    def read(cls, cohort: Cohort, ids: np.ndarray, horizon: int, width: int) -> Prefix:
         series = pl.Series("subject_id", ids)
         steps = steps_of(cohort, series, width=width)
         has = steps.length > 0
@@ -162,7 +162,7 @@ def _shard(
     own = prefix.select(prefix.subjects.gather(np.unique(subject)))
     encoded = generator.codec_.encode(own, rng=rng.child("encode")).take(subject - subject[0])
     copies = renamed(own, prefix.subjects.gather(subject), pl.Series(shard.ids))
-    past = _Prefix.read(copies, shard.ids, horizon, generator.codec_.width)
+    past = Prefix.read(copies, shard.ids, horizon, generator.codec_.width)
     todo, kept, redrawn = np.arange(len(shard.ids)), [], 0
     for attempt in range(REDRAWS + 1):
         stream = rng.child("draw", attempt)
@@ -180,10 +180,10 @@ def _shard(
     )
 
 
-def _finished(generator: Generator, past: _Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng) -> Cohort:
+def _finished(generator: Generator, past: Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng) -> Cohort:
     """The continued patients among `rows` who keep every rule."""
     mine = past.cohort.select(past.ids[rows].tolist())
-    new, early = _new_rows(generator, past, rows, drawn, rng.child("decode"))
+    new, early = generator._rows_after(past, rows, drawn, rng.child("decode"))
     joined = _together(mine, new)
     repaired = rules.repair(joined, rng.child("repair"))
     if repaired is not joined:
@@ -215,8 +215,8 @@ def _lost(past: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
     return past.join(frame, on=past.columns, how="anti", nulls_equal=True)["subject_id"].unique()
 
 
-def _new_rows(
-    generator: Generator, past: _Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng
+def rows_after(
+    generator: Generator, past: Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng
 ) -> tuple[dict[str, pl.DataFrame], np.ndarray]:
     """Rows of the steps after the prefix, table by table, and ids of subjects with one before its end."""
     schema, codec, ids, n = generator.schema_, generator.codec_, past.ids[rows], past.n_steps[rows]
@@ -253,10 +253,10 @@ def _new_rows(
             early.append(ids[owner[keep & late]])
             keep &= within | frame["time"].is_null().to_numpy()
         tables[name] = frame.filter(pl.Series(keep))
-    return _with_new_visits(schema, tables, past.cohort), np.unique(np.concatenate(early))
+    return with_new_visits(schema, tables, past.cohort), np.unique(np.concatenate(early))
 
 
-def _with_new_visits(schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort) -> dict[str, pl.DataFrame]:
+def with_new_visits(schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort) -> dict[str, pl.DataFrame]:
     """Ids for new visits that no visit of the prefix has; rows of visits beyond the end go with them."""
     if schema.visit_table is None:
         return tables
