@@ -221,7 +221,7 @@ def r_sizes_erratic(x, fs, channels, draw):
     return y
 
 
-@fault(ECG, "signals.ecg.record", "signals.ecg.record_worst")
+@fault(ECG, "signals.ecg.record", "signals.ecg.record_worst", "signals.ecg.record_known")
 def records_of_other_patients(x, fs, channels, draw):
     return x[draw.permutation(len(x))]
 

@@ -12,7 +12,7 @@ from cohortloom.rules import check
 from cohortloom.schema.text import parse_schema, read_schema
 from cohortloom.simulation import simulate, simulate_with_truth
 
-COMMITTED = ("heart_failure_clinic", "icu_48h", "pbc", "mimic_iv_demo", "diabetes_encounters")
+COMMITTED = ("heart_failure_clinic", "heart_failure_ecg", "icu_48h", "pbc", "mimic_iv_demo", "diabetes_encounters")
 
 
 def same(a, b) -> bool:

@@ -3,10 +3,11 @@
 One row of numbers per waveform record, in this order of sources:
 
     label                    each label a record may carry (several at once), if its label is known
-    static columns           numbers, flags and ranks as they are, categories level by level
+    static columns           numbers, flags and ranks as they are, categories level by level, moments (date of birth)
+                             as years from then to the record
     visit and event columns  the value of the record's own visit, else the nearest in time of that patient;
                              of a long table each frequent code is a column of its own
-    codes without a value    whether the patient has the code (diagnoses, drugs) up to the record's time
+    codes                    whether the patient has the code (diagnoses, drugs) up to the record, its visit included
 
 Numbers are standardised on the training records. What is not known is 0 with observed = False, so a patient of whom
 nothing is known is a row like any other.
@@ -25,7 +26,10 @@ from cohortloom.schema import Schema
 __all__ = ["ContextFeature", "RecordContext"]
 
 #: Most features beside labels, and the share of records that must have one.
-MOST, LEAST_SEEN, MOST_LEVELS = 64, 0.05, 12
+MOST, LEAST_SEEN, MOST_LEVELS, MOST_CODES = 96, 0.05, 12, 24
+#: A code that a larger share of patients has tells nothing by being there.
+MOST_HELD = 0.9
+_YEAR = 365.25 * 86_400e6
 
 
 @dataclass(frozen=True)
@@ -134,26 +138,28 @@ def _of_table(cohort: Cohort, name: str) -> list[ContextFeature]:
     """Candidates of one table."""
     table, frame = cohort.schema.tables[name], cohort.tables[name]
     if table.is_long and table.code:
-        codes = _frequent(frame, table.code)
+        codes = _frequent(frame, table.code, MOST_CODES)
         if table.value:
-            return [ContextFeature(name, table.value, code=c) for c in codes]
+            held = [c for c in codes if _holders(frame, table.code, c) < MOST_HELD * cohort.n_subjects]
+            return [*(ContextFeature(name, table.value, code=c) for c in codes),
+                    *(ContextFeature(name, table.code, level="yes", code=c) for c in held)]  # fmt: skip
         return [ContextFeature(name, table.code, level="yes", code=c) for c in codes]
     found = []
     for column, spec in table.columns.items():
-        if spec.kind in _RANKED:
+        if spec.kind in _RANKED or (spec.kind == "timestamp" and table.role == "static"):
             found.append(ContextFeature(name, column))
         elif spec.kind == "code" and table.role == "event":
-            found += [ContextFeature(name, column, level="yes", code=c) for c in _frequent(frame, column)]
+            found += [ContextFeature(name, column, level="yes", code=c) for c in _frequent(frame, column, MOST_CODES)]
         elif spec.kind in _NAMED:
             found += [ContextFeature(name, column, level=c) for c in _frequent(frame, column)]
     return found
 
 
-def _frequent(frame: pl.DataFrame, column: str) -> list[str]:
+def _frequent(frame: pl.DataFrame, column: str, most: int = MOST_LEVELS) -> list[str]:
     """Levels most patients have, the rarest (fewer than 5 patients) left out."""
     counts = frame.select("subject_id", pl.col(column).cast(pl.String)).drop_nulls().unique().group_by(column).len()
     counts = counts.filter(pl.col("len") >= 5).sort(["len", column], descending=[True, False])
-    return counts[column].head(MOST_LEVELS).to_list()
+    return counts[column].head(most).to_list()
 
 
 def _column(cohort: Cohort, base: pl.DataFrame, feature: ContextFeature) -> pl.Series:
@@ -170,7 +176,8 @@ def _column(cohort: Cohort, base: pl.DataFrame, feature: ContextFeature) -> pl.S
         return _present(base, frame)
     if table.role == "static":
         rows = frame.unique("subject_id", keep="first", maintain_order=True)
-        return base.join(rows, on="subject_id", how="left", maintain_order="left")["value"]
+        found = base.join(rows, on="subject_id", how="left", maintain_order="left")["value"]
+        return _years(base["time"], found) if found.dtype.is_temporal() else found
     nearest = _nearest(base, frame)
     if "visit_id" not in frame.columns or base["visit_id"].null_count() == base.height:
         return nearest
@@ -185,7 +192,20 @@ def _readable(schema: Schema, table: str, column: str) -> pl.Expr:
     if spec.kind == "ordinal" and spec.levels:
         ranks = {level: float(i) for i, level in enumerate(spec.levels)}
         return pl.col(column).replace_strict(ranks, default=None, return_dtype=pl.Float64)
+    if spec.kind == "timestamp":
+        return pl.col(column)
     return pl.col(column).cast(pl.String) if spec.kind in _NAMED else pl.col(column).cast(pl.Float64)
+
+
+def _years(time: pl.Series, moment: pl.Series) -> pl.Series:
+    """Years from a moment to the record; null where the two can't be compared."""
+    if type(time.dtype) is not type(moment.dtype):
+        return pl.Series("value", [None] * len(time), dtype=pl.Float64)
+    return (time.cast(pl.Int64) - moment.cast(pl.Int64)) / _YEAR
+
+
+def _holders(frame: pl.DataFrame, column: str, code: str) -> int:
+    return frame.filter(pl.col(column).cast(pl.String) == code)["subject_id"].n_unique()
 
 
 def _comparable(base: pl.DataFrame, frame: pl.DataFrame) -> bool:
@@ -212,7 +232,8 @@ def _nearest(base: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
 
 
 def _present(base: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
-    """Text "yes" or "no": does the patient have a row up to the record's time (at any time if clocks differ)?"""
+    """Text "yes" or "no": does the patient have a row at the record's visit (a drug is written down as it ends), or up
+    to the record's time (at any time if clocks differ)?"""
     first = frame.group_by("subject_id").agg(
         pl.col("time").min() if "time" in frame.columns else pl.lit(None).alias("time")
     )
@@ -221,4 +242,9 @@ def _present(base: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
     here = pl.col("any").fill_null(False)
     if _comparable(base, frame):
         here = here & (pl.col("first") <= pl.col("time")).fill_null(True)
+    if "visit_id" in frame.columns:
+        own = frame.select("subject_id", pl.col("visit_id").cast(base["visit_id"].dtype)).drop_nulls().unique()
+        met = met.join(own.with_columns(own=pl.lit(True)), on=["subject_id", "visit_id"], how="left",
+                       maintain_order="left")  # fmt: skip
+        here = here | pl.col("own").fill_null(False)
     return met.select(pl.when(here).then(pl.lit("yes")).otherwise(pl.lit("no")).alias("value")).to_series()

@@ -30,6 +30,7 @@ class RecordPlan:
         at_visit: Share of records that belong to a visit.
         times: Quantiles of the time of records outside visits [us since origin or 1970], empty if they have none.
         lengths: Quantiles of the length [samples].
+        visits: Chance of a record at a patient's first visit, and at one in the first and second half of the others.
         clock: What a record's time is: "duration", "datetime" or "order"; "" if records carry none.
     """
 
@@ -39,6 +40,7 @@ class RecordPlan:
     times: tuple[float, ...]
     lengths: tuple[float, ...]
     clock: str
+    visits: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @classmethod
     def fit(cls, cohort: Cohort, signal: str) -> RecordPlan:
@@ -61,6 +63,7 @@ class RecordPlan:
             tuple(np.quantile(times, edges).tolist()) if len(times) else (),
             tuple(quantiles),
             _clock(records["time"].dtype) if len(times) else "",
+            _visit_chances(cohort, records),
         )
 
     def draw(
@@ -115,7 +118,9 @@ class RecordPlan:
         if name is None or not records["wants"].any():
             return records.with_columns(pl.lit(None, pl.Int64).alias("visit_id")).select(order)
         visits = cohort.tables[name].select("subject_id", "visit_id", "time")
-        visits = visits.with_columns(pl.Series("key", rng.numpy.random(visits.height)))
+        # exponential times over their rates come in the order of a draw without replacement by weight
+        rate = np.maximum(np.array(self.visits), 1e-9)[_place_of_visits(visits)]
+        visits = visits.with_columns(pl.Series("key", rng.numpy.standard_exponential(visits.height) / rate))
         visits = visits.sort("subject_id", "key").with_columns(pl.int_range(pl.len()).over("subject_id").alias("turn"))
         visits = visits.rename({"time": "visit_time"}).drop("key")
         wanting = records.with_columns(
@@ -133,6 +138,26 @@ class RecordPlan:
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> RecordPlan:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
+
+
+def _place_of_visits(visits: pl.DataFrame) -> np.ndarray:
+    """0 for a patient's first visit, 1 and 2 for the first and second half of the others."""
+    rank = pl.col("time").rank("ordinal").over("subject_id") - 1
+    later = 1 + (2 * pl.col("time").rank("ordinal").over("subject_id") > pl.len().over("subject_id") + 1).cast(pl.Int64)
+    return visits.select(pl.when(rank == 0).then(0).otherwise(later).fill_null(0).cast(pl.Int64)).to_series().to_numpy()
+
+
+def _visit_chances(cohort: Cohort, records: pl.DataFrame) -> tuple[float, float, float]:
+    """Share of visits with a record, by the visit's place among the patient's."""
+    name = cohort.schema.visit_table
+    if name is None or not cohort.tables[name].height or records["visit_id"].null_count() == records.height:
+        return 1.0, 1.0, 1.0
+    visits = cohort.tables[name].select("subject_id", "visit_id", "time")
+    place = _place_of_visits(visits)
+    has = visits["visit_id"].is_in(records["visit_id"].drop_nulls().implode()).to_numpy()
+    n = np.bincount(place, minlength=3)
+    share = np.bincount(place, weights=has, minlength=3) / np.maximum(n, 1)
+    return tuple(np.where(n > 0, share, share.max(initial=0)).tolist())  # type: ignore[return-value]
 
 
 _CLOCKS = {"duration": pl.Duration("us"), "datetime": pl.Datetime("us"), "order": pl.Int64()}

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "Signal", "SignalSource"]
+__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "Signal", "SignalPrior", "SignalSource"]
 
 #: The standard 12 leads in their usual order; the first two and V1..V6 determine the rest.
 STANDARD_12 = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -78,6 +78,22 @@ class SignalSource(Strict):
     verify: bool = Field(True, description="Compare the checksums of WFDB headers.")
 
 
+class SignalPrior(Strict):
+    """How a simulated waveform follows from the patient's record.
+
+    `follows` maps a trait of the simulated heart or head to where the record tells it: "visits.heart_rate" (a number,
+    a flag, or a date of birth for "age"), "patients.sex = F" (is it this level?), "labs.2823-3" (the code's value at
+    the record's visit, else the last one before) or "diagnoses.I31.3" (has the patient had this code by then?). What
+    the record does not say is drawn from adult norms.
+    """
+
+    at: Literal["first", "every"] = Field(
+        "every", description="Of a patient's visits (where the parent is the visit table): the first, or every one."
+    )
+    chance: float = Field(1.0, ge=0, le=1, description="Share of those occasions at which a record is taken.")
+    follows: dict[str, str] = Field(default_factory=dict, description="Trait -> where the record tells it.")
+
+
 class Signal(Strict):
     """One kind of waveform record.
 
@@ -97,6 +113,7 @@ class Signal(Strict):
     low: float | None = Field(None, description="Smallest plausible sample, in the unit.")
     high: float | None = Field(None, description="Largest plausible sample, in the unit.")
     source: SignalSource | None = None
+    prior: SignalPrior | None = Field(None, description="How simulated records follow the patient; absent: none.")
     description: str = ""
 
     @property

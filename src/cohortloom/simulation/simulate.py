@@ -2,19 +2,20 @@
 
 Patients come in shards of a fixed size, each with its own branch of the seed's tree, so the number of workers changes
 nothing. A shard is lived through step by step: patients, course of illness, visits, moments, physiology with
-treatments, tables. What breaks a rule of the schema is repaired where the rule knows how, else redrawn.
+treatments, tables. What breaks a rule of the schema is repaired where the rule knows how, else redrawn. Waveforms
+follow when all tables stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from cohortloom.cohort import Cohort, Origin
-from cohortloom.errors import SamplingError, SettingsError
+from cohortloom.errors import SamplingError, SchemaError, SettingsError
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.schema.source import TIME_UNITS
@@ -76,6 +77,7 @@ def _simulate(schema: Schema, n_subjects: int, seed: int, workers: int, truth: b
     if isinstance(n_subjects, bool) or n_subjects < 0:
         raise SettingsError("simulate: n_subjects must be 0 or more")
     make_plan(schema)  # problems of the priors, before any worker starts
+    _refuse_signals(schema)
     starts = range(0, n_subjects, SHARD)
     jobs = [(schema, seed, i, min(SHARD, n_subjects - first), truth) for i, first in enumerate(starts)]
     if workers > 1 and len(jobs) > 1:
@@ -89,10 +91,24 @@ def _simulate(schema: Schema, n_subjects: int, seed: int, workers: int, truth: b
     tables = _joined(schema, [p[0] for p in parts], list(starts))
     origin = Origin("synthetic", "simulate", seed=seed, version=__version__, notes=_notes(parts))
     cohort = Cohort.build(schema, tables, origin=origin)
+    if any(spec.prior is not None for spec in schema.signals.values()):
+        from cohortloom.simulation.signals import draw_signals
+
+        cohort = replace(cohort, signals=draw_signals(cohort, Rng(seed).child("signals")))
     if not truth:
         return cohort, None
     merged = _joined(schema, [p[1] for p in parts], list(starts)) if parts else _no_truth(schema, seed)
     return cohort, Truth(merged["patients"], merged["path"], merged["moments"])
+
+
+def _refuse_signals(schema: Schema) -> None:
+    if all(spec.prior is None for spec in schema.signals.values()):
+        return
+    from cohortloom.simulation.signals import signal_problems
+
+    problems = signal_problems(schema)
+    if problems:
+        raise SchemaError(f'the priors of schema "{schema.name}" can\'t be used', problems)
 
 
 def _shard(job: tuple) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame], dict[str, int]]:
