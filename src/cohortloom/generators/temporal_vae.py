@@ -1,180 +1,190 @@
-"""Temporal VAE: one latent vector per patient, statics and course decoded from it with learned, drawn noise.
+"""Temporal VAE: statics, visit count, gaps, values, categories and missingness of a patient from one latent vector.
 
-    maximise  E_q(z | patient) [ log p(statics | z) + sum_t log p(more_t, gap_t, x_t | past, z, statics) ]
-              - beta KL(q(z | patient) || N(0, I))
+    maximise  E_q(z, w | patient) [ log p(statics | z) + sum_t log p(gap_t, visit_t | z, w, statics, time, before) ]
+              - beta KL(q(z, w | patient) || p(z) p(w))
 
-Each latent dimension may use `free_nats` for free, so that z is not ignored. Columns of one row share mixture
-components (`nets.mixture_head`), so they go together. Courses end at the longest training course, at most 512 steps.
+The network and its equations are in `nets.visit_vae`, the law of a row with its autocorrelated noise in `nets.row_law`,
+the law that z is drawn from in `nets.latent_prior`.
 
-References:
-    Kingma, Welling (2014). Auto-encoding variational Bayes. arXiv:1312.6114.
-    Kingma et al. (2016). Improved variational inference with inverse autoregressive flow (free bits). arXiv:1606.04934.
+    temporal_vae_data       cohort -> cells, features of time, the past
+    temporal_vae_training   sizes by cohort, phases
+    temporal_vae_drawing    drawing, fixed cells
+    temporal_vae_posterior  latents of patients of whom a part is known
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
+from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArrays
+from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.columnar_encoding import Alphabet, raw_values
+from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
+from cohortloom.generators.temporal_vae_drawing import Drawer, Fixed
+from cohortloom.generators.temporal_vae_posterior import Known, draw_known
+from cohortloom.generators.temporal_vae_training import net_of, phases, settle
 from cohortloom.generators.torch_base import Shape, TorchGenerator
-from cohortloom.nets.mixture_head import put
-from cohortloom.nets.visit_vae import Courses, VisitVAE
+from cohortloom.nets.columnar import ColumnShape
+from cohortloom.nets.visit_vae import Latents, VisitVAE
 from cohortloom.rng import Rng
-from cohortloom.training import Objective, Phase, hold_out
+from cohortloom.training import Phase, Training
 
 __all__ = ["TemporalVAE"]
 
-#: Longest course that is modelled [steps].
-MAX_STEPS = 512
+SCORE_DRAWS = 16
 
 
 @dataclass(kw_only=True)
 class TemporalVAE(TorchGenerator):
-    """Variational autoencoder of a patient's statics and visits.
+    """Statics and visits of a patient from one latent vector, drawn in one pass; can interpolate between patients.
 
     Args:
-        latent_size: Size of the patient's latent vector.
-        width: Size of the hidden layers.
-        n_components: Mixture components of a row's law.
+        latent_size: Size of the patient's latent vector; None: by number of patients, see `temporal_vae_training`.
+        local_size: Size of the latent of a segment of the course; None: by the cohort, 0: none.
+        width: Size of the hidden layers; None: by number of patients.
+        n_components: Normals in the noise of a number.
         beta: Weight of the KL term; below 1 sharpens, above 1 smooths.
         free_nats: Information each latent dimension may carry at no cost [nat].
-        dropout: Share of the previous step hidden from the decoder while training.
+        prior: Law z is drawn from: "auto" is a mixture below 1,000 patients and a flow above; "normal" is N(0, I).
+        residual: Autoregression of the noise; False leaves it out (an ablation).
+        training: What is left at its default follows the number of patients.
     """
 
     name: ClassVar[str] = "temporal-vae"
-    layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="normal")
+    layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
         {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
     )
 
-    latent_size: int = 12
-    width: int = 96
-    n_components: int = 8
+    latent_size: int | None = None
+    local_size: int | None = None
+    width: int | None = None
+    n_components: int = 4
     beta: float = 1.0
     free_nats: float = 0.02
-    dropout: float = 0.1
+    prior: str = "auto"
+    residual: bool = True
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wrong = [n for n in ("latent_size", "width") if (value := getattr(self, n)) is not None and value < 2]
+        wrong += ["local_size"] if self.local_size is not None and self.local_size < 0 else []
+        wrong += ["n_components"] if self.n_components < 1 else []
+        wrong += [n for n in ("beta", "free_nats") if getattr(self, n) < 0]
+        wrong += [] if self.prior in ("auto", "normal", "mixture", "flow") else ["prior"]
+        if wrong:
+            raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range. See help(type(generator)).")
+
+    # -- learning ------------------------------------------------------------------------------------------------
 
     def measure(self, data: Encoded, context: Encoded | None, rng: Rng) -> dict[str, Any]:
-        length = data.sequence.length if data.sequence is not None else np.zeros(0, int)
-        starts = {"static": _starts(data.static), "step": _starts(data.sequence)}
-        return {"n_steps": int(min(length.max(initial=0), MAX_STEPS)), **starts}
+        """Coders of all columns, shapes of the laws, units of time."""
+        frame = Frame.of(Alphabet.fit(data, k_min=self.codec_.k_min), data)
+        self._courses = Courses.of(frame, data)
+        shapes = shapes_of(frame, self._courses)
+        return {
+            "frame": frame.to_json(),
+            "shapes": {name: [asdict(column) for column in columns] for name, columns in shapes.items()},
+            "persistence": {"later": persistence_of(self._courses), "gap": [0.3]},
+            "mean_length": float(data.sequence.length.mean()) if data.sequence is not None else 0.0,
+        }
 
     def build(self, shape: Shape) -> VisitVAE:
-        return VisitVAE(
-            [len(f.levels) for f in shape.static],
-            shape.facts["static"],
-            [0, *(len(f.levels) for f in shape.sequence)],
-            [[6.0], *shape.facts["step"]],
-            latent_size=self.latent_size,
-            width=self.width,
-            n_components=self.n_components,
-            dropout=self.dropout,
-        )
+        facts, frame = shape.facts, Frame.from_json(shape.facts["frame"])
+        shapes = {name: [_column_shape(c) for c in columns] for name, columns in facts["shapes"].items()}
+        return VisitVAE(shapes, facts["persistence"], *frame.scale.widths(frame.n_ends), N_PAST, net_of(self, shape))
 
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
         assert isinstance(net, VisitVAE)
-        courses = self._courses(data, rng.child("gap"))
-        scale = 1.0 / (1.0 + float(courses.length.float().mean()))
+        return phases(self, net, self._courses, self.shape_, rng)
 
-        def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-            evidence, information = self._evidence(net, courses, index, stream)
-            cost = information.mean(0).clamp(min=self.free_nats).sum()
-            return scale * (self.beta * cost - evidence.mean())
+    def finish(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> None:
+        """Fit the mixture prior; tell what the latents carry."""
+        assert isinstance(net, VisitVAE)
+        self.history_.add("latents", "vae", 0, **settle(net, self.__dict__.pop("_courses"), rng))
 
-        def score(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-            evidence, information = self._evidence(net, courses, index, stream)
-            return scale * (information.sum(1) - evidence).mean()
+    @cached_property
+    def frame_(self) -> Frame:
+        return Frame.from_json(self.shape_.facts["frame"])
 
-        train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
-        return [Phase("vae", net, train, [Objective("evidence", net.parameters(), loss)], held_out, score)]
-
-    def _evidence(
-        self, net: VisitVAE, courses: Courses, index: torch.Tensor, stream: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log p(patient | z) at one z from q [subject], KL of each latent dimension [subject latent])."""
-        mean, log_var = net.encode(courses, index)
-        z = mean + torch.exp(0.5 * log_var) * torch.randn(mean.shape, generator=stream)
-        information = 0.5 * (mean**2 + log_var.exp() - 1 - log_var)
-        return net.log_likelihood(courses, index, z), information
-
-    def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
-        """Evidence lower bound of each patient [nat], on the scale of normal scores."""
-        courses, stream = self._courses(data, rng.child("gap")), rng.child("z").torch
-        parts = []
-        for index in torch.arange(data.n_subjects).split(1024):
-            evidence, information = self._evidence(self.net_, courses, index, stream)
-            parts.append((evidence - information.sum(1)).numpy())
-        return np.concatenate(parts)
+    # -- drawing -------------------------------------------------------------------------------------------------
 
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
-        net, stream, shape = self.net_, rng.child("net").torch, self.shape_
-        place = {f.name: j for j, f in enumerate(shape.static)}
-        fixed = {place[name]: value for name, value in where.items() if name in place}
-        steps = {f.name: j for j, f in enumerate(shape.sequence, start=1)}
-        first = {steps[name]: value for name, value in where.items() if name in steps}
-        values, seen = torch.zeros(n, len(place)), torch.ones(n, len(place), dtype=torch.bool)
-        if context is not None and context.static is not None:
-            values, seen = _tensors(context.static)
-            z = net.latents(n, stream, values, seen)
-        else:
-            put(values, seen, fixed)
-            z = net.latents(n, stream, values, seen, list(fixed))
-            values, seen = net.static_head.sample(net.static_body(z), stream, fixed)
-            seen = _certain(shape.static, values, seen)
-        x, has, length = net.courses(z, values, seen, stream, shape.facts["n_steps"], first)
-        has[:, 1:] = _certain(shape.sequence, x[:, 1:], has[:, 1:])
-        static = StaticArrays(shape.static, values.double().numpy(), seen.numpy())
-        counts = length.numpy().astype(np.int64)
-        sequence = SequenceArrays(
-            shape.sequence, x[:, 1:].double().numpy(), has[:, 1:].numpy(), self._gaps(x[:, 0], counts), counts
-        )
-        return Encoded(static, sequence)
+        drawer = Drawer(self.net_, self.frame_, rng.child("noise").numpy)
+        stream = rng.child("latents").torch
+        known = self._known(n, context, where)
+        if known is not None:
+            return self._encoded(*draw_known(drawer, known, stream))
+        z = self.net_.prior.sample(n, stream)
+        return self._encoded(*_draw_all(drawer, z, stream))
 
-    def _gaps(self, score: torch.Tensor, length: np.ndarray) -> np.ndarray:
-        if not len(score):
-            return np.zeros(0)
-        first = np.zeros(len(score), bool)
-        first[(np.cumsum(length) - length)[length > 0]] = True
-        return self.codec_.gap_days(score.double().numpy(), first)
+    def _known(self, n: int, context: Encoded | None, where: Mapping[str, float]) -> Known | None:
+        """Cells that must hold: all statics of given patients, and conditions."""
+        shape, width = self.shape_, len(self.frame_.statics)
+        static = Fixed(np.full((n, width), np.nan), np.zeros((n, width), bool))
+        if context is not None:
+            static.mask[:, : len(shape.static)] = True
+            static.value[:, : len(shape.static)] = raw_values(context.static)
+        for j, feature in enumerate(shape.static):
+            if feature.name in where:
+                static.value[:, j], static.mask[:, j] = where[feature.name], True
+        width = len(shape.sequence)
+        first = Fixed(np.full((n, width), np.nan), np.zeros((n, width), bool))
+        for j, feature in enumerate(shape.sequence):
+            if feature.name in where:
+                first.value[:, j], first.mask[:, j] = where[feature.name], True
+        if not static.mask.any() and not first.mask.any():
+            return None
+        return Known(static, first if first.mask.any() else None)
 
-    def _courses(self, data: Encoded, rng: Rng) -> Courses:
-        """Patients as tensors; the normal score of the gap is the first column of a step."""
-        assert data.static is not None and data.sequence is not None
-        keep = data.sequence.position < self.shape_.facts["n_steps"]
-        first = data.sequence.position == 0
-        gap = self.codec_.gap_score(data.sequence.gap, first, rng) if len(first) else np.zeros(0)
-        values = np.column_stack([gap, data.sequence.values])[keep]
-        observed = np.column_stack([np.ones(len(gap), bool), data.sequence.observed])[keep]
-        length = np.minimum(data.sequence.length, self.shape_.facts["n_steps"])
-        step = torch.from_numpy(values).float(), torch.from_numpy(observed)
-        return Courses(*_tensors(data.static), *step, torch.from_numpy(length.astype(np.int64)))
+    def _encoded(self, statics: np.ndarray, values: np.ndarray, gap: np.ndarray, length: np.ndarray) -> Encoded:
+        shape = self.shape_
+        static = StaticArrays(shape.static, *_observed(shape.static, statics[:, : self.frame_.n_told]))
+        if not self.frame_.alphabet.has_sequence:
+            return Encoded(static, None)
+        values, observed = _observed(shape.sequence, values)
+        return Encoded(static, SequenceArrays(shape.sequence, values, observed, gap, length))
 
+    # -- likelihood ----------------------------------------------------------------------------------------------
 
-def _tensors(part: StaticArrays) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(np.array(part.values)).float(), torch.from_numpy(np.array(part.observed))
-
-
-def _certain(features: tuple[Feature, ...], values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Columns that are never missing are not missing in a draw either."""
-    always = torch.tensor([f.always and f.kind == "number" for f in features], dtype=torch.bool)
-    return seen | always
+    def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
+        """Importance-weighted bound of each patient's log-likelihood [nat], numbers on the scale of normal scores."""
+        courses = Courses.of(self.frame_, data)
+        parts = []
+        for number, index in enumerate(torch.arange(data.n_subjects).split(512)):
+            draw = rng.child("score", number)
+            batch = courses.batch(index, draw.child("z").torch)
+            stream = draw.child("latents").torch
+            weights = torch.stack([self.net_.log_weight(batch, stream) for _ in range(SCORE_DRAWS)])
+            parts.append((torch.logsumexp(weights, 0) - np.log(SCORE_DRAWS)).numpy())
+        return np.concatenate(parts) + courses.impossible() if parts else np.zeros(0)
 
 
-def _starts(part: StaticArrays | SequenceArrays | None) -> list[list[float]]:
-    """Log odds of being observed for a number, log shares of its ids for a category; what never occurs gets -12."""
-    found = []
-    for j, feature in enumerate(part.features if part is not None else ()):
-        n = max(len(part.values), 1)
-        if feature.kind == "number":
-            share = (part.observed[:, j].sum() + 0.5) / (n + 1)
-            found.append([float(np.log(share / (1 - share)))])
-        else:
-            count = np.bincount(part.values[:, j].astype(int), minlength=len(feature.levels))
-            found.append(np.where(count > 0, np.log(np.maximum(count, 1) / n), -12.0).tolist())
-    return found
+def _draw_all(drawer: Drawer, z: torch.Tensor, stream: torch.Generator) -> tuple[np.ndarray, ...]:
+    """Patients with these latents."""
+    statics, values, _ = drawer.statics(z)
+    if not drawer.alphabet.has_sequence:
+        return values, np.zeros((len(z), 0)), np.zeros(0), np.zeros(len(z), np.int64)
+    length = drawer.length_of(statics)
+    latents = Latents(z, drawer.net.draw_slow(torch.from_numpy(length), stream))
+    plan, latents = drawer.plan(latents, statics, values, length)
+    return values, drawer.visits(latents, plan), plan.gap, plan.length
+
+
+def _column_shape(content: Mapping[str, Any]) -> ColumnShape:
+    return ColumnShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+
+def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and observed flags as the codec wants them."""
+    category = np.array([f.kind == "category" for f in features], bool)[None]
+    observed = np.where(category, values > 0, ~np.isnan(values))
+    return np.where(observed, values, 0.0), observed

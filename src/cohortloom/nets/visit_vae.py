@@ -1,184 +1,407 @@
-"""A patient's statics and course from one latent vector.
+"""A patient's statics and course from one latent vector, a coarser course of latents, and noise that remembers.
 
-    z ~ N(0, I)
-    statics ~ head(z)
-    state_t = LSTM(state_(t-1), [x_(t-1), z, statics]),   more_t ~ Bernoulli(state_t),   x_t ~ head(state_t)
+    z           ~ prior                                  the patient
+    w_1, w_2, . ~ w_s = a w_(s-1) + sqrt(1 - a^2) e      one for every `segment` visits
+    statics     ~ law(body(z))                           number of visits and span among them
+    gap_t       ~ law(clock(z, statics, w(t), visits and time left)) given the gap before
+    visit_t     ~ law(field(z, statics, w(t), time, gap, time left)) given the visit before
 
-x_t holds the gap before the step and its columns. The encoder reads statics and course into q(z | patient). The course
-has no set length: before every step the state says whether there is one.
+w(t) is interpolated between the middles of segments, so segments have no seams. `field` is a function of time, not a
+recurrence: all visits of all patients are one flat batch, nothing is padded, a course of 512 visits costs 512 rows, and
+drawing needs one pass of the network; only the noise (`nets.row_law`) is drawn visit by visit. Trends and levels of a
+patient lie in z, slow wandering in w, what is left is an autoregression of the noise.
+
+The encoder sums what it reads in each visit over segments and over the course; it may be given a part of the cells
+only (`visible`). A second one of the same shape, the guide, learns q(z, w | part) from q(z, w | all) afterwards: it
+proposes latents for patients of whom a part is known (fixed values, the beginning of a course, missing cells).
+
+References:
+    Kingma, Welling (2014). Auto-encoding variational Bayes. arXiv:1312.6114.
+    Desai et al. (2021). TimeVAE. arXiv:2111.08095.
+    Zaheer et al. (2017). Deep sets. arXiv:1703.06114.
+    Ma et al. (2019). EDDI: partial variational autoencoder. arXiv:1809.11142.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cohortloom.nets.mixture_head import MixtureHead, Spread
+from cohortloom.nets.columnar import ColumnShape
+from cohortloom.nets.latent_prior import Flow, Mixture, Standard, kl_normal, log_normal
+from cohortloom.nets.row_law import Before, Dense, RowLaw
 
-__all__ = ["Courses", "VisitVAE"]
+__all__ = ["Batch", "Cells", "Latents", "Net", "Posterior", "Segments", "Visible", "VisitVAE"]
 
 
-class Courses:
-    """Patients as tensors: a row of statics each, and ragged steps.
+@dataclass(frozen=True)
+class Net:
+    """Sizes.
 
     Args:
-        static, static_seen: Statics and whether observed [subject feature].
-        step, step_seen: Steps, the patients' one after the other [step feature].
-        length: Steps of each patient [subject].
+        latent, local: Size of z, and of w (0: none).
+        segment: Visits per segment.
+        width: Hidden units.
+        n_components: Components of the innovations of a number.
+        units: Units of a column's own.
+        dropout: Of the hidden layers.
+        prior: "normal", "mixture" or "flow".
+        residual: Autoregression of residuals.
+        decomposed: Means are a sum of level, trend, season and rest.
     """
 
-    def __init__(self, static, static_seen, step, step_seen, length) -> None:
-        self.static, self.static_seen, self.step, self.step_seen, self.length = (
-            static, static_seen, step, step_seen, length
-        )  # fmt: skip
-        self.start = torch.cumsum(length, 0) - length
+    latent: int
+    local: int
+    segment: int
+    width: int
+    n_components: int
+    units: int
+    dropout: float
+    prior: str
+    residual: bool = True
+    decomposed: bool = False
 
-    def rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(row of each step, is there one), padded [subject step]."""
-        place = torch.arange(int(self.length[index].max()) if len(index) else 0)
-        there = place < self.length[index, None]
-        return torch.where(there, self.start[index, None] + place, 0), there
+
+@dataclass
+class Cells:
+    """Some rows [row column]; see `RowLaw.log_prob`."""
+
+    token: Tensor
+    score: Tensor
+    target: Tensor
+    hidden: Tensor
+
+
+@dataclass
+class Visible:
+    """Cells an encoder may read."""
+
+    static: Tensor
+    step: Tensor
+
+
+@dataclass
+class Batch:
+    """Some patients; their visits are flat, one patient after the other.
+
+    Args:
+        statics, visits: Cells.
+        first_gap, gap: Cells of the time to the first and to later visits (one column), None without.
+        clock, field: What the gap's and the visit's network know of time [visit feature].
+        owner: Patient of each visit, counted within the batch.
+        position: 0 for a first visit.
+        before: What visits know of those before; `base` is filled in by the network. Rows of first visits are ignored.
+        gap_before: The same for gaps.
+        last: Row within the batch of the last recorded value, -1 for none [visit column].
+        length: Visits of each patient.
+    """
+
+    statics: Cells
+    visits: Cells | None
+    first_gap: Cells | None
+    gap: Cells | None
+    clock: Tensor
+    field: Tensor
+    owner: Tensor
+    position: Tensor
+    before: Before | None
+    gap_before: Before | None
+    last: Tensor
+    length: Tensor
+
+
+@dataclass
+class Segments:
+    """Segments of the patients of a batch, flat."""
+
+    of_visit: Tensor  # segment of each visit
+    left: Tensor  # w(t) = (1 - part) w[left] + part w[right]
+    right: Tensor
+    part: Tensor
+    owner: Tensor  # patient of each segment
+    first: Tensor  # is it a patient's first?
+
+    @classmethod
+    def of(cls, length: Tensor, owner: Tensor, position: Tensor, size: int) -> Segments:
+        count = torch.div(length + size - 1, size, rounding_mode="floor")
+        start = torch.cumsum(count, 0) - count
+        at = (position.float() + 0.5) / size - 0.5
+        left = at.floor().clamp(min=0).long()
+        last = count[owner] - 1
+        whose = torch.repeat_interleave(torch.arange(len(length)), count)
+        base = start[owner]
+        return cls(
+            base + torch.div(position, size, rounding_mode="floor"),
+            base + torch.minimum(left, last),
+            base + torch.minimum(left + 1, last),
+            (at - left).clamp(0, 1)[:, None],
+            whose,
+            torch.arange(len(whose)) == start[whose],
+        )
+
+
+@dataclass
+class Latents:
+    """z [patient latent] and w [segment local]."""
+
+    z: Tensor
+    w: Tensor
+
+
+@dataclass
+class Posterior:
+    """Draws of q with what the bound needs.
+
+    Args:
+        draw: Latents.
+        mean, log_var: Of q(z).
+        log_q: Log-density of the draw [patient], z and w together.
+        information: KL of z from N(0, I) [patient latent].
+        local: KL of w from its prior [patient].
+    """
+
+    draw: Latents
+    mean: Tensor
+    log_var: Tensor
+    log_q: Tensor
+    information: Tensor
+    local: Tensor
+
+
+class Encoder(nn.Module):
+    """q(z, w | cells)."""
+
+    def __init__(self, static_width: int, step_width: int, n_past: int, net: Net) -> None:
+        super().__init__()
+        h = net.width
+        self.row = nn.Sequential(nn.Linear(step_width + n_past, h), nn.SiLU(), nn.Linear(h, h), nn.SiLU())
+        self.body = nn.Sequential(
+            nn.Linear(static_width + h + 2, h), nn.SiLU(), nn.Dropout(net.dropout), nn.Linear(h, h), nn.SiLU()
+        )
+        self.to_z = nn.Linear(h, 2 * net.latent)
+        if net.local:
+            self.to_w = nn.Sequential(nn.Linear(2 * h + net.latent + 1, h), nn.SiLU(), nn.Linear(h, 2 * net.local))
+            nn.init.zeros_(self.to_w[-1].weight)
+        with torch.no_grad():
+            self.to_z.weight.mul_(0.3)
+            self.to_z.bias.zero_()
+
+    def forward(
+        self, static: Tensor, rows: Tensor, alive: Tensor, owner: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(mean and log-variance of z, summary of the patient, what was read in each visit); `alive`: visits that may
+        be read [visit] 0 or 1."""
+        n = len(static)
+        read = self.row(rows) * alive[:, None]
+        count = alive.new_zeros(n).index_add(0, owner, alive)
+        pooled = read.new_zeros(n, read.shape[1]).index_add(0, owner, read) / count.clamp(min=1)[:, None]
+        known = torch.stack([torch.log1p(count) / 3, (count > 0).to(count.dtype)], 1)
+        body = self.body(torch.cat([static, pooled, known], 1))
+        mean, log_var = self.to_z(body).chunk(2, -1)
+        return mean, log_var.clamp(-8, 2), body, read
+
+    def locals(self, z: Tensor, body: Tensor, read: Tensor, alive: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of w [segment local], given z, the summary and what was read in the visits."""
+        k = len(segments.owner)
+        count = alive.new_zeros(k).index_add(0, segments.of_visit, alive)
+        pooled = read.new_zeros(k, read.shape[1]).index_add(0, segments.of_visit, read) / count.clamp(min=1)[:, None]
+        inputs = [pooled, body[segments.owner], z[segments.owner], torch.log1p(count)[:, None]]
+        mean, log_var = self.to_w(torch.cat(inputs, 1)).chunk(2, -1)
+        return mean, log_var.clamp(-8, 1)
+
+
+def _block(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU())
 
 
 class VisitVAE(nn.Module):
     """The network of the model above.
 
     Args:
-        static_levels, step_levels: Number of ids of each column; 0 for a number.
-        static_start, step_start: Where the heads start, see `MixtureHead`.
-        latent_size: Size of z.
-        width: Size of the hidden layers.
-        n_components: Components of the heads.
-        dropout: Share of the previous step's inputs hidden from the decoder, so that it listens to z.
+        shapes: Columns of "statics", "first_gap", "gap" (one column each), "first" and "later"; what is absent is not
+            modelled.
+        persistence: Start of the autocorrelation of the numbers of "later" and of "gap".
+        n_clock, n_field: Features of time.
+        n_past: So many of `field`, the first ones, say nothing of what comes later; encoders see only these.
+        net: Sizes.
     """
 
     def __init__(
         self,
-        static_levels: Sequence[int],
-        static_start: Sequence[Sequence[float]],
-        step_levels: Sequence[int],
-        step_start: Sequence[Sequence[float]],
-        *,
-        latent_size: int,
-        width: int,
-        n_components: int,
-        dropout: float,
+        shapes: Mapping[str, Sequence[ColumnShape]],
+        persistence: Mapping[str, Sequence[float]],
+        n_clock: int,
+        n_field: int,
+        n_past: int,
+        net: Net,
     ) -> None:
         super().__init__()
-        self.latent_size = latent_size
-        self.static_in, self.step_in = Spread(static_levels), Spread(step_levels)
-        self.reader = nn.LSTM(self.step_in.width + 1, width, batch_first=True)
-        self.posterior = nn.Sequential(
-            nn.Linear(self.static_in.width + width, width), nn.SiLU(), nn.Linear(width, 2 * latent_size)
-        )
-        self.static_body = nn.Sequential(nn.Linear(latent_size, width), nn.SiLU())
-        self.static_head = MixtureHead(width, static_levels, static_start, n_components)
-        self.context = nn.Sequential(nn.Linear(latent_size + self.static_in.width, width), nn.SiLU())
-        self.hide = nn.Dropout(dropout)
-        self.writer = nn.LSTM(self.step_in.width + 1 + width, width, batch_first=True)
-        self.more = nn.Linear(2 * width, 1)
-        self.step_head = MixtureHead(2 * width, step_levels, step_start, n_components)
+        self.n_past = n_past
+        self.sizes, h = net, net.width
+        local = net.local
+        self.static_in = Dense(shapes["statics"])
+        self.has_visits = "first" in shapes
+        self.step_in = Dense(shapes["first"]) if self.has_visits else Dense([])
+        widths = self.static_in.width, self.step_in.width
+        self.encoder, self.guide = Encoder(*widths, n_past, net), Encoder(*widths, n_past, net)
+        self.body = nn.Sequential(nn.Linear(net.latent, h), nn.SiLU())
+        self.laws = nn.ModuleDict()
+        for name, columns in shapes.items():
+            options = {"n_components": net.n_components, "units": net.units, "dropout": net.dropout}
+            if name in ("gap", "later"):
+                options |= {"before": True, "persistence": persistence[name], "residual": net.residual}
+            self.laws[name] = RowLaw(columns, h, **options)
+        self.context, self.pace = (nn.Sequential(nn.Linear(net.latent + widths[0], h), nn.SiLU()) for _ in range(2))
+        self.clock = _block(h + local + n_clock, h, net.dropout)
+        self.field = _block(h + local + n_field, h, net.dropout)
+        self.slow = nn.Parameter(torch.full((local,), 1.0))
+        self.prior: Standard = {"mixture": Mixture, "flow": Flow, "normal": Standard}[net.prior](net.latent)
+        self.register_buffer("steps", torch.zeros(()))
 
-    def encode(self, data: Courses, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of q(z | patient) [subject latent]."""
-        dense = self.static_in(data.static[index], data.static_seen[index])
-        rows, there = data.rows(index)
-        summary = dense.new_zeros(len(index), self.reader.hidden_size)
-        if rows.shape[1]:
-            hidden, _ = self.reader(self._inputs(data, rows, there))
-            last = (data.length[index] - 1).clamp(min=0)
-            has = (data.length[index] > 0)[:, None]
-            summary = torch.where(has, hidden[torch.arange(len(index)), last], summary)
-        mean, log_var = self.posterior(torch.cat([dense, summary], 1)).chunk(2, -1)
-        return mean, log_var.clamp(-8, 4)
+    # -- encoding ------------------------------------------------------------------------------------------------
 
-    def log_likelihood(self, data: Courses, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """log p(patient | z) [subject]."""
-        values, seen = data.static[index], data.static_seen[index]
-        dense = self.static_in(values, seen)
-        total = self.static_head.log_prob(self.static_body(z), values, seen)
-        rows, there = data.rows(index)
-        before = self._inputs(data, rows, there)
-        before = torch.cat([before.new_zeros(len(index), 1, before.shape[2]), before], 1)
-        state = self._states(before, self.context(torch.cat([z, dense], 1)))
-        more = self.more(state).squeeze(-1)
-        target = torch.cat([there, there.new_zeros(len(index), 1)], 1).to(more.dtype)
-        counted = torch.cat([there.new_ones(len(index), 1), there], 1).to(more.dtype)
-        stop = nn.functional.binary_cross_entropy_with_logits(more, target, reduction="none")
-        total = total - (stop * counted).sum(1)
-        flat = rows[there]
-        step = self.step_head.log_prob(state[:, :-1][there], data.step[flat], data.step_seen[flat])
-        owner = torch.arange(len(index))[:, None].expand_as(there)[there]
-        return total.index_add(0, owner, step)
+    def segments(self, batch: Batch) -> Segments | None:
+        if not self.sizes.local or not len(batch.owner):
+            return None
+        return Segments.of(batch.length, batch.owner, batch.position, self.sizes.segment)
 
-    def _inputs(self, data: Courses, rows: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """Dense steps with a mark that they are real, zeros behind the end [subject step width]."""
-        flat = rows.flatten()
-        dense = self.step_in(data.step[flat], data.step_seen[flat]) if len(data.step) else None
-        if dense is None:
-            return data.static.new_zeros(*rows.shape, self.step_in.width + 1)
-        mark = torch.ones(len(dense), 1)
-        return (torch.cat([dense, mark], 1).view(*rows.shape, -1)) * there[..., None]
-
-    def _states(self, before: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        inputs = torch.cat([self.hide(before), context[:, None].expand(-1, before.shape[1], -1)], -1)
-        hidden, _ = self.writer(inputs)
-        return torch.cat([hidden, context[:, None].expand(-1, before.shape[1], -1)], -1)
-
-    # -- drawing -------------------------------------------------------------------------------------------------
-
-    def latents(
+    def posterior(
         self,
-        n: int,
+        batch: Batch,
         stream: torch.Generator,
-        values: torch.Tensor | None = None,
-        seen: torch.Tensor | None = None,
-        columns: Sequence[int] | None = None,
-        n_candidates: int = 32,
-    ) -> torch.Tensor:
-        """z from the prior, or, given (some) statics, by importance resampling among candidates from the prior."""
-        if values is None or seen is None or columns == []:
-            return torch.randn(n, self.latent_size, generator=stream)
-        z = torch.randn(n, n_candidates, self.latent_size, generator=stream)
-        many = (t.repeat_interleave(n_candidates, 0) for t in (values, seen))
-        weight = self.static_head.log_prob(self.static_body(z.flatten(0, 1)), *many, columns)
-        chosen = torch.multinomial(weight.view(n, n_candidates).softmax(-1), 1, generator=stream)
-        return z[torch.arange(n), chosen.squeeze(1)]
+        *,
+        visible: Visible | None = None,
+        encoder: Encoder | None = None,
+        noise: float = 1.0,
+    ) -> Posterior:
+        """Draw from q(z, w | the cells that are visible)."""
+        encoder = encoder or self.encoder
+        segments = self.segments(batch)
+        inputs = self._inputs(batch, visible, encoder)
+        mean, log_var, body, read = encoder(*inputs, batch.owner)
+        z = mean + noise * torch.exp(0.5 * log_var) * torch.randn(mean.shape, generator=stream)
+        log_q, local, w = log_normal(z, mean, log_var), z.new_zeros(len(z)), z.new_zeros(0, self.sizes.local)
+        if segments is not None:
+            centre, spread = encoder.locals(z, body, read, inputs[2], segments)
+            w = centre + noise * torch.exp(0.5 * spread) * torch.randn(centre.shape, generator=stream)
+            log_q = log_q.index_add(0, segments.owner, log_normal(w, centre, spread))
+            expected, log_width = self._slow_law(w, segments)
+            local = local.index_add(0, segments.owner, kl_normal(centre, spread, expected, log_width).sum(1))
+        return Posterior(Latents(z, w), mean, log_var, log_q, kl_normal(mean, log_var), local)
 
-    def courses(
-        self,
-        z: torch.Tensor,
-        values: torch.Tensor,
-        seen: torch.Tensor,
-        stream: torch.Generator,
-        n_steps: int,
-        first: Mapping[int, float],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Draw courses of at most `n_steps` steps; columns in `first` are fixed at the first.
+    def _inputs(self, batch: Batch, visible: Visible | None, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
+        """Statics, visits, and which visits may be read."""
+        seen = visible or Visible(None, None)  # type: ignore[arg-type]
+        static = self.static_in(batch.statics.token, batch.statics.score, seen.static)
+        rows, alive = batch.field.new_zeros(0, encoder.row[0].in_features), batch.field.new_zeros(0)
+        if batch.visits is not None and len(batch.owner):
+            dense = self.step_in(batch.visits.token, batch.visits.score, seen.step)
+            rows = torch.cat([dense, batch.field[:, : self.n_past]], 1)
+            alive = torch.ones(len(rows)) if seen.step is None else seen.step.any(1).float()
+        return static, rows, alive
 
-        Returns:
-            (values, observed) of the steps, the patients' one after the other, and the length of each course.
-        """
-        context = self.context(torch.cat([z, self.static_in(values, seen)], 1))
-        before, memory = z.new_zeros(len(z), self.step_in.width + 1), None
-        alive, drawn = torch.arange(len(z)), []
-        for t in range(n_steps):
-            hidden, memory = self.writer(torch.cat([before, context], 1)[:, None], memory)
-            state = torch.cat([hidden[:, 0], context], 1)
-            go = torch.rand(len(alive), generator=stream) < self.more(state).squeeze(-1).sigmoid()
-            go = torch.ones_like(go) if t == 0 and first else go
-            alive, state, context = alive[go], state[go], context[go]
-            memory = tuple(m[:, go] for m in memory)
-            if not len(alive):
-                break
-            x, has = self.step_head.sample(state, stream, first if t == 0 else None)
-            drawn.append((alive, x, has))
-            before = torch.cat([self.step_in(x, has), torch.ones(len(x), 1)], 1)
-        if not drawn:
-            empty = z.new_zeros(0, len(self.step_in.levels))
-            return empty, empty.bool(), torch.zeros(len(z), dtype=torch.long)
-        owner, x, has = (torch.cat(parts) for parts in zip(*drawn))
-        order = torch.sort(owner, stable=True).indices
-        return x[order], has[order], torch.bincount(owner, minlength=len(z))
+    def _slow_law(self, w: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of w given the segment before."""
+        a = torch.sigmoid(self.slow)
+        previous = torch.cat([w[:1], w[:-1]]) * (~segments.first[:, None])
+        log_var = torch.where(segments.first[:, None], torch.zeros_like(w), torch.log1p(-a.square()).expand_as(w))
+        return a * previous, log_var
+
+    def log_prior(self, latents: Latents, segments: Segments | None) -> Tensor:
+        """Log-density of latents under the prior that is drawn from [patient]."""
+        total = self.prior.log_prob(latents.z)
+        if segments is None:
+            return total
+        return total.index_add(0, segments.owner, log_normal(latents.w, *self._slow_law(latents.w, segments)))
+
+    def draw_slow(self, length: Tensor, stream: torch.Generator) -> Tensor:
+        """w of courses of these lengths from the prior."""
+        count = torch.div(length + self.sizes.segment - 1, self.sizes.segment, rounding_mode="floor")
+        start = torch.cumsum(count, 0) - count
+        w = torch.randn(int(count.sum()), self.sizes.local, generator=stream)
+        a = torch.sigmoid(self.slow)
+        for s in range(1, int(count.max()) if len(count) else 0):
+            rows = start[count > s] + s
+            w[rows] = a * w[rows - 1] + torch.sqrt(1 - a.square()) * w[rows]
+        return w
+
+    # -- decoding ------------------------------------------------------------------------------------------------
+
+    def context_of(self, z: Tensor, statics: Cells, net: str = "field") -> Tensor:
+        """What a network knows of the patient [patient width]."""
+        context = self.context if net == "field" else self.pace
+        return context(torch.cat([z, self.static_in(statics.token, statics.score)], 1))
+
+    def group(self, name: str) -> list[nn.Parameter]:
+        """Parameters of "statics" or "gaps" that nothing else uses."""
+        nets = {"statics": [self.body, self.laws["statics"]]}
+        nets["gaps"] = [self.pace, self.clock, *(self.laws[n] for n in ("first_gap", "gap") if n in self.laws)]
+        return [p for net in nets[name] for p in net.parameters()]
+
+    def at(self, net: nn.Module, context: Tensor, w: Tensor, features: Tensor) -> Tensor:
+        """What the decoder says of some visits [visit width]; everything is per visit already."""
+        return net(torch.cat([context, w, features], 1))
+
+    def slow_at(self, latents: Latents, segments: Segments | None, n: int) -> Tensor:
+        """w(t) of each visit [visit local]."""
+        if segments is None:
+            return latents.z.new_zeros(n, self.sizes.local)
+        return torch.lerp(latents.w[segments.left], latents.w[segments.right], segments.part)
+
+    def log_likelihood(self, batch: Batch, latents: Latents, *, cells: Visible | None = None) -> Tensor:
+        """log p(cells | z, w) [patient]; `cells`: those that count, None for all."""
+        return torch.stack(list(self.parts(batch, latents, cells).values())).sum(0)
+
+    def parts(
+        self, batch: Batch, latents: Latents, cells: Visible | None = None, only: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The same for each law by itself, or for some laws `only`."""
+        s, laws = batch.statics, {n: law for n, law in self.laws.items() if only is None or n in only}
+        out = {}
+        if "statics" in laws:
+            each = laws["statics"].log_prob(self.body(latents.z), s.token, s.score, s.target, s.hidden)
+            out["statics"] = (each if cells is None else each * cells.static).sum(1)
+        if not self.has_visits or not len(batch.owner):
+            return out
+        counts = None if cells is None else cells.step
+        w = self.slow_at(latents, self.segments(batch), len(batch.owner))
+        first, later = (torch.nonzero(found).squeeze(1) for found in (batch.position == 0, batch.position > 0))
+
+        def put(name: str, each: Tensor, rows: Tensor) -> None:
+            if counts is not None:  # a gap counts where anything of its visit does
+                each = each * (counts[rows] if name in ("first", "later") else counts[rows].any(1, keepdim=True))
+            out[name] = each.new_zeros(len(batch.length)).index_add(0, batch.owner[rows], each.sum(1))
+
+        if "first_gap" in laws or "gap" in laws:
+            clock = self.at(self.clock, self.context_of(latents.z, s, "clock")[batch.owner], w, batch.clock)
+        if "first_gap" in laws:
+            put("first_gap", laws["first_gap"].log_prob(clock[first], *_rows(batch.first_gap, first)), first)
+        if "gap" in laws and len(later):
+            before = _take(batch.gap_before, later)
+            before.base = laws["gap"].level(clock)[later - 1] * before.has
+            put("gap", laws["gap"].log_prob(clock[later], *_rows(batch.gap, later), before), later)
+        if "first" not in laws:
+            return out
+        h = self.at(self.field, self.context_of(latents.z, s)[batch.owner], w, batch.field)
+        put("first", laws["first"].log_prob(h[first], *_rows(batch.visits, first)), first)
+        if "later" in laws and len(later):
+            before = _take(batch.before, later)
+            before.base = laws["later"].level(h).gather(0, batch.last[later].clamp(min=0)) * before.has
+            put("later", laws["later"].log_prob(h[later], *_rows(batch.visits, later), before), later)
+        return out
+
+    def log_weight(self, batch: Batch, stream: torch.Generator) -> Tensor:
+        """log p(patient, z, w) - log q(z, w | patient) at one draw: its mean exp is the likelihood [patient]."""
+        q = self.posterior(batch, stream)
+        return self.log_likelihood(batch, q.draw) + self.log_prior(q.draw, self.segments(batch)) - q.log_q
+
+
+def _rows(cells: Cells, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return cells.token[rows], cells.score[rows], cells.target[rows], cells.hidden[rows]
+
+
+def _take(before: Before, rows: Tensor) -> Before:
+    return Before(*[getattr(before, name)[rows] for name in Before.__dataclass_fields__])

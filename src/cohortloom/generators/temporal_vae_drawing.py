@@ -1,0 +1,432 @@
+"""Drawing patients from latents: statics, gaps, then all visits in one pass of the decoder and their noise in turn.
+
+Everything drawn is decoded and encoded again before anything else sees it, so features are those of training.
+
+*Fixed cells* hold exactly. A patient of whom cells are fixed gets `PARTICLES` candidates (z, and all that is drawn
+before the last fixed cell); half of the z come from the guide, q(z | fixed cells), half from the prior, so that no
+patient is out of reach. A candidate's weight is p(z) / (half q + half p) times the probability of each fixed cell given
+what the candidate has drawn before it; one candidate is kept by weight (importance resampling). As the number of
+candidates grows, what is kept follows the model's conditional law.
+
+References:
+    Rubin (1988). Using the SIR algorithm to simulate posterior distributions.
+    Hesterberg (1995). Weighted average importance sampling and defensive mixture distributions. Technometrics 37.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cohortloom.generators.columnar_encoding import NOTHING
+from cohortloom.generators.columnar_encoding import Cells as Encodings
+from cohortloom.generators.columnar_sampling import cell_log_prob, hidden_token
+from cohortloom.generators.temporal_vae_data import Frame, Past, gap_before
+from cohortloom.nets.row_law import RowCursor
+from cohortloom.nets.tokens import CONT
+from cohortloom.nets.visit_vae import Cells, Latents, Segments, VisitVAE
+
+__all__ = ["PARTICLES", "Drawer", "Fixed", "Limits", "Plan"]
+
+PARTICLES = 64
+TRIES = 8
+REDRAWS = 6
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Values to keep [row column]; `mask` tells which."""
+
+    value: np.ndarray
+    mask: np.ndarray
+
+    def rows(self, index: np.ndarray) -> Fixed:
+        return Fixed(self.value[index], self.mask[index])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere."""
+
+    low: np.ndarray
+    high: np.ndarray
+    known: np.ndarray
+
+
+@dataclass
+class Plan:
+    """Statics and times of drawn patients.
+
+    Args:
+        statics: Cells, number of visits and span included.
+        values: Values of the statics to hand out.
+        length: Visits.
+        gap: Before each visit [d], one patient after the other.
+        owner, position: Of each visit.
+    """
+
+    statics: Encodings
+    values: np.ndarray
+    length: np.ndarray
+    gap: np.ndarray
+    owner: np.ndarray
+    position: np.ndarray
+
+
+class Drawer:
+    """Draws from one model.
+
+    Args:
+        net: The network.
+        frame: Coders and units.
+        rng: Source of noise.
+    """
+
+    def __init__(self, net: VisitVAE, frame: Frame, rng: np.random.Generator) -> None:
+        self.net, self.frame, self.rng = net, frame, rng
+        self.alphabet, self.scale = frame.alphabet, frame.scale
+
+    # -- statics -------------------------------------------------------------------------------------------------
+
+    def statics(
+        self, z: Tensor, fixed: Fixed | None = None, least: np.ndarray | None = None, elapsed: np.ndarray | None = None
+    ) -> tuple[Encodings, np.ndarray, np.ndarray]:
+        """Statics of patients with these latents.
+
+        Args:
+            least, elapsed: Fewest visits, and shortest span [unit of the gaps], of patients whose course has begun.
+
+        Returns:
+            (cells, values, log-probability of the fixed cells).
+        """
+        law = self.net.laws["statics"]
+        limits = lambda j, value: self._span_limits(j, value, least, elapsed)  # noqa: E731
+        return self.row(RowCursor(law, self.net.body(z), None), self.frame.statics, None, fixed, limits)
+
+    def length_of(self, statics: Encodings) -> np.ndarray:
+        """Visits of each patient."""
+        return np.round(np.nan_to_num(statics.value[:, self.alphabet.n_visits_at])).astype(np.int64)
+
+    def _span_limits(
+        self, j: int, value: np.ndarray, least: np.ndarray | None, elapsed: np.ndarray | None
+    ) -> Limits | None:
+        """Of the number of visits: those there are. Of the span: room for the visits, and the ends of follow-up."""
+        a = self.alphabet
+        if not a.has_sequence or j < a.n_visits_at:
+            return None
+        rows = len(value)
+        if j == a.n_visits_at:
+            if least is None:
+                return None
+            return Limits(np.asarray(least, float), np.full(rows, np.inf), np.full(rows, np.inf))
+        visits = value[:, a.n_visits_at]
+        low = (visits - 1) * a.least_gap
+        if elapsed is not None:
+            low = np.maximum(low, elapsed + np.maximum(visits - least, 0) * a.least_gap)
+        ends = a.ends(value)
+        high = np.full(rows, np.inf)
+        if ends.shape[1]:
+            high = np.nan_to_num(np.fmin.reduce(ends, 1), nan=np.inf) / a.unit + 1e-9
+            high = np.where(high < low, np.inf, np.floor(high) if a.whole else high)
+        return Limits(low, high, np.where(visits < 2, np.nan, np.inf))
+
+    # -- times ---------------------------------------------------------------------------------------------------
+
+    def first_visit(
+        self, latents: Latents, statics: Encodings, length: np.ndarray, fixed: Fixed | None
+    ) -> tuple[np.ndarray, tuple[Encodings, np.ndarray], np.ndarray]:
+        """First visits of patients who have one: (time of it [d], (cells, values), log-probability of fixed cells)."""
+        alive = np.flatnonzero(length > 0)
+        context, w = self._at_visits(latents, statics, length, alive, np.zeros(len(alive), np.int64))
+        n, zero = length[alive].astype(float), np.zeros(len(alive))
+        part = Encodings(*(x[alive] for x in vars(statics).values()))
+        ends = self.frame.ends(part, zero)
+        ends[:, : int(self.frame.pinned)] = np.nan
+        gap = zero
+        if self.alphabet.first_gap is not None:
+            pace, _ = self._at_visits(latents, statics, length, alive, np.zeros(len(alive), np.int64), "clock")
+            gap = self._first_gap(self.net.at(self.net.clock, pace, w, self.scale.clock(zero, n, zero, zero, ends)))
+        features = self.scale.field(zero, n, gap, gap, self.frame.ends(part, gap))
+        h = self.net.at(self.net.field, context, w, features)
+        cells, drawn, weight = self.row(
+            RowCursor(self.net.laws["first"], h, None), self.alphabet.columns, None, fixed, None
+        )
+        return gap, (cells, drawn), weight
+
+    def plan(
+        self,
+        latents: Latents,
+        statics: Encodings,
+        values: np.ndarray,
+        length: np.ndarray,
+        known: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[Plan, Latents]:
+        """Gaps of all visits, one after the other. Where the span is not pinned, a course ends before the first visit
+        that lies beyond a known end of follow-up `TRIES` times; so it may be shorter than `length`.
+
+        Args:
+            length: Visits of each patient.
+            known: (number of visits whose gap is known [subject], gap of every visit [d]).
+        """
+        a, n = self.alphabet, len(length)
+        owner = np.repeat(np.arange(n), length)
+        start = np.cumsum(length) - length
+        position = np.arange(len(owner)) - start[owner]
+        gap = np.zeros(len(owner))
+        n_known, told = known if known is not None else (np.zeros(n, np.int64), gap)
+        if a.gap is None and a.first_gap is None:
+            gap = np.where(position < n_known[owner], told, np.where(position > 0, a.even_gap, 0.0))
+            return Plan(statics, values, length, gap, owner, position), latents
+        length, planned = length.copy(), length
+        context, w = self._at_visits(latents, statics, length, owner, position, "clock")
+        alive, time, last = np.flatnonzero(length > 0), np.zeros(n), np.zeros(n)
+        token, score = np.full(n, -1), np.zeros(n, np.float32)
+        base = np.zeros(n, np.float32)
+        ends = self.frame.ends(statics, np.zeros(n))
+        for t in range(int(length.max(initial=0))):
+            alive = alive[length[alive] > t]
+            rows = torch.from_numpy(start[alive] + t)
+            here = ends[alive]
+            here[:, : int(t == 0 and self.frame.pinned)] = np.nan  # time of the last visit counts from the first
+            position_t, visits = np.full(len(alive), float(t)), length[alive].astype(float)
+            features = self.scale.clock(position_t, visits, time[alive], last[alive], here)
+            h = self.net.at(self.net.clock, context[rows], w[rows], features)
+            if t == 0:
+                step = np.where(n_known[alive] > 0, told[start[alive]], self._first_gap(h))
+            elif a.gap is not None and "gap" in self.net.laws:
+                now = torch.full((len(alive),), t)
+                before = gap_before(torch.from_numpy(token[alive]), torch.from_numpy(score[alive]), now)
+                law = self.net.laws["gap"]
+                before.base = torch.from_numpy(base[alive])[:, None] * before.has
+                limits = self._gap_limits(time[alive], ends[alive], visits - t)
+                found, drawn, _ = self.row(RowCursor(law, h, before), [a.gap], None, None, limits)
+                if not self.frame.pinned:
+                    over = (drawn[:, 0] > limits(0, drawn).high) & (t >= n_known[alive])
+                    length[alive[over]] = t
+                    found = Encodings(*(part[~over] for part in vars(found).values()))
+                    drawn, h, alive, visits = drawn[~over], h[torch.from_numpy(~over)], alive[~over], visits[~over]
+                step, told_now = drawn[:, 0] * a.unit, t < n_known[alive]
+                if told_now.any():
+                    step = np.where(told_now, told[start[alive] + t], step)
+                    exact = a.in_units(step)
+                    found.token[told_now, 0] = a.gap.token(a.gap.snap(exact), exact * np.nan)[told_now]
+                    found.score[told_now, 0] = a.gap.history(a.gap.snap(exact))[told_now]
+                token[alive], score[alive] = found.token[:, 0], found.score[:, 0]
+            else:
+                step = np.full(len(alive), a.even_gap)
+            if a.gap is not None and "gap" in self.net.laws:
+                base[alive] = self.net.laws["gap"].level(h)[:, 0].numpy()
+            if t == 0:
+                ends = self.frame.ends(statics, _scattered(n, alive, step))
+            gap[start[alive] + t] = step
+            time[alive] += step
+            last[alive] = step if t else 0.0
+        keep = position < length[owner]
+        w = segments_kept(latents.w, planned, length, self.net.sizes.segment) if self.net.sizes.local else latents.w
+        return Plan(statics, values, length, gap[keep], owner[keep], position[keep]), Latents(latents.z, w)
+
+    def _first_gap(self, h: Tensor) -> np.ndarray:
+        if self.alphabet.first_gap is None:
+            return np.zeros(len(h))
+        law = self.net.laws["first_gap"]
+        _, drawn, _ = self.row(RowCursor(law, h, None), [self.alphabet.first_gap], None, None, None)
+        return drawn[:, 0] * self.alphabet.unit
+
+    def _gap_limits(self, time: np.ndarray, ends: np.ndarray, left: np.ndarray) -> Callable:
+        """A pinned last gap is what is left of the span, and others leave room for it; else no known end is passed."""
+        a, none = self.alphabet, np.zeros(len(time))
+        if self.frame.pinned:
+            rest = (ends[:, 0] - time) / a.unit
+            rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
+            room = np.maximum(rest - (left - 1) * a.least_gap, 0.0)
+            found = Limits(none, room + 1e-9 * (not a.whole), np.where(left <= 1, rest, np.inf))
+        else:
+            rest = np.nan_to_num((np.fmin.reduce(ends, 1, initial=np.inf) - time) / a.unit, nan=np.inf, posinf=np.inf)
+            found = Limits(none, rest + 1e-6, none + np.inf)
+        return lambda j, value: found
+
+    # -- visits --------------------------------------------------------------------------------------------------
+
+    def visits(self, latents: Latents, plan: Plan, first: tuple[Encodings, np.ndarray] | None = None) -> np.ndarray:
+        """Values of all visits [visit column].
+
+        Args:
+            first: Cells and values of the first visits, of the patients who have one, where they are drawn already.
+        """
+        a, net = self.alphabet, self.net
+        h = self.field(latents, plan)
+        starts = np.cumsum(plan.length) - plan.length
+        alive = np.flatnonzero(plan.length > 0)
+        out = np.full((len(plan.owner), len(a.columns)), np.nan)
+        if not len(alive):
+            return out
+        time = _elapsed(plan.gap, plan.length) / self.scale.usual
+        rows = starts[alive]
+        cells, drawn = first or self.row(RowCursor(net.laws["first"], h[rows], None), a.columns, None, None, None)[:2]
+        out[rows] = drawn
+        past = Past(a.columns, len(alive))
+        for t in range(1, int(plan.length.max())):
+            law = net.laws["later"]
+            base = law.level(h[rows]).numpy()
+            past.update(cells, time[rows], base)
+            stay = plan.length[alive] > t
+            past.keep(stay)
+            alive = alive[stay]
+            rows = starts[alive] + t
+            cells, drawn, _ = self.row(
+                RowCursor(law, h[rows], past.before(time[rows])), a.columns, past.value, None, None
+            )
+            out[rows] = drawn
+        return out
+
+    def field(self, latents: Latents, plan: Plan) -> Tensor:
+        """What the decoder says of all visits, in one pass [visit width]."""
+        context, w = self._at_visits(latents, plan.statics, plan.length, plan.owner, plan.position)
+        start = np.zeros(len(plan.length))
+        start[plan.length > 0] = plan.gap[plan.position == 0]
+        ends = self.frame.ends(plan.statics, start)[plan.owner]
+        time, n = _elapsed(plan.gap, plan.length), plan.length[plan.owner].astype(float)
+        features = self.scale.field(plan.position.astype(float), n, time, plan.gap, ends)
+        return self.net.at(self.net.field, context, w, features)
+
+    def _at_visits(
+        self,
+        latents: Latents,
+        statics: Encodings,
+        length: np.ndarray,
+        owner: np.ndarray,
+        position: np.ndarray,
+        net: str = "field",
+    ) -> tuple[Tensor, Tensor]:
+        """Context and w(t) of each visit."""
+        context = self.net.context_of(latents.z, as_cells(statics), net)[torch.from_numpy(owner)]
+        segments = None
+        if self.net.sizes.local and len(owner):
+            parts = (torch.from_numpy(x) for x in (length, owner, position))
+            segments = Segments.of(*parts, self.net.sizes.segment)
+        return context, self.net.slow_at(latents, segments, len(owner))
+
+    # -- one row -------------------------------------------------------------------------------------------------
+
+    def row(
+        self, cursor: RowCursor, coders: list, last: np.ndarray | None, fixed: Fixed | None, limits: Callable | None
+    ) -> tuple[Encodings, np.ndarray, np.ndarray]:
+        """Draw all columns of some rows.
+
+        Args:
+            last: Last recorded values [row column].
+            limits: (column, values so far) -> `Limits` or None.
+
+        Returns:
+            (cells, values to hand out, log-probability of the fixed cells given those before them [row]).
+        """
+        rows, c = len(cursor.out), len(coders)
+        none, weight = np.full(rows, np.nan), np.zeros(rows)
+        value, token = np.full((rows, c), np.nan), np.zeros((rows, c), np.int64)
+        score, raw = np.zeros((rows, c), np.float32), np.zeros((rows, c))
+        for j, coder in enumerate(coders):
+            before = none if last is None or coder.kind == "category" else last[:, j]
+            logits, mixture = cursor.column(j, hidden_token(coder, before))
+            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            drawn = self._cell(coder, logits, mixture, before)
+            limit = limits(j, value) if limits is not None else None
+            if limit is not None:
+                drawn = self._within(drawn, limit, coder, logits, mixture, before)
+            given = drawn
+            if fixed is not None and fixed.mask[:, j].any():
+                mask, wanted = fixed.mask[:, j], fixed.value[:, j]
+                snapped = wanted if coder.kind == "category" else coder.snap(wanted)
+                drawn, given = np.where(mask, snapped, drawn), np.where(mask, wanted, drawn)
+                weight += np.where(mask, cell_log_prob(coder, logits, mixture, snapped, before), 0.0)
+            value[:, j], raw[:, j] = drawn, given
+            if coder.kind == "category":
+                token[:, j] = coder.token(drawn)
+            else:
+                snapped = drawn if limit is None else coder.snap(drawn)
+                token[:, j], score[:, j] = coder.token(drawn, before), coder.history(snapped)
+            if limit is not None:
+                token[~np.isinf(limit.known), j] = NOTHING
+            cursor.push(j, torch.from_numpy(token[:, j].copy()), torch.from_numpy(score[:, j].copy()))
+        return Encodings(value, np.full((rows, c), np.nan) if last is None else last, token, score), raw, weight
+
+    def _cell(self, coder, logits: np.ndarray, mixture: tuple | None, before: np.ndarray) -> np.ndarray:
+        token = self._choose(logits)
+        if coder.kind == "category":
+            return coder.decode(token).astype(float)
+        z, value = np.zeros(len(token), np.float32), np.full(len(token), np.nan)
+        cont = np.flatnonzero(token == CONT)
+        for _ in range(REDRAWS if len(cont) else 0):
+            weight, mean, log_sd = (part[cont] for part in mixture)
+            k, at = self._choose(weight), np.arange(len(cont))
+            z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * self.rng.standard_normal(len(cont), dtype=np.float32)
+            if not (coder.repeat or coder.spikes):
+                break
+            value[cont] = coder.decode(token[cont], z[cont], before[cont])
+            cont = cont[coder.token(value[cont], before[cont]) != CONT]  # these values have a token of their own
+            if not len(cont):
+                break
+        return coder.decode(token, z, before)
+
+    def _within(self, value, limit: Limits, coder, logits, mixture, before) -> np.ndarray:
+        """Draw values beyond their limits again; put them at the limit after `TRIES` draws."""
+        free = np.isinf(limit.known)
+        for _ in range(TRIES):
+            over = np.flatnonzero(free & ((value > limit.high) | (value < limit.low)))
+            if not len(over):
+                break
+            value[over] = self._cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
+        if not self.frame.pinned and coder is self.alphabet.gap:  # whoever is still beyond ends there
+            return value
+        return np.where(free, np.clip(value, limit.low, np.maximum(limit.high, limit.low)), limit.known)
+
+    def _choose(self, logits: np.ndarray) -> np.ndarray:
+        """One category per row."""
+        if logits.shape[1] == 1:
+            return np.zeros(len(logits), np.int64)
+        mass = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), axis=1)
+        u = self.rng.random(len(logits), dtype=np.float32)[:, None] * mass[:, -1:]
+        return np.minimum((mass <= u).sum(1), logits.shape[1] - 1)
+
+    def pick(self, log_weight: np.ndarray) -> np.ndarray:
+        """One candidate of each patient by weight [patient candidate] -> flat place."""
+        n, k = log_weight.shape
+        top = log_weight.max(1, keepdims=True)
+        weight = np.where(np.isfinite(top), np.exp(log_weight - np.where(np.isfinite(top), top, 0.0)), 1.0)
+        mass = np.cumsum(weight, 1)
+        u = self.rng.random(n)[:, None] * mass[:, -1:]
+        return np.arange(n) * k + np.minimum((mass <= u).sum(1), k - 1)
+
+
+def segments_kept(
+    w: Tensor, planned: np.ndarray, length: np.ndarray, size: int, keep: np.ndarray | None = None
+) -> Tensor:
+    """w of some patients (`keep`, all by default) whose courses of `planned` visits became `length`."""
+    keep = np.arange(len(planned)) if keep is None else keep
+    count = -(-planned // size)
+    start, n = (np.cumsum(count) - count)[keep], -(-length[keep] // size)
+    rows = np.repeat(start - (np.cumsum(n) - n), n) + np.arange(int(n.sum()))
+    return w[torch.from_numpy(rows)]
+
+
+def as_cells(cells: Encodings) -> Cells:
+    """Cells for a network that only reads them."""
+    token, score = torch.from_numpy(cells.token), torch.from_numpy(np.asarray(cells.score, np.float32))
+    return Cells(token, score, score, token)
+
+
+def _scattered(n: int, rows: np.ndarray, value: np.ndarray) -> np.ndarray:
+    out = np.zeros(n)
+    out[rows] = value
+    return out
+
+
+def _elapsed(gap: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Time of each visit: running sum of a patient's gaps."""
+    total = np.cumsum(gap)
+    start = np.cumsum(length) - length
+    before = np.where(length > 0, np.concatenate([[0.0], total])[start], 0.0)
+    return total - np.repeat(before, length)
