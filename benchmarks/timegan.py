@@ -3,8 +3,8 @@
     python -m benchmarks.timegan --seeds 1 2
 
 Every variant trains each of its phases for the same number of steps, so that rows differ in the part named and in
-nothing else ("no sampled noise" is the default's model, its recoveries handing out their most likely rows). Scores as in
-`benchmarks.fidelity`, with smaller judges.
+nothing else ("no sampled noise" is the default's model, its recoveries handing out their most likely rows). Scores as
+in `benchmarks.fidelity`, with smaller judges.
 """
 
 from __future__ import annotations

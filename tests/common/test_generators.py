@@ -20,7 +20,7 @@ SMALL = {
     "sdv-par": {"epochs": 2},
     "sdv-static": {},
     "temporal-vae": {"width": 24, "training": STEPS},
-    "timegan": {"width": 24, "training": STEPS},
+    "timegan": {"width": 12, "training": {"steps": 12, "evaluate_every": 4}},
 }
 #: Generators of waveforms, checked on waveforms.
 WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "code": 4,

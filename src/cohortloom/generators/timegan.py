@@ -5,8 +5,8 @@
     supervise  the generator of latents by likelihood (its start)
     joint      critic and generator:    min_G max_D  hinge(D) - R1,   plus `supervision` times the likelihood
 
-`nets.gan_autoencoder`, `nets.recurrent_gan` and `nets.gan_critic` hold the networks, `timegan_training` sizes and losses,
-`timegan_sampling` draws under conditions, `timegan_original` the objective of the paper.
+`nets.gan_autoencoder`, `nets.recurrent_gan` and `nets.gan_critic` hold the networks, `timegan_training` sizes and
+losses, `timegan_sampling` draws under conditions, `timegan_original` the objective of the paper.
 
 Published faults that are not repeated: embeddings that move under the critic, saturating latents, losses over padding,
 lengths copied from data, ignored statics, per-step noise only, collapse that nobody watches (docs/methods/timegan.md).
@@ -46,12 +46,12 @@ class TimeGAN(TorchGenerator):
     """Recurrent GAN of statics, visit count, gaps, values and missingness in the latents of a frozen autoencoder.
 
     Args:
-        objective: Of the joint phase: "hinge" with R1, "wasserstein" with gradient penalty, or "original" (TimeGAN's own
-            losses and schedule in all phases, for comparison).
+        objective: Of the joint phase: "hinge" with R1, "wasserstein" with gradient penalty, or "original" (TimeGAN's
+            own losses and schedule in all phases, for comparison).
         width: Hidden units; None: by number of patients, see `timegan_training`.
         latent_size: Size of a step's latent; None: by number of columns.
-        beta: Weight of the latents' information while the autoencoder is trained; more makes them smoother and leaves more
-            to the recoveries' noise.
+        beta: Weight of the latents' information while the autoencoder is trained; more makes them smoother and leaves
+            more to the recoveries' noise.
         supervision: Weight of the latents' likelihood beside the critic; 0 leaves all to the critic.
         penalty: Weight of R1 or of the gradient penalty.
         layers: Couplings of each map from noise to latents.
@@ -75,7 +75,7 @@ class TimeGAN(TorchGenerator):
     latent_size: int | None = None
     beta: float = 0.2
     supervision: float = 0.1
-    penalty: float = 0.3
+    penalty: float = 1.0
     layers: int = 2
     window: int = 96
     normalise: bool = False

@@ -8,7 +8,7 @@
 
     L_V = mean |sd(drawn) - sd(real)| + |mean(drawn) - mean(real)| over the batch, per step and input
 
-Latents and recoveries are points, noise is per step only. What is not carried over: losses over padding (they are masked),
+Latents and recoveries are points, noise is per step only. Not carried over: losses over padding (they are masked),
 lengths copied from data (they are drawn), statics ignored. Generator and supervisor are one network here, so its first
 output is not judged a second time.
 
@@ -30,7 +30,6 @@ from cohortloom.generators.timegan_training import (
     Size,
     length_loss,
     overridden,
-    watch,
 )
 from cohortloom.nets.gan_autoencoder import Batch, Latents, places
 from cohortloom.nets.recurrent_gan import RecurrentGAN
@@ -119,7 +118,7 @@ def _next_of(net: RecurrentGAN, batch: Batch, latents: Latents) -> torch.Tensor:
     before = torch.cat([latents.h.new_zeros(n, 1, net.maker.h_size), latents.h[:, :-1]], 1)
     g, c = (x[:, None].expand(-1, t, -1) for x in (latents.g, latents.c))
     state, _ = net.maker.memory(torch.cat([before, g, places(batch.length, t), c], -1))
-    said = net.maker.step_flow(torch.zeros_like(latents.h), torch.cat([state, g, c], -1))
+    said = net.maker.step_flow(torch.zeros_like(latents.h), torch.cat([state, before, g, c], -1))
     there = batch.there.clone()
     there[:, 0] = False
     apart = torch.square(said - latents.h).mean(-1) * there

@@ -1,12 +1,16 @@
 """Encoded patients as the tensors a recurrent GAN reads, and back.
 
 A step is [normal score of the gap, columns of the codec, repeat marks]. A repeat mark stands for a column that often
-keeps its last recorded value: a number copied forward to the last digit, which no continuous law would do, or a category
-that seldom changes (a stage). The mark is drawn, and where it says yes the last value is written again.
+keeps its last recorded value: a number copied forward to the last digit, which no continuous law would do, or a
+category that seldom changes (a stage). The mark is drawn, and where it says yes the last value is written again.
 
 Auto-normalisation (DoppelGANger): of each patient and number of a step, centre c = (max + min) / 2 and half-range
 w = (max - min) / 2 become statics (log w; a constant course has w = 0, marked by its own absence), and the step holds
 (x - c) / w.
+
+A number that is not recorded at a step stands there as the line between the records around it (NaN if there are none),
+with its mark off. The latents then follow one course per number, and whether it is shown is another matter; without
+that, a latent forgets a value that is recorded every tenth step.
 """
 
 from __future__ import annotations
@@ -60,7 +64,8 @@ class Records:
             n_columns = self.step.shape[1]
             empty = torch.zeros(len(index), n_steps, n_columns)
             return Batch(self.static[index], self.static_seen[index], empty, empty.bool(), length)
-        step, seen = self.step[rows] * there[..., None], self.step_seen[rows] & there[..., None]
+        step = torch.where(there[..., None], self.step[rows], 0.0)
+        seen = self.step_seen[rows] & there[..., None]
         return Batch(self.static[index], self.static_seen[index], step, seen, length)
 
 
@@ -91,6 +96,7 @@ def records(codec: Codec, data: Encoded, facts: Mapping[str, Any], rng: Rng) -> 
     gap = codec.gap_score(seq.gap, first, rng) if len(first) else np.zeros(0)
     values, seen = np.where(seq.observed, seq.values, 0.0), seq.observed
     extra, extra_seen, values = _scaled(seq, values, seen, facts["scaled"])
+    values = _filled(values, seen, seq.subject, _numbers(seq.features))
     marks = _marks(codec, seq, facts["repeats"])
     step = np.column_stack([gap, values, marks])[keep]
     step_seen = np.column_stack([np.ones(len(gap), bool), seen, marks > 0])[keep]
@@ -144,8 +150,10 @@ def _raw(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
 
 
 def _repeats(codec: Codec, seq: SequenceArrays) -> list[int]:
-    """Columns that repeat their last value more often than by chance: for a number, than neighbouring values follow each
-    other; for a category, than its shares say."""
+    """Columns that repeat their last value more often than by chance.
+
+    By chance means for a number: as often as neighbouring values follow each other; for a category: as its shares say.
+    """
     found = []
     for j, feature in enumerate(seq.features):
         raw = _raw(codec, seq, j)
@@ -161,7 +169,7 @@ def _repeats(codec: Codec, seq: SequenceArrays) -> list[int]:
         else:
             near = np.min(change[change > 0], initial=np.inf)  # the grid of the column
             rivals = np.mean((change > 0) & (change < 1.5 * near)) if np.isfinite(near) else 0.0
-            more = 0.02 < same and same > 1.5 * rivals / 2
+            more = same > 0.02 and same > 1.5 * rivals / 2
         if more and (same < 1 or feature.kind == "category"):
             found.append(j)
     return found
@@ -189,6 +197,22 @@ def _written_again(
     valid &= owner[np.maximum(source, 0)] == owner
     take = has & again & valid
     return np.where(take, values[np.maximum(source, 0)], values), has
+
+
+def _filled(values: np.ndarray, seen: np.ndarray, subject: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """Numbers with the line between a subject's records where there is none, its first and last held on, else NaN."""
+    n, out = len(values), np.where(seen, values, 0.0)
+    row = np.arange(n)
+    for j in columns:
+        has = seen[:, j]
+        before = np.maximum.accumulate(np.where(has, row, -1)) if n else row
+        after = np.minimum.accumulate(np.where(has, row, n)[::-1])[::-1] if n else row
+        left, right = np.maximum(before, 0), np.minimum(after, max(n - 1, 0))
+        known, coming = (before >= 0) & (subject[left] == subject), (after < n) & (subject[right] == subject)
+        share = np.where(known & coming, (row - left) / np.maximum(right - left, 1), np.where(known, 0.0, 1.0))
+        line = (1 - share) * values[left, j] + share * values[right, j]
+        out[:, j] = np.where(has, values[:, j], np.where(known | coming, line, np.nan))
+    return out
 
 
 # -- normalisation of each patient -------------------------------------------------------------------------------------

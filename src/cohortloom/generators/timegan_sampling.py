@@ -1,14 +1,14 @@
 """Drawing patients under conditions, and their likelihood, from the networks of `timegan`.
 
-Statics that are given as a whole are embedded: e ~ q(e | statics), and the course is drawn given e and the statics. Where
-only some values are fixed, each patient is chosen among `PARTICLES` candidates (e, statics, length, g, h_1) drawn from the
-generator, with chance proportional to
+Statics that are given as a whole are embedded: e ~ q(e | statics), and the course is drawn given e and the statics.
+Where only some values are fixed, each patient is chosen among `PARTICLES` candidates (e, statics, length, g, h_1) drawn
+from the generator, with chance proportional to
 
     law(fixed statics | e) law(fixed first-visit values | h_1, g, c)
 
-(importance resampling); then the fixed values are written, and the rest goes on from the chosen candidate. Exact for the
-fixed cells, approximate in what depends on them: with few effective candidates the rest is too near to the typical
-patient of that value.
+(importance resampling); then the fixed values are written, and the rest goes on from the chosen candidate. Exact for
+the fixed cells, approximate in what depends on them: with few effective candidates the rest is too near to the
+typical patient of that value.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ Sizes follow the number of patients n and of inputs of a step d:
 
     patients        width   dropout   critic   e        g    h                        steps: embed   supervise   joint
     below 500       48      .2        48       8        6    d, within 4 and 16       20-300 epochs  the same    1,200
-    up to 5,000     72      .1        64       12       8    d, within 4 and 24                                  2,000
+    up to 5,000     72      .1        64       12       8    d, within 4 and 24                                  1,500
     above           96      .05       96       16       8    d, within 4 and 32                                  4,000
 
-(`training` settings given by the user hold for every phase.) Below `FEWEST_ADVERSARIAL` patients a critic only learns them
-by heart: the joint phase is left out.
+(`training` settings given by the user hold for every phase.) Below `FEWEST_ADVERSARIAL` patients a critic only learns
+them by heart: the joint phase is left out.
 
 Phases: "embed" (autoencoder), "length" (number of steps given statics), "supervise" (likelihood of latents under the
 generator), "joint" (critic and generator take turns; autoencoder and law of lengths frozen).
@@ -40,6 +40,8 @@ AUGMENTED = 1_000
 WATCHED = 384
 #: The penalty is taken in every so many-th critic update on average, and weighs as much more.
 LAZY = 4
+#: Weight of a number between its records while the autoencoder is trained.
+BLANK = 0.25
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
@@ -60,7 +62,7 @@ def size_of(n_subjects: int, n_inputs: int) -> Size:
     if n_subjects < 500:
         return Size(48, 48, 0.2, (8, 6, min(max(n_inputs, 4), 16)), 1_200)
     if n_subjects <= 5_000:
-        return Size(72, 64, 0.1, (12, 8, min(max(n_inputs, 4), 24)), 2_000)
+        return Size(72, 64, 0.1, (12, 8, min(max(n_inputs, 4), 24)), 1_500)
     return Size(96, 96, 0.05, (16, 8, min(max(n_inputs, 4), 32)), 4_000)
 
 
@@ -140,7 +142,7 @@ def _evidence(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         batch = data.batch(index)
         latents, information, _ = net.auto.embed(batch, stream)
-        static, course = net.auto.log_likelihood(batch, latents)
+        static, course = net.auto.log_likelihood(batch, latents, BLANK)
         return scale * (recipe.beta * information - static - course).mean()
 
     return loss

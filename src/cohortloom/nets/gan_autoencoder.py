@@ -1,6 +1,6 @@
 """Patients as latents: e of the statics, g of the course, h_t of every step.
 
-    e ~ q(e | statics),     g ~ q(g | course, c),     h_t ~ q(h_t | steps up to t, c),     c = context(e, statics, length)
+    e ~ q(e | statics),   g ~ q(g | course, c),   h_t ~ q(h_t | steps up to t, c),   c = context(e, statics, length)
     statics ~ law(e),       step_t ~ law(GRU(h_1..h_t), h_t, g, c)
 
 The three embeddings and the two recoveries of TimeGAN, with laws in place of points: an embedding has learned noise, so
@@ -8,7 +8,8 @@ the latents have no holes, and a recovery draws ids, marks and values. Trained f
 
     E_q[log law(statics) + sum_t log law(step_t)] - beta KL(q || N(0, I))
 
-then frozen. Both recurrences run forwards and every sum is masked, so padding behind a patient's last step reaches nothing.
+then frozen. Both recurrences run forwards and every sum is masked, so padding behind a patient's last step reaches
+nothing.
 
 References:
     Yoon, Jarrett, van der Schaar (2019). Time-series generative adversarial networks.
@@ -37,7 +38,8 @@ class Batch:
 
     Args:
         static, static_seen: Statics and whether observed [subject column].
-        step, step_seen: Steps, padded behind the end [subject step column].
+        step, step_seen: Steps, padded behind the end [subject step column]; numbers that are not observed may hold what
+            lies between the records around them, NaN if nothing is known.
         length: Steps of each patient, as many as there are in `step` or more [subject].
     """
 
@@ -110,14 +112,15 @@ class Autoencoder(nn.Module):
         self.static_body = nn.Sequential(nn.Linear(e, width), nn.SiLU(), nn.Dropout(dropout))
         self.static_law = RowLaw(self.statics, width, static_start, static_always)
         self.context = _mlp(e + self.statics.width + 2, width, width, dropout)
-        self.reader = nn.GRU(self.steps.width + PLACE + width, width, batch_first=True)
-        self.step_post = nn.Linear(width + self.steps.width, 2 * h)
+        seen = self.steps.width + len(self.steps.numbers)
+        self.reader = nn.GRU(seen + PLACE + width, width, batch_first=True)
+        self.step_post = nn.Linear(width + seen, 2 * h)
         self.course_post = _mlp(3 * width, width, 2 * g, dropout)
         self.writer = nn.GRU(h + g + PLACE + width, width, batch_first=True)
         self.step_body = nn.Sequential(
             nn.Linear(width + h + g + width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU()
         )
-        self.step_law = RowLaw(self.steps, width, step_start, step_always)
+        self.step_law = RowLaw(self.steps, width + h + g, step_start, step_always)
 
     # -- embeddings ------------------------------------------------------------------------------------------------
 
@@ -143,7 +146,8 @@ class Autoencoder(nn.Module):
             state, mean = c.new_zeros(n, 0, c.shape[1]), torch.zeros_like(c)
             step, last = state.new_zeros(n, 0, 2 * self.sizes[2]), mean
         else:
-            dense = self.steps(batch.step, batch.step_seen) * there
+            known = torch.nan_to_num(batch.step[..., self.steps.numbers])
+            dense = torch.cat([self.steps(batch.step, batch.step_seen), known], -1) * there
             state, _ = self.reader(
                 torch.cat([dense, places(batch.length, t), c[:, None].expand(-1, t, -1)], -1) * there
             )
@@ -172,17 +176,18 @@ class Autoencoder(nn.Module):
         """What the law of every step reads [subject step width]."""
         n, t = latents.h.shape[:2]
         if t == 0:
-            return latents.c.new_zeros(n, 0, latents.c.shape[1])
+            return latents.c.new_zeros(n, 0, latents.c.shape[1] + self.sizes[1] + self.sizes[2])
         c, g = (x[:, None].expand(-1, t, -1) for x in (latents.c, latents.g))
         state, _ = self.writer(torch.cat([latents.h, g, places(length, t), c], -1))
-        return self.step_body(torch.cat([state, latents.h, g, c], -1))
+        body = self.step_body(torch.cat([state, latents.h, g, c], -1))
+        return torch.cat([body, latents.h, g], -1)  # latents reach the law directly too: it starts linear
 
-    def log_likelihood(self, batch: Batch, latents: Latents) -> tuple[torch.Tensor, torch.Tensor]:
-        """log law of the statics and of the course [subject]."""
+    def log_likelihood(self, batch: Batch, latents: Latents, blank: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """log law of the statics and of the course [subject]; for `blank` see `RowLaw.terms`."""
         static = self.static_law.log_prob(self.static_body(latents.e), batch.static, batch.static_seen)
         if batch.step.shape[1] == 0:
             return static, torch.zeros_like(static)
-        step = self.step_law.log_prob(self.states(latents, batch.length), batch.step, batch.step_seen)
+        step = self.step_law.log_prob(self.states(latents, batch.length), batch.step, batch.step_seen, None, blank)
         return static, (step * batch.there).sum(1)
 
 

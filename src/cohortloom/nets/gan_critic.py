@@ -10,8 +10,8 @@ operation across steps is masked, so what stands behind the end has no influence
     wasserstein  critic: E D(drawn) - E D(real),  penalty lambda E (|dD(mix) / d mix| - 1)^2
 
 References:
-    Lim, Ye (2017). Geometric GAN. arXiv:1705.02894 (hinge). Mescheder, Geiger, Nowozin (2018). Which training methods for
-    GANs do actually converge? arXiv:1801.04406 (R1). Gulrajani et al. (2017). arXiv:1704.00028 (gradient penalty).
+    Lim, Ye (2017). Geometric GAN. arXiv:1705.02894 (hinge). Mescheder, Geiger, Nowozin (2018). Which training methods
+    for GANs do actually converge? arXiv:1801.04406 (R1). Gulrajani et al. (2017). arXiv:1704.00028 (gradient penalty).
     Lin et al. (2020). Using GANs for sharing networked time series data (DoppelGANger). arXiv:1909.13403.
 """
 

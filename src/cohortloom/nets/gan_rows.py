@@ -4,8 +4,8 @@ A row has numbers (with a mark "observed") and categories (ids, 0 is missing). I
 
     number -> (value or 0, observed),   category of few ids -> one-hot,   category of many ids -> a row of a table
 
-`RowLaw` gives p(row | h) with columns independent given h: observed ~ Bernoulli, value ~ Normal(mean, sd), id ~ softmax;
-categories of many ids have logits of low rank. Its draws are real draws (sampled ids, marks and noise); for a critic
+`RowLaw` gives p(row | h) with columns independent given h: observed ~ Bernoulli, value ~ Normal(mean, sd), id ~ softmax
+(of low rank where there are many ids). Its draws are real draws (sampled ids, marks and noise); for a critic
 the dense form of a draw carries straight-through gradients: hard forwards, relaxed backwards,
 
     number: mean + sd noise,    y = hard + soft - stop(soft),  soft = softmax((logits + Gumbel) / temperature)
@@ -114,15 +114,16 @@ class RowLaw(nn.Module):
         log_sd = low + nn.functional.softplus(log_sd - low)  # a floor that still has a gradient
         return mean, log_sd.clamp(max=1.5), seen, few, [end(h).log_softmax(-1) for end in self.ends]
 
-    def terms(self, h: torch.Tensor, values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-        """Log-density of every cell [... column]."""
+    def terms(self, h: torch.Tensor, values: torch.Tensor, observed: torch.Tensor, blank: float = 0.0) -> torch.Tensor:
+        """Log-density of every cell [... column]; numbers known but not observed count `blank` times."""
         mean, log_sd, seen, few, many = self._laws(h)
         out = torch.zeros(values.shape, dtype=torch.float32)
         if self.numbers:
             x, has = torch.nan_to_num(values[..., self.numbers]), observed[..., self.numbers].to(torch.float32)
             normal = -0.5 * ((x - mean) * torch.exp(-log_sd)) ** 2 - log_sd - 0.5 * _LOG_2PI
             mark = has * nn.functional.logsigmoid(seen) + (1 - has) * nn.functional.logsigmoid(-seen)
-            out[..., self.numbers] = has * normal + torch.where(self.always, 0.0, mark)
+            weight = has + blank * (1 - has) * ~torch.isnan(values[..., self.numbers]) if blank else has
+            out[..., self.numbers] = weight * normal + torch.where(self.always, 0.0, mark)
         if self.few:
             ids = values[..., self.few].long().unsqueeze(-1)
             out[..., self.few] = few.gather(-1, ids).squeeze(-1)
@@ -131,10 +132,15 @@ class RowLaw(nn.Module):
         return out
 
     def log_prob(
-        self, h: torch.Tensor, values: torch.Tensor, observed: torch.Tensor, columns: Sequence[int] | None = None
+        self,
+        h: torch.Tensor,
+        values: torch.Tensor,
+        observed: torch.Tensor,
+        columns: Sequence[int] | None = None,
+        blank: float = 0.0,
     ) -> torch.Tensor:
-        """Log-density of rows, or of some of their columns [...]."""
-        terms = self.terms(h, values, observed)
+        """Log-density of rows, or of some of their columns [...]; see `terms`."""
+        terms = self.terms(h, values, observed, blank)
         return (terms if columns is None else terms[..., list(columns)]).sum(-1)
 
     def expected(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -5,9 +5,9 @@
     g = flow(z_g; c)                                    global noise: what all steps of a patient share
     s_t = GRU(s_(t-1), [h_(t-1), g, place_t, c]),  h_t = flow(z_t; s_t, g, c)          per-step noise
 
-Statics and steps are then drawn by the frozen recoveries of the autoencoder. Every map from noise to latent is invertible,
-so the generator has a likelihood: it starts from the maximum of that ("supervised" phase of TimeGAN, made a law) and the
-critic then moves it.
+Statics and steps are then drawn by the frozen recoveries of the autoencoder. Every map from noise to latent is
+invertible, so the generator has a likelihood: it starts from the maximum of that (the "supervised" phase of TimeGAN,
+made a law) and the critic then moves it.
 
 References:
     Yoon, Jarrett, van der Schaar (2019). Time-series generative adversarial networks.
@@ -66,7 +66,7 @@ class LatentGenerator(nn.Module):
         self.static_flow = LatentFlow(e, 0, layers=2 * layers, width=width)
         self.course_flow = LatentFlow(g, context, layers=layers, width=width)
         self.memory = nn.GRU(h + g + PLACE + context, width, batch_first=True)
-        self.step_flow = LatentFlow(h, width + g + context, layers=layers, width=width)
+        self.step_flow = LatentFlow(h, width + h + g + context, layers=layers, width=width)
 
     def log_prob(self, latents: Latents, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """log p(e) and log p(g, h_1..h_T | c) [subject]; the past is the given one (teacher forcing)."""
@@ -78,7 +78,7 @@ class LatentGenerator(nn.Module):
             wide_g, wide_c = (x[:, None].expand(-1, t, -1) for x in (g, c))
             state, _ = self.memory(torch.cat([before, wide_g, places(length, t), wide_c], -1))
             there = torch.arange(t) < length[:, None]
-            step = self.step_flow.log_prob(h, torch.cat([state, wide_g, wide_c], -1))
+            step = self.step_flow.log_prob(h, torch.cat([state, before, wide_g, wide_c], -1))
             course = course + (step * there).sum(1)
         return self.static_flow.log_prob(e), course
 
@@ -108,7 +108,7 @@ class LatentGenerator(nn.Module):
                 before = begin[1]
             else:
                 noise = torch.randn(n, self.h_size, generator=stream)
-                before = self.step_flow(noise, torch.cat([state[:, 0], g, c], -1))
+                before = self.step_flow(noise, torch.cat([state[:, 0], before, g, c], -1))
             h.append(before)
         return g, torch.stack(h, 1) if h else c.new_zeros(n, 0, self.h_size)
 

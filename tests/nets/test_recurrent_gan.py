@@ -1,0 +1,261 @@
+"""Parts of the recurrent GAN against closed forms and slow references; planted faults are seen."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.nets.gan_autoencoder import Autoencoder, Batch
+from cohortloom.nets.gan_critic import Critic, critic_hinge, generator_hinge, gradient_penalty, r1
+from cohortloom.nets.gan_flow import LatentFlow
+from cohortloom.nets.gan_monitor import Monitor
+from cohortloom.nets.gan_rows import RowLaw, Rows
+from cohortloom.nets.length_law import LengthLaw, length_bins
+from cohortloom.rng import Rng
+from cohortloom.training import drawing_from
+
+LEVELS = (0, 3, 0, 60)
+START = [[1.0], [math.log(p) for p in (0.1, 0.2, 0.7)], [0.0], [math.log(1 / 60)] * 60]
+
+
+@pytest.fixture(autouse=True)
+def _own_draws():
+    with drawing_from(Rng(0).torch):
+        yield
+
+
+def batch_of(n=6, t=5):
+    draw = Rng(1).numpy
+    length = torch.from_numpy(draw.integers(0, t + 1, n))
+    length[0], length[1] = t, 0
+    there = (torch.arange(t) < length[:, None])[..., None]
+    step = torch.from_numpy(np.stack([draw.normal(size=(n, t)), draw.integers(0, 3, (n, t)), draw.normal(size=(n, t)),
+                                      draw.integers(0, 60, (n, t))], -1)).float()  # fmt: skip
+    seen = torch.from_numpy(draw.random((n, t, 4)) < 0.8)
+    static = torch.from_numpy(np.stack([draw.normal(size=n), draw.integers(0, 3, n)], -1)).float()
+    return Batch(static, torch.ones(n, 2).bool(), torch.where(there, step, 0), seen & there, length)
+
+
+def autoencoder(**how):
+    return Autoencoder(
+        (0, 3), LEVELS, static_start=START[:2], step_start=START, static_always=[False] * 2, step_always=[False] * 4,
+        width=8, sizes=(3, 2, 4), dropout=0.0, **how,
+    )  # fmt: skip
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_cells_of_a_row_sum_to_one_over_what_they_can_be():
+    rows = Rows(LEVELS)
+    law, h = RowLaw(rows, 5, START, [False] * 4), torch.randn(1, 5)
+    for column, n in ((1, 3), (3, 60)):
+        values = torch.zeros(n, 4)
+        values[:, column] = torch.arange(n)
+        assert law.terms(h.expand(n, -1), values, values > 0)[:, column].exp().sum().item() == pytest.approx(
+            1, abs=1e-5
+        )
+    grid = torch.linspace(-12, 12, 4801)
+    values = torch.zeros(len(grid), 4)
+    values[:, 0] = grid
+    shown = law.terms(h.expand(len(grid), -1), values, torch.ones(len(grid), 4).bool())[:, 0].exp().sum() * 0.005
+    hidden = law.terms(h, torch.zeros(1, 4), torch.zeros(1, 4).bool())[0, 0].exp()
+    assert (shown + hidden).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_draws_follow_the_law_and_have_the_dense_form_of_what_was_drawn():
+    rows, stream = Rows(LEVELS), Rng(3).torch
+    law = RowLaw(rows, 5, START, [False, False, True, False])
+    h = torch.randn(1, 5).expand(40_000, -1)
+    values, seen, dense = law.draw(h, stream, rows)
+    mean, log_sd, odds, few, _ = law._laws(h[:1])
+    x = values[seen[:, 0], 0]
+    assert x.mean().item() == pytest.approx(mean[0, 0].item(), abs=4 * log_sd.exp()[0, 0].item() / len(x) ** 0.5)
+    assert x.std().item() == pytest.approx(log_sd.exp()[0, 0].item(), rel=0.02)
+    assert seen[:, 0].float().mean().item() == pytest.approx(odds.sigmoid()[0, 0].item(), abs=0.01)
+    assert seen[:, 2].all()
+    share = torch.bincount(values[:, 1].long(), minlength=3) / len(values)
+    assert torch.allclose(share, few[0, 0].exp(), atol=0.012)
+    assert torch.allclose(dense, rows(values, seen), atol=1e-5)
+
+
+def test_a_critic_can_push_every_kind_of_cell():
+    rows = Rows(LEVELS)
+    law, h = RowLaw(rows, 5, START, [False] * 4), torch.randn(64, 5)
+    _, _, dense = law.draw(h, Rng(4).torch, rows)
+    (dense * torch.randn(dense.shape)).sum().backward()
+    n = len(rows.numbers)
+    slope = law.out.weight.grad.abs().sum(1)
+    assert (slope[: 3 * n + 3] > 0).all()  # means, spreads, marks, few ids
+    assert law.ends[0][1].weight.grad.abs().sum() > 0
+
+
+# -- latents ---------------------------------------------------------------------------------------------------------
+
+
+def shaken(flow):
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    return flow
+
+
+@pytest.mark.parametrize("context", [0, 3])
+def test_density_of_a_flow_is_that_of_its_noise_by_the_jacobian(context):
+    flow = shaken(LatentFlow(3, context, layers=3, width=6))
+    z, c = torch.randn(3), torch.randn(context) if context else None
+    slopes = torch.autograd.functional.jacobian(lambda z: flow(z[None], None if c is None else c[None])[0], z)
+    normal = -0.5 * (z**2).sum() - 1.5 * math.log(2 * math.pi)
+    found = flow.log_prob(flow(z[None], None if c is None else c[None]), None if c is None else c[None])
+    assert found.item() == pytest.approx((normal - torch.logdet(slopes @ slopes.T) / 2).item(), abs=1e-4)
+
+
+def test_an_untrained_flow_is_normal():
+    flow = LatentFlow(4, 0, layers=2, width=8)
+    with torch.no_grad():
+        flow.base.weight.zero_()
+    x = torch.randn(5, 4)
+    assert torch.allclose(flow.log_prob(x), -0.5 * (x**2).sum(1) - 2 * math.log(2 * math.pi), atol=1e-5)
+
+
+def test_padding_reaches_nothing():
+    """Numbers planted behind the end change neither likelihood nor latents; misaligned steps do."""
+    auto, one = autoencoder().eval(), batch_of()
+    behind = ~one.there[..., None]
+    noisy = Batch(one.static, one.static_seen, torch.where(behind, 1.0, one.step), one.step_seen | behind, one.length)
+
+    def facts(batch):
+        latents, information, log_q = auto.embed(batch, Rng(5).torch)
+        return (*auto.log_likelihood(batch, latents), information, log_q, latents.h.sum((1, 2)))
+
+    for a, b in zip(facts(one), facts(noisy)):
+        assert torch.allclose(a, b, atol=1e-5)
+    shifted = Batch(one.static, one.static_seen, one.step.roll(1, 1), one.step_seen.roll(1, 1), one.length)
+    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(facts(one), facts(shifted)))
+
+
+def test_the_past_is_not_told_of_the_future():
+    auto, one = autoencoder().eval(), batch_of()
+    later = one.step.clone()
+    later[0, 3:] = 1.0
+    other = Batch(one.static, one.static_seen, later, one.step_seen, one.length)
+    c = auto.context_of(torch.zeros(6, 3), auto.statics(one.static, one.static_seen), one.length)
+    h, again = (auto.read_course(b, c)[0][0] for b in (one, other))
+    assert torch.allclose(h[0, :3], again[0, :3], atol=1e-6) and not torch.allclose(h[0, 3:], again[0, 3:], atol=1e-3)
+
+
+def test_ignored_statics_are_seen():
+    one = batch_of()
+    other = Batch(one.static + 1.0, one.static_seen, one.step, one.step_seen, one.length)
+    moved = {}
+    for used in (True, False):
+        auto = autoencoder(use_embedding=used).eval()
+        c = [auto.context_of(torch.zeros(6, 3), auto.statics(b.static.clamp(max=2), b.static_seen), b.length)
+             for b in (one, other)]  # fmt: skip
+        moved[used] = (c[0] - c[1]).abs().max().item()
+    assert moved[True] > 1e-3 and moved[False] == 0
+
+
+# -- critic ----------------------------------------------------------------------------------------------------------
+
+
+def judged(n=6, t=5):
+    one = batch_of(n, t)
+    auto = autoencoder()
+    static = auto.statics(one.static, one.static_seen)
+    step = auto.steps(one.step, one.step_seen) * one.there[..., None]
+    critic = Critic(static.shape[1], step.shape[2], len(auto.steps.numbers), 8)
+    return critic, static.detach(), step.detach(), one
+
+
+def test_the_critic_does_not_read_padding():
+    critic, static, step, one = judged()
+    noisy = torch.where(one.there[..., None], step, 3.0)
+    assert torch.allclose(critic(static, step, one.length), critic(static, noisy, one.length), atol=1e-5)
+    longer = torch.cat([step, torch.full((6, 4, step.shape[2]), 5.0)], 1)
+    assert torch.allclose(critic(static, step, one.length), critic(static, longer, one.length), atol=1e-5)
+    inside = step.clone()
+    inside[0, 2] += 1.0
+    assert not torch.allclose(critic(static, step, one.length), critic(static, inside, one.length), atol=1e-4)
+
+
+def test_hinge_by_hand():
+    real, drawn = torch.tensor([[2.0, 0.5], [0.0, -1.0]]), torch.tensor([[-2.0, 0.0], [0.5, 1.0]])
+    # columns: real (0 + 1) / 2 and (.5 + 2) / 2, drawn (0 + 1.5) / 2 and (1 + 2) / 2
+    assert critic_hinge(real, drawn).item() == pytest.approx(0.5 + 1.25 + 0.75 + 1.5)
+    assert generator_hinge(drawn).item() == pytest.approx(-(-0.75 + 0.5))
+
+
+def test_r1_equals_squared_slopes_found_one_by_one():
+    critic, static, step, one = judged(3, 3)
+    critic, static, step = critic.double(), static.double(), step.double()
+    alone = lambda s, x: critic(s, x, one.length).sum()  # noqa: E731
+    total, tiny = 0.0, 1e-6
+    for k, part in enumerate((static, step)):
+        for place in range(part.numel()):
+            ends = []
+            for side in (tiny, -tiny):
+                moved = [static.clone(), step.clone()]
+                moved[k].view(-1)[place] += side
+                ends.append(alone(*moved).item())
+            total += ((ends[0] - ends[1]) / (2 * tiny)) ** 2
+    found = r1(lambda s, x: critic(s, x, one.length).sum(1), static, step)
+    assert found.item() == pytest.approx(total / 3, rel=1e-4)
+    found.backward()  # there is a second derivative
+    assert critic.step.weight.grad.abs().sum() > 0
+
+
+def test_gradient_penalty_of_a_linear_judge():
+    slope = torch.randn(4)
+    judge = lambda s, x: s @ slope + 0 * x.sum((1, 2))  # noqa: E731
+    pairs = [(torch.randn(5, 4), torch.randn(5, 2, 3)) for _ in range(2)]
+    assert gradient_penalty(judge, *pairs, Rng(0).torch).item() == pytest.approx(
+        (slope.norm().item() - 1) ** 2, rel=1e-4
+    )
+
+
+# -- lengths and monitor ---------------------------------------------------------------------------------------------
+
+
+def test_bins_of_lengths_never_hold_a_few_patients():
+    length = np.repeat([0, 1, 2, 3, 40], [20, 30, 2, 4, 1])
+    assert [(a, b) for a, b, _ in length_bins(length)] == [(0, 0), (1, 1), (2, 40)]
+    assert sum(share for *_, share in length_bins(length)) == pytest.approx(1)
+    assert length_bins(np.array([7])) == [(7, 7, 1.0)]
+    assert length_bins(np.zeros(0, int)) == [(0, 0, 1.0)]
+    assert len(length_bins(Rng(0).numpy.poisson(200, 20_000))) <= 128
+
+
+def test_the_law_of_lengths_sums_to_one_and_draws_what_it_says():
+    law = LengthLaw(length_bins(np.repeat([0, 1, 2, 3, 9], [20, 30, 9, 9, 6])), 2, 8, 0.0).eval()
+    context = torch.randn(1, 2)
+    every = torch.arange(10)
+    chance = law.log_prob(context.expand(10, -1), every).exp()
+    assert chance.sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = law.draw(context.expand(20_000, -1), Rng(1).torch)
+    assert torch.allclose(torch.bincount(drawn, minlength=10) / 20_000, chance, atol=0.015)
+    assert law.draw(context.expand(200, -1), Rng(2).torch, least=2).min() >= 2
+
+
+@pytest.mark.parametrize(("broken", "collapsed"), [(False, False), (True, True)])
+def test_the_monitor_sees_a_planted_collapse(broken, collapsed):
+    draw = Rng(0).numpy
+    train, held_out, drawn = (torch.from_numpy(draw.normal(2, 3, (200, 12))).float() for _ in range(3))
+    if broken:  # one patient again and again
+        drawn = drawn[:1] + 0.3 * torch.from_numpy(draw.normal(size=(200, 12))).float()
+    watch = Monitor(train)(drawn, held_out)
+    assert watch.collapsed == collapsed
+    assert (watch.spread < 0.2) if broken else watch.spread == pytest.approx(1, abs=0.1)
+
+
+def test_the_monitor_prefers_the_true_law_and_its_distance_is_the_energy_distance():
+    draw = Rng(0).numpy
+    train, held_out, right = (torch.from_numpy(draw.normal(0, 1, (80, 3))) for _ in range(3))
+    monitor = Monitor(train)
+    seen = monitor(right, held_out)
+    a, b = (monitor.scaled(x).numpy() / 3**0.5 for x in (right, held_out))
+    between = np.mean([np.linalg.norm(x - y) for x in a for y in b])
+    own = np.mean([np.linalg.norm(a[i] - a[j]) for i in range(80) for j in range(80) if i != j])
+    assert seen.distance == pytest.approx(2 * between - own, rel=1e-5)
+    for wrong in (right + 1, 1.7 * right, 0.6 * right):
+        assert monitor(wrong, held_out).distance > seen.distance
