@@ -294,3 +294,35 @@ def test_folds_hold_out_other_patients_and_never_lose_one():
         seen |= set(aside)
     kept, aside = hold_out(9, 0.15, Rng(0))
     assert len(kept) == 9 and len(aside) == 0
+
+
+def test_a_phase_that_is_judged_from_its_start_leaves_nothing_worse_behind():
+    net, phases = problem(Training(steps=20, validation=0.15))
+    x, y = line()
+    upwards = lambda index, stream: -((net(x[index]) - y[index]) ** 2).mean()  # noqa: E731
+    score = lambda index, stream: ((net(x[index]) - y[index]) ** 2).mean()  # noqa: E731
+    worse = [Objective("upwards", net.parameters(), upwards)]
+    before = bits(net)
+    phase = replace(phases[0], objectives=worse, score=score, judge_start=True)
+    history = train(net, [phase], Training(steps=20, learning_rate=1e-2, evaluate_every=5), Rng(7))
+    assert history.of("evaluation")[0]["step"] == 0 and history.of("end")[0]["best_step"] == 0
+    assert bits(net) == before
+
+
+def test_a_lenient_phase_that_keeps_failing_ends_with_its_best_state_and_says_why():
+    net, phases = problem(Training(validation=0.15))
+    seen = [0]
+
+    def score(index, stream):
+        seen[0] += 1
+        return torch.tensor(1.0 / seen[0] if seen[0] < 3 else math.inf)
+
+    training = Training(steps=40, evaluate_every=5, retries=2)
+    phase = replace(phases[0], score=score, lenient=True, if_infinite="all alike")
+    history = train(net, [phase], training, Rng(7))
+    assert [r["why"] for r in history.of("rollback")] == ["all alike"] * 3
+    assert (history.of("end")[0]["why"], history.of("end")[0]["best"]) == ("all alike", 0.5)
+    seen[0] = 0
+    net, phases = problem(training)
+    with pytest.raises(TrainingError, match="all alike"):
+        train(net, [replace(phases[0], score=score, if_infinite="all alike")], training, Rng(7))

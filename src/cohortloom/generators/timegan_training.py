@@ -96,7 +96,7 @@ def phases(
               _evidence(net, data, recipe), base, 3.0),
         Phase("length", net, train, [Objective("length", net.lengths.parameters(), length_loss(net, data))], held_out,
               None, base, 0.3),
-        Phase("supervise", net, train, [Objective("latents", net.maker.parameters(), _supervised(net, data, recipe))],
+        Phase("supervise", net, train, [Objective("latents", net.maker.parameters(), _supervised(net, data))],
               held_out, None, base, 3.0),
     ]  # fmt: skip
     joint_steps = 0 if len(train) < FEWEST_ADVERSARIAL else size.joint_steps
@@ -156,13 +156,13 @@ def length_loss(net: RecurrentGAN, data: Records) -> Loss:
     return loss
 
 
-def _supervised(net: RecurrentGAN, data: Records, recipe: Recipe, window: int | None = None) -> Loss:
+def _supervised(net: RecurrentGAN, data: Records, window: int | None = None) -> Loss:
     scale = 1.0 / (1.0 + float(data.length.float().mean()))
 
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         net.auto.eval()  # frozen: without its dropout
         batch = data.batch(index, window)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not recipe.freeze and window is not None):
+        with torch.no_grad():
             latents, _, _ = net.auto.embed(batch, stream)
         static, course = net.maker.log_prob(latents, batch.length)
         return -scale * (static + course).mean()
@@ -200,7 +200,7 @@ def _critic(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
 
 
 def _generator(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
-    supervised = _supervised(net, data, recipe, recipe.window)
+    supervised = _supervised(net, data, recipe.window)
     evidence = _evidence(net, data, recipe)
 
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
