@@ -18,7 +18,7 @@ LEVELS = {
     "rules": 3, "formats": 3, "nets": 3, "diffusion": 3, "dp": 3, "sharding": 3,
     "codec": 4, "simulation": 4, "training": 4,
     "generators": 5, "evaluation": 5, "privacy": 5,
-    "augmentation": 6, "explanation": 6, "feedback": 6,
+    "augmentation": 6, "explanation": 6, "feedback": 6, "selection": 6,
     "testing": 7, "cli": 7, "__init__": 7, "__main__": 7,
 }  # fmt: skip
 

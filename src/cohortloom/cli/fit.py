@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,21 +15,26 @@ def run(
     cohort: Path,
     out: Out,
     generator: Annotated[
-        str, typer.Option("--generator", help="Name, see: cohortloom list generators.")
+        str,
+        typer.Option("--generator", help="Name, see: cohortloom list generators; auto: compared on held-out patients."),
     ] = "columnar-ar",
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file; several times.")] = None,
     seed: Seed = 0,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Best model within this time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of a broken run.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the comparison of auto as JSON.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and sizes, fit nothing.")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a generator to a cohort (the training part of a split)."""
-    from cohortloom.errors import FileFormatError, Problem, SettingsError
+    from cohortloom.errors import Problem, SettingsError
     from cohortloom.generators import create
 
+    if generator == "auto":
+        _auto(cohort, out, settings_from(config, set_ or []), seed, minutes, json_path, dry_run, force, quiet)
+        return
     model = create(generator, **settings_from(config, set_ or []))
     if not model.storable and not dry_run:
         what = "keeps its model in a form that is unsafe to read, so it can't be written"
@@ -44,10 +49,7 @@ def run(
             )
         )
         return
-    if out.exists() and not force:
-        raise FileFormatError(
-            "", [Problem("exists", str(out), "already exists", "Choose another name, or add --force.")]
-        )
+    _refuse_existing(out, force)
     data = open_cohort(cohort)
     checkpoint = out.with_name(out.name + ".checkpoint")
     with progress("fit", quiet=quiet) as tell:
@@ -56,3 +58,45 @@ def run(
     for left in out.parent.glob(f"{checkpoint.name}*"):
         left.unlink()
     say(f"{model.name} fitted to {data.n_subjects:,} subjects\nwritten: {out}", quiet=quiet)
+
+
+def _auto(
+    cohort: Path,
+    out: Path,
+    settings: dict[str, Any],
+    seed: int,
+    minutes: float | None,
+    json_path: Path | None,
+    dry_run: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Compare generators, show the table, write the best."""
+    from cohortloom.cli.options import write_result
+    from cohortloom.selection import CANDIDATES, choose
+
+    if dry_run:
+        print(
+            json.dumps(
+                {"generator": "auto", "candidates": [c.label for c in CANDIDATES], "settings": settings}, indent=2
+            )
+        )
+        return
+    _refuse_existing(out, force)
+    data = open_cohort(cohort)
+    with progress("fit", quiet=quiet) as tell:
+        choice = choose(data, seed=seed, minutes=minutes, settings=settings, progress=tell)
+    choice.generator.save(out, force=force)
+    print(choice)
+    if json_path is not None:
+        write_result(json_path, choice.to_json())
+    say(f"{choice.winner} fitted to {data.n_subjects:,} subjects\nwritten: {out}", quiet=quiet)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    from cohortloom.errors import FileFormatError, Problem
+
+    if out.exists() and not force:
+        raise FileFormatError(
+            "", [Problem("exists", str(out), "already exists", "Choose another name, or add --force.")]
+        )

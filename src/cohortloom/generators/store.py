@@ -1,6 +1,7 @@
 """Models on disk: a folder of JSON, safetensors and, where the model is the data, Parquet. Nothing that can run.
 
-    model.json             format number, generator, settings, library version, schema digest, history, plain facts
+    model.json             format number, generator, settings, library version, schema digest, plain facts (history),
+                           notes (why this generator was chosen)
     schema.json            schema of the cohorts
     codec.json             what the codec learned
     weights.safetensors    weights (networks only)
@@ -50,6 +51,7 @@ def save(generator: Generator, path: str | Path, *, force: bool = False) -> None
                 "schema": generator.schema_.digest,
                 "n_fitted": generator.n_fitted_,
                 "facts": facts,
+                "notes": getattr(generator, "notes_", {}),
             },
         )
 
@@ -79,6 +81,7 @@ def load(path: str | Path) -> Any:
     if schema.digest != model["schema"]:
         raise _refused("schema-digest", "schema.json", "is not the schema the model was fitted with")
     generator.schema_, generator.n_fitted_ = schema, model["n_fitted"]
+    generator.notes_ = dict(model.get("notes", {}))
     try:
         generator._read(path, model["facts"], schema)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
