@@ -236,11 +236,8 @@ def _verdict(
     ranked = sorted(anchors + rows, key=lambda row: (row["loss"] is None, row["loss"]))
     fit = [(c, row) for c, row in zip(candidates, rows) if row["loss"] is not None and not row.get("out")]
     if not fit:
-        words = [
-            "No candidate gave a cohort that could be judged and is not copied; the first that was fitted is taken."
-        ]
-        first = next((c for c, row in zip(candidates, rows) if "cpu_s" in row), None)
-        return first, ranked, words
+        first = next((c for c, row in zip(candidates, rows) if "cpu_s" in row and not row.get("out")), None)
+        return first, ranked, ["No candidate gave a cohort that could be judged; the first that was fitted is taken."]
     best = min(row["loss"] for _, row in fit)
     winner, row = next((c, row) for c, row in fit if row["loss"] <= best + TIE)
     words = [f"{winner.label} is chosen: loss {row['loss']:.2f} on {n} patients kept aside (0: as real patients, "
