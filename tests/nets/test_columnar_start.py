@@ -92,3 +92,63 @@ def test_too_few_rows_are_left_alone():
     look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
     start_at_lines(net, look_up, token, subject, np.arange(10), np.random.default_rng(0))
     assert torch.equal(net.wide, before)
+
+
+def columns_of(f: np.ndarray, z: np.ndarray, **facts) -> tuple[ColumnNet, Rows]:
+    """A net of one number that was started on planted values."""
+    n = len(z)
+    score = torch.from_numpy(z[:, None]).float()
+    rows = Rows(
+        torch.from_numpy(f.astype(np.float32)), torch.zeros(n, 0, dtype=torch.long), torch.zeros(n, 1, dtype=torch.long),
+        score, score, torch.full((n, 1), -1),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ColumnNet([ColumnShape("number", 3, (True, False, False), (1.0, 0.0, 0.0), **facts)], f.shape[1]).eval()
+    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    start_at_lines(net, look_up, np.zeros((n, 1), int), np.arange(n) // 4, np.arange(n), np.random.default_rng(1))
+    for head in net.heads:
+        head.data.zero_()
+    return net, rows
+
+
+def test_the_spread_of_a_number_starts_at_its_regression():
+    """z = f0 + exp(.7 f1 - .7) e: the log of the law's spread follows f1 with slope .7, and f1 = 0 has spread .5."""
+    rng = np.random.default_rng(3)
+    f = rng.normal(size=(6_000, 12))
+    net, rows = columns_of(f, f[:, 0] + np.exp(0.7 * f[:, 1] - 0.7) * rng.normal(size=6_000), own=(0, 1))
+    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    share = torch.softmax(weight, 1)
+    centre = (share * mean).sum(1)
+    log_spread = 0.5 * torch.log((share * (log_sd.exp() ** 2 + mean**2)).sum(1) - centre**2).numpy()
+    slope, constant = np.polyfit(f[:, 1], log_spread, 1)
+    assert slope == pytest.approx(0.7, abs=0.08)
+    assert constant == pytest.approx(-0.7, abs=0.08)
+    assert np.abs(centre.detach().numpy() - f[:, 0]).mean() < 0.08
+
+
+def test_what_is_measured_rarely_starts_as_last_time():
+    """60 values that repeat the last one up to noise, 40 features without meaning: the start keeps to the last one."""
+    errors = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        f = rng.normal(size=(60, 40))
+        net, _ = columns_of(f, f[:, 0] + 0.3 * rng.normal(size=60), own=tuple(range(14)), last=0, mean=4)
+        new = torch.from_numpy(rng.normal(size=(500, 40)).astype(np.float32))
+        drawn = net._wide(new)[0][:, 0, net.small[0].n_tokens].detach()
+        errors.append(float((drawn - new[:, 0]).std()))
+    assert np.mean(errors) < 0.095  # .112 if the last value were shrunk like the rest
+
+
+def test_the_wide_part_learns_where_the_start_found_something_and_nowhere_else():
+    net, rows = started(False)
+    outside = [weight.detach() == 0 for weight in (net.wide, net.mix_wide)]
+    inside = [weight.detach().clone() for weight in (net.wide, net.mix_wide)]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(3):
+        torch.autograd.backward(-net.log_prob(rows).mean(), inputs=list(net.parameters()))
+        optimiser.step()
+        optimiser.zero_grad()
+    for weight, none, before in zip((net.wide, net.mix_wide), outside, inside):
+        assert none.any() and (weight.detach()[none] == 0).all()
+        assert (weight.detach()[~none] != before[~none]).any()

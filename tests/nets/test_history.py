@@ -19,7 +19,7 @@ def slow_number_features(score, recorded, gap) -> list[float]:
     time = np.cumsum(gap)
     x, when = score[recorded].astype(float), time[recorded]
     if not len(x):
-        return [0, 0, 0, float(not recorded[-1]), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        return [0, 0, 0, float(not recorded[-1]), *[0] * (NUMBER_FEATURES - 4)]
     smooth = x[0]
     for value in x[1:]:
         smooth = 0.7 * smooth + 0.3 * value
@@ -29,8 +29,13 @@ def slow_number_features(score, recorded, gap) -> list[float]:
     same = np.mean(x[1:] == x[:-1]) if len(x) > 1 else 0
     level = [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0]]
     between = when[-1] - when[-2] if len(x) > 1 else 0.0
-    due = between > 0 and abs(time[-1] - when[-1] + 1.0 - between) < 0.5  # the usual gap is 1 day
-    return [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
+    wait = time[-1] - when[-1]
+    due = between > 0 and abs(wait + 1.0 - between) < 0.5  # the usual gap is 1 day
+    overdue = between > 0 and wait + 1.0 > 1.5 * between
+    moved = np.abs(np.diff(x)).mean() if len(x) > 1 else 0
+    waits = [low - 0.5 < wait < high + 0.5 for low, high in ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))]
+    found = [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
+    return [*found, overdue, x[-1] * recorded[-1], moved, *waits]
 
 
 def test_features_equal_a_loop_over_the_past():

@@ -9,8 +9,13 @@ h = hidden(f) is shared; column c has a few units of its own, which also see the
     a_c = Wh_c h + sum over j < c of Wm_cj e_j        e_j: one-hot of the token and normal score of column j
     out_c = Wo_c silu(a_c) + b_c + V_c f + sum over j < c of U_cj e_j
 
-The last two terms are the *wide* part: linear, zero at the start, for token logits and one shared shift of all mixture
-means. out_c holds token logits and, for a number, K normals on z (used with the token CONT). Training computes all
+The last two terms are the *wide* part: linear, zero at the start, for token logits and, for a number, a shift and a log
+scale shared by all normals:
+
+    z = shift + exp(log scale) (a draw from K normals of out_c)      used with the token CONT
+
+so that a value measured an hour ago and one never measured, a calm patient and a restless one need no hidden units to
+differ in spread. Training computes all
 columns at once with a block-triangular mask; sampling goes column by column. Above `LOW_RANK_FROM` columns the masked
 products are replaced by a running sum of r-dimensional embeddings e_j, as in NADE, and V_c f by the column's own
 features plus a rank-r product: cost then grows with C, not C^2.
@@ -45,6 +50,8 @@ RANK = 48
 EMBEDDING = 16
 NEVER = -1e4
 LOG_SD = (-3.0, 1.5)
+LOG_SCALE = (-3.0, 2.0)
+LEAST_LOG_SD = -4.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class _Group:
 
     @property
     def wide(self) -> int:
-        return self.n_tokens + self.mixture
+        return self.n_tokens + 2 * self.mixture
 
 
 class ColumnNet(nn.Module):
@@ -172,6 +179,7 @@ class ColumnNet(nn.Module):
         at = 0
         for group in wide_groups:
             group.first_wide, at = at, at + len(group.columns) * group.wide
+        self.wide_bias = weight(self.n_wide, zero=True)
         if self.low_rank:
             self.embed = weight(self.n_inputs, RANK, fan_in=4)
             self.mix = weight(c, RANK, width, fan_in=RANK * 4)
@@ -231,6 +239,17 @@ class ColumnNet(nn.Module):
                     else:
                         self.wide[group.first_wide + row * group.wide + group.n_tokens, feature] = share * strength
 
+    def keep_wide_support(self) -> None:
+        """Let only those weights of the wide part learn that are not zero now.
+
+        Adam moves weights without signal as far as others, by noise. A thousand inputs per output overfit long before
+        the hidden layers have learned.
+        """
+        dense = [] if self.low_rank else [self.wide, self.mix_wide]
+        for weight in dense:
+            support = (weight.detach() != 0).float()
+            weight.register_hook(lambda gradient, support=support: gradient * support)
+
     # --- shared by training and sampling ---
 
     def hidden(self, features: Tensor, lookups: Tensor) -> Tensor:
@@ -249,9 +268,9 @@ class ColumnNet(nn.Module):
         """V f of each small group: row x column x wide."""
         n = len(features)
         if not self.low_rank:
-            flat = F.linear(features, self.wide)
+            flat = F.linear(features, self.wide, self.wide_bias)
         else:
-            flat = F.linear(F.linear(features, self.wide_in), self.wide_out)
+            flat = F.linear(F.linear(features, self.wide_in), self.wide_out, self.wide_bias)
             padded = F.pad(features, (0, 1))
         out = []
         for number, g in enumerate(self.small):
@@ -353,9 +372,9 @@ class ColumnNet(nn.Module):
         if any(self.columns[j].repeat >= 0 for j in group.columns):
             hide = torch.where(hidden >= 0, NEVER, 0.0)[..., None]
             logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
-        shift = 0.0 if wide is None else wide[..., t : t + 1]
-        log_sd = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD)
-        return logits, (out[..., t : t + k], out[..., t + k : t + 2 * k] + shift, log_sd)
+        log_sd, log_scale = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD), wide[..., t + 1 : t + 2].clamp(*LOG_SCALE)
+        mean = wide[..., t : t + 1] + torch.exp(log_scale) * out[..., t + k : t + 2 * k]
+        return logits, (out[..., t : t + k], mean, (log_sd + log_scale).clamp_min(LEAST_LOG_SD))
 
     # --- sampling and scoring: one column after the other ---
 

@@ -4,8 +4,10 @@ A cohort of a few hundred patients ends training near where it starts (early sto
 deserves care. For each column the wide part begins at a linear model fitted in closed form, with as much shrinkage as
 patients left aside ask for:
 
-    number    ridge regression of z on the features; the mixture starts as the law of the residuals on patients left
-              aside, so a column that hardly moves between visits starts hardly moving
+    number    ridge regression of z on the features; a regression of the log of the residuals' size on the same, which
+              weighs the rows of a second ridge regression; the mixture starts as the law of the scaled residuals on
+              patients left aside, so a column that hardly moves between visits starts hardly moving, and one that was
+              never measured starts wide
     tokens    softmax regression with a ridge, by the fixed-Hessian steps of Boehning:
               B <- B + (X'X / 2 + penalty)^-1 (X'(Y - P) - penalty B)
 
@@ -17,11 +19,12 @@ References:
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from cohortloom.nets.columnar import LOG_SD, ColumnNet, Rows
+from cohortloom.nets.columnar import LOG_SCALE, LOG_SD, ColumnNet, Rows
 
 __all__ = ["start_at_lines"]
 
@@ -30,10 +33,13 @@ MOST_FEATURES = 80
 FEWEST_ROWS = 30
 FOLDS = 4
 RIDGE = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
-OTHERS = (1.0, 5.0)  # penalty of what is not the column's own history, relative to that
+OTHERS = (1.0, 5.0, 30.0)  # penalty of what is not the column's own history, relative to that
+LAST = 0.01  # the same of its last value: what is shrunk is shrunk towards "as last time"
 SOFTMAX_RIDGE = (200.0, 50.0, 12.0, 3.0)
 SOFTMAX_STEPS = 20
-SOFTMAX_ROWS = 4_000
+SOFTMAX_ROWS = 6_000
+SPREAD_RIDGE = (1.0, 0.3, 0.1, 0.03, 0.01)
+SPREAD_STEPS = 12
 HEAD_SCALE = 0.3
 
 
@@ -80,13 +86,21 @@ def start_at_lines(
             cont = _some(cont, rng)
             part = rows(torch.from_numpy(cont))
             x, z = _inputs(net, part)[:, usable], part.target[:, j].numpy().astype(float)
-            chosen, weight, residual = _ridge(x, z, fold_of[subject[cont]], _own(net, j, usable))
-            _write(net, number, row, j, group.n_tokens, usable[chosen], weight)
-            law = _mixture(residual, net.n_normals)
-            at = group.n_tokens
+            own, parts, at = _own(net, j, usable), fold_of[subject[cont]], group.n_tokens
+            near = usable == shape.last
+            line = _ridge(x, z, parts, own, near)
+            scale = _spread(x, line.residual, parts, own)
+            size = np.exp(np.clip(scale.at(x), *LOG_SCALE))
+            if scale.weight.any():
+                line = _ridge(x, z, parts, own, near, 1 / size**2)
+            for output, found in ((at, line), (at + 1, scale)):
+                _write(net, number, row, j, output, usable[found.chosen], found.weight)
+                net.wide_bias[group.first_wide + row * group.wide + output] = found.constant
+            law = _mixture(line.residual / size, net.n_normals)
             for part_of_law in law:
                 net.head_bias[index][row, at : at + net.n_normals] = torch.from_numpy(part_of_law).float()
                 at += net.n_normals
+    net.keep_wide_support()
 
 
 def _some(items: np.ndarray, rng: np.random.Generator, most: int = MOST_ROWS) -> np.ndarray:
@@ -142,17 +156,39 @@ def _screen(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, 
     return chosen, mean[chosen], sd[chosen]
 
 
-def _ridge(x: np.ndarray, z: np.ndarray, fold: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Chosen inputs, their weights, and residuals of z under the weights of the other folds."""
+@dataclass(frozen=True)
+class _Line:
+    """constant + inputs[chosen] @ weight; `residual`: what is left of rows under the weights of the other folds."""
+
+    chosen: np.ndarray
+    weight: np.ndarray
+    constant: float
+    residual: np.ndarray
+
+    def at(self, x: np.ndarray) -> np.ndarray:
+        return self.constant + x[:, self.chosen] @ self.weight
+
+
+def _ridge(
+    x: np.ndarray,
+    z: np.ndarray,
+    fold: np.ndarray,
+    own: np.ndarray,
+    near: np.ndarray,
+    importance: np.ndarray | float = 1.0,
+) -> _Line:
+    """Ridge regression of z on the inputs worth it, shrunk as patients left aside ask for."""
+    importance = np.broadcast_to(importance, z.shape) / np.mean(importance)
     chosen, mean, sd = _screen(x, z[:, None], own)
     a = (x[:, chosen] - mean) / sd
     a = np.concatenate([a, np.ones((len(a), 1))], 1)
     folds = np.unique(fold)
-    gram = np.stack([a[fold == k].T @ a[fold == k] for k in folds])
-    cross = np.stack([a[fold == k].T @ z[fold == k] for k in folds])
+    heavy = a * importance[:, None]
+    gram = np.stack([a[fold == k].T @ heavy[fold == k] for k in folds])
+    cross = np.stack([heavy[fold == k].T @ z[fold == k] for k in folds])
     best = None
     for others in OTHERS:
-        scale = np.append(np.where(own[chosen], 1.0, others), 0.0)
+        scale = np.append(np.where(near[chosen], LAST, np.where(own[chosen], 1.0, others)), 0.0)
         for strength in RIDGE:
             penalty = np.diag(strength * scale)
             residual = np.empty(len(z))
@@ -162,25 +198,60 @@ def _ridge(x: np.ndarray, z: np.ndarray, fold: np.ndarray, own: np.ndarray) -> t
                 n = max(rest[-1, -1], 1.0)
                 weight = np.linalg.solve(rest + n * penalty + 1e-6 * np.eye(len(rest)), right)
                 residual[fold == k] = z[fold == k] - a[fold == k] @ weight
-            loss = np.mean(residual**2)
+            loss = np.mean(importance * residual**2)
             if best is None or loss < best[0]:
                 best = loss, penalty, residual
     _, penalty, residual = best
-    whole = gram.sum(0) + len(z) * penalty + 1e-6 * np.eye(a.shape[1])
-    weight = np.linalg.solve(whole, cross.sum(0))[:-1] / sd
-    # what is left on patients left aside, around the line through all of them (its constant is the mixture's)
-    return chosen, weight, residual - residual.mean() + np.mean(z - x[:, chosen] @ weight)
+    whole = gram.sum(0) + gram.sum(0)[-1, -1] * penalty + 1e-6 * np.eye(a.shape[1])
+    weight = np.linalg.solve(whole, cross.sum(0))
+    slope = weight[:-1] / sd
+    return _Line(chosen, slope, float(weight[-1] - mean @ slope), residual - np.average(residual, weights=importance))
+
+
+def _spread(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, own: np.ndarray) -> _Line:
+    """Regression of the log of the residuals' size: |r| / size is exponential with mean 1 (Laplace), by Fisher steps."""
+    size = np.abs(residual)
+    size = np.minimum(size, 8 * max(np.median(size), 1e-3)) + 1e-3
+    constant = float(np.log(size.mean()))
+    chosen, mean, sd = _screen(x, np.log(size + 0.1 * size.mean())[:, None], own)
+    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1)
+    null = np.append(np.zeros(len(chosen)), constant)
+    loss = lambda rows, b: float(np.mean(a[rows] @ b + size[rows] * np.exp(-a[rows] @ b)))  # noqa: E731
+
+    def climb(rows: np.ndarray, b: np.ndarray, strength: float) -> np.ndarray:
+        part, s = a[rows], size[rows]
+        shrink = np.append(np.full(len(chosen), strength), 0.0)
+        step = np.linalg.inv(part.T @ part / len(part) + np.diag(shrink + 1e-6))
+        for _ in range(SPREAD_STEPS):
+            excess = np.clip(s * np.exp(-part @ b) - 1, -1.0, 4.0)
+            b = b + step @ (part.T @ excess / len(part) - shrink * b)
+        return b
+
+    train, test = fold != 0, fold == 0
+    best, least, b = None, np.inf, null
+    if len(chosen) and train.any() and test.any():
+        least = loss(test, null) - 1e-3
+        for strength in SPREAD_RIDGE:
+            b = climb(train, b, strength)
+            if (found := loss(test, b)) >= least:
+                break
+            best, least = strength, found
+    if best is None:
+        return _Line(chosen, np.zeros(len(chosen)), constant, residual)
+    b = climb(np.ones(len(x), bool), null, best)
+    slope = b[:-1] / sd
+    return _Line(chosen, slope, float(b[-1] - mean @ slope), residual)
 
 
 def _softmax(
     x: np.ndarray, token: np.ndarray, n_tokens: int, fold: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing."""
-    y = (token[:, None] == np.arange(n_tokens)).astype(float)
+    y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
     chosen, mean, sd = _screen(x, y, own)
     if not len(chosen):
         return None
-    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1)
+    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1).astype(np.float32)
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
     null = np.zeros((a.shape[1], n_tokens))
     null[-1] = np.log(share)
@@ -206,11 +277,14 @@ def _softmax(
 def _climb(a: np.ndarray, y: np.ndarray, weight: np.ndarray, penalty: float) -> np.ndarray:
     shrink = np.full((a.shape[1], 1), penalty)
     shrink[-1] = 0.1
-    step = np.linalg.inv(a.T @ a / 2 + np.diag(shrink[:, 0]))
+    step = np.linalg.inv((a.T @ a).astype(float) / 2 + np.diag(shrink[:, 0]))
     centre = np.zeros_like(weight)
     centre[-1] = weight[-1]
     for _ in range(SOFTMAX_STEPS):
-        weight = weight + step @ (a.T @ (y - _shares(a @ weight)) - shrink * (weight - centre))
+        move = step @ (a.T @ (y - _shares(a @ weight.astype(np.float32))) - shrink * (weight - centre))
+        weight = weight + move
+        if np.abs(move).max() < 0.01:
+            break
     return weight
 
 

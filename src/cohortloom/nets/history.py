@@ -6,7 +6,9 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
 
     last r_k, recorded yet?, log time since (in usual gaps), missing at the last visit?, mean, sd, smoothed r (.7/.3),
     first r_1, log(1 + k), k / visits, r_k - r_(k-1), share of verbatim repeats, log time between the last two records,
-    is the next one due at this pace?
+    is the next one due at this pace, is it overdue?, last r_k if recorded at the last visit (it tells more then), mean
+    absolute change, and how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured
+    every four hours has odds that rise and fall, which no weight on a time can say
 
 per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
 large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
@@ -24,7 +26,8 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
 
-NUMBER_FEATURES = 14  # per numeric column; the first is the last value, the fifth the running mean
+WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
+NUMBER_FEATURES = 17 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
 SMOOTHING = 0.3
 
 
@@ -124,7 +127,7 @@ class History:
         self.time = np.zeros(n)
         self.last, self.change, self.smooth, self.first = (np.zeros((n, numbers), np.float32) for _ in range(4))
         self.total, self.squares, self.count, self.when, self.same = (np.zeros((n, numbers)) for _ in range(5))
-        self.between = np.zeros((n, numbers))
+        self.between, self.moved = np.zeros((n, numbers)), np.zeros((n, numbers))
         self.absent = np.zeros((n, numbers), bool)
         self.token = np.full((n, len(spec.categories)), -1)
         self.token_absent = np.zeros((n, len(spec.categories)), bool)
@@ -138,13 +141,6 @@ class History:
             if name not in ("spec", "_first_token"):
                 setattr(self, name, value[rows])
 
-    def put(self, rows: np.ndarray, other: "History") -> None:
-        """Take some subjects' state from another history that has only them."""
-        for name, value in vars(self).items():
-            if name not in ("spec", "_first_token"):
-                setattr(self, name, value := value.copy())
-                value[rows] = getattr(other, name)
-
     def update(self, steps: Steps) -> None:
         """Append one visit of every subject."""
         self.seen = self.seen + 1
@@ -154,6 +150,7 @@ class History:
         again = recorded & ~fresh
         self.same = self.same + (again & (score == self.last))
         self.change = np.where(again, score - self.last, np.where(recorded, 0, self.change)).astype(np.float32)
+        self.moved = self.moved + np.where(again, np.abs(self.change), 0)
         smooth = (1 - SMOOTHING) * self.smooth + SMOOTHING * score
         self.smooth = np.where(fresh, score, np.where(recorded, smooth, self.smooth)).astype(np.float32)
         self.first = np.where(fresh, score, self.first)
@@ -198,9 +195,13 @@ class History:
         wait = np.maximum(self.time[:, None] - self.when, 0)
         since = np.where(known, np.log1p(wait / usual), 0)
         due = (self.between > 0) & (np.abs(wait + usual - self.between) < 0.5 * usual)
+        overdue = (self.between > 0) & (wait + usual > 1.5 * self.between)
+        gaps = np.where(known, np.round(wait / usual), 0)
         blocks = [self.last, known, since, self.absent, mean, spread, self.smooth, self.first]
         blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
         blocks += [self.same / np.maximum(self.count - 1, 1), np.log1p(self.between / usual), due]
+        blocks += [overdue, np.where(self.absent, 0, self.last), self.moved / np.maximum(self.count - 1, 1)]
+        blocks += [(gaps >= least) & (gaps <= most) for least, most in WAITS]
         at = spec.n_global
         for block in blocks:
             out[:, at : at + k] = block
@@ -220,18 +221,15 @@ def walk(
     steps: Steps,
     length: Int[np.ndarray, "subject"],
     bounds: Float[np.ndarray, "subject bound"],
-    n_visits: Float[np.ndarray, "subject"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row feature"], Int[np.ndarray, "row code"]]]:
     """Features of every visit but the first: for each position the rows, their features and last codes.
 
-    Subjects are put longest first, so at each position those still alive are a prefix. `n_visits` is what the features
-    take for the number of visits, `length` unless given.
+    Subjects are put longest first, so at each position those still alive are a prefix.
     """
     order = np.argsort(-length, kind="stable")
     starts = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64) if len(length) else length
     starts, n_left = starts[order], length[order]
-    total = length if n_visits is None else n_visits
-    history = History(spec, total[order].astype(float), bounds[order])
+    history = History(spec, n_left.astype(float), bounds[order])
     for position in range(int(length.max(initial=0)) - 1):
         alive = int(np.searchsorted(-n_left, -(position + 1)))  # subjects with a visit after this one
         history.keep(slice(0, alive))
