@@ -97,11 +97,9 @@ def test_too_few_rows_are_left_alone():
 def columns_of(f: np.ndarray, z: np.ndarray, **facts) -> tuple[ColumnNet, Rows]:
     """A net of one number that was started on planted values."""
     n = len(z)
-    score = torch.from_numpy(z[:, None]).float()
-    rows = Rows(
-        torch.from_numpy(f.astype(np.float32)), torch.zeros(n, 0, dtype=torch.long), torch.zeros(n, 1, dtype=torch.long),
-        score, score, torch.full((n, 1), -1),
-    )  # fmt: skip
+    score, token = torch.from_numpy(z[:, None]).float(), torch.zeros(n, 1, dtype=torch.long)
+    none, features = torch.full((n, 1), -1), torch.from_numpy(f.astype(np.float32))
+    rows = Rows(features, torch.zeros(n, 0, dtype=torch.long), token, score, score, none)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = ColumnNet([ColumnShape("number", 3, (True, False, False), (1.0, 0.0, 0.0), **facts)], f.shape[1]).eval()

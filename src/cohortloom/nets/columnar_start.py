@@ -209,7 +209,7 @@ def _ridge(
 
 
 def _spread(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, own: np.ndarray) -> _Line:
-    """Regression of the log of the residuals' size: |r| / size is exponential with mean 1 (Laplace), by Fisher steps."""
+    """Regression of the log of the size of residuals: |r| / size is exponential with mean 1 (Laplace); Fisher steps."""
     size = np.abs(residual)
     size = np.minimum(size, 8 * max(np.median(size), 1e-3)) + 1e-3
     constant = float(np.log(size.mean()))
