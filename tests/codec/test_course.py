@@ -50,7 +50,7 @@ def test_columns_that_move_together_still_do():
 def test_a_free_course_has_the_variogram_it_was_fitted_on():
     subject, time, z = planted()
     course, _ = fitted(subject, time, z)
-    free = course.draw(subject, subject, time, np.random.default_rng(1))
+    free = course.draw(subject, subject, time, course.scales(150, np.random.default_rng(2)), np.random.default_rng(1))
     same = subject[1:] == subject[:-1]
     true, made = (np.mean(np.diff(x[:, 0])[same] ** 2) for x in (z, free))
     assert made == pytest.approx(true, rel=0.1)
@@ -75,7 +75,7 @@ def test_few_levels_hide_no_autocorrelation():
     coarse, _ = fitted(subject, time, np.digitize(z, [-0.5, 1.0]).astype(float), decimals=0)
     for lag in (0.5, 2.0):
         at = np.array([lag])
-        assert coarse.kernel(0, at, same=True) == pytest.approx(exact.kernel(0, at, same=True), abs=0.08)
+        assert coarse.kernel(0, at, same=True) == pytest.approx(exact.kernel(0, at, same=True), abs=0.12)
 
 
 def test_a_course_passes_through_what_is_told():
@@ -92,8 +92,9 @@ def test_a_course_passes_through_what_is_told():
 
 def test_one_row_and_no_rows():
     course, _ = fitted(np.array([0]), np.array([0.0]), np.array([[1.0, 2.0]]))
-    assert course.draw(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.random.default_rng(0)).shape == (0, 2)
-    assert course.draw(np.array([0]), np.array([0]), np.zeros(1), np.random.default_rng(0)).shape == (1, 2)
+    draw, one, none = np.random.default_rng(0), np.zeros(1, int), np.zeros(0, int)
+    assert course.draw(none, none, np.zeros(0), np.ones((0, 2)), draw).shape == (0, 2)
+    assert course.draw(one, one, np.zeros(1), np.ones((1, 2)), draw).shape == (1, 2)
 
 
 def test_the_closest_correlation_is_positive_definite():
@@ -102,3 +103,13 @@ def test_the_closest_correlation_is_positive_definite():
     assert np.linalg.eigvalsh(found)[0] > 0 and np.diag(found) == pytest.approx(np.ones(3))
     good = np.array([[1.0, 0.5], [0.5, 1.0]])
     assert np.array_equal(closest_correlation(good), good)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.6])
+def test_patients_who_move_more_are_told_from_those_who_move_less(spread):
+    draw = np.random.default_rng(3)
+    subject, time, z = planted(level=0.3, noise=0.1)
+    level = np.repeat(np.array([z[subject == i].mean(0) for i in range(150)]), 40, axis=0)
+    s = np.exp(spread * draw.normal(size=150) - spread**2 / 2)[subject, None]
+    course, _ = fitted(subject, time, level + s * (z - level))
+    assert course.spread[0] == pytest.approx(spread, abs=0.2 if spread == 0 else 0.15)

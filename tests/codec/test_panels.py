@@ -45,17 +45,19 @@ def test_units_stand_together_and_at_their_hours_as_in_training():
     draw = np.random.default_rng(0)
     step, place = np.repeat(np.arange(300), 12), np.tile(np.arange(12), 300)
     hour = place % 4 * 6
-    kind = moment_class(step, np.ones(3600, bool), hour)
+    kind = moment_class(step, np.ones(3600, bool), hour * HOUR)
     rows = [(m, c) for m in range(3600) for c in range(3) if (hour[m] == 6 if c < 2 else draw.random() < 0.4)]
     moment, code = np.array(rows).T
     panels = Panels.fit(np.arange(3), moment, code, step, kind)
     assert panels.together[0, 1] > 0.85 and abs(panels.together[0, 2]) < 0.3
-    assert panels.favour[0, 2 + 6 // 4] > panels.favour[0, 2 + 12 // 4] + 2
+    at = moment_class(np.zeros(3, int), np.ones(3, bool), np.array([0, 6, 12]) * HOUR)
+    assert panels.favour[0, at[1]] > panels.favour[0, at[2]] + 2
 
 
 def test_the_first_moment_of_a_visit_is_a_class_of_its_own():
     step, linked = np.array([0, 0, 0, 1, 1]), np.array([False, True, True, True, False])
-    assert moment_class(step, linked, np.array([3, 3, 3, 23, 0])).tolist() == [0, 1, 2, 1, 0]
+    time = np.array([3 * HOUR, 3 * HOUR, 3 * HOUR + 5 * MINUTE, 23 * HOUR, 0])
+    assert moment_class(step, linked, time).tolist() == [0, 1, 2, 1, 0]
 
 
 def test_a_busy_clock_runs_back():

@@ -44,6 +44,7 @@ from cohortloom.schema import Schema
 
 __all__ = ["Codec"]
 
+_MOST_LEVELS = 12  # of a static column that tells rare codes apart
 _VISITS_PER_SUBJECT = 1_000_000
 
 
@@ -189,6 +190,9 @@ class Codec:
         limit = None
         if steps.frame is None and schema.clock != "order":
             limit = self.width / ticks_per_day(schema)
+        about = self._about_patients(
+            self._encode_static(cohort, steps, Rng(0)) if self.layout.static else None, len(steps.length)
+        )
         for name, table in schema.events.items():
             frame = cohort.tables[name]
             grid = 1
@@ -198,7 +202,7 @@ class Codec:
             rows = rows_of(schema, name, frame, steps, origin, grid)
             fold, left_out = fit_fold(
                 schema, name, rows, steps, ends,
-                grid=grid, limit=limit, k_min=k_min, max_codes=max_codes, bounds=bounds,
+                grid=grid, limit=limit, k_min=k_min, max_codes=max_codes, bounds=bounds, about=about,
             )  # fmt: skip
             notes |= left_out
             folds.append(fold)
@@ -469,6 +473,7 @@ class Codec:
     ) -> dict[str, pl.DataFrame]:
         """The event tables whose features the arrays hold."""
         tables, ends = {}, self._ends(visits)
+        about = self._about_patients(encoded.static if self.layout.static else None, len(ids))
         origin = self._origins(steps, encoded.static if self.layout.static else None)
         for fold in self.folds:
             part = encoded.static if fold.per_subject else encoded.sequence
@@ -480,9 +485,22 @@ class Codec:
             for name in features.keys() & self.counts.keys():
                 features[name] = (self.counts[name].sane(features[name][0]), features[name][1])
             tables[fold.table] = unfold(
-                self.schema, fold, features, steps=steps, origin=origin, visits=visits, ends=ends, ids=ids, rng=rng
-            )
+                self.schema, fold, features,
+                steps=steps, origin=origin, visits=visits, ends=ends, ids=ids, about=about, rng=rng,
+            )  # fmt: skip
         return tables
+
+    def _about_patients(self, part: StaticArrays | None, n: int) -> np.ndarray:
+        """Levels of the static tables, subject x level: facts for the laws of codes."""
+        names = {
+            cell.feature.name: len(cell.levels) for cell in self._modelled(self.statics) if cell.kind == "category"
+        }
+        names = {name: size for name, size in names.items() if 1 < size <= _MOST_LEVELS}
+        if part is None:
+            return np.zeros((n, sum(names.values())), np.float32)
+        at = {feature.name: j for j, feature in enumerate(part.features)}
+        found = [part.values[:, at[name], None] == np.arange(2, 2 + size) for name, size in names.items()]
+        return np.concatenate([np.zeros((n, 0)), *found], 1).astype(np.float32)
 
     def _decode_column(
         self,

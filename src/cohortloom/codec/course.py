@@ -12,9 +12,14 @@ t_1, z_0 = z(t_0) told by the step before and z_1 by this one, a free course z* 
 
     z(t) = z*(t) + [k(t - t_0), k(t_1 - t)] [[1, r], [r, 1]]^-1 [z_0 - z*(t_0), z_1 - z*(t_1)],   r = k(t_1 - t_0)
 
-Fitting: the weights follow, non-negative, from the variogram of the scores in classes of log lag; a column with few
-pairs borrows those of its table. Scores of a column with spikes know less than the process behind them: the
-correlation seen is turned into the one behind by simulating the column at a ladder of correlations.
+Patients differ in how much they move: all parts but the levels are s_i times as wide, log s_i ~ Normal with E s_i = 1,
+half of its variance shared by the columns of a patient.
+
+Fitting: the weights follow, non-negative, from the mean absolute differences of the scores in classes of log lag (the
+madogram: a few jumps don't speak for all); a column with few pairs borrows those of its table. A rounded column, or one
+with spikes, knows less than the process behind it: the mean difference seen is turned into the correlation behind by
+simulating the column at a ladder of correlations. The spread of s_i follows from the patients' mean differences over
+what the kernel expects.
 
 References:
     Matheron (1963). Principles of geostatistics. Economic Geology 58.
@@ -42,7 +47,7 @@ _BORROWED = 2.0  # weight of the pairs of the table beside those of a column, pe
 _APART = 30.0  # moments without correlation that count beside those seen
 _ENOUGH = 1000.0
 _MOST_ROWS = 100_000
-_LADDER = np.concatenate([[0.0], 1 - 2.0 ** -np.arange(0.5, 9.0, 0.5)])
+_LADDER = np.concatenate([[0.0], 1 - 2.0 ** -np.arange(0.5, 11.0, 0.75)])
 _AT_ONCE = 2_000_000  # scores drawn at once
 
 
@@ -55,11 +60,13 @@ class Course:
             for the level of the step.
         weight: Share of each part in the variance, column by column.
         correlation: Of the columns at one moment, within the patient.
+        spread: Standard deviation of log s_i, column by column.
     """
 
     tau: tuple[float, ...]
     weight: np.ndarray
     correlation: np.ndarray
+    spread: np.ndarray
 
     @classmethod
     def fit(
@@ -79,7 +86,7 @@ class Course:
         lags = np.concatenate([one.lags for one in scores] or [np.zeros(0)])
         lags = lags[lags > 0]
         if not len(lags):
-            return cls((0.0,), np.ones((len(columns), 1)), np.eye(len(columns)))
+            return cls((0.0,), np.ones((len(columns), 1)), np.eye(len(columns)), np.zeros(len(columns)))
         low, high = np.quantile(lags, (0.01, 0.999))
         high = max(high, low * 4)
         edges = np.geomspace(low / 2, high, _CLASSES)
@@ -90,28 +97,50 @@ class Course:
         pooled = total / np.maximum(pairs, 1e-9)
         middle = np.tile(np.sqrt(edges * np.append(edges[1:], edges[-1] * 2)), 2)
         same = np.arange(2 * _CLASSES) < _CLASSES
-        weight = np.zeros((len(columns), len(tau)))
+        weight, spread = np.zeros((len(columns), len(tau))), np.zeros(len(columns))
+        moves = np.isfinite(tau) & (tau >= 0)
         for c, ((n, sums, at), (_, _, law)) in enumerate(zip(seen, columns)):
-            gamma = (sums + borrowed * pooled) / np.maximum(n + borrowed, 1e-9)
+            change = (sums + borrowed * pooled) / np.maximum(n + borrowed, 1e-9)
             lag = np.where(n > 0, at / np.maximum(n, 1e-9), middle)
-            rho = _behind(law, np.clip(1 - gamma, 0.0, 0.9999))
-            weight[c] = _weights(lag, same, rho, n + borrowed, tau)
+            weight[c] = _weights(lag, same, _behind(law, change), n + borrowed, tau)
+            spread[c] = _spread(scores[c], weight[c], tau, law)
+            wider = min(np.exp(spread[c] ** 2) * weight[c, moves].sum(), 0.95)  # the levels have the rest
+            if weight[c, ~moves].sum() > 0 and weight[c, moves].sum() > 0:
+                weight[c, ~moves] *= (1 - wider) / weight[c, ~moves].sum()
         used = weight.max(0, initial=0.0) > 0.005
-        weight = weight[:, used] / np.maximum(weight[:, used].sum(1, keepdims=True), 1e-9)
-        return cls(tuple(tau[used].tolist()), weight, _between(scores))
+        return cls(tuple(tau[used].tolist()), weight[:, used], _between(scores), spread)
 
-    def kernel(self, column: int, lag: np.ndarray, same: bool) -> np.ndarray:
-        """Correlation of scores of one column some time [d] apart, in the same step or not."""
-        out = np.zeros(len(lag))
-        for tau, weight in zip(self.tau, self.weight[column]):
-            out += weight * _memory(tau, lag, same)
-        return out
+    @property
+    def moves(self) -> np.ndarray:
+        """Which parts are wider in patients who move more."""
+        return np.array([np.isfinite(tau) and tau >= 0 for tau in self.tau], bool)
 
-    def draw(self, subject: np.ndarray, step: np.ndarray, time: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    def kernel(self, column: int, lag: np.ndarray, same: bool, scale: np.ndarray | float = 1.0) -> np.ndarray:
+        """Correlation of scores of one column some time [d] apart, in the same step or not.
+
+        Args:
+            scale: s of the patient.
+        """
+        out, whole = np.zeros(len(lag)), np.zeros(len(lag))
+        for tau, weight, moves in zip(self.tau, self.weight[column], self.moves):
+            amount = weight * np.asarray(scale) ** 2 if moves else weight
+            out += amount * _memory(tau, lag, same)
+            whole += amount
+        return out / np.maximum(whole, 1e-9)
+
+    def scales(self, n_subjects: int, draw: np.random.Generator) -> np.ndarray:
+        """s of some patients, column by column."""
+        own = draw.standard_normal((n_subjects, len(self.spread))) + draw.standard_normal((n_subjects, 1))
+        return np.exp(self.spread * own / np.sqrt(2) - self.spread**2 / 2)
+
+    def draw(
+        self, subject: np.ndarray, step: np.ndarray, time: np.ndarray, scale: np.ndarray, draw: np.random.Generator
+    ) -> np.ndarray:
         """Free courses: moment x column scores.
 
         Args:
             subject, step, time: Patient, step and time [d] of each moment, in the order of all three.
+            scale: s of each patient, column by column.
         """
         n, n_columns = len(subject), len(self.weight)
         out = np.zeros((n, n_columns), np.float32)
@@ -121,7 +150,7 @@ class Course:
         begin = np.flatnonzero(np.concatenate([[True], subject[1:] != subject[:-1]]))
         length = np.diff(np.append(begin, n))
         order = np.argsort(-length, kind="stable")
-        amount = np.sqrt(self.weight)
+        amount, moves = np.sqrt(self.weight), self.moves
         most = max(1, _AT_ONCE // (n_columns * len(self.tau)))
         for some in np.array_split(order, -(-len(order) // most)):
             start, left = begin[some], length[some]
@@ -136,18 +165,22 @@ class Course:
                     rho = np.stack([_memory(tau, lag, same) for tau in self.tau], 1)[..., None]
                     fresh = rho * state + np.sqrt(1 - rho**2) * fresh
                 state = fresh
-                out[at] = np.einsum("nkc,ck->nc", state, amount)
+                rest = np.einsum("nkc,ck->nc", state[:, ~moves], amount[:, ~moves])
+                out[at] = rest + scale[subject[at]] * np.einsum("nkc,ck->nc", state[:, moves], amount[:, moves])
         return out
 
-    def led(self, column: int, free: np.ndarray, lag: tuple, pull: tuple) -> np.ndarray:
+    def led(
+        self, column: int, free: np.ndarray, lag: tuple, pull: tuple, scale: np.ndarray | float = 1.0
+    ) -> np.ndarray:
         """Scores of free courses led through what the steps tell.
 
         Args:
             free: z*(t).
             lag: t - t_0, t_1 - t and t_1 - t_0 [d]; infinite where no step before tells.
             pull: z - z* at t_0 (0 where nothing is told) and at t_1.
+            scale: s of the patient of each row.
         """
-        back, ahead, across = (self.kernel(column, x, same) for x, same in zip(lag, (False, True, False)))
+        back, ahead, across = (self.kernel(column, x, same, scale) for x, same in zip(lag, (False, True, False)))
         back = np.where(np.isfinite(lag[0]), back, 0.0)
         across = np.minimum(np.where(np.isfinite(lag[2]), across, 0.0), 0.999)
         det = 1 - across**2
@@ -157,13 +190,15 @@ class Course:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         tau = [t if np.isfinite(t) else "inf" for t in self.tau]  # JSON has no infinity
-        return {"tau": tau, "weight": self.weight.tolist(), "correlation": self.correlation.tolist()}
+        state = {name: getattr(self, name).tolist() for name in ("weight", "correlation", "spread")}
+        return {"tau": tau} | state
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Course:
         tau = tuple(float(t) for t in state["tau"])
         weight = np.asarray(state["weight"], float).reshape(-1, len(tau))
-        return cls(tau, weight, np.asarray(state["correlation"], float).reshape(len(weight), len(weight)))
+        correlation = np.asarray(state["correlation"], float).reshape(len(weight), len(weight))
+        return cls(tau, weight, correlation, np.asarray(state["spread"], float))
 
 
 def closest_correlation(r: np.ndarray) -> np.ndarray:
@@ -216,8 +251,8 @@ def _scores(
 
 
 def _variogram(edges: np.ndarray, one: _Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weight, weighted half squared differences, and weighted lags of pairs, by class of lag: first of pairs within a
-    step, then of others.
+    """Weight, weighted absolute differences, and weighted lags of pairs, by class of lag: first of pairs within a step,
+    then of others.
 
     The pairs of a patient count by the root of their number: long stays don't speak for everybody.
     """
@@ -229,31 +264,51 @@ def _variogram(edges: np.ndarray, one: _Scores) -> tuple[np.ndarray, np.ndarray,
         if not same.any():
             break
         apart = (one.time[lag:] - one.time[:-lag])[same]
-        half = 0.5 * (one.z[lag:] - one.z[:-lag])[same] ** 2
+        change = np.abs(one.z[lag:] - one.z[:-lag])[same]
         place = np.clip(np.searchsorted(edges, apart, side="right") - 1, 0, len(edges) - 1)
         place += len(edges) * (one.step[lag:] != one.step[:-lag])[same]
         share = root[lag:][same]
         n += np.bincount(place, share, len(n))
-        sums += np.bincount(place, share * half, len(n))
+        sums += np.bincount(place, share * change, len(n))
         at += np.bincount(place, share * np.maximum(apart, edges[0]), len(n))
     return n, sums, at
 
 
-def _behind(law: QuantileTransform, rho: np.ndarray) -> np.ndarray:
-    """Correlation of normal scores that gives the correlation seen between middles of spikes."""
-    if not len(law.spikes):
-        return rho
+def _behind(law: QuantileTransform, change: np.ndarray) -> np.ndarray:
+    """Correlation of normal scores behind a mean absolute difference of the scores seen."""
     draw = np.random.default_rng(0)
-    a, b = draw.standard_normal((2, 4000))
+    a, b = draw.standard_normal((2, 3000))
     first = law.score(law.decode(a))
-    if first.std() < 1e-9:
-        return rho
-    seen = []
-    for r in _LADDER:
-        second = law.score(law.decode(r * a + np.sqrt(1 - r**2) * b))
-        seen.append(np.corrcoef(first, second)[0, 1] if second.std() > 1e-9 else 0.0)
-    seen = np.maximum.accumulate(np.nan_to_num([*seen, 1.0]))
-    return np.interp(rho, seen, [*_LADDER, 1.0])
+    sd = first.std()
+    if not sd > 1e-9:
+        return np.clip(1 - np.pi / 4 * change**2, 0.0, 0.9999)  # E|x - y| = sqrt(4 (1 - r) / pi)
+    seen = [np.abs(first - law.score(law.decode(r * a + np.sqrt(1 - r**2) * b))).mean() / sd for r in _LADDER]
+    seen = np.maximum.accumulate([0.0, *seen[::-1]])
+    return np.interp(change, seen, [0.9999, *_LADDER[::-1]])
+
+
+def _spread(one: _Scores, weight: np.ndarray, tau: np.ndarray, law: QuantileTransform) -> float:
+    """Standard deviation of log s: of the patients' changes over what the kernel expects, less what chance gives."""
+    same = one.subject[1:] == one.subject[:-1]
+    if same.sum() < 50:
+        return 0.0
+    lag, within = np.diff(one.time)[same], (one.step[1:] == one.step[:-1])[same]
+    moves = np.isfinite(tau) & (tau >= 0)
+    rho = sum(w * _memory(t, lag, within) for w, t in zip(weight, tau))
+    usual = np.sqrt(4 / np.pi * np.maximum(1 - rho, 1e-4))
+    _, who = np.unique(one.subject[1:][same], return_inverse=True)
+    who = who.reshape(-1)
+    n = np.bincount(who)
+    ratio = np.bincount(who, np.abs(np.diff(one.z))[same]) / np.bincount(who, usual)
+    known = (n >= 5) & (ratio > 0)
+    if known.sum() < 8 or weight[moves].sum() < 0.01:
+        return 0.0
+    chance = (np.pi / 2 - 1) * 1.5 / n[known]  # neighbouring differences share a row
+    share = 1 / (chance + 0.1)
+    log = np.log(ratio[known])
+    mean = np.average(log, weights=share)
+    found = np.average((log - mean) ** 2 - chance, weights=share)
+    return float(np.sqrt(np.clip(found, 0.0, 0.5)))
 
 
 def _weights(lag: np.ndarray, same: np.ndarray, rho: np.ndarray, share: np.ndarray, tau: np.ndarray) -> np.ndarray:

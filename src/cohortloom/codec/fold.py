@@ -13,9 +13,10 @@ moments that hold any code of the group around 50912, and "labs.50912#less", in 
 them the code is missing. Where that is the whole table, "labs#n" is the count of the group.
 
 A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones, or has numbers and an
-item in the schema. On decoding, rare rows
-are drawn from the codes behind "#rare" that at least `k_min` patients hold; codes of fewer patients are never stored,
-only counted in the notes.
+item in the schema. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min` patients hold
+(`rare`); codes of fewer patients are never stored, only told by their beginning or counted in the notes. Rows without a
+code count as rows of one more code. A column beside the code that is the same for all rows of a step (the version of a
+code system) is a feature of the step.
 
 Untimed tables that hang on the subject fold into its statics in the same way.
 """
@@ -23,21 +24,23 @@ Untimed tables that hang on the subject fold into its statics in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from cohortloom.codec.beside import Beside, distinct_of
 from cohortloom.codec.cells import RESERVED_LEVELS, Cell
-from cohortloom.codec.clock import DAY, ticks_of, ticks_per_day
+from cohortloom.codec.clock import ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
 from cohortloom.codec.course import Course
 from cohortloom.codec.laws import CellLaw, Repeats
 from cohortloom.codec.panels import Panels, groups_of, moment_class
 from cohortloom.codec.precedence import Precedence, moments
+from cohortloom.codec.rare import NO_CODE, RareLaw, beginnings, told
 from cohortloom.codec.steps import Steps, place, subject_rows
-from cohortloom.codec.tensors import Feature
+from cohortloom.codec.tensors import RARE, Feature
 from cohortloom.codec.times import Ends, TimeLaw
 from cohortloom.schema import Schema, Table
 
@@ -101,7 +104,12 @@ class Fold:
         repeats: Wide: rows of a step beside its last one, column by column.
         codes: Long: frequent codes.
         rare, rare_share: Long: codes behind "#rare" that may be drawn, and their shares.
+        rare_law: Long: which rare codes a step holds.
+        stems: Long: beginnings that stand for codes of too few patients.
+        fixed: Long: columns beside the code that are features of the step.
         code_laws: Long: column -> code -> law of the cells beside that code; "" for any other code.
+        beside: Long: column -> how its levels go with other cells of a row.
+        values: Long: values of the number that `beside` tells apart.
         once: Long: does a step hold a code at most once?
         times: Law of times; None for untimed tables.
         open_share: Untimed tables that name visits: share of rows that name none.
@@ -135,6 +143,27 @@ class Fold:
     panels: Panels | None = None
     course: Course | None = None
     free: tuple[str, ...] = ()
+    rare_law: RareLaw | None = None
+    stems: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+
+    def names(self, codes: pl.Series) -> pl.Series:
+        """Codes as the fold tells them."""
+        return told(codes, [*(c.code for c in self.codes), *self.rare], self.stems)
+
+    def facts(self, present: np.ndarray, levels: Mapping[str, np.ndarray], about: np.ndarray) -> np.ndarray:
+        """Step x fact, for the law of rare codes.
+
+        Args:
+            present: Step x frequent code.
+            levels: Level ids of the columns that are features of the step.
+            about: Step x what is known of the patient.
+        """
+        width = {c.column: len(c.levels) for c in self.cells}
+        one_hot = [levels[name][:, None] == np.arange(2, 2 + width[name]) for name in self.fixed]
+        return np.concatenate([present, *one_hot, about], 1).astype(np.float32)
 
     def count_of(self, group: tuple[int, ...]) -> str:
         """Feature that counts the moments of a group of codes."""
@@ -154,6 +183,7 @@ class Fold:
             return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count), *opens)
         made = [Feature(f"{self.table}#n", **count)] if self.several else []
         made += opens
+        made += [cell.feature for cell in self.cells if cell.column in self.fixed]
         made += [Feature(self.count_of(group), **count) for group in self.groups if not self.panel]
         grouped = self.grouped
         for i, code in enumerate(self.codes):
@@ -183,12 +213,17 @@ class Fold:
             columns = [_last(cell.encode(schema, rows.frame[cell.column], rows.reference), rows) for cell in self.cells]
             return [*columns, _counted(rows.owner, rows.n_owners), *n_open]
         spec = schema.tables[self.table]
-        ids = code_ids(rows.frame[spec.code or ""], [c.code for c in self.codes])
+        ids = code_ids(self.names(rows.frame[spec.code or ""]), [c.code for c in self.codes])
         order = np.argsort(ids, kind="stable")
         bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
         numbers = _numbers(rows.frame, spec)
         columns = [_counted(of, rows.n_owners)] if self.several else []
         columns += n_open
+        columns += [
+            _last(cell.encode(schema, rows.frame[cell.column], rows.reference), rows)
+            for cell in self.cells
+            if cell.column in self.fixed
+        ]
         sizes = {}
         for group in self.groups:
             held = np.unique(moment[np.isin(ids, group)]) if not self.panel else np.arange(len(of))
@@ -227,7 +262,9 @@ class Fold:
         }
         state["times"] = self.times.to_json() if self.times else None
         state["order"] = [list(self.order.rank), self.order.share] if self.order else None
-        state["free"] = list(self.free)
+        state |= {name: list(getattr(self, name)) for name in ("free", "stems", "fixed", "values")}
+        state["rare_law"] = self.rare_law.to_json() if self.rare_law else None
+        state["beside"] = {column: law.to_json() for column, law in self.beside.items()}
         state["groups"] = [list(group) for group in self.groups]
         state["panels"] = self.panels.to_json() if self.panels else None
         state["course"] = self.course.to_json() if self.course else None
@@ -250,7 +287,9 @@ class Fold:
         }
         state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
         state["order"] = Precedence(tuple(state["order"][0]), state["order"][1]) if state["order"] else None
-        state["free"] = tuple(state["free"])
+        state |= {name: tuple(state[name]) for name in ("free", "stems", "fixed", "values")}
+        state["rare_law"] = RareLaw.from_json(state["rare_law"]) if state["rare_law"] else None
+        state["beside"] = {column: Beside.from_json(law) for column, law in state["beside"].items()}
         state["groups"] = tuple(tuple(group) for group in state["groups"])
         state["panels"] = Panels.from_json(state["panels"]) if state["panels"] else None
         state["course"] = Course.from_json(state["course"]) if state["course"] else None
@@ -306,8 +345,9 @@ def fit_fold(
     k_min: int,
     max_codes: int | None,
     bounds: str,
+    about: np.ndarray | None = None,
 ) -> tuple[Fold, dict[str, int]]:
-    """Learn how a table folds; also what will be left out (counts)."""
+    """Learn how a table folds; also what will be left out (counts). `about`: subject x what is known of the patient."""
     spec, notes = schema.tables[table], dict(rows.notes)
     skip = {spec.code, spec.value} if spec.is_long else set()
     cells = []
@@ -326,7 +366,10 @@ def fit_fold(
     if spec.is_long:
         limits = code_limits(len(steps.length), max_codes)
         learned, most = _fit_codes(schema, table, rows, cells, limits, k_min, bounds, notes)
-        learned |= _fit_panels(rows, learned["codes"], schema, spec.code or "") if kwargs.get("several") else {}
+        fold = Fold(table, folds_to_subject(schema, table), tuple(cells), **kwargs, **learned)
+        learned |= _fit_rare(schema, fold, rows, steps, about)
+        learned |= _fit_beside(schema, fold, rows, learned["fixed"], k_min)
+        learned |= _fit_panels(rows, fold, schema) if fold.several else {}
         kwargs |= learned
     else:
         most = np.bincount(rows.owner, minlength=rows.n_owners)
@@ -364,11 +407,15 @@ def _fit_codes(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Frequent and rare codes of a long table, and the most rows of one code in each step."""
     spec = schema.tables[table]
-    names = rows.frame[spec.code or ""]
-    numbers = _numbers(rows.frame, spec)
+    spec_code = spec.code_column()
+    public = list(set(spec_code.levels or ()) | set(spec_code.items))
+    names, numbers = rows.frame[spec.code or ""].cast(pl.String), _numbers(rows.frame, spec)
+    stems = beginnings(names, rows.subject, public, spec_code.system, k_min)
+    enough = pl.DataFrame({"code": names, "subject": rows.subject}).group_by("code").agg(pl.col("subject").n_unique())
+    kept = enough.filter(pl.col("subject") >= k_min)["code"].drop_nulls().to_list()
+    raw, names = names, told(names, [*kept, *public], stems)
     held = (
         pl.DataFrame({"code": names, "subject": rows.subject, "number": np.isfinite(numbers)})
-        .drop_nulls("code")
         .group_by("code")
         .agg(
             pl.col("subject").n_unique().alias("patients"),
@@ -378,8 +425,6 @@ def _fit_codes(
         )
         .sort("patients", "rows", "code", descending=[True, True, False])
     )
-    spec_code = spec.code_column()
-    public = list(set(spec_code.levels or ()) | set(spec_code.items))
     safe = held.filter(pl.col("patients") >= k_min)
     numeric = (pl.col("patients_with_number") >= k_min) & (pl.col("numbers") >= 0.1 * pl.col("rows"))
     named = pl.col("code").is_in(list(spec_code.items))
@@ -391,13 +436,14 @@ def _fit_codes(
     drawable = rest.filter((pl.col("patients") >= k_min) | pl.col("code").is_in(public))
     never = int(rest["rows"].sum() - drawable["rows"].sum())
     for what, n in (
-        ("rows without a code, left out", names.null_count()),
+        (f"rows of codes held by fewer than {k_min} patients, told by their beginning", int((raw != names).sum())),
         (f"rows of codes held by fewer than {k_min} patients, never drawn", never),
     ):
         if n:
             notes[f"{table}: {what}"] = n
     every = chosen + drawable["code"].to_list()
     ids = code_ids(names, every)
+    ids[(ids < 0) & (names == NO_CODE).to_numpy()] = -2
     order = np.argsort(ids, kind="stable")
     edge = np.searchsorted(ids[order], np.arange(len(every) + 1))
     parts = {code: order[edge[i] : edge[i + 1]] for i, code in enumerate(every)}
@@ -447,7 +493,76 @@ def _fit_codes(
         "once": repeated <= 0.01 * pairs,
         "course": _fit_course(rows, courses, spec, schema) if courses and (repeated or free) else None,
         "free": tuple(free),
+        "stems": stems,
     }, most
+
+
+def _fit_rare(schema: Schema, fold: Fold, rows: Rows, steps: Steps, about: np.ndarray | None) -> dict[str, Any]:
+    """Columns that are features of the step, and which rare codes a step holds."""
+    fixed = tuple(
+        cell.column
+        for cell in fold.cells
+        if cell.kind == "category" and _one_level(cell.ids(rows.frame[cell.column]), rows.owner)
+    )
+    fold = replace(fold, fixed=fixed)
+    if not fold.rare:
+        return {"fixed": fixed}
+    subject = np.arange(rows.n_owners) if fold.per_subject else steps.subject
+    names = fold.names(rows.frame[schema.tables[fold.table].code or ""])
+    ids = code_ids(names, [*(c.code for c in fold.codes), *fold.rare])
+    n_codes = len(fold.codes)
+    present = np.zeros((rows.n_owners, n_codes), bool)
+    own = (ids >= 0) & (ids < n_codes)
+    present[rows.owner[own], ids[own]] = True
+    levels = {
+        cell.column: _last(cell.encode(schema, rows.frame[cell.column], rows.reference), rows)[0]
+        for cell in fold.cells
+        if cell.column in fixed
+    }
+    about = np.zeros((rows.n_owners, 0)) if about is None else about[subject]
+    rare = ids >= n_codes
+    law = RareLaw.fit(
+        fold.facts(present, levels, about), subject, rows.owner[rare], ids[rare] - n_codes, len(fold.rare)
+    )
+    return {"fixed": fixed, "rare_law": law}
+
+
+def _one_level(ids: np.ndarray, owner: np.ndarray) -> bool:
+    """Are there levels, and is it one for all rows of (nearly) every step with several?"""
+    seen = ids >= RARE
+    if len(np.unique(ids[seen])) < 2:
+        return False
+    n = np.bincount(owner[seen])
+    least, most = np.full(len(n), 2**31), np.zeros(len(n), np.int64)
+    np.minimum.at(least, owner[seen], ids[seen])
+    np.maximum.at(most, owner[seen], ids[seen])
+    several = n > 1
+    return bool(several.sum() >= 20 and (least == most)[several].mean() >= 0.99 and seen.mean() >= 0.5)
+
+
+def _fit_beside(schema: Schema, fold: Fold, rows: Rows, fixed: tuple[str, ...], k_min: int) -> dict[str, Any]:
+    """How levels beside a code go with the number of the row and with each other."""
+    spec = schema.tables[fold.table]
+    _, code = np.unique(fold.names(rows.frame[spec.code or ""]).to_numpy(), return_inverse=True)
+    group = rows.subject * (code.max(initial=0) + 1) + code.reshape(-1)
+    order = np.lexsort((rows.reference, group))
+    numbers = _numbers(rows.frame, spec)
+    values = distinct_of(numbers, rows.subject, k_min) if spec.value is not None else ()
+    others = {"": (value_ids(numbers, values)[order], len(values) + 2)} if values else {}
+    found = {}
+    for cell in fold.cells:
+        if cell.kind == "category" and cell.column not in fixed:
+            ids = cell.ids(rows.frame[cell.column])[order]
+            found[cell.column] = Beside.fit(ids, others, group[order], len(cell.levels) + 2)
+            others = others | {cell.column: (ids, len(cell.levels) + 2)}
+    return {"beside": found, "values": values}
+
+
+def value_ids(numbers: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
+    """0 without a number, 1 for another one, then the place among the values."""
+    known, grid = np.isfinite(numbers), np.asarray(values)
+    at = np.searchsorted(grid, np.where(known, numbers, grid[0])).clip(0, len(grid) - 1)
+    return np.where(known, np.where(grid[at] == numbers, at + 2, 1), 0)
 
 
 def _fit_course(rows: Rows, columns: list, spec: Table, schema: Schema) -> Course:
@@ -465,9 +580,11 @@ def place_of(subject: np.ndarray) -> np.ndarray:
     return place
 
 
-def _fit_panels(rows: Rows, codes: tuple[CodeFold, ...], schema: Schema, column: str) -> dict[str, Any]:
+def _fit_panels(rows: Rows, fold: Fold, schema: Schema) -> dict[str, Any]:
     """Codes that are counted together, and where codes like to stand."""
-    ids, n_codes = code_ids(rows.frame[column], [c.code for c in codes]), len(codes)
+    codes, n_codes = fold.codes, len(fold.codes)
+    names = fold.names(rows.frame[schema.tables[fold.table].code or ""])
+    ids = code_ids(names, [c.code for c in codes])
     moment, of, linked = moments_of(rows)
     own, counted = ids >= 0, np.array([c.counted for c in codes], bool)
     panel = _is_panel(rows, ids, n_codes)
@@ -486,9 +603,7 @@ def _fit_panels(rows: Rows, codes: tuple[CodeFold, ...], schema: Schema, column:
             groups.append(tuple(int(i) for i in members[np.argsort(-often[members], kind="stable")]))
     time = np.zeros(len(of), np.int64)
     time[moment] = rows.reference
-    hour = time % DAY // (DAY // 24) if schema.clock == "timestamp" else np.zeros(len(of), np.int64)
-    kind, known = moment_class(of, linked, hour), ids > -2
-    found = Panels.fit(unit.reshape(-1), moment[known], ids[known], of, kind)
+    found = Panels.fit(unit.reshape(-1), moment, ids, of, moment_class(of, linked, time))
     return {"groups": tuple(groups), "panel": panel, "panels": found}
 
 

@@ -7,9 +7,9 @@ both among those that have either; a group is a unit, and so is every other code
     v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R)
 
 f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later
-ones by time of day), R the tetrachoric correlation of presence within steps. The unit takes the n_u moments of greatest
-utility, so counts hold exactly. A moment nobody took goes to the unit that gives up least. Codes of a group are dealt
-over the moments of the group in the same way, at random.
+ones by time of day, on the full hour and off it), R the tetrachoric correlation of presence within steps. The unit
+takes the n_u moments of greatest utility, so counts hold exactly. A moment nobody took goes to the unit that gives up
+least. Codes of a group are dealt over the moments of the group in the same way, at random.
 
 References:
     Bonett, Price (2005). Inferential methods for the tetrachoric correlation coefficient. Journal of Educational and
@@ -24,12 +24,14 @@ from typing import Any
 
 import numpy as np
 
+from cohortloom.codec.clock import DAY
 from cohortloom.codec.course import closest_correlation
 
 __all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class"]
 
-#: Outside a visit, first of a visit, later ones by four hours of the day.
-N_CLASSES = 8
+#: Outside a visit, first of a visit, later ones by four hours of the day, on the full hour and off it.
+N_CLASSES = 14
+_HOUR = DAY // 24
 _MOST_MOMENTS = 50_000
 _SHRUNK = 10.0  # moments of the average that count beside those of a class
 _ALIKE = 0.5
@@ -107,13 +109,9 @@ def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarr
     return unit.reshape(-1)
 
 
-def moment_class(step: np.ndarray, linked: np.ndarray, hour: np.ndarray) -> np.ndarray:
-    """Class of each moment, in the order of time within each step.
-
-    Args:
-        hour: Hour of the day [h]; any number where times have none.
-    """
-    kind = 2 + np.clip(hour // 4, 0, N_CLASSES - 3).astype(np.int64)
+def moment_class(step: np.ndarray, linked: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Class of each moment [ticks], in the order of time within each step."""
+    kind = 2 + 2 * (time % DAY // (4 * _HOUR)) + (time % _HOUR == 0)
     kind[~linked] = 0
     at = np.flatnonzero(linked)
     first = np.ones(len(at), bool)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from cohortloom.codec.cells import Cell, draw_levels
-from cohortloom.codec.clock import DAY, series_of, ticks_per_day
+from cohortloom.codec.cells import Cell
+from cohortloom.codec.clock import series_of, ticks_per_day
 from cohortloom.codec.course import Course
-from cohortloom.codec.fold import CodeFold, Fold, place_of
+from cohortloom.codec.fold import CodeFold, Fold, place_of, value_ids
 from cohortloom.codec.laws import CellLaw, Repeats
 from cohortloom.codec.panels import deal, moment_class
 from cohortloom.codec.precedence import moments
+from cohortloom.codec.rare import NO_CODE
 from cohortloom.codec.steps import Steps
 from cohortloom.codec.times import Ends
 from cohortloom.rng import Rng
@@ -28,6 +29,7 @@ from cohortloom.schema import Schema
 __all__ = ["unfold"]
 
 _NOISE = 65_521
+_SURELY = 5  # rows of a code before a level it never had is taken for impossible
 Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -86,6 +88,7 @@ def unfold(
     visits: pl.DataFrame | None,
     ends: Ends,
     ids: np.ndarray,
+    about: np.ndarray,
     rng: Rng,
 ) -> pl.DataFrame:
     """The rows of one event table.
@@ -98,10 +101,12 @@ def unfold(
         visits: Decoded visit table, one row per step.
         ends: Timestamps of the visit table [ticks] and whether they are known.
         ids: Subject ids.
+        about: Subject x what is known of the patient, for the law of rare codes.
         rng: Stream of this table.
     """
     rng = rng.child("unfold", fold.table)
-    groups = _code_groups(fold, features, rng) if fold.long else _wide_groups(fold, features)
+    whose = np.arange(len(ids)) if fold.per_subject else steps.subject
+    groups = _code_groups(fold, features, whose, about, rng) if fold.long else _wide_groups(fold, features)
     owner = groups.owner[groups.row]
     subject = owner if fold.per_subject else steps.subject[owner]
     time, linked = _moments(fold, groups, features, steps, ends, rng)
@@ -141,30 +146,35 @@ def _wide_groups(fold: Fold, features: Columns) -> _Groups:
     return _Groups(owner, np.zeros(len(owner), np.int64), n[owner])
 
 
-def _code_groups(fold: Fold, features: Columns, rng: Rng) -> _Groups:
+def _code_groups(fold: Fold, features: Columns, subject: np.ndarray, about: np.ndarray, rng: Rng) -> _Groups:
     """Rows of each (step, code): frequent codes by their features, rare ones drawn."""
-    owners, codes, counts = [], [], []
-    grouped = fold.grouped
+    grouped, levels = fold.grouped, {name: _level(features[f"{fold.table}.{name}"]) for name in fold.fixed}
+    present = np.zeros((len(subject), len(fold.codes)), np.int64)
     for i, code in enumerate(fold.codes):
         n = _code_count(fold, code, features, grouped.get(i))
-        at = np.flatnonzero(n)
-        owners.append(at)
-        codes.append(np.full(len(at), i))
-        counts.append(n[at])
-    if fold.rare:
+        for name, ids in levels.items():  # a code that never stands beside the step's level
+            share = fold.code_laws[name].get(code.code)
+            if share is not None and len(share.share):
+                able = np.append(share.share, np.zeros(max(int(ids.max(initial=0)) + 1 - len(share.share), 0)))
+                n = np.where((ids >= 2) & (able[ids] == 0) & (able.sum() >= _SURELY), 0, n)
+        present[:, i] = n
+    owner, code = np.nonzero(present)
+    count = present[owner, code]
+    if fold.rare and fold.rare_law is not None:
         n = _as_count(features[f"{fold.table}.#rare"])
-        owner = np.repeat(np.arange(len(n)), n)
-        owner, drawn = _draw_rare(owner, np.asarray(fold.rare_share), fold.once, rng.child("rare").numpy)
-        pairs, n = np.unique(owner * len(fold.rare) + drawn, return_counts=True)
-        owners.append(pairs // len(fold.rare))
-        codes.append(len(fold.codes) + pairs % len(fold.rare))
-        counts.append(n)
-    if not owners:
-        none = np.zeros(0, np.int64)
-        return _Groups(none, none, none)
-    owner, code, count = (np.concatenate(x).astype(np.int64) for x in (owners, codes, counts))
+        facts = fold.facts(present > 0, levels, about[subject])
+        share = np.asarray(fold.rare_share)
+        at, drawn = fold.rare_law.draw(share, n, facts, subject, fold.once, rng.child("rare").numpy)
+        pairs, n = np.unique(at * len(share) + drawn, return_counts=True)
+        owner, code = np.append(owner, pairs // len(share)), np.append(code, len(fold.codes) + pairs % len(share))
+        count = np.append(count, n)
     order = np.lexsort((code, owner))
-    return _Groups(owner[order], code[order], count[order])
+    return _Groups(owner[order], code[order].astype(np.int64), count[order].astype(np.int64))
+
+
+def _level(column: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    values, observed = column
+    return np.where(observed & np.isfinite(values), np.round(np.nan_to_num(values)), 0).astype(np.int64)
 
 
 def _code_count(fold: Fold, code: CodeFold, features: Columns, group: str | None) -> np.ndarray:
@@ -184,24 +194,6 @@ def _code_count(fold: Fold, code: CodeFold, features: Columns, group: str | None
     _, observed = features[name]
     n = np.maximum(n, observed)
     return n if code.bare else np.where(observed, n, 0)
-
-
-def _draw_rare(
-    owner: np.ndarray, share: np.ndarray, once: bool, draw: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A rare code for each row; where a step holds a code once, doubles are drawn again, and then dropped."""
-    drawn = draw_levels(share, len(owner), draw)
-    for _ in range(8 if once else 0):
-        _, first = np.unique(owner * len(share) + drawn, return_index=True)
-        again = np.ones(len(owner), bool)
-        again[first] = False
-        if not again.any():
-            break
-        drawn[again] = draw_levels(share, int(again.sum()), draw)
-    if once:
-        _, first = np.unique(owner * len(share) + drawn, return_index=True)
-        owner, drawn = owner[first], drawn[first]
-    return owner, drawn
 
 
 def _moments(
@@ -284,7 +276,7 @@ def _deal(
     root = np.linalg.cholesky(panels.together + 1e-9 * np.eye(n_units))
     noise = (draw.standard_normal((len(step), n_units)) @ root.T).astype(np.float32)
     own = draw.standard_normal(_NOISE)
-    favour, rare = panels.favour[:, moment_class(step, linked, time % DAY // (DAY // 24))], n_units - 1
+    favour, rare = panels.favour[:, moment_class(step, linked, time)], n_units - 1
 
     def of_unit(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
         u = unit[one]
@@ -314,8 +306,9 @@ def _wide_cells(
         if cell.law is not None:
             values, observed = (part[groups.owner] for part in features[f"{fold.table}.{cell.column}"])
             told.append(_Told(cell, repeats, every, values, observed))
-    free, moment = _free_courses(fold.course, rows, every[:0], rng.child("free").numpy)
-    numbers = iter(_numbers(fold.course, rows, told, free, moment, rng.child("course")))
+    scale = _scales(fold.course, rows, rng)
+    free, moment = _free_courses(fold.course, rows, every[:0], scale, rng.child("free").numpy)
+    numbers = iter(_numbers(fold.course, rows, told, free, moment, scale, rng.child("course")))
     for cell, repeats in zip(fold.cells, fold.repeats):
         draw = rng.child("cells", cell.column).numpy
         if cell.law is not None:
@@ -334,20 +327,55 @@ def _code_cells(
     spec, groups = schema.tables[fold.table], rows.groups
     names = np.array([c.code for c in fold.codes] + list(fold.rare), dtype=object)
     code = groups.code[groups.row]
-    columns = {spec.code or "": pl.Series(spec.code or "", names[code].tolist(), dtype=pl.String)}
+    written = np.where(names == NO_CODE, None, names)
+    columns = {spec.code or "": pl.Series(spec.code or "", written[code].tolist(), dtype=pl.String)}
     order = np.argsort(code, kind="stable")
     edge = np.searchsorted(code[order], np.arange(len(names) + 1))
     parts = {name: order[edge[i] : edge[i + 1]] for i, name in enumerate(names)}
+    others: dict[str, np.ndarray] = {}
+    if spec.value is not None:
+        columns[spec.value] = _code_numbers(fold, rows, features, parts, fold.code_laws[spec.value], rng)
+        if fold.values:
+            numbers = columns[spec.value].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            others[""] = value_ids(numbers, fold.values)
     for cell in fold.cells:
         laws, draw = fold.code_laws[cell.column], rng.child("cells", cell.column).numpy
         x, seen = np.zeros(len(code)), np.zeros(len(code), bool)
-        for name, at in parts.items():
+        if cell.column in fold.fixed:
+            values, observed = features[f"{fold.table}.{cell.column}"]
+            x, seen = values[rows.step].astype(float), observed[rows.step]
+        law = fold.beside.get(cell.column)
+        for name, at in parts.items() if cell.column not in fold.fixed else ():
             if len(at):
-                x[at], seen[at] = laws.get(name, laws[""]).draw(len(at), draw)
+                own = laws.get(name, laws[""])
+                x[at], seen[at] = law.draw(own, others, at, draw) if law else own.draw(len(at), draw)
+        if law is not None:
+            x, seen = _kept(rows, code, x, seen, law.same, others, draw)
+            others[cell.column] = np.where(seen, x, 0).astype(np.int64)
         columns[cell.column] = cell.decode(schema, x, seen, time, draw)
-    if spec.value is not None:
-        columns[spec.value] = _code_numbers(fold, rows, features, parts, fold.code_laws[spec.value], rng)
     return columns
+
+
+def _kept(
+    rows: _Rows,
+    code: np.ndarray,
+    x: np.ndarray,
+    seen: np.ndarray,
+    same: float,
+    others: Mapping[str, np.ndarray],
+    draw: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, with the learned share those of the patient's row before of the code, if its other cells are the same."""
+    order = np.lexsort((np.arange(len(code)), rows.days, code, rows.subject))
+    keep = draw.random(len(code)) < same
+    keep[0:1] = False
+    keep[1:] &= (np.diff(code[order]) == 0) & (np.diff(rows.subject[order]) == 0)
+    for other in others.values():
+        keep[1:] &= np.diff(other[order]) == 0
+    source = order[np.maximum.accumulate(np.where(keep, 0, np.arange(len(code))))]
+    out, known = x.copy(), seen.copy()
+    out[order], known[order] = x[source], seen[source]
+    return out, known
 
 
 def _code_numbers(
@@ -365,8 +393,9 @@ def _code_numbers(
             values, observed = (c[groups.owner[own]] for c in features[f"{fold.table}.{code.code}"])
             told.append(_Told(code.cell, code.repeats, own, values, observed))
     untold = np.flatnonzero(groups.code >= len(fold.codes))
-    free, moment = _free_courses(fold.course, rows, untold if fold.free else untold[:0], rng.child("free").numpy)
-    for at, values, observed in _numbers(fold.course, rows, told, free, moment, rng.child("course")):
+    scale, untold = _scales(fold.course, rows, rng), untold if fold.free else untold[:0]
+    free, moment = _free_courses(fold.course, rows, untold, scale, rng.child("free").numpy)
+    for at, values, observed in _numbers(fold.course, rows, told, free, moment, scale, rng.child("course")):
         x[at], seen[at] = values, observed
     draw, column = rng.child("cells", "rare").numpy, {name: len(told) + i for i, name in enumerate(fold.free)}
     for name in fold.rare:
@@ -397,8 +426,20 @@ class _Told:
     observed: np.ndarray
 
 
+def _scales(course: Course | None, rows: _Rows, rng: Rng) -> np.ndarray:
+    """How much each patient moves, column by column."""
+    n = int(rows.subject.max(initial=-1)) + 1
+    return np.ones((n, 0)) if course is None else course.scales(n, rng.child("scales").numpy)
+
+
 def _numbers(
-    course: Course | None, rows: _Rows, told: list[_Told], free: np.ndarray, moment: np.ndarray, rng: Rng
+    course: Course | None,
+    rows: _Rows,
+    told: list[_Told],
+    free: np.ndarray,
+    moment: np.ndarray,
+    scale: np.ndarray,
+    rng: Rng,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Rows, numbers and whether there is one, of each column; the last of a group as told."""
     groups, found = rows.groups, []
@@ -413,7 +454,7 @@ def _numbers(
         if course is not None and one.cell.law is not None and one.cell.law.n and n.max(initial=1) > 1:
             inner = np.flatnonzero(seen & (np.arange(len(row)) != last[row]))
             score = one.cell.law.encode(np.where(one.observed, one.last, np.nan), draw)
-            z = _led(course, c, rows, at, row, last, inner, score, one.observed, free, moment)
+            z = _led(course, c, rows, at, row, last, inner, score, one.observed, free, moment, scale)
             x[inner] = _on_grid(one.cell, np.nan_to_num(one.cell.law.decode(z)))
             seen[inner] &= draw.random(len(inner)) >= one.repeats.empty
         x[last] = _on_grid(one.cell, x[last])
@@ -422,12 +463,13 @@ def _numbers(
 
 
 def _free_courses(
-    course: Course | None, rows: _Rows, untold: np.ndarray, draw: np.random.Generator
+    course: Course | None, rows: _Rows, untold: np.ndarray, scale: np.ndarray, draw: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Free courses at the moments of patients with something to draw, and the moment of each row (-1: none).
 
     Args:
         untold: Groups no step tells a number of.
+        scale: How much each patient moves, column by column.
     """
     groups, moment = rows.groups, np.full(len(rows.subject), -1)
     several = groups.n > 1
@@ -442,7 +484,7 @@ def _free_courses(
     new[1:] = (np.diff(rows.step[order]) != 0) | (np.diff(rows.days[order]) != 0)
     moment[order] = np.cumsum(new) - 1
     first = order[new]
-    return course.draw(rows.subject[first], rows.step[first], rows.days[first], draw), moment
+    return course.draw(rows.subject[first], rows.step[first], rows.days[first], scale, draw), moment
 
 
 def _led(
@@ -457,6 +499,7 @@ def _led(
     observed: np.ndarray,
     free: np.ndarray,
     moment: np.ndarray,
+    scale: np.ndarray,
 ) -> np.ndarray:
     """Scores of the rows `inner`, between the last number of the patient's group before and that of their own."""
     who, when = rows.subject[at[last]], rows.days[at[last]]
@@ -472,7 +515,8 @@ def _led(
     ahead = np.maximum(when[group] - t, 0.0)
     across = np.where(prior, np.maximum(when[group] - when[before[group]], 0.0), np.inf)
     pulls = (np.where(prior, pull[before[group]], 0.0), pull[group])
-    return course.led(column, free[moment[at[inner]], column], (back, ahead, across), pulls)
+    own = scale[rows.subject[at[inner]], column]
+    return course.led(column, free[moment[at[inner]], column], (back, ahead, across), pulls, own)
 
 
 def _on_grid(cell: Cell, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""Facts of rare codes, and of levels that stand beside a code."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom.codec import Codec, Layout
+from cohortloom.codec.beside import Beside, distinct_of
+from cohortloom.codec.laws import CellLaw
+from cohortloom.codec.rare import NO_CODE, RareLaw, beginnings, told
+from cohortloom.cohort import Cohort
+from cohortloom.rng import Rng
+from cohortloom.schema import Category, Code, Number, Schema, Table
+
+
+def test_a_rare_code_is_told_by_the_longest_beginning_enough_patients_share():
+    names = pl.Series(["E11.65", "E11.9", "E11.22", "E13.1", "I10", "I10", "I10", "Z00", None])
+    subject = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8])
+    stems = beginnings(names, subject, [], "ICD-10", 3)
+    assert stems == ("E11",)  # E1 has one more patient only, Z nobody else
+    assert told(names, ["I10"], stems).to_list() == ["E11", "E11", "E11", "E13.1", "I10", "I10", "I10", "Z00", NO_CODE]
+    assert beginnings(names, subject, [], "free text", 3) == ()
+    assert "E11" not in beginnings(names, subject, ["E11.65", "E11.9", "E11.22"], "ICD-10", 3)  # public codes stay
+
+
+def rare_cohort(n: int = 400, seed: int = 0):
+    """Six rare codes: 0, 1 in women only, 2, 3 in men only; a patient keeps to one of them, 4 and 5 come and go."""
+    draw = np.random.default_rng(seed)
+    subject = np.repeat(np.arange(n), 4)
+    sex = draw.integers(0, 2, n)
+    own = sex * 2 + draw.integers(0, 2, n)
+    facts = np.stack([sex[subject] == 0, sex[subject] == 1], 1).astype(float)
+    owner = np.concatenate([np.arange(4 * n), np.arange(4 * n)])
+    code = np.concatenate([own[subject], draw.integers(4, 6, 4 * n)])
+    return subject, facts, owner, code
+
+
+def test_rare_codes_keep_to_who_may_have_them_and_to_who_had_them():
+    subject, facts, owner, code = rare_cohort()
+    law = RareLaw.fit(facts, subject, owner, code, 6)
+    law = RareLaw.from_json(json.loads(json.dumps(law.to_json())))
+    share = np.bincount(code).astype(float)
+    count = np.full(len(subject), 2)
+    at, drawn = law.draw(share, count, facts, subject, True, np.random.default_rng(1))
+    assert np.array_equal(np.bincount(at), count)
+    assert len(np.unique(at * 6 + drawn)) == len(at)  # once a step
+    women = facts[at, 0] == 1
+    assert not np.isin(drawn[women], (2, 3)).any() and not np.isin(drawn[~women], (0, 1)).any()
+    held = np.zeros((len(subject), 6), bool)
+    held[at, drawn] = True
+    chronic = held[:, :4].reshape(-1, 4, 4)
+    stays = chronic[:, 1:] & chronic[:, :-1]
+    assert stays.sum() / chronic[:, :-1].sum() > 0.6  # 0.44 if codes were drawn anew
+    made = np.bincount(drawn) / len(drawn)
+    assert made == pytest.approx(share / share.sum(), abs=0.06)
+
+
+def test_rows_beyond_the_distinct_codes_repeat_them():
+    subject, facts, owner, code = rare_cohort()
+    owner, code = np.repeat(owner, 3), np.repeat(code, 3)
+    law = RareLaw.fit(facts, subject, owner, code, 6)
+    assert law.again == pytest.approx(2 / 3, abs=0.01)
+    count = np.full(len(subject), 6)
+    at, drawn = law.draw(np.ones(6), count, facts, subject, False, np.random.default_rng(1))
+    assert np.array_equal(np.bincount(at), count)
+    distinct = np.bincount(np.unique(at * 6 + drawn) // 6)
+    assert distinct.mean() == pytest.approx(1 + 5 / 3, abs=0.15)
+
+
+def test_nobody_has_rare_rows():
+    law = RareLaw.fit(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), 3)
+    owner, code = law.draw(np.ones(3), np.zeros(4, int), np.zeros((4, 2)), np.arange(4), True, np.random.default_rng(0))
+    assert len(owner) == len(code) == 0
+
+
+def test_levels_go_with_the_number_of_their_row():
+    """One dose a day is never twice daily."""
+    draw = np.random.default_rng(0)
+    doses = draw.integers(1, 4, 2000).astype(float)
+    values = distinct_of(doses, np.arange(2000), 5)
+    assert values == (1.0, 2.0, 3.0) and distinct_of(draw.normal(size=2000), np.arange(2000), 5) == ()
+    ids = doses.astype(int) + 1
+    law = Beside.fit(ids, {"": (ids, 5)}, np.arange(2000), 6)
+    law = Beside.from_json(json.loads(json.dumps(law.to_json())))
+    share = CellLaw(share=(0.0, 0.0, 700.0, 700.0, 600.0, 1.0))
+    made, seen = law.draw(share, {"": ids}, np.arange(2000), np.random.default_rng(1))
+    assert seen.all() and (made == ids).all()
+
+
+def test_columns_beside_a_code_and_rows_without_one_come_back():
+    """The version is one per visit, some rows name no drug, and a patient's drug keeps its route."""
+    schema = Schema(
+        name="drugs",
+        tables={
+            "patients": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+            "visits": Table(role="visit", columns={"ward": Category(levels=("A", "B"))}),
+            "drugs": Table(
+                role="event", parent="visits", timed=False, code="drug", value="dose",
+                columns={"drug": Code(), "dose": Number(), "route": Code(), "version": Category(levels=("9", "10"))},
+            ),
+        },
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    time = pl.datetime_range(pl.datetime(2020, 1, 1), pl.datetime(2023, 1, 1), "1d", eager=True)
+    visits, rows = [], []
+    for i in range(150):
+        route = {drug: str(draw.choice(["po", "iv"])) for drug in "abcdefghijklmnopqrstuvwxyz"}
+        for k in range(4):
+            visit, version = 10 * i + k, str(draw.choice(["9", "10"]))
+            visits.append((i, visit, time[100 * k + i], "A"))
+            for drug in draw.choice(list(route), 6, replace=False):
+                drug = str(drug)
+                dose = float(1 + ord(drug) % 2)
+                rows.append((i, visit, None if drug == "z" else drug, dose, route[drug], version))
+    cohort = Cohort.build(
+        schema,
+        {
+            "patients": pl.DataFrame({"subject_id": range(150), "sex": ["F"] * 150}),
+            "visits": pl.DataFrame(visits, schema=["subject_id", "visit_id", "time", "ward"], orient="row"),
+            "drugs": pl.DataFrame(
+                rows, schema=["subject_id", "visit_id", "drug", "dose", "route", "version"], orient="row"
+            ),
+        },
+    )
+    codec = Codec.fit(cohort, Layout(scale="raw"), max_codes=5)
+    codec = Codec.from_json(schema, json.loads(json.dumps(codec.to_json())))
+    assert "drugs.version" in {f.name for f in codec.sequence_features}
+    back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(150))
+
+    def facts(c: Cohort) -> list[float]:
+        drugs = c.tables["drugs"]
+        one = drugs.group_by("visit_id").agg(pl.col("version").n_unique() == 1)["version"].mean()
+        keep = drugs.drop_nulls("drug").group_by("subject_id", "drug").agg(pl.col("route").n_unique(), pl.len())
+        return [drugs["drug"].is_null().mean(), one, (keep.filter(pl.col("len") > 1)["route"] == 1).mean()]
+
+    true, made = facts(cohort), facts(back)
+    assert made[0] == pytest.approx(true[0], abs=0.02) and true[0] > 0.03
+    assert true[1] == made[1] == 1.0
+    assert true[2] == 1.0 and made[2] > 0.9
