@@ -26,9 +26,10 @@ from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArra
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
+from cohortloom.generators.impute import Holes
 from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
 from cohortloom.generators.temporal_vae_drawing import Drawer, Fixed
-from cohortloom.generators.temporal_vae_posterior import Known, draw_known
+from cohortloom.generators.temporal_vae_posterior import Known, Visits, draw_known
 from cohortloom.generators.temporal_vae_training import net_of, phases, settle
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.columnar import ColumnShape
@@ -60,7 +61,7 @@ class TemporalVAE(TorchGenerator):
     name: ClassVar[str] = "temporal-vae"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
 
     latent_size: int | None = None
@@ -128,11 +129,8 @@ class TemporalVAE(TorchGenerator):
 
     def _known(self, n: int, context: Encoded | None, where: Mapping[str, float]) -> Known | None:
         """Cells that must hold: all statics of given patients, and conditions."""
-        shape, width = self.shape_, len(self.frame_.statics)
-        static = Fixed(np.full((n, width), np.nan), np.zeros((n, width), bool))
-        if context is not None:
-            static.mask[:, : len(shape.static)] = True
-            static.value[:, : len(shape.static)] = raw_values(context.static)
+        shape = self.shape_
+        static = self._static_cells(n, context)
         for j, feature in enumerate(shape.static):
             if feature.name in where:
                 static.value[:, j], static.mask[:, j] = where[feature.name], True
@@ -141,9 +139,48 @@ class TemporalVAE(TorchGenerator):
         for j, feature in enumerate(shape.sequence):
             if feature.name in where:
                 first.value[:, j], first.mask[:, j] = where[feature.name], True
-        if not static.mask.any() and not first.mask.any():
-            return None
-        return Known(static, first if first.mask.any() else None)
+        if first.mask.any():
+            return Known(static, Visits(np.ones(n, np.int64), first, None, whole=False))
+        return Known(static) if static.mask.any() else None
+
+    def _static_cells(self, n: int, part: Encoded | None) -> Fixed:
+        """Statics of encoded patients as fixed cells; number of visits and span are open."""
+        shape, width = self.shape_, len(self.frame_.statics)
+        out = Fixed(np.full((n, width), np.nan), np.zeros((n, width), bool))
+        if part is not None and part.static is not None:
+            out.mask[:, : len(shape.static)] = True
+            out.value[:, : len(shape.static)] = raw_values(part.static)
+        return out
+
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        """Latents given the course so far, and the rest drawn from them. Visits beyond `until` are for the caller."""
+        seq = encoded.sequence
+        fixed = Fixed(raw_values(seq), np.ones(seq.values.shape, bool))
+        visits = Visits(seq.length.astype(np.int64), fixed, seq.gap, whole=False)
+        known = Known(self._static_cells(encoded.n_subjects, encoded), visits)
+        drawer = Drawer(self.net_, self.frame_, rng.child("noise").numpy)
+        return self._encoded(*draw_known(drawer, known, rng.child("latents").torch))
+
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        """Latents given what is observed, and the holes drawn visit by visit with candidates."""
+        static = self._static_cells(encoded.n_subjects, encoded)
+        present = np.zeros(static.mask.shape, bool)
+        if holes.static is not None:
+            present[:, : holes.static.shape[1]] = holes.static
+        cells = self.frame_.static_cells(encoded)
+        told = len(self.shape_.static)
+        static.value[:, told:], static.mask[:, told:] = cells.value[:, told:], True
+        static = Fixed(static.value, static.mask & ~present, present)
+        if encoded.sequence is None or not self.frame_.alphabet.has_sequence:
+            known = Known(static)
+        else:
+            seq, open_ = encoded.sequence, holes.sequence
+            open_ = np.zeros(seq.values.shape, bool) if open_ is None else open_
+            known = Known(
+                static, Visits(seq.length.astype(np.int64), Fixed(raw_values(seq), ~open_, open_), seq.gap, True)
+            )
+        drawer = Drawer(self.net_, self.frame_, rng.child("noise").numpy)
+        return self._encoded(*draw_known(drawer, known, rng.child("latents").torch))
 
     def _encoded(self, statics: np.ndarray, values: np.ndarray, gap: np.ndarray, length: np.ndarray) -> Encoded:
         shape = self.shape_

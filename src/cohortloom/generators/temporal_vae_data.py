@@ -97,10 +97,10 @@ class Grid:
                 hidden[:, j] = coder.hidden(cells.last[:, j])
         return cls(*(torch.from_numpy(x) for x in (cells.token, cells.score, ends[0], ends[1], hidden)))
 
-    def rows(self, index: Tensor, draw: torch.Generator) -> Cells:
-        """Some rows; z is drawn within the interval of each value, anew every time."""
+    def rows(self, index: Tensor, draw: torch.Generator | None) -> Cells:
+        """Some rows; z is drawn within the interval of each value, anew every time, or (no `draw`) its middle."""
         left, right = self.left[index], self.right[index]
-        u = left + (right - left) * torch.rand(left.shape, generator=draw)
+        u = left + (right - left) * (torch.rand(left.shape, generator=draw) if draw is not None else 0.5)
         target = torch.special.ndtri(u.clamp(2e-4, 1 - 2e-4))
         return Cells(self.token[index], self.score[index], target, self.hidden[index])
 
@@ -231,6 +231,24 @@ class Past:
             if name not in ("coders", "number"):
                 setattr(self, name, value[rows])
 
+    def taken(self, rows: np.ndarray) -> Past:
+        """The past of some patients."""
+        out = Past(self.coders, 0)
+        for name, value in vars(self).items():
+            if name not in ("coders", "number"):
+                setattr(out, name, value[rows])
+        return out
+
+    def write(self, rows: np.ndarray, cells: Encodings, time: np.ndarray, base: np.ndarray) -> None:
+        """Append a visit of some patients."""
+        part = self.taken(rows)
+        part.update(cells, time, base)
+        for name, value in vars(part).items():
+            if name not in ("coders", "number"):
+                whole = getattr(self, name).copy()
+                whole[rows] = value
+                setattr(self, name, whole)
+
     def update(self, cells: Encodings, time: np.ndarray, base: np.ndarray) -> None:
         """Append a visit of every patient; `base`: what the decoder said of its means."""
         seen = recorded_of(self.coders, cells.token)
@@ -319,6 +337,39 @@ class Courses:
             np.array([c.kind == "number" for c in coders], bool),
         )
 
+    @classmethod
+    def of_gaps(
+        cls,
+        frame: Frame,
+        gap: np.ndarray,
+        n_known: np.ndarray,
+        position: np.ndarray,
+        length: np.ndarray,
+        statics: Encodings,
+    ) -> Courses:
+        """Only the gaps of the first `n_known` visits of patients with these statics and lengths."""  # fmt: skip
+        n, scale = len(length), frame.scale
+        owner = np.repeat(np.arange(n), n_known)
+        seq = SequenceArrays((), np.zeros((len(gap), 0)), np.zeros((len(gap), 0), bool), gap, n_known)
+        start = np.zeros(n)
+        start[n_known > 0] = gap[position == 0]
+        ends, first = frame.ends(statics, start)[owner], position == 0
+        last_gap = np.where(position > 1, np.concatenate([[0.0], gap[:-1]]), 0.0)
+        ends = np.where(first[:, None] & (np.arange(ends.shape[1]) == 0) & frame.pinned, np.nan, ends)
+        visits = length[owner].astype(float)
+        clock = scale.clock(position.astype(float), visits, np.where(first, 0.0, seq.time - gap), last_gap, ends)
+        none, rows = torch.zeros(n, 0), torch.zeros(len(gap), 0)
+        later = cls._gaps(frame, seq, frame.alphabet.gap, pinned=False)
+        if later is not None and frame.pinned:
+            later.token[torch.from_numpy(position == visits - 1)] = NOTHING
+        empty = Grid(*[none] * 4, none)
+        return cls(
+            empty, Grid(*[rows] * 4, rows), cls._gaps(frame, seq, frame.alphabet.first_gap, pinned=False), later,
+            clock, rows, rows.long(), rows.long(), torch.zeros(len(gap)),
+            torch.from_numpy(np.cumsum(n_known) - n_known), torch.from_numpy(n_known), torch.from_numpy(position),
+            rows.bool(), np.zeros(0, bool),
+        )  # fmt: skip
+
     @staticmethod
     def _gaps(frame: Frame, seq: SequenceArrays, coder, *, pinned: bool) -> Grid | None:
         """Gaps of all visits in one column; a pinned last one follows from the span."""
@@ -329,7 +380,7 @@ class Courses:
             cells.token[seq.position == np.repeat(seq.length, seq.length) - 1] = NOTHING
         return Grid.of([coder], cells)
 
-    def batch(self, index: Tensor, draw: torch.Generator) -> Batch:
+    def batch(self, index: Tensor, draw: torch.Generator | None) -> Batch:
         """Some patients."""
         length = self.length[index]
         owner = torch.repeat_interleave(torch.arange(len(index)), length)

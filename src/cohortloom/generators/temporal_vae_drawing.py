@@ -2,15 +2,8 @@
 
 Everything drawn is decoded and encoded again before anything else sees it, so features are those of training.
 
-*Fixed cells* hold exactly. A patient of whom cells are fixed gets `PARTICLES` candidates (z, and all that is drawn
-before the last fixed cell); half of the z come from the guide, q(z | fixed cells), half from the prior, so that no
-patient is out of reach. A candidate's weight is p(z) / (half q + half p) times the probability of each fixed cell given
-what the candidate has drawn before it; one candidate is kept by weight (importance resampling). As the number of
-candidates grows, what is kept follows the model's conditional law.
-
-References:
-    Rubin (1988). Using the SIR algorithm to simulate posterior distributions.
-    Hesterberg (1995). Weighted average importance sampling and defensive mixture distributions. Technometrics 37.
+What holds for whom a part is known, `temporal_vae_posterior`, is made of the same pieces: a fixed cell keeps its value,
+and the probability it has given what was drawn before it is handed back as a weight.
 """
 
 from __future__ import annotations
@@ -30,31 +23,41 @@ from cohortloom.nets.row_law import RowCursor
 from cohortloom.nets.tokens import CONT
 from cohortloom.nets.visit_vae import Cells, Latents, Segments, VisitVAE
 
-__all__ = ["PARTICLES", "Drawer", "Fixed", "Limits", "Plan"]
+__all__ = ["Drawer", "Fixed", "Limits", "Plan", "as_cells", "elapsed", "segments_kept"]
 
-PARTICLES = 64
 TRIES = 8
 REDRAWS = 6
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Values to keep [row column]; `mask` tells which."""
+    """Values to keep [row column].
+
+    Args:
+        value: NaN (0 for a category) is missing.
+        mask: Cells that are fixed.
+        present: Cells that must hold a value (holes to fill); None: none of the open ones need to.
+    """
 
     value: np.ndarray
     mask: np.ndarray
+    present: np.ndarray | None = None
 
     def rows(self, index: np.ndarray) -> Fixed:
-        return Fixed(self.value[index], self.mask[index])
+        return Fixed(self.value[index], self.mask[index], None if self.present is None else self.present[index])
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere."""
+    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere.
+
+    `tail`: the probability of being at least `low` counts as a weight (something is known that makes it so).
+    """
 
     low: np.ndarray
     high: np.ndarray
     known: np.ndarray
+    tail: bool = False
 
 
 @dataclass
@@ -122,7 +125,7 @@ class Drawer:
         if j == a.n_visits_at:
             if least is None:
                 return None
-            return Limits(np.asarray(least, float), np.full(rows, np.inf), np.full(rows, np.inf))
+            return Limits(np.asarray(least, float), np.full(rows, np.inf), np.full(rows, np.inf), tail=True)
         visits = value[:, a.n_visits_at]
         low = (visits - 1) * a.least_gap
         if elapsed is not None:
@@ -136,26 +139,16 @@ class Drawer:
 
     # -- times ---------------------------------------------------------------------------------------------------
 
-    def first_visit(
-        self, latents: Latents, statics: Encodings, length: np.ndarray, fixed: Fixed | None
-    ) -> tuple[np.ndarray, tuple[Encodings, np.ndarray], np.ndarray]:
-        """First visits of patients who have one: (time of it [d], (cells, values), log-probability of fixed cells)."""
-        alive = np.flatnonzero(length > 0)
-        context, w = self._at_visits(latents, statics, length, alive, np.zeros(len(alive), np.int64))
-        n, zero = length[alive].astype(float), np.zeros(len(alive))
-        part = Encodings(*(x[alive] for x in vars(statics).values()))
-        ends = self.frame.ends(part, zero)
+    def first_gaps(self, latents: Latents, statics: Encodings, length: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """Times of the first visits of some patients [d]."""
+        zero = np.zeros(len(alive))
+        if self.alphabet.first_gap is None:
+            return zero
+        pace, w = self._at_visits(latents, statics, length, alive, np.zeros(len(alive), np.int64), "clock")
+        ends = self.frame.ends(statics, np.zeros(len(length)))[alive]
         ends[:, : int(self.frame.pinned)] = np.nan
-        gap = zero
-        if self.alphabet.first_gap is not None:
-            pace, _ = self._at_visits(latents, statics, length, alive, np.zeros(len(alive), np.int64), "clock")
-            gap = self._first_gap(self.net.at(self.net.clock, pace, w, self.scale.clock(zero, n, zero, zero, ends)))
-        features = self.scale.field(zero, n, gap, gap, self.frame.ends(part, gap))
-        h = self.net.at(self.net.field, context, w, features)
-        cells, drawn, weight = self.row(
-            RowCursor(self.net.laws["first"], h, None), self.alphabet.columns, None, fixed, None
-        )
-        return gap, (cells, drawn), weight
+        features = self.scale.clock(zero, length[alive].astype(float), zero, zero, ends)
+        return self._first_gap(self.net.at(self.net.clock, pace, w, features))
 
     def plan(
         self,
@@ -189,6 +182,8 @@ class Drawer:
         ends = self.frame.ends(statics, np.zeros(n))
         for t in range(int(length.max(initial=0))):
             alive = alive[length[alive] > t]
+            if not len(alive):
+                break
             rows = torch.from_numpy(start[alive] + t)
             here = ends[alive]
             here[:, : int(t == 0 and self.frame.pinned)] = np.nan  # time of the last visit counts from the first
@@ -251,47 +246,69 @@ class Drawer:
 
     # -- visits --------------------------------------------------------------------------------------------------
 
-    def visits(self, latents: Latents, plan: Plan, first: tuple[Encodings, np.ndarray] | None = None) -> np.ndarray:
+    def visits(self, latents: Latents, plan: Plan, known: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
         """Values of all visits [visit column].
 
         Args:
-            first: Cells and values of the first visits, of the patients who have one, where they are drawn already.
+            known: (number of known visits [subject], their values [visit column]).
         """
         a, net = self.alphabet, self.net
-        h = self.field(latents, plan)
+        h = self.field_at(latents, plan.statics, plan.length, plan.owner, plan.position, plan.gap)
         starts = np.cumsum(plan.length) - plan.length
-        alive = np.flatnonzero(plan.length > 0)
         out = np.full((len(plan.owner), len(a.columns)), np.nan)
-        if not len(alive):
-            return out
-        time = _elapsed(plan.gap, plan.length) / self.scale.usual
-        rows = starts[alive]
-        cells, drawn = first or self.row(RowCursor(net.laws["first"], h[rows], None), a.columns, None, None, None)[:2]
-        out[rows] = drawn
+        n_known = np.zeros(len(plan.length), np.int64) if known is None else known[0]
+        if known is not None:
+            out[plan.position < n_known[plan.owner]] = known[1]
+        alive = np.flatnonzero(plan.length > 0)
+        time = elapsed(plan.gap, plan.length) / self.scale.usual
         past = Past(a.columns, len(alive))
-        for t in range(1, int(plan.length.max())):
-            law = net.laws["later"]
-            base = law.level(h[rows]).numpy()
-            past.update(cells, time[rows], base)
+        for t in range(int(plan.length.max(initial=0))):
             stay = plan.length[alive] > t
             past.keep(stay)
             alive = alive[stay]
-            rows = starts[alive] + t
-            cells, drawn, _ = self.row(
-                RowCursor(law, h[rows], past.before(time[rows])), a.columns, past.value, None, None
-            )
-            out[rows] = drawn
+            rows, value = starts[alive] + t, past.value
+            new = np.flatnonzero(n_known[alive] <= t)
+            state = h[torch.from_numpy(rows)]
+            cells = cells_of_row(a.columns, out[rows], value)
+            if len(new):
+                mine, last = torch.from_numpy(new), None
+                if t:
+                    last = past.taken(new)
+                    cursor = RowCursor(net.laws["later"], state[mine], last.before(time[rows[new]]))
+                else:
+                    cursor = RowCursor(net.laws["first"], state[mine], None)
+                drawn = self.row(cursor, a.columns, None if last is None else last.value, None, None)
+                out[rows[new]] = drawn[1]
+                for name in ("value", "token", "score"):
+                    getattr(cells, name)[new] = getattr(drawn[0], name)
+            base = net.laws["later"].level(state).numpy() if "later" in net.laws else np.zeros(cells.value.shape)
+            past.update(cells, time[rows], base)
         return out
 
-    def field(self, latents: Latents, plan: Plan) -> Tensor:
-        """What the decoder says of all visits, in one pass [visit width]."""
-        context, w = self._at_visits(latents, plan.statics, plan.length, plan.owner, plan.position)
-        start = np.zeros(len(plan.length))
-        start[plan.length > 0] = plan.gap[plan.position == 0]
-        ends = self.frame.ends(plan.statics, start)[plan.owner]
-        time, n = _elapsed(plan.gap, plan.length), plan.length[plan.owner].astype(float)
-        features = self.scale.field(plan.position.astype(float), n, time, plan.gap, ends)
-        return self.net.at(self.net.field, context, w, features)
+    def field_at(
+        self,
+        latents: Latents,
+        statics: Encodings,
+        length: np.ndarray,
+        owner: np.ndarray,
+        position: np.ndarray,
+        gap: np.ndarray,
+    ) -> Tensor:
+        """What the decoder says of some visits, in one pass [visit width]; `position` counts from 0 without holes."""
+        context, w = self._at_visits(latents, statics, length, owner, position)
+        start = np.zeros(len(length))
+        start[owner[position == 0]] = gap[position == 0]
+        ends = self.frame.ends(statics, start)[owner]
+        time, n = elapsed(gap, np.bincount(owner, minlength=len(length))), length[owner].astype(float)
+        return self.net.at(self.net.field, context, w, self.scale.field(position.astype(float), n, time, gap, ends))
+
+    def slow_at(self, latents: Latents, length: np.ndarray, owner: np.ndarray, position: np.ndarray) -> Tensor:
+        """w(t) of some visits [visit local]."""
+        segments = None
+        if self.net.sizes.local and len(owner):
+            parts = (torch.from_numpy(x) for x in (length, owner, position))
+            segments = Segments.of(*parts, self.net.sizes.segment)
+        return self.net.slow_at(latents, segments, len(owner))
 
     def _at_visits(
         self,
@@ -304,11 +321,7 @@ class Drawer:
     ) -> tuple[Tensor, Tensor]:
         """Context and w(t) of each visit."""
         context = self.net.context_of(latents.z, as_cells(statics), net)[torch.from_numpy(owner)]
-        segments = None
-        if self.net.sizes.local and len(owner):
-            parts = (torch.from_numpy(x) for x in (length, owner, position))
-            segments = Segments.of(*parts, self.net.sizes.segment)
-        return context, self.net.slow_at(latents, segments, len(owner))
+        return context, self.slow_at(latents, length, owner, position)
 
     # -- one row -------------------------------------------------------------------------------------------------
 
@@ -332,9 +345,12 @@ class Drawer:
             before = none if last is None or coder.kind == "category" else last[:, j]
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            if fixed is not None and fixed.present is not None:
+                logits = _without_missing(coder, logits, fixed.present[:, j] & ~fixed.mask[:, j])
             drawn = self._cell(coder, logits, mixture, before)
             limit = limits(j, value) if limits is not None else None
             if limit is not None:
+                weight += _log_tail(coder, logits, mixture, limit.low) if limit.tail else 0.0
                 drawn = self._within(drawn, limit, coder, logits, mixture, before)
             given = drawn
             if fixed is not None and fixed.mask[:, j].any():
@@ -391,6 +407,17 @@ class Drawer:
         u = self.rng.random(len(logits), dtype=np.float32)[:, None] * mass[:, -1:]
         return np.minimum((mass <= u).sum(1), logits.shape[1] - 1)
 
+    def redraw(self, log_weight: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Candidates of each active patient drawn anew by weight, the others as they are: flat places."""
+        n, k = log_weight.shape
+        top = log_weight.max(1, keepdims=True)
+        weight = np.where(np.isfinite(top), np.exp(log_weight - np.where(np.isfinite(top), top, 0.0)), 1.0)
+        offset = np.arange(n)[:, None]
+        line = (np.cumsum(weight, 1) / weight.sum(1, keepdims=True) + offset).ravel()
+        u = (np.arange(k)[None] + self.rng.random((n, 1))) / k + offset  # systematic
+        at = np.minimum(np.searchsorted(line, u.ravel(), side="right").reshape(n, k), (offset + 1) * k - 1)
+        return np.where(active[:, None], at, np.arange(n * k).reshape(n, k)).ravel()
+
     def pick(self, log_weight: np.ndarray) -> np.ndarray:
         """One candidate of each patient by weight [patient candidate] -> flat place."""
         n, k = log_weight.shape
@@ -399,6 +426,48 @@ class Drawer:
         mass = np.cumsum(weight, 1)
         u = self.rng.random(n)[:, None] * mass[:, -1:]
         return np.arange(n) * k + np.minimum((mass <= u).sum(1), k - 1)
+
+
+def cells_of_row(coders: list, values: np.ndarray, last: np.ndarray) -> Encodings:
+    """Cells of known values after the last recorded ones [row column]."""
+    token, score = np.zeros(values.shape, np.int64), np.zeros(values.shape, np.float32)
+    snapped = values.copy()
+    for j, coder in enumerate(coders):
+        if coder.kind == "category":
+            token[:, j] = coder.token(np.nan_to_num(values[:, j]))
+            continue
+        snapped[:, j] = coder.snap(values[:, j])
+        token[:, j], score[:, j] = coder.token(snapped[:, j], last[:, j]), coder.history(snapped[:, j])
+    return Encodings(snapped, last, token, score)
+
+
+def _without_missing(coder, logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Logits where a value there must be."""
+    token = coder.missing_token if coder.kind == "number" else coder.ids.index(0) if 0 in coder.ids else -1
+    if token < 0 or logits.shape[1] == 1 or not present.any():
+        return logits
+    out = logits.copy()
+    out[present, token] = -1e4
+    return out
+
+
+def _log_tail(coder, logits: np.ndarray, mixture: tuple, least: np.ndarray) -> np.ndarray:
+    """Log-probability of a value of at least `least`."""
+    from scipy.special import ndtr, ndtri
+
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    share = share / share.sum(1, keepdims=True)
+    total = np.zeros(len(least))
+    for token, spike in enumerate(coder.spikes, 1):
+        total += share[:, token] * (spike >= least)
+    if len(coder.x):
+        weight, mean, log_sd = (part.astype(float) for part in mixture)
+        left, _ = coder.interval(np.clip(least, coder.x[0], coder.x[-1]))
+        z = ndtri(np.clip(left, 1e-6, 1 - 1e-6))[:, None]
+        weight = np.exp(weight - weight.max(1, keepdims=True))
+        above = (weight / weight.sum(1, keepdims=True) * ndtr((mean - z) / np.exp(log_sd))).sum(1)
+        total += share[:, CONT] * np.where(least <= coder.x[0], 1.0, np.where(least > coder.x[-1], 0.0, above))
+    return np.log(np.maximum(total, 1e-12))
 
 
 def segments_kept(
@@ -424,7 +493,7 @@ def _scattered(n: int, rows: np.ndarray, value: np.ndarray) -> np.ndarray:
     return out
 
 
-def _elapsed(gap: np.ndarray, length: np.ndarray) -> np.ndarray:
+def elapsed(gap: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Time of each visit: running sum of a patient's gaps."""
     total = np.cumsum(gap)
     start = np.cumsum(length) - length

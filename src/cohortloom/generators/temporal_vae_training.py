@@ -5,7 +5,8 @@
     up to 3,000  96      12  4   16     .1       128               120              12        2e-3
     above        128     16  4   16     .05      256               400,000 / n, 20+ 8         2e-3
 
-The prior is a mixture below 1,000 patients and a flow from there on. A batch holds no more than about 16,384 visits.
+The prior is a mixture below 1,000 patients and a flow from there on. A batch holds
+no more than about 1,536 visits (6,144 above 3,000 patients).
 Courses of at most 4 visits have no w; else a segment is a sixteenth of the longest course, but at least 4 visits.
 
 Phases:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["hide_some", "net_of", "phases", "settle"]
 
 FLOW_FROM = 1_000
-VISITS_PER_BATCH = 16_384
+VISITS_PER_BATCH = 1_536
 SEGMENTS = 16
 COLLAPSED = 0.01  # nats: a latent dimension below this carries nothing
 
@@ -61,7 +62,8 @@ def net_of(settings: TemporalVAE, shape: Shape) -> Net:
 
 def training_of(asked: Training, n: int, mean_length: float) -> Training:
     batch = 256 if n > 3_000 else 128 if n >= 500 else max(32, min(128, n // 4))
-    batch = max(8, min(batch, int(VISITS_PER_BATCH / max(mean_length, 1.0)), n))
+    visits = VISITS_PER_BATCH if n <= 3_000 else 4 * VISITS_PER_BATCH
+    batch = max(8, min(batch, int(visits / max(mean_length, 1.0)), n))
     epochs = 300.0 if n < 500 else 120.0 if n <= 3_000 else max(20.0, 400_000 / n)
     recipe = Training(
         batch_size=batch, epochs=epochs, patience=25 if n < 500 else 12 if n <= 3_000 else 8,

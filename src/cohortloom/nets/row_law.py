@@ -294,7 +294,7 @@ class RowLaw(nn.Module):
         for j, places in _pieces(self.column_of_output):
             out[:, places] = sums[:, j] @ self.outward[:, places]
         weight = self.inward_units.view(RANK, len(self.columns), self.units).transpose(0, 1)
-        return out, torch.bmm(sums.transpose(0, 1), weight).transpose(0, 1).reshape(len(token), -1)
+        return out, torch.bmm(sums.transpose(0, 1), weight).transpose(0, 1).flatten(1)
 
     def _embedded(self, token: Tensor, score: Tensor) -> Tensor:
         each = [self.embedded(j, token[:, j], score[:, j], self.inward) for j in range(len(self.columns))]
@@ -358,7 +358,7 @@ class RowCursor:
             self.out = self.out + law.lag(law.hide(torch.cat([dense, before.has, before.absent, before.due, since], 1)))
             self.out = self.out + F.pad(dense[:, : d.n_tokens] * law.same, (0, law.n_out - d.n_tokens))
             each = torch.stack([before.score, before.absent, since, since.square()], 2)
-            self.inner = self.inner + torch.bmm(each.transpose(0, 1), law.recall).transpose(0, 1).reshape(len(h), -1)
+            self.inner = self.inner + torch.bmm(each.transpose(0, 1), law.recall).transpose(0, 1).flatten(1)
             self.rho = law.rho(before)
             self.pull = self.rho * (before.score - before.base)[:, d.numbers]
             self.shrink = 0.5 * torch.log1p(-self.rho.square() + 1e-4)

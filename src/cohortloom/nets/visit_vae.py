@@ -356,9 +356,14 @@ class VisitVAE(nn.Module):
         return torch.stack(list(self.parts(batch, latents, cells).values())).sum(0)
 
     def parts(
-        self, batch: Batch, latents: Latents, cells: Visible | None = None, only: Sequence[str] | None = None
+        self,
+        batch: Batch,
+        latents: Latents,
+        cells: Visible | None = None,
+        only: Sequence[str] | None = None,
+        w: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The same for each law by itself, or for some laws `only`."""
+        """The same for each law by itself, or for some laws `only`; `w`: w(t) of each visit, if known."""  # fmt: skip
         s, laws = batch.statics, {n: law for n, law in self.laws.items() if only is None or n in only}
         out = {}
         if "statics" in laws:
@@ -367,7 +372,7 @@ class VisitVAE(nn.Module):
         if not self.has_visits or not len(batch.owner):
             return out
         counts = None if cells is None else cells.step
-        w = self.slow_at(latents, self.segments(batch), len(batch.owner))
+        w = self.slow_at(latents, self.segments(batch), len(batch.owner)) if w is None else w
         first, later = (torch.nonzero(found).squeeze(1) for found in (batch.position == 0, batch.position > 0))
 
         def put(name: str, each: Tensor, rows: Tensor) -> None:
