@@ -141,6 +141,13 @@ class History:
             if name not in ("spec", "_first_token"):
                 setattr(self, name, value[rows])
 
+    def put(self, rows: np.ndarray, other: "History") -> None:
+        """Take some subjects' state from another history that has only them."""
+        for name, value in vars(self).items():
+            if name not in ("spec", "_first_token"):
+                setattr(self, name, value := value.copy())
+                value[rows] = getattr(other, name)
+
     def update(self, steps: Steps) -> None:
         """Append one visit of every subject."""
         self.seen = self.seen + 1
@@ -221,15 +228,18 @@ def walk(
     steps: Steps,
     length: Int[np.ndarray, "subject"],
     bounds: Float[np.ndarray, "subject bound"],
+    n_visits: Float[np.ndarray, "subject"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row feature"], Int[np.ndarray, "row code"]]]:
     """Features of every visit but the first: for each position the rows, their features and last codes.
 
-    Subjects are put longest first, so at each position those still alive are a prefix.
+    Subjects are put longest first, so at each position those still alive are a prefix. `n_visits` is what the features
+    take for the number of visits, `length` unless given.
     """
     order = np.argsort(-length, kind="stable")
     starts = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64) if len(length) else length
     starts, n_left = starts[order], length[order]
-    history = History(spec, n_left.astype(float), bounds[order])
+    total = length if n_visits is None else n_visits
+    history = History(spec, total[order].astype(float), bounds[order])
     for position in range(int(length.max(initial=0)) - 1):
         alive = int(np.searchsorted(-n_left, -(position + 1)))  # subjects with a visit after this one
         history.keep(slice(0, alive))
