@@ -5,7 +5,8 @@ One row of numbers per waveform record, in this order of sources:
     label                    each label a record may carry (several at once), if its label is known
     static columns           numbers, flags and ranks as they are, categories level by level, moments (date of birth)
                              as years from then to the record
-    visit and event columns  the value of the record's own visit, else the nearest in time of that patient;
+    visit columns            the value at the record's own visit, known or not; without a visit the nearest in time
+    event columns            the value of the record's own visit, else the nearest in time of that patient;
                              of a long table each frequent code is a column of its own
     codes                    whether the patient has the code (diagnoses, drugs) up to the record, its visit included
 
@@ -13,7 +14,7 @@ Numbers are standardised on the training records. What is not known is 0 with ob
 nothing is known is a row like any other.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class ContextFeature:
         level: Level of a category, label or code whose presence it tells; "" for a number.
         code: Code of a long table whose value it is.
         mean, sd: Of the training records.
+        log: Is the logarithm taken first? So for positive numbers that are less skewed on that scale.
     """
 
     table: str
@@ -49,6 +51,7 @@ class ContextFeature:
     code: str = ""
     mean: float = 0.0
     sd: float = 1.0
+    log: bool = False
 
     @property
     def name(self) -> str:
@@ -78,8 +81,10 @@ class RecordContext:
         for k in np.argsort(-share, kind="stable")[:MOST]:
             seen = values[observed[:, k], k]
             if share[k] >= LEAST_SEEN and seen.std() > 1e-9:
-                chosen.append((k, float(seen.mean()), float(seen.std())))
-        scaled = [ContextFeature(**{**asdict(candidates[k]), "mean": m, "sd": s}) for k, m, s in sorted(chosen)]
+                log = bool(seen.min() > 0) and abs(_skew(np.log(seen))) < abs(_skew(seen))
+                seen = np.log(seen) if log else seen
+                chosen.append((k, {"mean": float(seen.mean()), "sd": float(seen.std()), "log": log}))
+        scaled = [replace(candidates[k], **scale) for k, scale in sorted(chosen, key=lambda c: c[0])]
         return cls(signal, (*labels, *scaled))
 
     @property
@@ -101,6 +106,9 @@ class RecordContext:
         """
         values, observed = self._raw(cohort, records)
         mean, sd = (np.array([getattr(f, a) for f in self.features]) for a in ("mean", "sd"))
+        for k in (k for k, f in enumerate(self.features) if f.log):
+            observed[:, k] &= values[:, k] > 0
+            values[:, k] = np.log(np.where(observed[:, k], values[:, k], 1.0))
         return np.where(observed, (values - mean) / sd, 0.0) if len(mean) else values, observed
 
     def _raw(self, cohort: Cohort, records: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +140,11 @@ class RecordContext:
 
 _RANKED = ("number", "count", "flag", "ordinal")
 _NAMED = ("category", "code")
+
+
+def _skew(x: np.ndarray) -> float:
+    z = (x - x.mean()) / max(float(x.std()), 1e-12)
+    return float(np.mean(z**3))
 
 
 def _of_table(cohort: Cohort, name: str) -> list[ContextFeature]:
@@ -184,6 +197,8 @@ def _column(cohort: Cohort, base: pl.DataFrame, feature: ContextFeature) -> pl.S
     own = frame.drop_nulls("visit_id").unique(["subject_id", "visit_id"], keep="last", maintain_order=True)
     own = own.with_columns(pl.col("visit_id").cast(base["visit_id"].dtype)).select("subject_id", "visit_id", "value")
     same = base.join(own, on=["subject_id", "visit_id"], how="left", maintain_order="left")["value"]
+    if table.role == "visit":  # the visit is known, so what it leaves open is unknown: another day's pulse misleads
+        nearest = nearest.set(base["visit_id"].is_not_null(), None)
     return pl.select(pl.coalesce(same, nearest)).to_series()
 
 

@@ -7,8 +7,10 @@ bound is known, probabilistic PCA, so nothing is trained:
 
 and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
 
-`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + e, ridge regression with residuals e
-from a Gaussian mixture whose number of parts is chosen by BIC. Of one patient's records the standard normal draws
+`RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + s(c) e, ridge regression with residuals
+e from a Gaussian mixture whose number of parts is chosen by BIC. Their size depends on c too, log s = B c / 2 from a
+ridge regression of the log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not. Of
+one patient's records the standard normal draws
 behind e are correlated, by the intraclass correlation found in training: the same heart, another day. Context that is
 unknown is drawn given what is known, so a missing condition widens the law instead of shifting it.
 
@@ -105,7 +107,7 @@ class RecordPrior(_Fitted):
         d = n_facts
         self._room(
             middle=(n_context,), spread=(n_context, n_context), slope=(n_context, d), offset=(d,), weight=(PARTS,),
-            mean=(PARTS, d), factor=(PARTS, d, d), low=(d,), high=(d,), alike=(d,),
+            mean=(PARTS, d), factor=(PARTS, d, d), low=(d,), high=(d,), alike=(d,), scale=(n_context, d),
         )  # fmt: skip
 
     def fit(
@@ -118,48 +120,32 @@ class RecordPrior(_Fitted):
     ) -> None:
         """Fit to training records; `subject` numbers their patients."""
         n, d = y.shape
-        self._fit_context(context, observed)
-        c = self.filled(context, observed, rng.child("fill"))
+        middle, spread = _moments(context, observed)
+        self._keep(middle=middle, spread=spread)
+        # what is unknown is drawn given the facts too, else their tie to it would be weakened
+        joint, known = np.concatenate([context, y], axis=1), np.concatenate([observed, np.ones(y.shape, bool)], axis=1)
+        c = _filled(joint, known, *_moments(joint, known), rng.child("fill"))[:, : context.shape[1]]
         slope, offset = _ridge(c, y)
-        e = y - c @ slope - offset
+        scale = np.zeros_like(slope)
+        for _ in range(2):  # records of little scatter count more, stray ones less
+            e = y - c @ slope - offset
+            scale = _ridge(c, np.log(np.square(e) + 1e-4))[0]
+            e = e / _size(c, scale)
+            usual = np.maximum(1.5 * np.median(np.abs(e), axis=0), 1e-3)
+            slope, offset = _ridge(c, y, 1 / (np.square(_size(c, scale)) * (1 + np.square(e / usual) / 4)))
+        e = (y - c @ slope - offset) / _size(c, scale)
         weight, mean, factor, whole = _mixture(e, rng)
         white = np.linalg.solve(whole, (e - e.mean(axis=0)).T).T if n > 1 else np.zeros((n, d))
         low, high = (np.quantile(y, q, axis=0) for q in (0.0, 1.0))
         margin = 0.15 * (high - low)
         self._keep(
             slope=slope, offset=offset, weight=weight, mean=mean, factor=factor, low=low - margin, high=high + margin,
-            alike=_intraclass(white, subject),
+            alike=_intraclass(white, subject), scale=scale,
         )  # fmt: skip
-
-    def _fit_context(self, context: np.ndarray, observed: np.ndarray) -> None:
-        n, m = context.shape
-        seen = np.maximum(observed.sum(axis=0), 1)
-        middle = np.where(observed, context, 0.0).sum(axis=0) / seen
-        centred = np.where(observed, context - middle, 0.0)
-        pairs = np.maximum(observed.T.astype(float) @ observed, 1.0)
-        covariance = centred.T @ centred / pairs
-        share = min(1.0, (m + 2) / max(n, 1))  # shrunk towards its diagonal
-        covariance = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + 1e-6 * np.eye(m)
-        value, axes = np.linalg.eigh(covariance)  # pairwise moments need not be positive definite
-        self._keep(middle=middle, spread=(axes * np.maximum(value, 1e-6)) @ axes.T)
 
     def filled(self, context: np.ndarray, observed: np.ndarray, rng: Rng) -> np.ndarray:
         """The context with what is unknown drawn given what is known."""
-        out, draw = context.copy(), rng.numpy.standard_normal(context.shape)
-        if observed.all() or not context.size:
-            return out
-        middle, spread = self._get("middle"), self._get("spread")
-        patterns, which = np.unique(observed, axis=0, return_inverse=True)
-        for p, known in enumerate(patterns):
-            if known.all():
-                continue
-            rows, gone = np.flatnonzero(which.reshape(-1) == p), ~known
-            gain = np.linalg.solve(spread[np.ix_(known, known)], spread[np.ix_(known, gone)])
-            left = spread[np.ix_(gone, gone)] - spread[np.ix_(gone, known)] @ gain
-            root = np.linalg.cholesky(left + 1e-6 * np.eye(len(left)))
-            centre = middle[gone] + (context[np.ix_(rows, known)] - middle[known]) @ gain
-            out[np.ix_(rows, gone)] = centre + draw[np.ix_(rows, gone)] @ root.T
-        return out
+        return _filled(context, observed, self._get("middle"), self._get("spread"), rng)
 
     def draw(
         self,
@@ -178,7 +164,7 @@ class RecordPrior(_Fitted):
         alike, part = self._get("alike"), part[place]
         u = np.sqrt(alike) * shared + np.sqrt(1 - alike) * own
         e = self._get("mean")[part] + np.einsum("rij,rj->ri", self._get("factor")[part], u)
-        y = c @ self._get("slope") + self._get("offset") + e
+        y = c @ self._get("slope") + self._get("offset") + _size(c, self._get("scale")) * e
         return np.clip(y, self._get("low"), self._get("high"))
 
 
@@ -210,16 +196,59 @@ class LabelLaw(_Fitted):
         return (score + rng.numpy.gumbel(size=score.shape)).argmax(axis=1)
 
 
-def _ridge(c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of columns with unknown values, pair by pair, shrunk towards its diagonal."""
+    n, m = x.shape
+    seen = np.maximum(observed.sum(axis=0), 1)
+    middle = np.where(observed, x, 0.0).sum(axis=0) / seen
+    centred = np.where(observed, x - middle, 0.0)
+    pairs = np.maximum(observed.T.astype(float) @ observed, 1.0)
+    covariance = centred.T @ centred / pairs
+    share = min(1.0, (m + 2) / max(n, 1))
+    covariance = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + 1e-6 * np.eye(m)
+    value, axes = np.linalg.eigh(covariance)  # pairwise moments need not be positive definite
+    return middle, (axes * np.maximum(value, 1e-6)) @ axes.T
+
+
+def _filled(x: np.ndarray, observed: np.ndarray, middle: np.ndarray, spread: np.ndarray, rng: Rng) -> np.ndarray:
+    """Unknown values drawn given the known ones of their row."""
+    out, draw = x.copy(), rng.numpy.standard_normal(x.shape)
+    if observed.all() or not x.size:
+        return out
+    patterns, which = np.unique(observed, axis=0, return_inverse=True)
+    for p, known in enumerate(patterns):
+        if known.all():
+            continue
+        rows, gone = np.flatnonzero(which.reshape(-1) == p), ~known
+        gain = np.linalg.solve(spread[np.ix_(known, known)], spread[np.ix_(known, gone)])
+        left = spread[np.ix_(gone, gone)] - spread[np.ix_(gone, known)] @ gain
+        root = np.linalg.cholesky(left + 1e-6 * np.eye(len(left)))
+        centre = middle[gone] + (x[np.ix_(rows, known)] - middle[known]) @ gain
+        out[np.ix_(rows, gone)] = centre + draw[np.ix_(rows, gone)] @ root.T
+    return out
+
+
+def _ridge(c: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Slope and offset; each output has its own penalty, chosen by generalised cross-validation.
 
     One penalty for all would let the many outputs that hardly depend on the context take away the few that do.
+    Weights are by record and output; their mean is brought to 1.
     """
     if not c.shape[1] or len(c) < 3:
         return np.zeros((c.shape[1], y.shape[1])), y.mean(axis=0)
-    centre, level = c.mean(axis=0), y.mean(axis=0)
-    u, size, v = np.linalg.svd(c - centre, full_matrices=False)
-    target, total = u.T @ (y - level), np.square(y - level).sum(axis=0)
+    if weight is not None:
+        parts = [_weighted(c, y[:, [k]], weight[:, k] / weight[:, k].mean()) for k in range(y.shape[1])]
+        return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
+    return _weighted(c, y, np.ones(len(c)))
+
+
+def _weighted(c: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression with one weight per record."""
+    share, root = weight / weight.sum(), np.sqrt(weight)[:, None]
+    centre, level = share @ c, share @ y
+    u, size, v = np.linalg.svd(root * (c - centre), full_matrices=False)
+    aim = root * (y - level)
+    target, total = u.T @ aim, np.square(aim).sum(axis=0)
     penalties = np.geomspace(1e-2, 1e5, 22)
     score = np.full((len(penalties), y.shape[1]), np.inf)
     for i, penalty in enumerate(penalties):
@@ -231,6 +260,11 @@ def _ridge(c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     best = penalties[score.argmin(axis=0)]
     slope = v.T @ (size[:, None] / (np.square(size)[:, None] + best) * target)
     return slope, level - centre @ slope
+
+
+def _size(c: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Relative standard deviation of the residuals given the context, within a factor of e^1.5."""
+    return np.exp(np.clip(0.5 * (c @ scale), -1.5, 1.5))
 
 
 def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
