@@ -6,18 +6,20 @@ Three samples of one population play training, held-out and synthetic patients; 
 alarm, and the JSON names each score that gave one. `clinic` is the simulated population of the evaluation tests (250
 patients a sample, new ones for every split). Real cohorts are split by patient into three at random: all of pbc (104 a
 sample), random parts of 750 of the others (250 a sample). Splits of one cohort share patients, so that its reports are
-not independent.
+not independent. `--only` measures some groups; scores do not depend on what else is measured, so that the failed scores
+of two runs over the same splits add up (`--add` keeps the rows of the result file).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import ROOT, parser, save
+from benchmarks.common import RESULTS, ROOT, parser, save
 
 PATIENTS = 250
 
@@ -25,18 +27,19 @@ PATIENTS = 250
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--cohorts", nargs="+", default=["clinic=100"], help="splits of each cohort")
+    options.add_argument("--only", nargs="+", default=None, help="groups of scores")
+    options.add_argument("--add", action="store_true", help="add to the rows of the result file")
     chosen = options.parse_args()
     sys.path.insert(0, str(ROOT / "tests" / "evaluation"))
     from cohortloom.evaluation import evaluate
 
-    rows: list[dict[str, Any]] = []
+    path = chosen.out or RESULTS / "false_alarms.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if chosen.add else []
     for name, _, splits in (word.partition("=") for word in chosen.cohorts):
         for k in range(chosen.seeds[0], chosen.seeds[0] + int(splits or 20)):
             train, held_out, good = _samples(name, k, chosen.data)
-            report = evaluate(good, train=train, held_out=held_out, seed=k, fast=True)
-            judged = sum(s.passed is not None for s in report.scores)
-            rows.append({"cohort": name, "split": k, "judged": judged, "failed": [s.key for s in report.failed]})
-            print(name, k, rows[-1]["failed"], flush=True)
+            report = evaluate(good, train=train, held_out=held_out, seed=k, only=chosen.only, fast=True)
+            _enter(rows, name, k, report)
             save("false_alarms", rows, out=chosen.out, summary=_summary(rows))
 
 
@@ -60,13 +63,32 @@ def _whole(name: str, data):
     return cohort_of(name, data, None, 0)
 
 
+def _enter(rows: list[dict[str, Any]], name: str, split: int, report) -> None:
+    """Put a report into the row of its split."""
+    row = next((r for r in rows if (r["cohort"], r["split"]) == (name, split)), None)
+    if row is None:
+        rows.append(row := {"cohort": name, "split": split, "groups": [], "judged": 0, "failed": []})
+    new = [s for s in report.scores if s.group not in row["groups"]]
+    row["judged"] += sum(s.passed is not None for s in new)
+    row["failed"] += [s.key for s in new if s.passed is False]
+    row["groups"] += [g for g in report.provenance["groups"] if g not in row["groups"]]
+    print(name, split, row["failed"], flush=True)
+
+
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reports and alarms of each cohort: of all splits, and of those with every group measured."""
     found = []
     for name in dict.fromkeys(r["cohort"] for r in rows):
         mine = [r for r in rows if r["cohort"] == name]
-        found.append(
-            {"cohort": name, "splits": len(mine), "reports_with_an_alarm": sum(bool(r["failed"]) for r in mine)}
-        )
+        most = max(len(r["groups"]) for r in mine)
+        for words, some in (
+            ("every split, groups measured in all of them", mine),
+            ("splits with the most groups", [r for r in mine if len(r["groups"]) == most]),
+        ):
+            shared = set.intersection(*(set(r["groups"]) for r in some))
+            alarms = sum(any(key.split(".")[0] in shared for key in r["failed"]) for r in some)
+            entry = {"cohort": name, "of": words, "splits": len(some), "reports_with_an_alarm": alarms}
+            found.append(entry | {"groups": len(shared)})
     return found
 
 

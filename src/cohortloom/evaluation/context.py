@@ -33,7 +33,7 @@ __all__ = ["Context", "Draws", "prepare"]
 
 GROUPS = 250
 FAST_PATIENTS = 2000
-DEALINGS = 200
+DEALINGS = 400
 NAMES = ("synthetic", "train", "held_out", "independent")
 
 

@@ -3,7 +3,7 @@
 Each measure is a sum of statistics over patients, S = sum_i s_i, a curve f(S) (shares, correlations, ...) and a
 distance d(f(S_a), f(S_b)) with one component per column or pair of columns. Because S is a sum, a resample is a
 weighted sum of group sums, and the law of d between two cohorts of one kind follows from dealing: synthetic and
-held-out patients are pooled and dealt anew into two parts of the same sizes, 200 times.
+held-out patients are pooled and dealt anew into two parts of the same sizes, 400 times.
 
 Limits. A score fails beyond
 
@@ -13,12 +13,13 @@ Limits. A score fails beyond
 association nobody needs to mind, as a share of losing all of it. q makes this a permutation test: were the synthetic
 patients a second sample of real ones, each way of dealing would be as likely as the one at hand, so that the test is
 exact whatever the laws are, heavy tails and patients with a thousand rows included (dealing training and held-out
-patients would not be: a second sample may hold a patient unlike all of them). q lies at 1 - .05/125, so that all scores
-of a report together stay quiet for a second real sample in 95 of 100 cases (Bonferroni). 200 dealings do not reach so
-far; q is that of the gamma law with their mean, variance and skewness (.5 at least), and the way from the mean to q is
-lengthened by 1 + 10 / groups. For the worst component the largest standardised component takes the place of d: it needs
-no correction for the number of components, as the largest one is what was dealt as well. Columns that fewer than ten
-groups of patients have are left out.
+patients would not be: a second sample may hold a patient unlike all of them). q lies at 1 - .05/200, so that all scores
+of a report together stay quiet for a second real sample in 95 of 100 cases (Bonferroni, and room for what follows). 400
+dealings do not reach so far; q is that of the gamma law with their mean, variance and skewness (at least .6, of the
+worst component .8: few draws show too little of it), and the way from the mean to q is lengthened by 1 + 10 / groups.
+For the worst component the largest standardised component takes the place of d: it needs no correction for the number
+of components, as the largest one is what was dealt as well. Columns that fewer than ten groups of patients have are
+left out.
 
 Verdicts. A value beyond its limit is a fault whatever n is. A value within it is only good news if a useless cohort
 would have failed: where the useless value (that of the independent anchor, or a fixed one for marginals) lies within
@@ -53,7 +54,8 @@ __all__ = [
     "support_of",
 ]
 
-ALPHA = 0.05 / 125
+ALPHA = 0.05 / 200
+AT_ONCE = 100
 FEWEST = 10
 FEWEST_GROUPS = 10
 SHARE_OF_MEAN, SHARE_OF_WORST = 0.1, 0.2
@@ -115,6 +117,11 @@ def compute(ctx: Context, measure: Measure) -> Result:
         with np.errstate(invalid="ignore", divide="ignore"):
             return measure.distance(measure.curve(a), measure.curve(b))[..., measure.keep]
 
+    def drawn(left: np.ndarray, a: np.ndarray, right: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Distances of all draws, a hundred at once to keep memory small."""
+        cuts = range(0, len(left), AT_ONCE)
+        return np.concatenate([far(left[i : i + AT_ONCE] @ a, right[i : i + AT_ONCE] @ b) for i in cuts])
+
     held = flat("held_out").sum(0)
     pool = np.concatenate([flat("synthetic"), flat("held_out")])
     return Result(
@@ -122,8 +129,8 @@ def compute(ctx: Context, measure: Measure) -> Result:
         far(flat("train").sum(0), held),
         far((draws.copies @ flat("train"))[0], held),
         far(flat("independent").sum(0), held),
-        far(draws.dealt @ pool, (1 - draws.dealt) @ pool),
-        far(draws.synthetic @ flat("synthetic"), draws.held_out @ flat("held_out")),
+        drawn(draws.dealt, pool, 1 - draws.dealt, pool),
+        drawn(draws.synthetic, flat("synthetic"), draws.held_out, flat("held_out")),
     )
 
 
@@ -137,12 +144,13 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     labels = [label for label, k in zip(measure.labels, measure.keep, strict=True) if k]
     center, spread = r.null.mean(0), np.maximum(r.null.std(0, ddof=1), 1e-9)
     few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "held_out"))
-    high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA)
+    high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA, 0.8)
     limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
     useless = r.independent if measure.useless is None else np.full(n_kept, measure.useless)
     if measure.useless is None:
         limits = np.maximum(limits, SHARE_OF_WORST * r.independent)
-    order = np.argsort(-r.value / limits, kind="stable")
+    telling = (r.value > limits) | (useless > limits)  # components that could have failed a useless cohort come first
+    order = np.lexsort((-r.value / limits, ~telling))
     table = [
         {
             "of": labels[i],
@@ -169,8 +177,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
         )  # fmt: skip
     key = measure.key if n_kept == 1 else f"{measure.key}_worst"
     name = f"{measure.name}: {labels[w]}" if n_kept == 1 else f"{measure.name}, worst: {labels[w]}"
-    # a verdict on the worst component is possible if any component could have failed a useless cohort
-    blank = float(limits[w] + 1) if (useless > limits).any() else float(useless[w])
+    blank = float(useless[w])
     scores.append(
         _score(ctx, measure, group, key, name, float(limits[w]), blank,
                [float(a[w]) for a in (r.value, r.floor, r.bootstrap, r.independent)],
@@ -212,14 +219,14 @@ def centred_interval(value: float, draws: np.ndarray) -> tuple[float, float]:
     return max(0.0, float(value + low)), float(value + high)
 
 
-def upper_quantile(draws: np.ndarray, p: float) -> float:
-    """Quantile of the gamma law with the draws' mean, variance and skewness (taken to lie between .5 and 2)."""
+def upper_quantile(draws: np.ndarray, p: float, least_skew: float = 0.6) -> float:
+    """Quantile of the gamma law with the draws' mean, variance and skewness (taken to be at most 2)."""
     from scipy.stats import gamma  # heavy
 
     mean, sd = float(draws.mean()), float(draws.std(ddof=1))
     if sd <= 1e-12:
         return mean
-    skew = float(np.clip(((draws - mean) ** 3).mean() / sd**3, 0.5, 2.0))
+    skew = float(np.clip(((draws - mean) ** 3).mean() / sd**3, least_skew, 2.0))
     shape = 4 / skew**2
     return float(mean + sd * (gamma.ppf(p, shape) - shape) / np.sqrt(shape))
 

@@ -51,11 +51,12 @@ def values(ctx: Context) -> list[Score]:
 
 
 def rare_levels(ctx: Context) -> list[Score]:
-    """Share of patients with a rare level (0.5 to 10 % of real patients have it) that is lost.
+    """Share of patients with a rare level (0.5 to 10 % of real patients have it) that is lost: 1 - sqrt(p / p_real).
 
-    The total variation of a column hardly moves when a level of 4 % vanishes; its relative loss is 1.
+    The total variation of a column hardly moves when a level of 4 % vanishes; its loss is 1. Square roots of counts
+    have equal noise whatever the count.
     """
-    key, name = "marginal.rare_levels", "rare levels lost, share of their patients"
+    key, name = "marginal.rare_levels", "rare levels lost, 1 - sqrt(share of patients / real share)"
     items = []
     for f in ctx.fields:
         if f.is_number:
@@ -76,12 +77,12 @@ def rare_levels(ctx: Context) -> list[Score]:
         return s[..., 1:] / np.maximum(s[..., :1], 1)
 
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.maximum(b - a, 0) / np.where(b > 0, b, 1)
+        return np.maximum(1 - np.sqrt(a / np.where(b > 0, b, 1)), 0) * (b > 0)
 
     sums = ctx.sums(count)
     keep = np.minimum(sums["train"].sum(0), sums["held_out"].sum(0))[1:] >= 5
     labels = tuple(f"{f.name} = {f.levels[k]}" for f, k in items)
-    return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.15, 0.3), useless=1.0))
+    return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.08, 0.16), useless=1.0))
 
 
 def _patients_with(view: View, f: Field) -> np.ndarray:
