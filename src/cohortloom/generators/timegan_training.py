@@ -89,7 +89,7 @@ def phases(
     size: Size,
 ) -> list[Phase]:
     """Everything that is trained."""
-    base = overridden(Training(learning_rate=2e-3, ema=0.99), asked)
+    base = overridden(Training(learning_rate=8e-3, ema=0.99), asked)
     embed = [*net.auto.parameters()]
     out = [
         Phase("embed", net, train, [Objective("evidence", embed, _evidence(net, data, recipe))], held_out,
