@@ -23,6 +23,7 @@ GENERATORS = Registry(
         "sdv-par": "sdv_par:SdvPar",
         "sdv-static": "sdv_static:SdvStatic",
         "temporal-vae": "temporal_vae:TemporalVAE",
+        "timegan": "timegan:TimeGAN",
     },
     group="cohortloom.generators",
 )
