@@ -1,0 +1,54 @@
+"""Defaults on small cohorts, and what a user sees when training diverges."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom import rules
+from cohortloom.errors import TrainingError
+from cohortloom.generators import create
+from cohortloom.nets.columnar import ColumnNet
+from cohortloom.testing.checks import small_cohort
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [50, 300])
+def test_defaults_give_valid_patients_on_small_cohorts(n):
+    """Schema and rules hold, marginals are near; 300 patients are enough for pressure to go with age."""
+    real = small_cohort(n, seed=1)
+    drawn = create("columnar-ar").fit(real, seed=0).sample(600, seed=1)
+    assert drawn.n_subjects == 600 and rules.broken_subjects(drawn).is_empty() and rules.check(drawn) == []
+
+    def facts(cohort):
+        count = cohort.tables["visits"].group_by("subject_id").len()
+        each = cohort.subjects.to_frame("subject_id").join(count, on="subject_id", how="left")["len"].fill_null(0)
+        visits = cohort.tables["visits"].join(cohort.tables["patients"], on="subject_id")
+        return {
+            "visits": each.mean(),
+            "pressure": visits["sbp"].mean(),
+            "missing": visits["sbp"].is_null().mean(),
+            "age": visits.select(pl.corr("sbp", "age")).item(),
+        }
+
+    one, two = facts(real), facts(drawn)
+    spread = real.tables["visits"]["sbp"].std()
+    within = {"visits": 0.35 * one["visits"], "pressure": 0.4 * spread, "missing": 0.1}
+    within |= {"age": 0.3} if n >= 300 else {}
+    assert all(abs(one[name] - two[name]) < within[name] for name in within), (one, two)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_divergence_names_the_network_the_cause_and_what_to_do(monkeypatch, what):
+    whole = ColumnNet.log_prob
+
+    def broken(self, rows):
+        cells = whole(self, rows)
+        if what == "loss":
+            return cells * np.nan
+        return cells + (self.own_bias.sum() - self.own_bias.sum().detach()).abs().sqrt()  # slope of sqrt at 0
+
+    monkeypatch.setattr(ColumnNet, "log_prob", broken)
+    model = create("columnar-ar", members=1, training={"steps": 20, "retries": 1})
+    with pytest.raises(TrainingError, match=r'"statics 0" diverged 2 times \(likelihood: .*not finite') as error:
+        model.fit(small_cohort(40), seed=0)
+    assert "learning_rate" in str(error.value) and "cohortloom.validate" in str(error.value)
