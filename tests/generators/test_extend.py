@@ -235,3 +235,14 @@ def test_unused_statics_are_not_made_up(cohort, weekly):
     """A patient without a static row has none afterwards."""
     full = weekly.impute(cohort, seed=0)
     assert full.tables["patients"].height == cohort.tables["patients"].height < cohort.n_subjects
+
+
+def test_waveforms_are_filled_one_draw_at_a_time():
+    """Copies of patients would lose their records in silence."""
+    from cohortloom.generators.impute import copies
+    from cohortloom.testing.checks import small_waves
+
+    waves = small_waves(4)
+    assert copies(waves, 1) is waves
+    with pytest.raises(SettingsError, match="one draw at a time"):
+        copies(waves, 2)

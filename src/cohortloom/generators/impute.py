@@ -67,6 +67,8 @@ def copies(cohort: Cohort, draws: int) -> Cohort:
         raise SettingsError("impute: draws must be at least 1.")
     if draws == 1 or not cohort.n_subjects:
         return cohort
+    if cohort.signals:
+        raise SettingsError("impute: waveforms are filled one draw at a time. Call it with several seeds instead.")
     return renamed(cohort, cohort.subjects.gather(np.repeat(np.arange(cohort.n_subjects), draws)),
                    repeated(cohort.subjects, draws))  # fmt: skip
 

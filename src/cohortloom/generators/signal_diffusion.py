@@ -25,7 +25,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -502,9 +502,11 @@ class SignalDiffusion(TorchGenerator):
 
     # -- what is missing -------------------------------------------------------------------------------------------
 
-    def _impute(self, cohort: Cohort, rng: Rng) -> Cohort:
+    def _impute(self, cohort: Cohort, rng: Rng, columns: Sequence[str] | None = None) -> Cohort:
         from cohortloom.generators.signal_inpaint import inpaint
 
+        if columns is not None:
+            raise SettingsError(f"{self.name} fills waveforms; columns of tables can't be chosen.")
         return inpaint(self, cohort, rng)
 
 
