@@ -55,6 +55,15 @@ def first_of(ctx: Context, figure: str, items: list, most: int, name: Callable[[
     return items[:most], f" Not shown: {shortened(rest)}."
 
 
+def bin_edges(low: float, high: float, known: np.ndarray) -> np.ndarray:
+    """Edges of about 24 bins of equal width; bins of whole numbers hold equally many of them, or a comb would show."""
+    if (known == np.round(known)).all():
+        width = max(1, int(np.ceil((high - low + 1) / 24)))
+        low = np.floor(low)
+        return low - 0.5 + width * np.arange(int(np.ceil((np.ceil(high) - low + 1) / width)) + 1)
+    return np.linspace(low, high if high > low else low + 1, 25)
+
+
 def titled(panel: dict) -> str:
     return panel["title"]
 
@@ -74,11 +83,11 @@ def distributions(ctx: Context) -> list[Figure]:
             low, high = np.quantile(known, [0.005, 0.995])
             if low == high:
                 continue
-            edges = np.linspace(low, high, 25)
+            edges = bin_edges(low, high, known)
             series = []
             for label, name in SHOWN:
                 x = ctx.views[name].columns[f.name]
-                x = np.clip(x[np.isfinite(x)], low, high)
+                x = np.clip(x[np.isfinite(x)], edges[0], edges[-1])
                 if len(x):
                     share = np.histogram(x, edges)[0] / len(x)
                     series.append({"name": label, "x": plain(edges), "y": plain([*share, share[-1]]), "step": True})
@@ -95,14 +104,16 @@ def distributions(ctx: Context) -> list[Figure]:
                 bars.append({"title": f.name, "labels": [f.levels[k] for k in order], "series": series})
     found = []
     if curves:
-        curves, rest = first_of(ctx, "Laws of numbers", curves, MOST_PANELS, titled)
+        curves, rest = first_of(ctx, "Distributions of numbers", curves, MOST_PANELS, titled)
         content = {"x_label": "value", "y_label": "share of values", "panels": curves}
-        note = f"Share of values in 24 bins of equal width; the outermost bins hold all beyond.{rest}"
-        found.append(Figure("curves", "Laws of numbers", content, note, "marginal"))
+        note = f"Share of values in bins of equal width; the outermost bins hold all beyond.{rest}"
+        found.append(Figure("curves", "Distributions of numbers", content, note, "marginal"))
     if bars:
-        bars, rest = first_of(ctx, "Laws of categories", bars, MOST_PANELS, titled)
+        bars, rest = first_of(ctx, "Distributions of categories", bars, MOST_PANELS, titled)
         content = {"y_label": "share", "panels": bars}
-        found.append(Figure("bars", "Laws of categories", content, f"Share of recorded cells.{rest}", "marginal"))
+        found.append(
+            Figure("bars", "Distributions of categories", content, f"Share of recorded cells.{rest}", "marginal")
+        )
     return found
 
 
@@ -319,9 +330,7 @@ def gaps_and_counts(ctx: Context) -> list[Figure]:
             real = real[np.isfinite(real)]
             if len(real) < 10 or real.min() == real.max():
                 continue
-            edges = np.linspace(real.min(), np.quantile(real, 0.99), 25)
-            if edges[0] == edges[-1]:
-                continue
+            edges = bin_edges(real.min(), np.quantile(real, 0.99), real)
             series = []
             for label, name in SHOWN[:2]:
                 x = of(ctx.views[name], axis)
@@ -343,13 +352,14 @@ def gaps_and_counts(ctx: Context) -> list[Figure]:
 
 def transition_graphs(ctx: Context) -> list[Figure]:
     """Transition probabilities of each category over time."""
-    found = []
     states = [f for f in ctx.rows() if not f.is_number and not ctx.schema.tables[f.table].is_long]
     states = [f for f in states if 2 < len(f.levels) <= 9]
+    if not states:
+        return []
     states, rest = first_of(ctx, "Transitions", states, MOST_GRAPHS, lambda f: f.name)
+    panels = []
     for f in states:
         k = len(f.levels) - 1
-        panels = []
         for label, name in SHOWN[:2]:
             view = ctx.views[name]
             patient, _, x = view.series(f)
@@ -357,10 +367,11 @@ def transition_graphs(ctx: Context) -> list[Figure]:
             cell = np.where(same, x[:-1].astype(int) * k + x[1:], -1)
             counts = tally(view, patient[1:], cell, k * k).sum(0).reshape(k, k)
             share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-            panels.append({"title": label, "states": list(f.levels[:-1]), "probability": [plain(r, 3) for r in share]})
-        note = f"Probability of the state at the next recorded visit, given the state at this one.{rest}"
-        found.append(Figure("graph", f"Transitions of {f.name}", {"panels": panels}, note, "temporal"))
-    return found
+            graph = {"states": list(f.levels[:-1]), "probability": [plain(r, 3) for r in share]}
+            panels.append({"title": f"{f.column}, {label}", **graph})
+    note = f"Probability of the state at the next recorded visit, given the state at this one.{rest}"
+    content = {"panels": panels, "across": min(4, len(panels))}
+    return [Figure("graph", "Transitions", content, note, "temporal")]
 
 
 def timelines(ctx: Context) -> list[Figure]:
@@ -406,7 +417,8 @@ def timelines(ctx: Context) -> list[Figure]:
             for t, k in zip(time[new], x[new], strict=True):
                 if f.levels[k] == "false":
                     continue
-                label = f.column if f.levels[k] == "true" else f.levels[k]
+                code = ctx.schema.tables[f.table].columns[f.column].kind == "code"
+                label = f.column if f.levels[k] == "true" else f.levels[k] if code else f"{f.column} {f.levels[k]}"
                 events.append({"time": round(float(t), 3), "label": label})
         events = sorted(events, key=lambda e: e["time"])[:25]
         patients.append(

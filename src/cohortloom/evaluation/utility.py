@@ -426,11 +426,14 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
         return not_computed(ctx, _key(task, key), full, "no two models differ on real data by more than chance")
     same = np.sign(real[i, 0] - real[j, 0]) == np.sign(made[i] - made[j])
     value, n = float(same[differs].mean()), int(differs.sum())
-    measurable = n >= 3
+    made = marks["synthetic"][:, 1:]
+    kept = (np.sign(real[i, 0] - real[j, 0])[:, None] == np.sign(made[i] - made[j]))[differs].mean(axis=0)
+    low, high = (float(x) for x in np.percentile(kept, [2.5, 97.5]))
+    few = f"only {n} pairs of models differ on real data" if n < 3 else "half of the pairs lie within the interval"
+    measurable = n >= 3 and (value >= 0.5 or high < 0.5)
     return Score(
-        name=full, group="utility", key=_key(task, key), value=value, n=ctx.n, goal=Goal.HIGH, limit=0.5, floor=1.0,
-        measurable=measurable, reason="" if measurable else f"only {n} pairs of models differ on real data",
-        details=details,
+        name=full, group="utility", key=_key(task, key), value=value, interval=(low, high), n=ctx.n, goal=Goal.HIGH,
+        limit=0.5, floor=1.0, measurable=measurable, reason="" if measurable else few, details=details,
     )  # fmt: skip
 
 

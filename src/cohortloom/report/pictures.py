@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cohortloom.report.canvas import ACCENT, GRID, INK, MUTED, PAPER, series_style, svg
-from cohortloom.report.plots import _numbers, _panels, _size, matrix, short
+from cohortloom.report.plots import _numbers, _panels, _size, across, matrix, short
 
 __all__ = ["graph", "timeline"]
 
@@ -41,7 +41,7 @@ def graph(content: Mapping[str, Any], prefix: str, label: str) -> str:
         for axes, panel in _panels(figure, content):
             _one_graph(axes, panel)
 
-    return svg(*_size(content, 3.3), draw, prefix=prefix, label=label)
+    return svg(*_size(content, 2.6 if across(content) > 3 else 3.3), draw, prefix=prefix, label=label)
 
 
 def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:
@@ -51,9 +51,9 @@ def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:
     n = len(states)
     angle = np.pi / 2 - 2 * np.pi * np.arange(n) / max(n, 1)
     x, y = (np.cos(angle), np.sin(angle)) if n > 1 else (np.zeros(1), np.zeros(1))
-    radius = 0.27 if n <= 6 else 0.2
+    radius = 0.36 if n <= 4 else 0.27 if n <= 6 else 0.2
     axes.set_title(short(panel.get("title", ""), 40))
-    axes.set(xlim=(-1.4, 1.4), ylim=(-1.32, 1.32), aspect="equal")
+    axes.set(xlim=(-1.42, 1.42), ylim=(-1.4, 1.4), aspect="equal")
     axes.set_axis_off()
     nodes = [Circle(at, radius, facecolor=PAPER, edgecolor=INK, linewidth=0.9, zorder=3) for at in zip(x, y)]
     for i in range(n):
@@ -68,7 +68,8 @@ def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:
             ends = dict(posA=(x[i], y[i]), posB=(x[j], y[j]), patchA=nodes[i], patchB=nodes[j], shrinkA=0, shrinkB=1)
             look = dict(linewidth=0.6 + 3.4 * q, color=ACCENT, alpha=0.3 + 0.6 * q, mutation_scale=7 + 6 * q)
             axes.add_patch(FancyArrowPatch(**ends, **look, arrowstyle="-|>", connectionstyle="arc3,rad=0.18"))
-            if q >= 0.08:  # arc3 with rad r bends to the right of the way, by r / 2 of its length in the middle
+            if q >= 0.08 or n <= 3:
+                # arc3 with rad r bends to the right of the way, by r / 2 of its length in the middle
                 dx, dy = x[j] - x[i], y[j] - y[i]
                 at = ((x[i] + x[j]) / 2 - 0.12 * dx + 0.1 * dy, (y[i] + y[j]) / 2 - 0.12 * dy - 0.1 * dx)
                 box = dict(facecolor=PAPER, edgecolor="none", pad=0.5, alpha=0.85)
