@@ -33,6 +33,7 @@ from cohortloom.generators.temporal_vae_posterior import Known, Visits, draw_kno
 from cohortloom.generators.temporal_vae_training import net_of, phases, settle
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.columnar import ColumnShape
+from cohortloom.nets.latent_prior import importance_bound
 from cohortloom.nets.visit_vae import Latents, VisitVAE
 from cohortloom.rng import Rng
 from cohortloom.training import Phase, Training
@@ -201,7 +202,7 @@ class TemporalVAE(TorchGenerator):
             batch = courses.batch(index, draw.child("z").torch)
             stream = draw.child("latents").torch
             weights = torch.stack([self.net_.log_weight(batch, stream) for _ in range(SCORE_DRAWS)])
-            parts.append((torch.logsumexp(weights, 0) - np.log(SCORE_DRAWS)).numpy())
+            parts.append(importance_bound(weights).numpy())
         return np.concatenate(parts) + courses.impossible() if parts else np.zeros(0)
 
 

@@ -281,6 +281,7 @@ class Courses:
         time: Since the origin [usual gaps].
         start, length: First visit and number of visits of each patient.
         number: Which columns of a visit are numbers.
+        n_told: Statics that are columns of the cohort.
     """
 
     statics: Grid
@@ -297,6 +298,7 @@ class Courses:
     position: Tensor
     recorded: Tensor
     number: np.ndarray
+    n_told: int = 0
 
     @classmethod
     def of(cls, frame: Frame, encoded: Encoded) -> Courses:
@@ -308,7 +310,7 @@ class Courses:
             none, zero = torch.zeros(0, 0), torch.zeros(n, dtype=torch.long)
             empty = torch.zeros(0, dtype=torch.long)
             return cls(grid, None, None, None, torch.zeros(0, widths[0]), torch.zeros(0, widths[1]), none.long(),
-                       none.long(), none, zero, zero, empty, none.bool(), np.zeros(0, bool))  # fmt: skip
+                       none.long(), none, zero, zero, empty, none.bool(), np.zeros(0, bool), frame.n_told)  # fmt: skip
         coders, first = alphabet.columns, seq.position == 0
         cells = cells_of(coders, raw_values(seq), seq.subject)
         start = np.zeros(len(seq.length))
@@ -335,6 +337,7 @@ class Courses:
             torch.from_numpy(seq.position.astype(np.int64)),
             torch.from_numpy(recorded),
             np.array([c.kind == "number" for c in coders], bool),
+            frame.n_told,
         )
 
     @classmethod
@@ -415,13 +418,17 @@ class Courses:
             self.visits.score.gather(0, at).numpy(), has, ~self.recorded[row_before].numpy(), since, between,
         )  # fmt: skip
 
-    def tokens_before(self, rows: Tensor) -> Tensor:
-        """Token each cell of some later visits follows (`Before.token`) [visit column]."""
-        return self._before(rows, self.last[rows].long()).token
+    def before(self, rows: Tensor) -> Before:
+        """What some later visits know of those before them, `base` left out."""
+        return self._before(rows, self.last[rows].long())
 
     def impossible(self, cost: float = 30.0) -> np.ndarray:
-        """- cost for every level that was never seen in training [subject]."""
-        out = np.zeros(len(self.statics.token))
+        """- cost for every cell with a level that was never seen in training [subject]."""
+        out = -cost * (self.statics.token[:, : self.n_told] < 0).sum(1).double().numpy()
+        if self.visits is not None:
+            owner = np.repeat(np.arange(len(self.length)), self.length.numpy())
+            each = (self.visits.token < 0).sum(1).double().numpy()
+            out -= cost * np.bincount(owner, weights=each, minlength=len(self.length))
         return out
 
     def _gap_before(self, rows: Tensor, position: Tensor) -> Before | None:

@@ -80,9 +80,7 @@ def training_of(asked: Training, n: int, mean_length: float) -> Training:
 def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape, rng: Rng) -> list[Phase]:
     train, held = hold_out(shape.n_subjects, settings.training.validation, rng)
     training = training_of(settings.training, len(train), shape.facts["mean_length"])
-    if "later" in net.laws:
-        later = torch.nonzero(courses.position > 0).squeeze(1)
-        net.laws["later"].start(courses.visits.token[later], courses.tokens_before(later))
+    _start(net, courses, torch.from_numpy(train))
     scale = 1.0 / (1.0 + shape.facts["mean_length"])
     net.n_told = Frame.from_json(shape.facts["frame"]).n_told
     warm = max(1.0, min(0.2 * training.resolved(len(train)).steps, 300.0))
@@ -126,6 +124,25 @@ def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape,
     one = Objective("guide", net.guide.parameters(), guide_loss)
     found.append(Phase("guide", net, train, [one], held, guide_loss, second, 2.0))
     return found
+
+
+def _start(net: VisitVAE, courses: Courses, train: Tensor) -> None:
+    """Start the laws at tables and regressions of the training patients."""
+    s = courses.statics
+    net.laws["statics"].start_within(s.token[train], s.score[train])
+    if courses.visits is None:
+        return
+    mine = torch.zeros(len(courses.length), dtype=torch.bool)
+    mine[train] = True
+    mine = mine[torch.repeat_interleave(torch.arange(len(mine)), courses.length)]
+    v = courses.visits
+    first = torch.nonzero(mine & (courses.position == 0)).squeeze(1)
+    net.laws["first"].start_within(v.token[first], v.score[first])
+    later = torch.nonzero(mine & (courses.position > 0)).squeeze(1)
+    if "later" in net.laws and len(later):
+        before = courses.before(later)
+        net.laws["later"].start(v.token[later], before.token)
+        net.laws["later"].start_within(v.token[later], v.score[later], before.score)
 
 
 def part_loss(net: VisitVAE, courses: Courses, laws: tuple[str, ...]):

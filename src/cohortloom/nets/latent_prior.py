@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Flow", "Mixture", "Standard", "kl_normal", "log_normal"]
+__all__ = ["Flow", "Mixture", "Standard", "importance_bound", "kl_normal", "log_normal"]
 
 _LOG_2PI = math.log(2 * math.pi)
 LEAST = 10  # patients per component
@@ -46,6 +46,17 @@ def kl_normal(
     other_log_var = torch.as_tensor(other_log_var, dtype=mean.dtype)
     ratio = torch.exp(log_var - other_log_var)
     return 0.5 * (ratio + (mean - other) ** 2 * torch.exp(-other_log_var) - 1 + other_log_var - log_var)
+
+
+def importance_bound(log_weight: Tensor) -> Tensor:
+    """Bound of the log-likelihood from k draws of q, log mean exp of log p(x, z) - log q(z | x) [draw ...] -> [...].
+
+    It rises with k towards the likelihood; k = 1 is the evidence lower bound.
+
+    References:
+        Burda, Grosse, Salakhutdinov (2016). Importance weighted autoencoders. arXiv:1509.00519.
+    """
+    return torch.logsumexp(log_weight, 0) - math.log(len(log_weight))
 
 
 class Standard(nn.Module):

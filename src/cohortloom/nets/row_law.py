@@ -15,7 +15,8 @@ said then: the residual is a first-order autoregression in irregular time with a
 forgotten at once, and its innovations are a mixture. Nothing recorded yet means rho_c = 0. Columns of a row go together
 through B; what is drawn is noise and mean together, never the mean alone.
 
-B, V and U start at zero but for the tables of transitions (`start`). Above `FULL` weights they have rank `RANK`, so
+V and U start at zero but for the tables of transitions, B at ridge regressions for the means (`start`,
+`start_within`): a small cohort ends training near where it starts. Above `FULL` weights they have rank `RANK`, so
 their cost grows with the number of columns. A column of more than `LARGE` levels (codes) is embedded, and its logits
 are E q + b plus a learned wish to repeat: 5,000 levels cost 5,000 x `EMBEDDING` weights.
 """
@@ -140,7 +141,7 @@ class RowLaw(nn.Module):
         owner += [j for j in d.large for _ in range(EMBEDDING + 1)]
         self.n_out = len(owner)
         self.out = nn.Linear(width, self.n_out)
-        self.mix = nn.Linear(width, 3 * n_components * n)
+        self.mix = nn.Linear(width, 3 * n_components * n) if n else None
         c, sizes = len(columns), np.bincount(np.array(owner, dtype=int), minlength=len(columns))
         self.units = units
         self.enter = nn.Linear(width, c * units)
@@ -192,11 +193,12 @@ class RowLaw(nn.Module):
             self.out.weight.mul_(0.3)
             self.out.bias.zero_()
             self.out.bias[: d.n_tokens] = torch.tensor(shares)
-            self.mix.weight.mul_(0.3)
-            bias = torch.zeros(3, n_components, n)
-            bias[1] = 0.1 * torch.randn(n_components, n)
-            bias[2] = torch.linspace(0.2, -1.2, n_components)[:, None] if n_components > 1 else -0.1
-            self.mix.bias.copy_(bias.flatten())
+            if self.mix is not None:
+                self.mix.weight.mul_(0.3)
+                bias = torch.zeros(3, n_components, n)
+                bias[1] = 0.1 * torch.randn(n_components, n)
+                bias[2] = torch.linspace(0.2, -1.2, n_components)[:, None] if n_components > 1 else -0.1
+                self.mix.bias.copy_(bias.flatten())
 
     @torch.no_grad()
     def start(self, token: Tensor, before: Tensor) -> None:
@@ -215,6 +217,34 @@ class RowLaw(nn.Module):
                 weight[first : first + size, first : first + size] = log_odds.T
             else:
                 self.same[first : first + size] = log_odds.diagonal()
+
+    @torch.no_grad()
+    def start_within(self, token: Tensor, score: Tensor, last: Tensor | None = None, shrink: float = 20.0) -> None:
+        """Start the shifts of numbers at ridge regressions on the earlier columns of the row.
+
+        Args:
+            token, score: Cells [row column].
+            last: Last recorded scores, 0 where none; their share rho is taken off first.
+            shrink: Weight of the penalty [rows].
+        """
+        d = self.dense
+        if self.low_rank or not len(token):
+            return
+        x = d(token, score)
+        for number, j in enumerate(d.numbers):
+            earlier = torch.nonzero(self.column_of_input < j).squeeze(1)
+            rows = token[:, j] == 0
+            if rows.sum() < 10:
+                continue
+            y = score[rows, j]
+            if last is not None:
+                y = y - torch.sigmoid(self.keep[number]) * last[rows, j]
+            part, at = x[rows][:, earlier], d.n_tokens + number
+            centred = part - part.mean(0)
+            gram = centred.T @ centred + shrink * torch.eye(len(earlier))
+            slope = torch.linalg.solve(gram, centred.T @ (y - y.mean()))
+            self.within[earlier, at] = slope
+            self.out.bias[at] = y.mean() - part.mean(0) @ slope
 
     # -- laws of rows ----------------------------------------------------------------------------------------------
 
@@ -260,7 +290,7 @@ class RowLaw(nn.Module):
             keep = keep.scatter(1, torch.where(gone >= 0, gone + d.starts, d.n_tokens), 0.0)[:, :-1]
             norm = ((logits.exp() * keep) @ self.member).clamp(min=1e-12).log()
             own = logits.gather(1, part.clamp(min=0) + d.starts) - norm
-            total[:, d.small] = torch.where(part >= 0, own, 0.0)
+            total[:, d.small] = torch.where(part >= 0, own + NEVER * (part == gone), 0.0)
         for place, j in enumerate(d.large):
             at = d.n_tokens + self.n_numbers + (EMBEDDING + 1) * place
             logits = self.large_logits(place, out[:, at : at + EMBEDDING + 1], before).log_softmax(1)
@@ -351,7 +381,7 @@ class RowCursor:
     def __init__(self, law: RowLaw, h: Tensor, before: Before | None) -> None:
         self.law, self.prior, d = law, before, law.dense
         self.out, self.inner = law.out(h), law.enter(h)
-        self.mixed = law.mix(h).view(len(h), 3, law.k, law.n_numbers)
+        self.mixed = None if law.mix is None else law.mix(h).view(len(h), 3, law.k, law.n_numbers)
         self.rho: Tensor | None = None
         if before is not None:
             dense, since = d(before.token, before.score), torch.log1p(before.since) * before.has
