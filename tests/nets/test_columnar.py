@@ -7,10 +7,10 @@ import torch
 from cohortloom.nets.columnar import NEVER, ColumnNet, ColumnShape, Rows
 
 COLUMNS = [
-    ColumnShape("number", 4, (True,) * 4, (0.5, 0.2, 0.2, 0.1), repeat=2, own=(0, 1), last=0, mean=1),
+    ColumnShape("number", 4, (True,) * 4, (0.5, 0.2, 0.2, 0.1), repeat=2, own=(0, 1), last=0, mean=1, known=3),
     ColumnShape("category", 3, (True,) * 3, (0.2, 0.3, 0.5), own=(2,)),
     ColumnShape("category", 50, (True,) * 50, (0.02,) * 50, lookup=0),
-    ColumnShape("number", 3, (True, False, True), (0.5, 0.0, 0.5), own=(0, 1), last=0, mean=1),
+    ColumnShape("number", 3, (True, False, True), (0.5, 0.0, 0.5), own=(0, 1), last=0, mean=1, known=4),
 ]
 
 

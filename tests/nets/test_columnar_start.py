@@ -150,3 +150,26 @@ def test_the_wide_part_learns_where_the_start_found_something_and_nowhere_else()
     for weight, none, before in zip((net.wide, net.mix_wide), outside, inside):
         assert none.any() and (weight.detach()[none] == 0).all()
         assert (weight.detach()[~none] != before[~none]).any()
+
+
+@pytest.mark.parametrize("own_weights", [True, False])
+def test_first_values_have_the_law_of_levels_not_of_changes(own_weights):
+    """First values are normal; changes are normal with spread .15, one in ten .9. Kurtosis 3 against about 14."""
+    rng = np.random.default_rng(4)
+    n = 6_000
+    f = rng.normal(size=(n, 12))
+    first = np.arange(n) % 4 == 0
+    f[:, 1] = np.where(first, -1.0, 1.0)
+    f[:, 0] = np.where(first, 0.0, f[:, 0])
+    change = rng.normal(size=n) * np.where(rng.random(n) < 0.1, 0.9, 0.15)
+    net, rows = columns_of(f, np.where(first, rng.normal(size=n), f[:, 0] + change), own=(0, 1), last=0, known=1)
+    if not own_weights:
+        net.fresh["0"].data.zero_()
+    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    share, spread = torch.softmax(weight, 1), log_sd.exp()
+    off = mean - (share * mean).sum(1, keepdim=True)
+    second = (share * (spread**2 + off**2)).sum(1)
+    fourth = (share * (3 * spread**4 + 6 * spread**2 * off**2 + off**4)).sum(1)
+    kurtosis = (fourth / second**2).numpy()
+    assert kurtosis[~first].mean() > 10
+    assert (kurtosis[first].mean() < 6.5) == own_weights

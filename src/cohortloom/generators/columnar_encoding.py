@@ -191,7 +191,7 @@ class Alphabet:
                 if is_gap:
                     facts["own"] = (*range(n_static, n_static + self.spec.n_global), *facts["own"])
                 else:
-                    facts |= {"last": int(block[0]), "mean": int(block[4])}
+                    facts |= {"last": int(block[0]), "known": int(block[1]), "mean": int(block[4])}
             elif net == "later" and coder.n_tokens <= LARGE:
                 facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
                 small += 1

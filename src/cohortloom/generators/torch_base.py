@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,17 +90,19 @@ class TorchGenerator(Generator):
     # -- the base does -------------------------------------------------------------------------------------------
 
     def _fit(self, data: Encoded, context: Encoded | None, rng: Rng, run: Run) -> None:
+        began = time.monotonic()
         facts = json.loads(json.dumps(self.measure(data, context, rng.child("measure")), allow_nan=False))
         self.shape_ = self._shape(facts, data.n_subjects)
         with drawing_from(rng.child("initialise").torch):
             net = self.build(self.shape_)
+        phases = self.phases(net, data, context, rng.child("phases"))
         self.history_ = train(
             net,
-            self.phases(net, data, context, rng.child("phases")),
+            phases,
             self.training,
             rng.child("train"),
             progress=run.progress,
-            minutes=run.minutes,
+            minutes=_what_is_left(run.minutes, time.monotonic() - began),
             checkpoint=run.checkpoint,
             resume=run.resume,
             fingerprint=self._fingerprint(data, context, rng),
@@ -181,3 +184,8 @@ class TorchGenerator(Generator):
             problem = Problem("weights", "weights.safetensors", "does not fit the model", "Save the model again.")
             raise FileFormatError("", [problem]) from None
         self.net_ = net.eval()
+
+
+def _what_is_left(minutes: float | None, seconds: float) -> float | None:
+    """Of a budget [min] after preparing; a tenth at least."""
+    return None if minutes is None else max(minutes - seconds / 60, 0.1 * minutes)

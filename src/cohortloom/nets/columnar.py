@@ -15,7 +15,8 @@ scale shared by all normals:
     z = shift + exp(log scale) (a draw from K normals of out_c)      used with the token CONT
 
 so that a value measured an hour ago and one never measured, a calm patient and a restless one need no hidden units to
-differ in spread. Training computes all
+differ in spread. The first value of a column has weights of the normals of its own: changes have heavy tails, levels
+have not. Training computes all
 columns at once with a block-triangular mask; sampling goes column by column. Above `LOW_RANK_FROM` columns the masked
 products are replaced by a running sum of r-dimensional embeddings e_j, as in NADE, and V_c f by the column's own
 features plus a rank-r product: cost then grows with C, not C^2.
@@ -66,6 +67,7 @@ class ColumnShape:
         repeat: Token that needs a last value, -1 if none.
         own: Features that tell the history of this column (low rank only).
         last, mean: Features for the persistence start, -1 without.
+        known: Feature that is negative while no value of this column was recorded, -1 without.
         lookup: Index that holds the last token of a large category, -1 without.
     """
 
@@ -77,6 +79,7 @@ class ColumnShape:
     own: tuple[int, ...] = ()
     last: int = -1
     mean: int = -1
+    known: int = -1
     lookup: int = -1
 
     @property
@@ -174,6 +177,9 @@ class ColumnNet(nn.Module):
             n_out = group.n_tokens + 3 * n_normals * group.mixture + (group.n_tokens > LARGE)
             self.heads.append(weight(len(group.columns), width, n_out, fan_in=width * 4))
             self.head_bias.append(self._first_bias(group, n_out, persistence))
+        self.fresh = nn.ParameterDict(
+            {str(i): weight(len(g.columns), n_normals, zero=True) for i, g in enumerate(self.groups) if g.mixture}
+        )
         wide_groups = self.small = [g for g in self.groups if g.n_tokens <= LARGE]
         self.n_wide = sum(len(g.columns) * g.wide for g in wide_groups)
         at = 0
@@ -323,13 +329,13 @@ class ColumnNet(nn.Module):
                 for w, g in zip(wide, self.small)
             ]
         a = self._drop(F.silu(a))
-        parts, number = [], 0
+        parts, number, first = [], 0, self.first_values(rows.features)
         for index, group in enumerate(self.groups):
             out = torch.einsum("nch,cho->nco", a[:, group.columns], self.heads[index]) + self.head_bias[index]
             extra = None
             if group.n_tokens <= LARGE:
                 extra, number = wide[number], number + 1
-            parts.append(self._cells(group, index, out, extra, rows))
+            parts.append(self._cells(group, index, out, extra, rows, first))
         order = np.argsort(np.concatenate([g.columns for g in self.groups]))
         return torch.cat(parts, 1)[:, torch.from_numpy(order)]
 
@@ -341,9 +347,11 @@ class ColumnNet(nn.Module):
         total = torch.stack(pieces, 1)
         return torch.cumsum(total, 1) - total
 
-    def _cells(self, group: _Group, index: int, out: Tensor, wide: Tensor | None, rows: Rows) -> Tensor:
-        never = getattr(self, f"never_{index}")
-        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.hidden[:, group.columns])
+    def _cells(self, group: _Group, index: int, out: Tensor, wide: Tensor | None, rows: Rows, first: Tensor) -> Tensor:
+        never, fresh = getattr(self, f"never_{index}"), None
+        if group.mixture:
+            fresh = first[:, group.columns, None] * self.fresh[str(index)]
+        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.hidden[:, group.columns], fresh)
         token = rows.token[:, group.columns]
         cell = -F.cross_entropy(logits.transpose(1, 2), token.clamp_min(0), reduction="none")
         cell = torch.where(token >= 0, cell, 0.0)
@@ -355,8 +363,21 @@ class ColumnNet(nn.Module):
         density = torch.logsumexp(weight + log_normal, -1) - torch.logsumexp(weight, -1)
         return cell + torch.where(token == 0, density, 0.0)
 
+    def first_values(self, features: Tensor) -> Tensor:
+        """1 where no value of a number was recorded before: row x column."""
+        place = torch.tensor([max(s.known, 0) for s in self.columns])
+        asked = torch.tensor([s.known >= 0 for s in self.columns])
+        return ((features[:, place] < 0) & asked).float()
+
     def _split(
-        self, group: _Group, never: Tensor, out: Tensor, wide: Tensor | None, lookups: Tensor, hidden: Tensor
+        self,
+        group: _Group,
+        never: Tensor,
+        out: Tensor,
+        wide: Tensor | None,
+        lookups: Tensor,
+        hidden: Tensor,
+        fresh: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Outputs of a group as token logits and (weights, means, log sd) of the normals."""
         k, t = self.n_normals, group.n_tokens
@@ -374,7 +395,7 @@ class ColumnNet(nn.Module):
             logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
         log_sd, log_scale = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD), wide[..., t + 1 : t + 2].clamp(*LOG_SCALE)
         mean = wide[..., t : t + 1] + torch.exp(log_scale) * out[..., t + k : t + 2 * k]
-        return logits, (out[..., t : t + k], mean, (log_sd + log_scale).clamp_min(LEAST_LOG_SD))
+        return logits, (out[..., t : t + k] + fresh, mean, (log_sd + log_scale).clamp_min(LEAST_LOG_SD))
 
     # --- sampling and scoring: one column after the other ---
 
@@ -391,7 +412,7 @@ class Cursor:
         self.net, self.lookups = net, lookups
         h = net.hidden(features, lookups)
         self.own = F.linear(h, net.own_hidden, net.own_bias)
-        self.wide = net._wide(features)
+        self.wide, self.first = net._wide(features), net.first_values(features)
         n = len(features)
         self.known = torch.zeros(n, RANK) if net.low_rank else torch.zeros(n, net.n_inputs)
         self.place = {}
@@ -420,7 +441,8 @@ class Cursor:
             wide = (self.wide[number][:, row] + across)[:, None]
         single = _Group([j], group.n_tokens, group.mixture)
         never = getattr(net, f"never_{index}")[row]
-        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, hidden[:, None])
+        fresh = self.first[:, j, None, None] * net.fresh[str(index)][row] if group.mixture else None
+        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, hidden[:, None], fresh)
         if mixture is not None:
             mixture = tuple(part[:, 0] for part in mixture)
         return logits[:, 0, : net.columns[j].n_tokens], mixture
@@ -447,6 +469,7 @@ class Cursor:
     def take(self, rows: Tensor) -> None:
         """Keep or repeat rows."""
         self.own, self.known, self.lookups = self.own[rows], self.known[rows], self.lookups[rows]
+        self.first = self.first[rows]
         self.wide = [part[rows] for part in self.wide]
 
 

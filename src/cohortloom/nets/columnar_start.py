@@ -65,6 +65,7 @@ def start_at_lines(
     batch = rows(torch.from_numpy(some))
     shared = _inputs(net, batch)
     fold = fold_of[subject[some]]
+    whole = _Table.of(shared, np.zeros(shared.shape[1], bool), fold)
     for number, group in enumerate(net.small):
         index = net.groups.index(group)
         for row, j in enumerate(group.columns):
@@ -72,7 +73,8 @@ def start_at_lines(
             t = token[some, j]
             kept = t >= 0
             if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
-                found = _softmax(shared[kept][:, usable], t[kept], shape.n_tokens, fold[kept], _own(net, j, usable))
+                here = whole if kept.all() else _Table.of(shared[kept], whole.own, fold[kept])
+                found = _softmax(here.only(usable, _own(net, j, usable)), t[kept], shape.n_tokens)
                 if found is not None:
                     chosen, weight, bias = found
                     for k in range(shape.n_tokens):
@@ -85,18 +87,19 @@ def start_at_lines(
                 continue
             cont = _some(cont, rng)
             part = rows(torch.from_numpy(cont))
-            x, z = _inputs(net, part)[:, usable], part.target[:, j].numpy().astype(float)
-            own, parts, at = _own(net, j, usable), fold_of[subject[cont]], group.n_tokens
-            near = usable == shape.last
-            line = _ridge(x, z, parts, own, near)
-            scale = _spread(x, line.residual, parts, own)
-            size = np.exp(np.clip(scale.at(x), *LOG_SCALE))
+            z, at, near = part.target[:, j].numpy().astype(float), group.n_tokens, usable == shape.last
+            table = _Table.of(_inputs(net, part)[:, usable], _own(net, j, usable), fold_of[subject[cont]])
+            line = _ridge(table, z, near)
+            scale = _spread(table, line.residual)
+            size = np.exp(np.clip(scale.at(table.x), *LOG_SCALE))
             if scale.weight.any():
-                line = _ridge(x, z, parts, own, near, 1 / size**2)
+                line = _ridge(table, z, near, 1 / size**2)
             for output, found in ((at, line), (at + 1, scale)):
                 _write(net, number, row, j, output, usable[found.chosen], found.weight)
                 net.wide_bias[group.first_wide + row * group.wide + output] = found.constant
-            law = _mixture(line.residual / size, net.n_normals)
+            first = net.first_values(part.features)[:, j].numpy().astype(int)
+            *law, fresh = _mixture(line.residual / size, net.n_normals, first)
+            net.fresh[str(index)][row] = torch.from_numpy(fresh).float()
             for part_of_law in law:
                 net.head_bias[index][row, at : at + net.n_normals] = torch.from_numpy(part_of_law).float()
                 at += net.n_normals
@@ -145,15 +148,43 @@ def _write(net: ColumnNet, number: int, row: int, j: int, output: int, inputs: n
     net.mix_wide[at, torch.from_numpy(inputs[~is_feature] - net.n_features)] = values[torch.from_numpy(~is_feature)]
 
 
-def _screen(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs worth a weight (own history that varies, then the best correlated), with their means and spreads."""
-    mean, sd = x.mean(0, dtype=float), x.std(0, dtype=float)
+@dataclass(frozen=True)
+class _Table:
+    """Inputs of some rows with their means and spreads, and the fold of each row."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    own: np.ndarray
+    fold: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, own: np.ndarray, fold: np.ndarray) -> "_Table":
+        mean = np.ones(len(x), np.float32) @ x / len(x)
+        centred = x - mean
+        return cls(
+            x, mean.astype(float), np.sqrt(np.einsum("ri,ri->i", centred, centred) / len(x)).astype(float), own, fold
+        )
+
+    def only(self, inputs: np.ndarray, own: np.ndarray) -> "_Table":
+        """Some of the inputs."""
+        usable = slice(0, len(inputs)) if len(inputs) and inputs[-1] == len(inputs) - 1 else inputs
+        return _Table(self.x[:, usable], self.mean[usable], self.sd[usable], own, self.fold)
+
+    def standardised(self, chosen: np.ndarray) -> np.ndarray:
+        """Chosen inputs with mean 0 and spread 1, and a column of ones."""
+        a = (self.x[:, chosen] - self.mean[chosen]) / self.sd[chosen]
+        return np.concatenate([a, np.ones((len(a), 1))], 1)
+
+
+def _screen(table: _Table, y: np.ndarray) -> np.ndarray:
+    """Inputs worth a weight: own history that varies, then the best correlated with any column of y."""
+    x, own, sd = table.x, table.own, table.sd
     y = (y - y.mean(0)) / np.maximum(y.std(0), 1e-9)
-    worth = np.abs(((x - mean.astype(np.float32)).T @ y.astype(np.float32)) / len(x)).max(1) / np.maximum(sd, 1e-6)
+    worth = np.abs(x.T @ y.astype(np.float32) / len(x)).max(1) / np.maximum(sd, 1e-6)
     worth = np.where(sd > 1e-3, worth + 2 * own, -1.0)
     most = int(min(MOST_FEATURES, max(len(x) // 10, 3), (worth > 0).sum()))
-    chosen = np.sort(np.argsort(-worth, kind="stable")[:most])
-    return chosen, mean[chosen], sd[chosen]
+    return np.sort(np.argsort(-worth, kind="stable")[:most])
 
 
 @dataclass(frozen=True)
@@ -169,65 +200,69 @@ class _Line:
         return self.constant + x[:, self.chosen] @ self.weight
 
 
-def _ridge(
-    x: np.ndarray,
-    z: np.ndarray,
-    fold: np.ndarray,
-    own: np.ndarray,
-    near: np.ndarray,
-    importance: np.ndarray | float = 1.0,
-) -> _Line:
-    """Ridge regression of z on the inputs worth it, shrunk as patients left aside ask for."""
+def _ridge(table: _Table, z: np.ndarray, near: np.ndarray, importance: np.ndarray | float = 1.0) -> _Line:
+    """Ridge regression of z on the inputs worth it, shrunk as patients left aside ask for.
+
+    Args:
+        near: Which input is the last value; it is hardly shrunk.
+        importance: Of each row.
+    """
     importance = np.broadcast_to(importance, z.shape) / np.mean(importance)
-    chosen, mean, sd = _screen(x, z[:, None], own)
-    a = (x[:, chosen] - mean) / sd
-    a = np.concatenate([a, np.ones((len(a), 1))], 1)
-    folds = np.unique(fold)
+    chosen = _screen(table, z[:, None])
+    a, mean, sd = table.standardised(chosen), table.mean[chosen], table.sd[chosen]
+    rows = [np.flatnonzero(table.fold == k) for k in np.unique(table.fold)]
     heavy = a * importance[:, None]
-    gram = np.stack([a[fold == k].T @ heavy[fold == k] for k in folds])
-    cross = np.stack([heavy[fold == k].T @ z[fold == k] for k in folds])
+    gram = np.stack([a[k].T @ heavy[k] for k in rows])
+    cross = np.stack([heavy[k].T @ z[k] for k in rows])
+    whole_gram, whole_cross = gram.sum(0), cross.sum(0)
+    rest = whole_gram - gram if len(rows) > 1 else gram
+    right = whole_cross - cross if len(rows) > 1 else cross
+    n, tiny = np.maximum(rest[:, -1, -1], 1.0)[:, None], 1e-6
     best = None
     for others in OTHERS:
-        scale = np.append(np.where(near[chosen], LAST, np.where(own[chosen], 1.0, others)), 0.0)
+        scale = np.append(np.where(near[chosen], LAST, np.where(table.own[chosen], 1.0, others)), 0.0)
         for strength in RIDGE:
-            penalty = np.diag(strength * scale)
-            residual = np.empty(len(z))
-            for number, k in enumerate(folds):
-                rest = gram.sum(0) - gram[number] if len(folds) > 1 else gram[number]
-                right = cross.sum(0) - cross[number] if len(folds) > 1 else cross[number]
-                n = max(rest[-1, -1], 1.0)
-                weight = np.linalg.solve(rest + n * penalty + 1e-6 * np.eye(len(rest)), right)
-                residual[fold == k] = z[fold == k] - a[fold == k] @ weight
-            loss = np.mean(importance * residual**2)
+            penalty = strength * scale
+            left = rest.copy()
+            left[:, range(len(scale)), range(len(scale))] += n * penalty + tiny
+            weight = np.linalg.solve(left, right[..., None])[..., 0]
+            # squared error on the rows left aside, but for the sum of their z^2
+            loss = np.einsum("ki,kij,kj->", weight, gram, weight) - 2 * np.einsum("ki,ki->", weight, cross)
             if best is None or loss < best[0]:
-                best = loss, penalty, residual
-    _, penalty, residual = best
-    whole = gram.sum(0) + gram.sum(0)[-1, -1] * penalty + 1e-6 * np.eye(a.shape[1])
-    weight = np.linalg.solve(whole, cross.sum(0))
+                best = loss, penalty, weight
+    _, penalty, weights = best
+    residual = np.empty(len(z))
+    for k, weight in zip(rows, weights):
+        residual[k] = z[k] - a[k] @ weight
+    whole_gram[range(len(penalty)), range(len(penalty))] += whole_gram[-1, -1] * penalty + tiny
+    weight = np.linalg.solve(whole_gram, whole_cross)
     slope = weight[:-1] / sd
     return _Line(chosen, slope, float(weight[-1] - mean @ slope), residual - np.average(residual, weights=importance))
 
 
-def _spread(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, own: np.ndarray) -> _Line:
+def _spread(table: _Table, residual: np.ndarray) -> _Line:
     """Regression of the log of the size of residuals: |r| / size is exponential with mean 1 (Laplace); Fisher steps."""
     size = np.abs(residual)
-    size = np.minimum(size, 8 * max(np.median(size), 1e-3)) + 1e-3
+    size = (np.minimum(size, 8 * max(np.median(size), 1e-3)) + 1e-3).astype(np.float32)
     constant = float(np.log(size.mean()))
-    chosen, mean, sd = _screen(x, np.log(size + 0.1 * size.mean())[:, None], own)
-    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1)
+    chosen = _screen(table, np.log(size + 0.1 * size.mean())[:, None])
+    a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
     null = np.append(np.zeros(len(chosen)), constant)
-    loss = lambda rows, b: float(np.mean(a[rows] @ b + size[rows] * np.exp(-a[rows] @ b)))  # noqa: E731
+    loss = lambda rows, b: float(np.mean((eta := a[rows] @ b.astype(np.float32)) + size[rows] * np.exp(-eta)))  # noqa: E731
 
     def climb(rows: np.ndarray, b: np.ndarray, strength: float) -> np.ndarray:
         part, s = a[rows], size[rows]
         shrink = np.append(np.full(len(chosen), strength), 0.0)
-        step = np.linalg.inv(part.T @ part / len(part) + np.diag(shrink + 1e-6))
+        step = np.linalg.inv((part.T @ part).astype(float) / len(part) + np.diag(shrink + 1e-6))
         for _ in range(SPREAD_STEPS):
-            excess = np.clip(s * np.exp(-part @ b) - 1, -1.0, 4.0)
-            b = b + step @ (part.T @ excess / len(part) - shrink * b)
+            excess = np.clip(s * np.exp(-part @ b.astype(np.float32)) - 1, -1.0, 4.0)
+            move = step @ (part.T @ excess / len(part) - shrink * b)
+            b = b + move
+            if np.abs(move).max() < 0.005:
+                break
         return b
 
-    train, test = fold != 0, fold == 0
+    train, test = table.fold != 0, table.fold == 0
     best, least, b = None, np.inf, null
     if len(chosen) and train.any() and test.any():
         least = loss(test, null) - 1e-3
@@ -238,24 +273,22 @@ def _spread(x: np.ndarray, residual: np.ndarray, fold: np.ndarray, own: np.ndarr
             best, least = strength, found
     if best is None:
         return _Line(chosen, np.zeros(len(chosen)), constant, residual)
-    b = climb(np.ones(len(x), bool), null, best)
+    b = climb(np.ones(len(a), bool), null, best)
     slope = b[:-1] / sd
     return _Line(chosen, slope, float(b[-1] - mean @ slope), residual)
 
 
-def _softmax(
-    x: np.ndarray, token: np.ndarray, n_tokens: int, fold: np.ndarray, own: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _softmax(table: _Table, token: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing."""
     y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
-    chosen, mean, sd = _screen(x, y, own)
+    chosen = _screen(table, y)
     if not len(chosen):
         return None
-    a = np.concatenate([(x[:, chosen] - mean) / sd, np.ones((len(x), 1))], 1).astype(np.float32)
+    a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
     null = np.zeros((a.shape[1], n_tokens))
     null[-1] = np.log(share)
-    train = fold != 0
+    train = table.fold != 0
     if train.all() or not train.any():
         return None
     test = ~train
@@ -298,19 +331,28 @@ def _loss(a: np.ndarray, token: np.ndarray, weight: np.ndarray) -> float:
     return float(-np.mean(np.log(np.maximum(p[np.arange(len(p)), token], 1e-12))))
 
 
-def _mixture(residual: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, means and log sd of k normals fitted to residuals: EM from quantiles, spreads drawn to the common one."""
+def _mixture(residual: np.ndarray, k: int, first: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Logits, means and log sd of k normals fitted to residuals, and what is added to the logits for first values.
+
+    EM from quantiles, spreads drawn to the common one; first values (`first` 1) and later ones (0) share the normals
+    and have weights of their own.
+    """
     mean, sd = float(residual.mean()), max(float(residual.std()), 0.06)
     r = (residual - mean) / sd
     centre = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
-    spread, share = np.full(k, 0.7), np.full(k, 1 / k)
+    spread, share = np.full(k, 0.7), np.full((2, k), 1 / k)
     spread[k // 2] = 0.3
     prior = 10.0
     for _ in range(25):
-        log = np.log(share) - 0.5 * ((r[:, None] - centre) / spread) ** 2 - np.log(spread)
+        log = np.log(share)[first] - 0.5 * ((r[:, None] - centre) / spread) ** 2 - np.log(spread)
         p = _shares(log)
         n = p.sum(0)
         centre = (p.T @ r + prior * centre) / (n + prior)
         variance = ((p * (r[:, None] - centre) ** 2).sum(0) + prior * 0.3) / (n + prior)
-        spread, share = np.sqrt(variance), (n + prior / 2) / (n + prior / 2).sum()
-    return np.log(share), mean + sd * centre, np.clip(np.log(sd * spread), *LOG_SD)
+        spread, common = np.sqrt(variance), (n + prior / 2) / (n + prior / 2).sum()
+        for group in (0, 1):
+            mine = p[first == group].sum(0) + prior * common
+            share[group] = mine / mine.sum()
+    added = np.log(share[1] / share[0]) if (first == 0).any() and (first == 1).any() else np.zeros(k)
+    base = share[0] if (first == 0).any() else share[1]
+    return np.log(base), mean + sd * centre, np.clip(np.log(sd * spread), *LOG_SD), added
