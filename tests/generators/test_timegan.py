@@ -1,6 +1,7 @@
 """What `timegan` must have learned, and broken variants that must fail at exactly that."""
 
 import contextlib
+from datetime import timedelta
 from unittest import mock
 
 import numpy as np
@@ -212,3 +213,20 @@ def test_moment_loss_by_hand():
     assert moment_loss(drawn, real, yes, yes).item() == pytest.approx(2 + 1, abs=2e-3)  # means 2 and 0, sds 1 and 0
     one = torch.tensor([[True], [False]])
     assert moment_loss(drawn, real, one, yes).item() == pytest.approx(1, abs=2e-3)  # the padded patient does not count
+
+
+def test_a_continued_patient_goes_on_from_where_he_was(real, fitted):
+    visits = real.tables["visits"].drop_nulls("sbp")
+    levels = visits.group_by("subject_id").agg(pl.col("sbp").mean(), n=pl.len()).filter(pl.col("n") > 1)
+    cut = levels["sbp"].median()
+    after = []
+    for high in (False, True):
+        ids = levels.filter((pl.col("sbp") > cut) == high)["subject_id"].sort().head(60)
+        prefix = real.select(ids)
+        longer = fitted.extend(prefix, until=timedelta(days=200), seed=1).tables["visits"]
+        place = pl.int_range(pl.len()).over("subject_id")
+        known = prefix.tables["visits"].group_by("subject_id").agg(known=pl.len())
+        new = longer.with_columns(place=place).join(known, on="subject_id").filter(pl.col("place") >= pl.col("known"))
+        assert 0 < new.height < 60 * 12
+        after.append(new["sbp"].mean())
+    assert after[1] - after[0] > 8

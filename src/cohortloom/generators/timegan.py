@@ -30,8 +30,8 @@ from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.timegan_original import original_phases
-from cohortloom.generators.timegan_records import Records, decoded, measured, records
-from cohortloom.generators.timegan_sampling import drawn_patients, evidence
+from cohortloom.generators.timegan_records import Records, decoded, followed_by, measured, records
+from cohortloom.generators.timegan_sampling import continued, drawn_patients, evidence
 from cohortloom.generators.timegan_training import AUGMENTED, Recipe, phases, size_of
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.recurrent_gan import RecurrentGAN
@@ -67,7 +67,7 @@ class TimeGAN(TorchGenerator):
     name: ClassVar[str] = "timegan"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="normal")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.EXTEND, Ability.RESUME}
     )
 
     objective: Literal["hinge", "wasserstein", "original"] = "hinge"
@@ -159,6 +159,15 @@ class TimeGAN(TorchGenerator):
             first=self._first({steps[name]: value for name, value in where.items() if name in steps}),
         )  # fmt: skip
         return decoded(self.codec_, shape.facts, batch, shape.static, shape.sequence)
+
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        """The steps so far, and those drawn after them; steps beyond `until` are for the caller."""
+        assert encoded.sequence is not None and encoded.static is not None
+        found = self._records(encoded, rng.child("gap"))
+        past = found.batch(torch.arange(encoded.n_subjects))
+        batch = continued(self.net_, past, rng.child("net").torch, noise=self.noise and not self._original)
+        drawn = decoded(self.codec_, self.shape_.facts, batch, self.shape_.static, self.shape_.sequence)
+        return Encoded(encoded.static, followed_by(encoded.sequence, drawn.sequence))
 
     def _first(self, fixed: dict[int, float]) -> dict[int, float]:
         """Fixed values of a first visit; auto-normalised ones can't be weighed and are only written at the end."""

@@ -29,7 +29,7 @@ from cohortloom.nets.length_law import length_bins
 from cohortloom.nets.tokens import carried
 from cohortloom.rng import Rng
 
-__all__ = ["MAX_STEPS", "Records", "decoded", "measured", "records"]
+__all__ = ["MAX_STEPS", "Records", "decoded", "followed_by", "measured", "records"]
 
 #: Longest course that is modelled [steps].
 MAX_STEPS = 512
@@ -137,6 +137,16 @@ def decoded(
         StaticArrays(statics, static[:, :n] * extra[:, :n], extra[:, :n]),
         SequenceArrays(steps, values, has, gap, length),
     )
+
+
+def followed_by(past: SequenceArrays, drawn: SequenceArrays) -> SequenceArrays:
+    """The steps of the past, then those of `drawn` behind as many as the past has, patient by patient."""
+    new = drawn.position >= past.length[drawn.subject]
+    length = past.length + np.bincount(drawn.subject[new], minlength=len(past.length))
+    owner = np.concatenate([past.subject, drawn.subject[new]])
+    order = np.argsort(owner, kind="stable")
+    parts = ((getattr(past, name), getattr(drawn, name)[new]) for name in ("values", "observed", "gap"))
+    return SequenceArrays(past.features, *(np.concatenate(pair)[order] for pair in parts), length)
 
 
 # -- repeats -----------------------------------------------------------------------------------------------------------

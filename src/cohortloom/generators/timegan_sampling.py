@@ -21,7 +21,7 @@ from cohortloom.nets.gan_autoencoder import Batch, Latents
 from cohortloom.nets.gan_rows import put_row
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 
-__all__ = ["PARTICLES", "drawn_patients", "evidence"]
+__all__ = ["PARTICLES", "continued", "drawn_patients", "evidence"]
 
 PARTICLES = 48
 
@@ -64,7 +64,7 @@ def drawn_patients(
         put_row(x, has, begin)
         state = auto.states(Latents(e, g, h, c), length)
         weight = weight + auto.step_law.log_prob(state, x, has, list(begin))[:, 0]
-        started = (g, h[:, 0])
+        started = (g, h, torch.ones_like(length))
     if many > 1:
         chosen = torch.multinomial(weight.view(n, many).softmax(-1), 1, generator=stream).squeeze(1)
         rows = torch.arange(n) * many + chosen
@@ -77,6 +77,33 @@ def drawn_patients(
         x, has, _ = auto.step_law.draw(auto.states(Latents(e, g, h, c), length), stream, auto.steps, noise=noise)
         put_row(x[:, 0], has[:, 0], begin)
     return Batch(values, seen, x, has, length)
+
+
+def continued(net: RecurrentGAN, past: Batch, stream: torch.Generator, *, noise: bool = True) -> Batch:
+    """Patients with the steps of `past` and those that follow; how many is drawn given that there are so many already.
+
+    The latents of the past are those of its steps (g given a part of the course, which it was not trained on).
+    """
+    auto, known = net.auto, past.length.clamp(max=net.n_steps)
+    dense = auto.statics(past.static, past.static_seen)
+    mean, log_sd = auto.read_statics(dense)
+    e = mean + log_sd.exp() * torch.randn(mean.shape, generator=stream)
+    length = net.lengths.draw(dense, stream, least=known).clamp(max=net.n_steps)
+    c = auto.context_of(e, dense, length)
+    begun = Batch(past.static, past.static_seen, past.step, past.step_seen, length)
+    post_h, post_g = auto.read_course(begun, c, known)
+    g, h = (mean + log_sd.exp() * torch.randn(mean.shape, generator=stream) for mean, log_sd in (post_g, post_h))
+    n_steps = int(length.max()) if len(length) else 0
+    g, h = net.maker.course(c, length, n_steps, stream, (g, h, known))
+    x = past.step.new_zeros(len(e), n_steps, past.step.shape[2])
+    has = x.bool()
+    if n_steps:
+        x, has, _ = auto.step_law.draw(auto.states(Latents(e, g, h, c), length), stream, auto.steps, noise=noise)
+        old = (torch.arange(n_steps) < known[:, None])[..., None]
+        room = n_steps - past.step.shape[1]
+        x = torch.where(old, torch.nn.functional.pad(torch.nan_to_num(past.step), (0, 0, 0, room)), x)
+        has = torch.where(old, torch.nn.functional.pad(past.step_seen, (0, 0, 0, room)), has)
+    return Batch(past.static, past.static_seen, x, has, length)
 
 
 def _statics(

@@ -137,23 +137,28 @@ class Autoencoder(nn.Module):
         return self.context(torch.cat([e, dense, facts], -1))
 
     def read_course(
-        self, batch: Batch, c: torch.Tensor
+        self, batch: Batch, c: torch.Tensor, known: torch.Tensor | None = None
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """(mean, log sd) of q(h | steps) [subject step latent] and of q(g | course) [subject latent]."""
+        """(mean, log sd) of q(h | steps) [subject step latent] and of q(g | course) [subject latent].
+
+        Of a course that is still to be continued only the first `known` steps are read.
+        """
         n, t = batch.step.shape[:2]
         there = batch.there[..., None].to(torch.float32)
         if t == 0:
             state, mean = c.new_zeros(n, 0, c.shape[1]), torch.zeros_like(c)
             step, last = state.new_zeros(n, 0, 2 * self.sizes[2]), mean
         else:
-            known = torch.nan_to_num(batch.step[..., self.steps.numbers])
-            dense = torch.cat([self.steps(batch.step, batch.step_seen), known], -1) * there
+            lines = torch.nan_to_num(batch.step[..., self.steps.numbers])
+            dense = torch.cat([self.steps(batch.step, batch.step_seen), lines], -1) * there
             state, _ = self.reader(
                 torch.cat([dense, places(batch.length, t), c[:, None].expand(-1, t, -1)], -1) * there
             )
             step = self.step_post(torch.cat([state, dense], -1))
-            mean = (state * there).sum(1) / there.sum(1).clamp(min=1)
-            last = state[torch.arange(n), (batch.length.clamp(max=t) - 1).clamp(min=0)] * (batch.length > 0)[:, None]
+            upto = (batch.length if known is None else known).clamp(max=t)
+            read = (torch.arange(t) < upto[:, None])[..., None].to(torch.float32)
+            mean = (state * read).sum(1) / upto.clamp(min=1)[:, None]
+            last = state[torch.arange(n), (upto - 1).clamp(min=0)] * (upto > 0)[:, None]
         return _two(step), _two(self.course_post(torch.cat([mean, last, c], -1)))
 
     def embed(self, batch: Batch, stream: torch.Generator) -> tuple[Latents, torch.Tensor, torch.Tensor]:

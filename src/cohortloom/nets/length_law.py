@@ -70,13 +70,14 @@ class LengthLaw(nn.Module):
         tail = self.tail[(length - self.first[-1]).clamp(0, len(self.tail) - 1)].log()
         return share + torch.where(k == len(self.last) - 1, tail, within)
 
-    def draw(self, context: torch.Tensor, stream: torch.Generator, *, least: int = 0) -> torch.Tensor:
-        """A length for each context, at least `least` [subject]."""
+    def draw(self, context: torch.Tensor, stream: torch.Generator, *, least: int | torch.Tensor = 0) -> torch.Tensor:
+        """A length for each context, at least `least` (one number, or one each) [subject]."""
         logits = self.out(self.hidden(context))
-        short = self.last < least
-        logits = logits.masked_fill(short & ~short.all(), -torch.inf)
+        least = torch.as_tensor(least).expand(len(context))
+        short = self.last < least[:, None]
+        logits = logits.masked_fill(short & ~short.all(1, keepdim=True), -torch.inf)
         k = torch.multinomial(logits.softmax(-1), 1, generator=stream).squeeze(-1)
         u = torch.rand(k.shape, generator=stream)
         inside = (u * (self.last - self.first + 1)[k]).long()
         tail = torch.multinomial(self.tail, len(k), True, generator=stream) if len(k) else k
-        return (self.first[k] + torch.where(k == len(self.last) - 1, tail, inside)).clamp(min=least)
+        return (self.first[k] + torch.where(k == len(self.last) - 1, tail, inside)).maximum(least)

@@ -92,9 +92,12 @@ class LatentGenerator(nn.Module):
         length: torch.Tensor,
         n_steps: int,
         stream: torch.Generator,
-        begin: tuple[torch.Tensor, torch.Tensor] | None = None,
+        begin: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """g [subject latent] and h [subject step latent]; `begin` holds g and h_1 where they are drawn already."""
+        """g [subject latent] and h [subject step latent].
+
+        Where a course has begun, `begin` holds g, its first h [subject step latent] and how many there are [subject].
+        """
         n = len(c)
         noise = torch.randn(n, self.g_size, generator=stream)
         g = torch.zeros_like(noise)
@@ -104,11 +107,10 @@ class LatentGenerator(nn.Module):
         h, before = [], c.new_zeros(n, self.h_size)
         for t in range(n_steps):
             state, memory = self.memory(torch.cat([before, g, place[:, t], c], -1)[:, None], memory)
-            if t == 0 and begin is not None:
-                before = begin[1]
-            else:
-                noise = torch.randn(n, self.h_size, generator=stream)
-                before = self.step_flow(noise, torch.cat([state[:, 0], before, g, c], -1))
+            noise = torch.randn(n, self.h_size, generator=stream)
+            drawn = self.step_flow(noise, torch.cat([state[:, 0], before, g, c], -1))
+            begun = begin is not None and t < begin[1].shape[1]
+            before = torch.where((t < begin[2])[:, None], begin[1][:, t], drawn) if begun else drawn
             h.append(before)
         return g, torch.stack(h, 1) if h else c.new_zeros(n, 0, self.h_size)
 
