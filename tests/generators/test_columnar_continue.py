@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from cohortloom.cohort import Cohort
-from cohortloom.generators import create
+from cohortloom.generators import columnar_ar, create
 from cohortloom.generators.columnar_continue import draw_between
 from cohortloom.nets.tokens import NumberCoder
 
@@ -159,3 +159,14 @@ def test_a_number_drawn_above_a_limit(low):
     levels = np.unique(above)
     shares = [[(part == v).mean() for v in levels] for part in (value, above)]
     np.testing.assert_allclose(*shares, atol=0.03 if len(above) > 4_000 else 0.12)
+
+
+def test_long_prefixes_are_continued_in_parts(clinic, monkeypatch):
+    """Candidates' features are held for a part of the subjects at a time; nobody is lost or swapped."""
+    prefix = head(known.clinic(60, seed=3), 3)
+    monkeypatch.setattr(columnar_ar, "HISTORY_BYTES", 50_000)
+    longer = clinic.extend(prefix, until=EVER, seed=5)
+    old = longer.tables["visits"].join(prefix.tables["visits"], on=["subject_id", "visit_id"], how="semi")
+    assert old.equals(prefix.tables["visits"]) and longer.tables["visits"].height > old.height
+    parts = columnar_ar._groups(np.arange(10), np.full(10, 20_000))
+    assert [len(p) for p in parts] == [2, 2, 3, 2, 1] and np.array_equal(np.concatenate(parts), np.arange(10))

@@ -24,7 +24,7 @@ from cohortloom.codec.steps import step_table
 from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArrays
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
-from cohortloom.generators.columnar_continue import continue_visits, joined, lengthened
+from cohortloom.generators.columnar_continue import CANDIDATES, continue_visits, joined, lengthened
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
 from cohortloom.generators.columnar_impute import fill
 from cohortloom.generators.columnar_sampling import Fixed, Records, draw_records, log_likelihood
@@ -39,7 +39,7 @@ from cohortloom.training.settings import Training
 __all__ = ["ColumnarAR"]
 
 SCORED_AT_ONCE = 4096
-CONTINUED_AT_ONCE = 256
+HISTORY_BYTES = 2**27  # history features of candidates held at once while continuing
 
 
 @dataclass(kw_only=True)
@@ -144,11 +144,16 @@ class ColumnarAR(TorchGenerator):
             parts.append(self._draw(len(order[0]), Encoded(empty.static, None), rng.child("new"), {}))
         stream = rng.child("continue").numpy
         members = [net.member(number) for number in range(net.n_members)]
-        for rows in np.array_split(has, -(-len(has) // CONTINUED_AT_ONCE)) if len(has) else []:
+        for rows in _groups(has, seq.length[has] * CANDIDATES * self._history_bytes()):
             part = encoded.take(rows)
             more = continue_visits(net.alphabet, members, part, until[rows], stream, temperature=self.temperature)
             parts.append(lengthened(part, more, _observed(seq.features, more.values)))
         return joined(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+
+    def _history_bytes(self) -> int:
+        """Of the features of one visit."""
+        spec = self.net_.alphabet.spec
+        return 4 * (1 if spec is None else spec.n_features)
 
     def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
         """Holes drawn given all that is observed; see `columnar_impute`."""
@@ -194,6 +199,12 @@ class ColumnarAR(TorchGenerator):
             each = np.stack([log_likelihood(self.net_.alphabet, m, data.take(rows)) for m in members])
             out.append(np.logaddexp.reduce(each, axis=0) - np.log(len(members)))
         return np.concatenate(out)
+
+
+def _groups(rows: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
+    """The rows in order, cut where their sizes [byte] add up to `HISTORY_BYTES`."""
+    group = np.cumsum(size) // HISTORY_BYTES
+    return np.split(rows, np.flatnonzero(np.diff(group)) + 1) if len(rows) else []
 
 
 def _column_shape(content: Mapping[str, Any]) -> ColumnShape:
