@@ -1,6 +1,7 @@
 """Facts of how numbers run between the ones a step tells."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,7 @@ def test_few_levels_hide_no_autocorrelation():
 
 def test_a_course_passes_through_what_is_told():
     course, _ = fitted(*planted())
+    course = replace(course, drift=np.zeros_like(course.drift))
     zero, far = np.zeros(2), np.array([4.0, 4.0])
     pull = (np.array([1.0, -2.0]), np.array([0.5, 0.5]))
     at_end = course.led(0, zero, (far, zero, far), pull)
@@ -113,3 +115,19 @@ def test_patients_who_move_more_are_told_from_those_who_move_less(spread):
     s = np.exp(spread * draw.normal(size=150) - spread**2 / 2)[subject, None]
     course, _ = fitted(subject, time, level + s * (z - level))
     assert course.spread[0] == pytest.approx(spread, abs=0.2 if spread == 0 else 0.15)
+
+
+def test_what_falls_during_a_stay_starts_higher():
+    """A value that falls by 0.1 sd a day: ten days before the last one it lies about 1 higher."""
+    draw = np.random.default_rng(0)
+    subject, time = np.repeat(np.arange(200), 21), np.tile(np.arange(21.0), 200)
+    z = draw.normal(size=200)[subject] - 0.1 * time + 0.3 * draw.normal(size=4200)
+    course, laws = fitted(subject, time, z[:, None])
+    scale = (laws[0].score(np.array([1.0])) - laws[0].score(np.array([0.0])))[0]
+    lag, none = np.array([10.0]), np.array([np.inf])
+    last = laws[0].score(np.array([-2.0]))  # the usual last value
+    pull = (np.zeros(1), last)
+    made = course.led(0, np.zeros(1), (none, lag, none), pull)[0]
+    assert made - last[0] == pytest.approx(scale, abs=0.35)
+    flat, _ = fitted(subject, time, (z + 0.1 * time)[:, None])
+    assert np.abs(flat.drift).max() < 0.25

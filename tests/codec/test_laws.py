@@ -105,3 +105,20 @@ def test_distinct_times_stay_distinct():
     assert (np.diff(offset)[step[1:] == step[:-1]] > 0).all() and offset.max() <= 0.5
     offset, _ = drawn(law, where, ends, np.full(100, 14))
     assert (offset >= 0).all() and offset.max() <= 0.5
+
+
+def test_charts_kept_by_the_hour_stay_on_the_hour():
+    """Every hour at its full hour, and now and then at another minute."""
+    draw = np.random.default_rng(0)
+    where, ends = steps(np.full(60, 1.0))
+    hours = [np.sort(np.r_[np.arange(0, 24), draw.choice(1440, 12, replace=False) / 60]) / 24 for _ in range(60)]
+    step = np.repeat(np.arange(60), 36)
+    time = where.time[step] + np.round(np.concatenate(hours) * 1440).astype(np.int64) * (HOUR // 60)
+    law = TimeLaw.fit(
+        where, step, time, np.ones(len(step), bool), np.full(60, 36), ends,
+        has_link=True, grid=HOUR // 60, per_day=DAY, limit=None, k_min=5, dated=True,
+    )  # fmt: skip
+    assert law.full == pytest.approx(1.0)
+    made, _ = law.draw(where, step, np.ones(len(step), bool), ends, draw)
+    full = [np.unique(made[(step == i) & (made % HOUR == 0)] // HOUR).size for i in range(60)]
+    assert np.mean(full) > 17  # 36 times fall in 18 to 20 of 24 hours; without the law 3 lie on a full hour

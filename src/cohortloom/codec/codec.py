@@ -209,7 +209,9 @@ class Codec:
             owner = np.arange(len(steps.length)) if fold.per_subject else steps.subject
             for feature, (values, _) in zip(fold.features, fold.encode(schema, rows)):
                 if feature.kind == "number" and feature.always:
-                    counts[feature.name] = QuantileTransform.fit(values, k_min, decimals=0, low=0.0, subject=owner)
+                    counts[feature.name] = QuantileTransform.fit(
+                        values, k_min, decimals=feature.decimals, low=0.0, high=feature.high, subject=owner
+                    )
         return replace(self, folds=tuple(folds), counts=counts, notes=notes)
 
     # -- features ------------------------------------------------------------------------------------------------

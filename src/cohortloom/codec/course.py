@@ -12,8 +12,10 @@ t_1, z_0 = z(t_0) told by the step before and z_1 by this one, a free course z* 
 
     z(t) = z*(t) + [k(t - t_0), k(t_1 - t)] [[1, r], [r, 1]]^-1 [z_0 - z*(t_0), z_1 - z*(t_1)],   r = k(t_1 - t_0)
 
-Patients differ in how much they move: all parts but the levels are s_i times as wide, log s_i ~ Normal with E s_i = 1,
-half of its variance shared by the columns of a patient.
+Values on the way to the last one of a step may lie higher or lower than that alone would say (haemoglobin falls during
+a stay): m_c(t_1 - t), the mean of z(t) - k(t_1 - t) z_1 in classes of lag, is added. Patients differ in how much they
+move: all parts but the levels are s_i times as wide, log s_i ~ Normal with E s_i = 1, half of its variance shared by
+the columns of a patient.
 
 Fitting: the weights follow, non-negative, from the mean absolute differences of the scores in classes of log lag (the
 madogram: a few jumps don't speak for all); a column with few pairs borrows those of its table. A rounded column, or one
@@ -46,6 +48,7 @@ _PARTS = 6
 _BORROWED = 2.0  # weight of the pairs of the table beside those of a column, per class of lag
 _APART = 30.0  # moments without correlation that count beside those seen
 _ENOUGH = 1000.0
+_FEW = 15.0  # patients without a drift that count beside those seen
 _MOST_ROWS = 100_000
 _LADDER = np.concatenate([[0.0], 1 - 2.0 ** -np.arange(0.5, 11.0, 0.75)])
 _AT_ONCE = 2_000_000  # scores drawn at once
@@ -61,12 +64,15 @@ class Course:
         weight: Share of each part in the variance, column by column.
         correlation: Of the columns at one moment, within the patient.
         spread: Standard deviation of log s_i, column by column.
+        drift: m, column x class of lag; `edges` are the middles of the classes [d].
     """
 
     tau: tuple[float, ...]
     weight: np.ndarray
     correlation: np.ndarray
     spread: np.ndarray
+    drift: np.ndarray
+    edges: tuple[float, ...] = ()
 
     @classmethod
     def fit(
@@ -86,7 +92,7 @@ class Course:
         lags = np.concatenate([one.lags for one in scores] or [np.zeros(0)])
         lags = lags[lags > 0]
         if not len(lags):
-            return cls((0.0,), np.ones((len(columns), 1)), np.eye(len(columns)), np.zeros(len(columns)))
+            return cls((0.0,), np.ones((len(columns), 1)), np.eye(len(columns)), *np.zeros((2, len(columns))))
         low, high = np.quantile(lags, (0.01, 0.999))
         high = max(high, low * 4)
         edges = np.geomspace(low / 2, high, _CLASSES)
@@ -108,7 +114,9 @@ class Course:
             if weight[c, ~moves].sum() > 0 and weight[c, moves].sum() > 0:
                 weight[c, ~moves] *= (1 - wider) / weight[c, ~moves].sum()
         used = weight.max(0, initial=0.0) > 0.005
-        return cls(tuple(tau[used].tolist()), weight[:, used], _between(scores), spread)
+        drift = np.array([_drift(edges, one, own, tau) for one, own in zip(scores, weight)])
+        kept = tuple(tau[used].tolist())
+        return cls(kept, weight[:, used], _between(scores), spread, drift, tuple(middle[:_CLASSES].tolist()))
 
     @property
     def moves(self) -> np.ndarray:
@@ -185,20 +193,24 @@ class Course:
         across = np.minimum(np.where(np.isfinite(lag[2]), across, 0.0), 0.999)
         det = 1 - across**2
         first, last = (back - across * ahead) / det, (ahead - across * back) / det
-        return free + first * pull[0] + last * pull[1]
+        drift = np.zeros(len(free))
+        if self.edges:
+            drift = np.interp(np.log(np.maximum(lag[1], 1e-9)), np.log(self.edges), self.drift[column])
+        return free + first * pull[0] + last * pull[1] + np.where(lag[1] > 0, drift, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         tau = [t if np.isfinite(t) else "inf" for t in self.tau]  # JSON has no infinity
-        state = {name: getattr(self, name).tolist() for name in ("weight", "correlation", "spread")}
-        return {"tau": tau} | state
+        state = {name: getattr(self, name).tolist() for name in ("weight", "correlation", "spread", "drift")}
+        return {"tau": tau, "edges": list(self.edges)} | state
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Course:
         tau = tuple(float(t) for t in state["tau"])
         weight = np.asarray(state["weight"], float).reshape(-1, len(tau))
         correlation = np.asarray(state["correlation"], float).reshape(len(weight), len(weight))
-        return cls(tau, weight, correlation, np.asarray(state["spread"], float))
+        spread, drift = (np.asarray(state[name], float) for name in ("spread", "drift"))
+        return cls(tau, weight, correlation, spread, drift, tuple(state["edges"]))
 
 
 def closest_correlation(r: np.ndarray) -> np.ndarray:
@@ -309,6 +321,28 @@ def _spread(one: _Scores, weight: np.ndarray, tau: np.ndarray, law: QuantileTran
     mean = np.average(log, weights=share)
     found = np.average((log - mean) ** 2 - chance, weights=share)
     return float(np.sqrt(np.clip(found, 0.0, 0.5)))
+
+
+def _drift(edges: np.ndarray, one: _Scores, weight: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """Mean of z(t) - k(t_1 - t) z_1 over the rows before the last of their step, by class of lag, drawn towards 0 where
+    few patients have such rows."""
+    found = np.zeros(len(edges))
+    if len(one.z) < 2:
+        return found
+    order = np.lexsort((one.time, one.step))
+    step, time, z, subject = (part[order] for part in (one.step, one.time, one.z, one.subject))
+    end = np.flatnonzero(np.append(step[1:] != step[:-1], True))
+    own = end[np.searchsorted(end, np.arange(len(step)))]
+    inner = np.flatnonzero(own != np.arange(len(step)))
+    lag, true = time[own[inner]] - time[inner], np.ones(len(inner), bool)
+    rest = z[inner] - sum(w * _memory(t, lag, true) for w, t in zip(weight, tau)) * z[own[inner]]
+    place = np.clip(np.searchsorted(edges, lag, side="right") - 1, 0, len(edges) - 1)
+    _, who = np.unique(subject[inner], return_inverse=True)
+    key, index, n = np.unique(who.reshape(-1) * len(edges) + place, return_inverse=True, return_counts=True)
+    mean = np.bincount(index.reshape(-1), rest) / np.maximum(n, 1)  # of each patient and class
+    patients = np.bincount(key % len(edges), minlength=len(edges))
+    total = np.bincount(key % len(edges), mean, len(edges))
+    return total / (patients + _FEW)
 
 
 def _weights(lag: np.ndarray, same: np.ndarray, rho: np.ndarray, share: np.ndarray, tau: np.ndarray) -> np.ndarray:

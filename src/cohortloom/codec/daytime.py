@@ -13,7 +13,7 @@ share within the hour.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -75,6 +75,10 @@ class Daytime:
         day = np.floor(busy)
         inside = np.interp(busy - day, share, at)
         return (day.astype(np.int64) * DAY) + np.clip(inside, 0, DAY - 1).astype(np.int64)
+
+    def without_full_hours(self) -> Daytime:
+        """The same profile with the full hour a minute like others."""
+        return replace(self, minutes=(sum(self.minutes[1:]) / 59, *self.minutes[1:]))
 
     def to_json(self) -> list:
         return [list(self.hours), list(self.minutes), self.per_day]

@@ -10,7 +10,8 @@ and "labs.#rare", the number of rows of all other codes. Where a step ever holds
 number, and "labs#open" how many of them lie outside of any visit. Codes that are mostly recorded together (a panel of
 tests) are counted together, so that a model need not draw one number many times over: "labs.[50912]#n" is the number of
 moments that hold any code of the group around 50912, and "labs.50912#less", in place of "labs.50912#n", at how many of
-them the code is missing. Where that is the whole table, "labs#n" is the count of the group.
+them the code is missing. Where that is the whole table, "labs#n" is the count of the group. What stands at many moments
+is told by its "#share" of them: a heart rate every hour is one fact about a stay, however long.
 
 A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones, or has numbers and an
 item in the schema. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min` patients hold
@@ -46,6 +47,7 @@ from cohortloom.schema import Schema, Table
 
 __all__ = ["CodeFold", "Fold", "Rows", "code_cell", "code_limits", "fit_fold", "folds_to_subject", "rows_of"]
 
+_OFTEN = 5  # moments of a step from which on rows are told as a share of them
 _NAMED = 60  # codes with items that get a feature
 _FREE = 100  # columns of a course
 _YES_NO = RESERVED_LEVELS + ("no", "yes")
@@ -104,6 +106,7 @@ class Fold:
         repeats: Wide: rows of a step beside its last one, column by column.
         codes: Long: frequent codes.
         rare, rare_share: Long: codes behind "#rare" that may be drawn, and their shares.
+        shares: Long: codes and groups whose rows are told as a share of the moments.
         rare_law: Long: which rare codes a step holds.
         stems: Long: beginnings that stand for codes of too few patients.
         fixed: Long: columns beside the code that are features of the step.
@@ -143,6 +146,7 @@ class Fold:
     panels: Panels | None = None
     course: Course | None = None
     free: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
     rare_law: RareLaw | None = None
     stems: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
@@ -167,7 +171,11 @@ class Fold:
 
     def count_of(self, group: tuple[int, ...]) -> str:
         """Feature that counts the moments of a group of codes."""
-        return f"{self.table}#n" if self.panel else f"{self.table}.[{self.codes[group[0]].code}]#n"
+        return f"{self.table}#n" if self.panel else self.counted(f"{self.table}.[{self.codes[group[0]].code}]")
+
+    def counted(self, name: str) -> str:
+        """Feature that counts the rows of a code, or the moments of a group."""
+        return f"{name}#share" if name in self.shares else f"{name}#n"
 
     @property
     def grouped(self) -> dict[int, str]:
@@ -184,7 +192,9 @@ class Fold:
         made = [Feature(f"{self.table}#n", **count)] if self.several else []
         made += opens
         made += [cell.feature for cell in self.cells if cell.column in self.fixed]
-        made += [Feature(self.count_of(group), **count) for group in self.groups if not self.panel]
+        share = {"kind": "number", "low": 0.0, "high": 1.0, "always": True}
+        for name in (self.count_of(group) for group in self.groups if not self.panel):
+            made.append(Feature(name, **(share if name.endswith("#share") else count)))
         grouped = self.grouped
         for i, code in enumerate(self.codes):
             name = f"{self.table}.{code.code}"
@@ -193,7 +203,8 @@ class Fold:
             elif not code.counted:
                 made.append(Feature(name, "category", _YES_NO, always=True))
             if code.counted:
-                made.append(Feature(f"{name}#{'less' if i in grouped else 'n'}", **count))
+                least = f"{name}#less" if i in grouped else self.counted(name)
+                made.append(Feature(least, **(share if least.endswith("#share") else count)))
         if self.rare:
             made.append(Feature(f"{self.table}.#rare", **count))
         return tuple(made)
@@ -231,7 +242,8 @@ class Fold:
             for i in group if not self.panel else ():  # a code may, once in a thousand times, stand there twice
                 size = np.maximum(size, np.bincount(rows.owner[ids == i], minlength=rows.n_owners))
             sizes |= dict.fromkeys(group, size)
-            columns += [] if self.panel else [(size, always)]
+            if not self.panel:
+                columns.append((self._told(self.count_of(group), size, of), always))
         for i, code in enumerate(self.codes):
             at = order[bounds[i + 1] : bounds[i + 2]]
             owner = rows.owner[at]
@@ -243,10 +255,17 @@ class Fold:
                 columns.append((2.0 + yes, np.ones(rows.n_owners, bool)))
             if code.counted:
                 n, always = _counted(owner, rows.n_owners)
-                columns.append((sizes[i] - n if i in sizes else n, always))
+                name = self.counted(f"{self.table}.{code.code}")
+                columns.append((sizes[i] - n if i in sizes else self._told(name, n, of), always))
         if self.rare:
             columns.append(_counted(rows.owner[order[bounds[0] : bounds[1]]], rows.n_owners))
         return columns
+
+    def _told(self, name: str, n: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """Counts, or shares of the moments of each step."""
+        if not name.endswith("#share"):
+            return n
+        return n / np.maximum(np.bincount(of, minlength=len(n)), 1)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
@@ -262,7 +281,7 @@ class Fold:
         }
         state["times"] = self.times.to_json() if self.times else None
         state["order"] = [list(self.order.rank), self.order.share] if self.order else None
-        state |= {name: list(getattr(self, name)) for name in ("free", "stems", "fixed", "values")}
+        state |= {name: list(getattr(self, name)) for name in ("free", "stems", "fixed", "values", "shares")}
         state["rare_law"] = self.rare_law.to_json() if self.rare_law else None
         state["beside"] = {column: law.to_json() for column, law in self.beside.items()}
         state["groups"] = [list(group) for group in self.groups]
@@ -287,7 +306,7 @@ class Fold:
         }
         state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
         state["order"] = Precedence(tuple(state["order"][0]), state["order"][1]) if state["order"] else None
-        state |= {name: tuple(state[name]) for name in ("free", "stems", "fixed", "values")}
+        state |= {name: tuple(state[name]) for name in ("free", "stems", "fixed", "values", "shares")}
         state["rare_law"] = RareLaw.from_json(state["rare_law"]) if state["rare_law"] else None
         state["beside"] = {column: Beside.from_json(law) for column, law in state["beside"].items()}
         state["groups"] = tuple(tuple(group) for group in state["groups"])
@@ -604,7 +623,16 @@ def _fit_panels(rows: Rows, fold: Fold, schema: Schema) -> dict[str, Any]:
     time = np.zeros(len(of), np.int64)
     time[moment] = rows.reference
     found = Panels.fit(unit.reshape(-1), moment, ids, of, moment_class(of, linked, time))
-    return {"groups": tuple(groups), "panel": panel, "panels": found}
+    shares = [] if panel else [f"{fold.table}.[{codes[g[0]].code}]" for g in groups if _often(moment, ids, of, g)]
+    alone = set(range(n_codes)) - {i for group in groups for i in group}
+    shares += [f"{fold.table}.{codes[i].code}" for i in sorted(alone) if counted[i] and _often(moment, ids, of, (i,))]
+    return {"groups": tuple(groups), "panel": panel, "panels": found, "shares": tuple(shares)}
+
+
+def _often(moment: np.ndarray, ids: np.ndarray, of: np.ndarray, group: tuple[int, ...]) -> bool:
+    """Does a step that holds a group hold it at several moments, as a rule?"""
+    n = np.bincount(of[np.unique(moment[np.isin(ids, group)])])
+    return bool((n > 0).any() and np.median(n[n > 0]) >= _OFTEN)
 
 
 def moments_of(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -111,7 +111,7 @@ class RareLaw:
         follow, could = (here * past).sum(0), past.sum(0)
         rate = (here.sum(0) + 0.5) / (n + 1.0)
         pooled = follow.sum() / max(float((past * rate).sum()), 1e-9)
-        before = np.log((follow + pooled * 2) / (could * rate + 2)) if n else np.zeros(n_codes)
+        before = np.log((follow + pooled * 2 + 1e-6) / (could * rate + 2)) if n else np.zeros(n_codes)
         again = 1 - here.sum() / max(len(owner), 1)
         return cls(lift, np.clip(before, 0.0, 8.0), float(again))
 

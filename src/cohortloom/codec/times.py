@@ -6,7 +6,8 @@ name their visit, of length L if its end is known, are a renewal process on the 
     t_1 - start          or (t_1 - start) / L if that grows with the visit
     t_(i+1) - t_i        or (t_(i+1) - t_i) n / L if that varies less (on the log scale)
 
-squeezed where it would leave the visit. Times without a visit are drawn apart from each other, counted from the end of
+squeezed where it would leave the visit. Where charts are kept by the hour, the first time of each hour stands on the
+full hour as often as in training. Times without a visit are drawn apart from each other, counted from the end of
 the visit if that is known, else from its start:
 
     shortly before the next step      next start - t, at most a day (the emergency room before the admission)
@@ -53,6 +54,7 @@ class TimeLaw:
         first_grows, gap_grows: Do the first time in a visit and the times between stretch with the visit?
         laws: "first", "gap" [busy d] and "first share", "gap share" of visits; "near", "between", "after", "before" of
             other times; "ratio" of distinct times to most rows of one code.
+        full: Share of hours with a time of a visit that have one on the full hour; 0 where that is nothing special.
         inside, outside: Time of day of moments of visits, and of others.
     """
 
@@ -68,6 +70,7 @@ class TimeLaw:
     first_grows: bool
     gap_grows: bool
     laws: Mapping[str, QuantileTransform]
+    full: float
     inside: Daytime
     outside: Daytime
 
@@ -110,6 +113,8 @@ class TimeLaw:
         end = _best_end(ends, step, time, start, linked)
         inside = Daytime.fit(dated, time[linked], grid, per_day)
         outside = Daytime.fit(dated, time[~linked], grid, per_day)
+        full = _full_hours(step[linked], time[linked], inside)
+        inside = inside.without_full_hours() if full else inside
         laws = {"ratio": quantiles(distinct[used] / np.maximum(most[used], 1), k_min, steps.subject[used])}
         size = _length(ends[end] if end else None, step[linked], start[linked], inside)
         busy = inside.busy(time, grid) - inside.busy(start)
@@ -141,6 +146,7 @@ class TimeLaw:
             first_grows,
             gap_grows,
             laws,
+            full,
             inside,
             outside,
         )
@@ -158,6 +164,8 @@ class TimeLaw:
         time[~linked] = self._of_none(steps, step[~linked], ends, draw)
         order = np.lexsort((~linked, time, step))
         time, linked = time[order], linked[order]
+        if self.full:
+            time = self._on_the_hour(step, time, linked, steps.time[step], draw)
         following, has_next = steps.following
         last = np.where(has_next, floor_to(following, self.grid) - self.grid, 2**62)[step]
         if self.end in ends:
@@ -173,6 +181,16 @@ class TimeLaw:
         early = ticks < start
         ticks = floor_to(ticks, self.grid) if self.inside.hours else round_to(ticks, self.grid)
         return np.where((ticks < start) & ~early, -floor_to(-start, self.grid), ticks)
+
+    def _on_the_hour(
+        self, step: np.ndarray, time: np.ndarray, linked: np.ndarray, start: np.ndarray, draw: np.random.Generator
+    ) -> np.ndarray:
+        """Times with the first one of each hour moved to the full hour, as often as learned."""
+        hour = floor_to(time, DAY // 24)
+        first = np.ones(len(step), bool)
+        first[1:] = (hour[1:] != hour[:-1]) | (step[1:] != step[:-1])
+        move = first & linked & (hour >= start) & (draw.random(len(step)) < self.full)
+        return np.where(move, hour, time)
 
     def _of_none(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
         """Times that belong to no visit."""
@@ -252,6 +270,16 @@ class TimeLaw:
         clocks = {name: Daytime.from_json(state[name]) for name in ("inside", "outside")}
         fields: dict[str, Any] = dict(state)
         return cls(**(fields | clocks | {"laws": laws}))
+
+
+def _full_hours(step: np.ndarray, time: np.ndarray, clock: Daytime) -> float:
+    """Share of hours with a time that have one on the full hour, if minutes are told and it is above a third."""
+    if not clock.minutes or not len(step):
+        return 0.0
+    hour = time // (DAY // 24)
+    key = (step - step.min()) * (int(hour.max() - hour.min()) + 1) + hour - hour.min()
+    share = len(np.unique(key[time % (DAY // 24) == 0])) / len(np.unique(key))
+    return float(share) if share > 1 / 3 else 0.0
 
 
 def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

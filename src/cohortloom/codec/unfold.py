@@ -138,6 +138,14 @@ def _as_count(column: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return np.where(observed & np.isfinite(values), np.round(np.nan_to_num(values)), 0).clip(0).astype(np.int64)
 
 
+def _counted(fold: Fold, features: Columns, name: str) -> np.ndarray:
+    """Rows of a code or moments of a group, told as a number or as a share of the moments."""
+    if not name.endswith("#share"):
+        return _as_count(features[name])
+    values, observed = features[name]
+    return _as_count((values * _as_count(features[f"{fold.table}#n"]), observed))
+
+
 def _wide_groups(fold: Fold, features: Columns) -> _Groups:
     n = _as_count(features[f"{fold.table}#n"])
     for cell in fold.cells:
@@ -186,9 +194,9 @@ def _code_count(fold: Fold, code: CodeFold, features: Columns, group: str | None
     if not code.counted:
         return features[name][1].astype(np.int64)
     if group is None:
-        n = _as_count(features[f"{name}#n"])
+        n = _counted(fold, features, fold.counted(name))
     else:
-        n = (_as_count(features[group]) - _as_count(features[f"{name}#less"])).clip(0)
+        n = (_counted(fold, features, group) - _as_count(features[f"{name}#less"])).clip(0)
     if code.cell is None:
         return n
     _, observed = features[name]
@@ -236,7 +244,7 @@ def _moment_count(
     if fold.several:
         count = np.maximum(_as_count(features[f"{fold.table}#n"]), most if fold.times.once else 1)
     for group in fold.groups if not fold.panel else ():
-        count = np.maximum(count, _as_count(features[fold.count_of(group)]))
+        count = np.maximum(count, _counted(fold, features, fold.count_of(group)))
     return np.minimum(count, rows)
 
 
@@ -270,7 +278,7 @@ def _deal(
         one = of[group[0]]
         shared[one] = True
         mine = unit == one
-        size[mine] = np.maximum(most, _as_count(features[fold.count_of(group)])[owner])[mine]
+        size[mine] = np.maximum(most, _counted(fold, features, fold.count_of(group))[owner])[mine]
     size = np.where(shared[unit], np.minimum(np.minimum(size, total), np.maximum(count[owner], most)), size)
     draw = rng.numpy
     root = np.linalg.cholesky(panels.together + 1e-9 * np.eye(n_units))
