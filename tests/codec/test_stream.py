@@ -110,8 +110,9 @@ def test_real_streams_obey_the_grammar_and_shuffled_ones_do_not(make):
         for t, place in zip(token, stream.position):
             row, last = (0, END) if place == 0 else (row, last)
             cell = not facts["row"][t]
-            fine = facts["table"][t] == facts["table"][row] and facts["column"][t] > facts["column"][last]
-            found += not (fine if cell else codec.follows[row, t])
+            fine = facts["table"][t] == facts["table"][row] and facts["column"][last] < facts["column"][t]
+            fine &= facts["column"][t] <= facts["due"][last]
+            found += not (fine if cell else codec.follows[row, t] and facts["due"][last] == np.iinfo(np.int64).max)
             row, last = (row if cell else t), t
         return found
 

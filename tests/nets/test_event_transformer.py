@@ -15,7 +15,8 @@ def small(window: int = 12) -> EventTransformer:
     facts = {
         "table": torch.tensor([-1, 0, 0, 1, 1]), "column": torch.tensor([-1, -1, 0, -1, -1]),
         "row": torch.tensor([False, True, False, True, True]),
-        "visit": torch.tensor([False, True, False, False, False]),
+        "visit": torch.tensor([False, True, False, False, False]), "rest": torch.zeros(5, dtype=torch.long),
+        "due": torch.full((5,), torch.iinfo(torch.long).max),
     }  # fmt: skip
     follows = torch.zeros(5, 5, dtype=torch.bool)
     follows[:, [1, 3, 4]] = True
@@ -69,6 +70,18 @@ def test_tokens_the_grammar_forbids_have_no_chance_and_the_end_comes_when_nothin
     assert (p[1] > 0).tolist() == [False, True, False, True, True]  # but not twice
     assert (p[2] > 0).tolist() == [False, True, False, True, True]  # and not after another table
     assert p[3].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_a_cell_that_is_never_empty_comes_and_a_row_without_room_does_not():
+    net, h = small(), torch.zeros(3, 16)
+    net.rest, net.due = torch.tensor([0, 1, 0, 0, 0]), net.due.clone()
+    net.due[1] = 0  # the visit must have its cell
+    had, visits = torch.zeros(3, 5), torch.zeros(3)
+    row, last, left = torch.tensor([1, 0, 3]), torch.tensor([1, 0, 3]), torch.tensor([4, 1, 2])
+    p = net.token_logits(h, row, last, left, had, visits).softmax(-1)
+    assert p[0].tolist() == [0, 0, 1, 0, 0]
+    assert (p[1] > 0).tolist() == [False, False, False, True, True]  # one token is left: no visit begins
+    assert (p[2] > 0).tolist() == [False, True, False, True, True]
 
 
 def test_static_probabilities_sum_to_one_and_fixed_ones_are_weighed():

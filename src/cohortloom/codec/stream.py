@@ -178,7 +178,11 @@ class StreamCodec:
 
     @cached_property
     def facts(self) -> dict[str, np.ndarray]:
-        """What a model needs to know of each token [token]: table, column, row, timed, visit, needs_visit, number."""
+        """What a model needs to know of each token [token].
+
+        table, column (-1: a row), row, timed, visit; needs_visit: may it only come after a visit; number: can it carry
+        one, and full: must it; rest: cells its row still has to hold after it, due: column of the next of them.
+        """
         names, schema = list(self.cells), self.schema
         rest = self.tokens[1:]
         row = [t.column == _ROW for t in rest]
@@ -186,7 +190,14 @@ class StreamCodec:
         visit = [r and t.table == schema.visit_table for t, r in zip(rest, row)]
         needs = [r and not v and t.linked and schema.has_visit_id(t.table) for t, r, v in zip(rest, row, visit)]
         needs = [n or (r and not t_) for n, r, t_ in zip(needs, row, timed)]  # untimed rows hang on a visit
+        last = np.iinfo(np.int64).max
+        must = {name: [j for j, cell in enumerate(cells) if cell.always] for name, cells in self.cells.items()}
+        ahead = [[j for j in must[t.table] if j > t.column] for t in rest]
+        full = [t.column != _ROW or not self._may_lack_number(t.table) for t in rest]
         return {
+            "rest": np.array([0, *(len(x) for x in ahead)]),
+            "due": np.array([last, *(min(x, default=last) for x in ahead)]),
+            "full": np.array([False, *full]),
             "table": np.array([-1, *(names.index(t.table) for t in rest)]),
             "column": np.array([_ROW, *(t.column for t in rest)]),
             "row": np.array([False, *row]),
@@ -195,6 +206,11 @@ class StreamCodec:
             "needs_visit": np.array([False, *needs]),
             "number": np.array([False, *(t.law is not None for t in rest)]),
         }
+
+    def _may_lack_number(self, name: str) -> bool:
+        """May a row of the table carry no number?"""
+        table = self.schema.tables[name]
+        return table.value is None or table.columns[table.value].missing
 
     @cached_property
     def follows(self) -> np.ndarray:

@@ -440,8 +440,8 @@ def _draw_value(
         h[at], torch.from_numpy(token[at]), torch.from_numpy(gap_class[at]), torch.from_numpy(past).float()
     )
     logits[:, AGAIN] = logits[:, AGAIN].masked_fill(torch.from_numpy(~state.known[rows]), float("-inf"))
-    cell = torch.from_numpy(~facts["row"][token[at]])
-    logits[:, 0] = logits[:, 0].masked_fill(cell, float("-inf"))  # a cell that is there has its number
+    full = torch.from_numpy(facts["full"][token[at]])
+    logits[:, 0] = logits[:, 0].masked_fill(full, float("-inf"))  # a cell that is there has its number
     found = torch.multinomial(logits.softmax(-1), 1, generator=stream)[:, 0].numpy()
     score[at] = scores_of(np.maximum(found - 2, 0), N_CLASSES, draw)
     score[at] = np.where(found == AGAIN, state.score[rows], np.where(found > AGAIN, score[at], 0.0))

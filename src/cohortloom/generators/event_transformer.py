@@ -45,6 +45,8 @@ __all__ = ["EventNets", "EventTransformerGenerator"]
 
 #: Logits of a training batch: tokens of the batch times size of the vocabulary.
 _LOGITS = 12_000_000
+#: What an entry costs that the model can't write (an unseen level, an empty cell where none ever was) [nat].
+IMPOSSIBLE = 30.0
 
 
 class EventNets(torch.nn.Module):
@@ -369,7 +371,7 @@ class Windows:
         had = self._had(owner, begin, last, visits)
         logits = net.token_logits(h, self.row[at], last, left, had, visits)
         total = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
-        total = torch.where(real, total, 0.0)
+        total = torch.where(real, total.clamp(min=-IMPOSSIBLE), 0.0)
         timed = real & self.timed[token]
         if timed.any():
             found = net.gap_logits(h[timed], token[timed]).log_softmax(-1)

@@ -28,6 +28,7 @@ __all__ = ["Cache", "EventTransformer", "Sizes", "StaticNet"]
 _BASE = 1_000.0
 #: A weight per token sees few gradients: it moves this much faster.
 _SWIFT = 20.0
+_NEVER = torch.iinfo(torch.long).max
 
 
 class Cache:
@@ -201,7 +202,7 @@ class EventTransformer(nn.Module):
         patient: Sizes of the static features.
         log_token, log_gap, log_value: Log shares that start the heads: [token], [kind gap], [token value].
         follows: May a row of token b come after a row of token a? [a b]
-        table, column, row, visit: What tokens are (`StreamCodec.facts`).
+        facts: What tokens are (`StreamCodec.facts`).
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class EventTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
         for layer in (self.again_here, self.gap_head, self.value_head):
             nn.init.zeros_(layer.bias)
-        for name in ("table", "column", "row", "visit"):
+        for name in ("table", "column", "row", "visit", "rest", "due"):
             self.register_buffer(name, facts[name], persistent=False)
         self.register_buffer("follows", follows, persistent=False)
 
@@ -274,7 +275,7 @@ class EventTransformer(nn.Module):
             h: State [... width].
             row: Token of the row the stream stands in (0 before the first) [...].
             last: Last token [...].
-            left: Tokens to come; END is next where there are none, and only there [...].
+            left: Tokens to come, this one included; END is next where nothing else can be [...].
             had: One more than the number of visits begun when the patient last had the token, 0 for never [... token]
             visits: Visits begun so far [...].
         """
@@ -283,11 +284,13 @@ class EventTransformer(nn.Module):
         for k, when in enumerate((since <= 0, since == 1, since > 1)):  # in this visit, in the one before, earlier
             logits = logits + (when & (had > 0)) * (_SWIFT * self.again[k] + here[..., k : k + 1])
         cell = (self.table[row][..., None] == self.table) & ~self.row & (self.column > self.column[last][..., None])
-        logits = logits.masked_fill(~(self.follows[row] | cell), float("-inf"))
-        over = (left <= 0)[..., None]
+        due = self.due[last][..., None]  # a cell that is never empty is not passed over
+        fine = (self.follows[row] & (due == _NEVER)) | (cell & (self.column <= due))
+        fine &= self.rest < left[..., None]  # nor begun what there is no room for
+        logits = logits.masked_fill(~fine, float("-inf"))
         end = torch.full_like(logits, float("-inf"))
         end[..., 0] = 0.0
-        return torch.where(over, end, logits)
+        return torch.where(fine.any(-1, keepdim=True), logits, end)
 
     def gap_logits(self, h: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """Logits of the gap before a row of the token [n gap]."""
