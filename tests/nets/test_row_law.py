@@ -40,7 +40,7 @@ def some_past(n, columns=COLUMNS, seed=2):
     has = torch.from_numpy(Rng(seed).numpy.random(score.shape) < 0.7).float()
     since = torch.from_numpy(Rng(seed + 1).numpy.exponential(1, score.shape).astype(np.float32))
     token = torch.where(has > 0, token, -1)
-    return Before(token, score * has, has, 1 - has, 0 * has, since * has, 0.3 * has)
+    return Before(token, score * has, has, 1 - has, 0 * has, since * has, 0.5 * has, 2 * has, 0.3 * has)
 
 
 @pytest.mark.parametrize("low_rank", [False, True])
@@ -130,13 +130,13 @@ def test_autocorrelation_of_residuals_is_recovered_in_irregular_time():
     known = [law.out, law.mix]
     optimiser = torch.optim.Adam([law.keep, law.forget, *(p for part in known for p in part.parameters())], 0.1)
     for _ in range(120):
-        past = Before(zero, last, one, 0 * one, 0 * one, since, law.level(own))
+        past = Before(zero, last, one, 0 * one, 0 * one, since, 0 * one, one, law.level(own))
         loss = -law.log_prob(own, zero, now, now, none, past).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     for gap in (0.3, 1.0, 2.5):
-        found = law.rho(Before(zero[:1], last[:1], one[:1], one[:1], one[:1], gap * one[:1], one[:1])).item()
+        found = law.rho(Before(zero[:1], last[:1], *[one[:1]] * 3, gap * one[:1], *[one[:1]] * 3)).item()
         assert found == pytest.approx(0.9 * math.exp(-0.4 * gap), abs=0.05)
 
 
@@ -147,7 +147,7 @@ def test_start_is_the_table_of_transitions():
     token = torch.where(torch.from_numpy(draw.random((4000, 1)) < 0.8), before, (before + 1) % 4)
     law.start(token, before)
     h, one = torch.zeros(4, 2), torch.ones(4, 1)
-    past = Before(torch.arange(4)[:, None], 0 * one, 0 * one, 0 * one, 0 * one, 0 * one, 0 * one)
+    past = Before(torch.arange(4)[:, None], *[0 * one] * 8)
     with torch.no_grad():
         law.enter.weight.zero_(), law.enter.bias.zero_()
         logits, _ = RowCursor(law, h, past).column(0, torch.full((4,), -1))

@@ -84,7 +84,7 @@ def test_what_a_visit_knows_is_the_same_in_training_and_in_drawing(encoded, fram
         rows = seq.starts[alive] + t
         if t:
             found = past.before(time[rows])
-            for name in ("token", "score", "has", "absent", "due", "since"):
+            for name in ("token", "score", "has", "absent", "due", "since", "mean", "count"):
                 assert torch.allclose(
                     getattr(found, name).double(), getattr(batch.before, name)[rows].double(), atol=1e-5
                 ), name

@@ -189,7 +189,8 @@ def before_of(
     previous: np.ndarray,
     last_token: np.ndarray,
     last_score: np.ndarray,
-    has: np.ndarray,
+    total: np.ndarray,
+    count: np.ndarray,
     absent: np.ndarray,
     since: np.ndarray,
     between: np.ndarray,
@@ -199,15 +200,18 @@ def before_of(
     Args:
         previous: Tokens of the row before.
         last_token, last_score: Of the last recorded cell.
-        has, absent: Is there one? Was it missing in the row before?
-        since, between: Time since it, and between it and the one before it (0: none) [usual gaps].
+        total, count: Sum and number of the recorded scores.
+        absent: Was it missing in the row before?
+        since, between: Time since the last one, and between it and the one before it (0: none) [usual gaps].
     """  # fmt: skip
+    has = count > 0
     token = np.where(number, previous, np.where(has, last_token, -1))
     due = has & (between > 0) & (np.abs(since - between) < 0.5)
     score = np.where(has & number, last_score, 0.0)
-    parts = (score, has, absent, due, np.where(has, since, 0.0))
-    score, has, absent, due, since = (torch.from_numpy(p.astype(np.float32)) for p in parts)
-    return Before(torch.from_numpy(token.astype(np.int64)), score, has, absent, due, since, torch.zeros_like(score))
+    mean = np.where(has & number, total / np.maximum(count, 1), 0.0)
+    parts = (score, has, absent, due, np.where(has, since, 0.0), mean, count)
+    found = [torch.from_numpy(p.astype(np.float32)) for p in parts]
+    return Before(torch.from_numpy(token.astype(np.int64)), *found, torch.zeros_like(found[0]))
 
 
 class Past:
@@ -223,8 +227,13 @@ class Past:
         self.coders, self.number = coders, np.array([c.kind == "number" for c in coders], bool)
         self.value, self.base = np.full(shape, np.nan), np.zeros(shape, np.float32)
         self.previous, self.last_token = np.full(shape, -1), np.full(shape, -1)
-        self.score, self.when, self.between = (np.zeros(shape) for _ in range(3))
-        self.has, self.absent = np.zeros(shape, bool), np.zeros(shape, bool)
+        self.score, self.when, self.between, self.total, self.count = (np.zeros(shape) for _ in range(5))
+        self.absent = np.zeros(shape, bool)
+
+    @property
+    def has(self) -> np.ndarray:
+        """Was the column ever recorded? [patient column]"""
+        return self.count > 0
 
     def keep(self, rows: np.ndarray) -> None:
         for name, value in vars(self).items():
@@ -257,12 +266,21 @@ class Past:
         self.score, self.base = np.where(seen, cells.score, self.score), np.where(seen, base, self.base)
         self.when = np.where(seen, time[:, None], self.when)
         self.last_token, self.previous = np.where(seen, cells.token, self.last_token), cells.token
-        self.has, self.absent = self.has | seen, ~seen
+        self.total, self.count = self.total + np.where(seen, cells.score, 0.0), self.count + seen
+        self.absent = ~seen
 
     def before(self, time: np.ndarray) -> Before:
         since = np.maximum(time[:, None] - self.when, 0.0)
         found = before_of(
-            self.number, self.previous, self.last_token, self.score, self.has, self.absent, since, self.between
+            self.number,
+            self.previous,
+            self.last_token,
+            self.score,
+            self.total,
+            self.count,
+            self.absent,
+            since,
+            self.between,
         )
         found.base = torch.from_numpy(np.where(self.has & self.number, self.base, 0.0).astype(np.float32))
         return found
@@ -275,7 +293,7 @@ class Courses:
     Args:
         statics, visits, first_gap, gap: Cells.
         recorded: Which cells of the visits hold a value.
-        static_seen: The same for statics.
+        total, count: Sum and number of the scores recorded before each visit [visit column].
         clock, field: Features of time.
         last, before_last: Visit in which the column was recorded last, and the time before; -1 for none.
         time: Since the origin [usual gaps].
@@ -297,6 +315,8 @@ class Courses:
     length: Tensor
     position: Tensor
     recorded: Tensor
+    total: Tensor
+    count: Tensor
     number: np.ndarray
     n_told: int = 0
 
@@ -310,7 +330,8 @@ class Courses:
             none, zero = torch.zeros(0, 0), torch.zeros(n, dtype=torch.long)
             empty = torch.zeros(0, dtype=torch.long)
             return cls(grid, None, None, None, torch.zeros(0, widths[0]), torch.zeros(0, widths[1]), none.long(),
-                       none.long(), none, zero, zero, empty, none.bool(), np.zeros(0, bool), frame.n_told)  # fmt: skip
+                       none.long(), none, zero, zero, empty, none.bool(), none, none, np.zeros(0, bool),
+                       frame.n_told)  # fmt: skip
         coders, first = alphabet.columns, seq.position == 0
         cells = cells_of(coders, raw_values(seq), seq.subject)
         start = np.zeros(len(seq.length))
@@ -336,6 +357,8 @@ class Courses:
             torch.from_numpy(seq.length.astype(np.int64)),
             torch.from_numpy(seq.position.astype(np.int64)),
             torch.from_numpy(recorded),
+            _so_far(np.where(recorded, cells.score, 0.0), seq.starts, seq.subject),
+            _so_far(recorded, seq.starts, seq.subject),
             np.array([c.kind == "number" for c in coders], bool),
             frame.n_told,
         )
@@ -370,7 +393,7 @@ class Courses:
             empty, Grid(*[rows] * 4, rows), cls._gaps(frame, seq, frame.alphabet.first_gap, pinned=False), later,
             clock, rows, rows.long(), rows.long(), torch.zeros(len(gap)),
             torch.from_numpy(np.cumsum(n_known) - n_known), torch.from_numpy(n_known), torch.from_numpy(position),
-            rows.bool(), np.zeros(0, bool),
+            rows.bool(), rows, rows, np.zeros(0, bool),
         )  # fmt: skip
 
     @staticmethod
@@ -406,7 +429,6 @@ class Courses:
         )  # fmt: skip
 
     def _before(self, rows: Tensor, last: Tensor) -> Before:
-        has = (last >= 0).numpy()
         at = last.clamp(min=0)
         earlier = self.before_last[rows].long()
         time = self.time[rows][:, None]
@@ -415,7 +437,8 @@ class Courses:
         row_before = (rows - 1).clamp(min=0)
         return before_of(
             self.number, self.visits.token[row_before].numpy(), self.visits.token.gather(0, at).numpy(),
-            self.visits.score.gather(0, at).numpy(), has, ~self.recorded[row_before].numpy(), since, between,
+            self.visits.score.gather(0, at).numpy(), self.total[rows].numpy(), self.count[rows].numpy(),
+            ~self.recorded[row_before].numpy(), since, between,
         )  # fmt: skip
 
     def before(self, rows: Tensor) -> Before:
@@ -444,7 +467,7 @@ def gap_before(token: Tensor, score: Tensor, position: Tensor) -> Before:
     has = (position > 1)[:, None]
     one = has.float()
     return Before(
-        torch.where(has, token[:, None], -1), score[:, None] * one, one, 0 * one, 0 * one, one, torch.zeros_like(one)
+        torch.where(has, token[:, None], -1), score[:, None] * one, one, 0 * one, 0 * one, one, 0 * one, one, 0 * one
     )
 
 
@@ -458,6 +481,12 @@ def _last_rows(recorded: np.ndarray, starts: np.ndarray, subject: np.ndarray) ->
     last = np.where(last >= first, last, np.int32(-1))
     earlier = np.take_along_axis(last, np.maximum(last, 0), 0)
     return last, np.where(last >= 0, earlier, np.int32(-1)).astype(np.int32)
+
+
+def _so_far(value: np.ndarray, starts: np.ndarray, subject: np.ndarray) -> Tensor:
+    """Sum over a patient's earlier rows [row column]."""
+    upto = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(value, 0, dtype=float)])
+    return torch.from_numpy((upto[:-1] - upto[starts[subject]]).astype(np.float32))
 
 
 def persistence_of(courses: Courses) -> list[float]:

@@ -142,7 +142,7 @@ def _start(net: VisitVAE, courses: Courses, train: Tensor) -> None:
     if "later" in net.laws and len(later):
         before = courses.before(later)
         net.laws["later"].start(v.token[later], before.token)
-        net.laws["later"].start_within(v.token[later], v.score[later], before.score)
+        net.laws["later"].start_within(v.token[later], v.score[later], before)
 
 
 def part_loss(net: VisitVAE, courses: Courses, laws: tuple[str, ...]):

@@ -53,6 +53,7 @@ class Before:
         score: Last recorded score, 0 where none.
         has, absent, due: Is there one? Was it missing in the row before? Is it due at the pace of the last two?
         since: Time since the last recorded one [usual gaps].
+        mean, count: Mean of the recorded scores so far, 0 where none, and their number.
         base: What the decoder said of the mean then.
     """
 
@@ -62,6 +63,8 @@ class Before:
     absent: Tensor
     due: Tensor
     since: Tensor
+    mean: Tensor
+    count: Tensor
     base: Tensor
 
 
@@ -146,7 +149,7 @@ class RowLaw(nn.Module):
         self.units = units
         self.enter = nn.Linear(width, c * units)
         self.leave = nn.Parameter(torch.zeros(c, units, int(sizes.max(initial=1))))
-        self.recall = nn.Parameter(0.1 * torch.randn(c, 4, units)) if before else None
+        self.recall = nn.Parameter(0.1 * torch.randn(c, 5, units)) if before else None
         seen = np.zeros(c, int)
         within = np.zeros(self.n_out, int)
         for place, j in enumerate(owner):
@@ -178,7 +181,7 @@ class RowLaw(nn.Module):
         )
         self.before = before
         if before:
-            size = d.width + 4 * len(columns)
+            size = d.width + 6 * len(columns)
             if size * self.n_out > FULL:
                 self.lag = nn.Sequential(nn.Linear(size, RANK, bias=False), nn.Linear(RANK, self.n_out, bias=False))
                 nn.init.zeros_(self.lag[1].weight)
@@ -219,32 +222,36 @@ class RowLaw(nn.Module):
                 self.same[first : first + size] = log_odds.diagonal()
 
     @torch.no_grad()
-    def start_within(self, token: Tensor, score: Tensor, last: Tensor | None = None, shrink: float = 20.0) -> None:
-        """Start the shifts of numbers at ridge regressions on the earlier columns of the row.
+    def start_within(self, token: Tensor, score: Tensor, before: Before | None = None, shrink: float = 20.0) -> None:
+        """Start the shifts of numbers at ridge regressions on the earlier columns of the row, last scores and means.
 
         Args:
             token, score: Cells [row column].
-            last: Last recorded scores, 0 where none; their share rho is taken off first.
+            before: What the rows know of those before them; the share rho of the last score is taken off first.
             shrink: Weight of the penalty [rows].
         """
         d = self.dense
-        if self.low_rank or not len(token):
+        if self.low_rank or not len(token) or (before is not None and not isinstance(self.lag, nn.Linear)):
             return
         x = d(token, score)
+        past = x[:, :0] if before is None else torch.cat([before.score[:, d.numbers], before.mean[:, d.numbers]], 1)
+        places = torch.tensor([d.n_tokens + k for k in range(len(d.numbers))] + [d.width + j for j in d.numbers])
         for number, j in enumerate(d.numbers):
             earlier = torch.nonzero(self.column_of_input < j).squeeze(1)
             rows = token[:, j] == 0
             if rows.sum() < 10:
                 continue
             y = score[rows, j]
-            if last is not None:
-                y = y - torch.sigmoid(self.keep[number]) * last[rows, j]
-            part, at = x[rows][:, earlier], d.n_tokens + number
+            if before is not None and self.residual:
+                y = y - torch.sigmoid(self.keep[number]) * before.score[rows, j]
+            part, at = torch.cat([x[rows][:, earlier], past[rows]], 1), d.n_tokens + number
             centred = part - part.mean(0)
-            gram = centred.T @ centred + shrink * torch.eye(len(earlier))
+            gram = centred.T @ centred + shrink * torch.eye(part.shape[1])
             slope = torch.linalg.solve(gram, centred.T @ (y - y.mean()))
-            self.within[earlier, at] = slope
+            self.within[earlier, at] = slope[: len(earlier)]
             self.out.bias[at] = y.mean() - part.mean(0) @ slope
+            if before is not None:
+                self.lag.weight[at, places] = slope[len(earlier) :]
 
     # -- laws of rows ----------------------------------------------------------------------------------------------
 
@@ -385,9 +392,10 @@ class RowCursor:
         self.rho: Tensor | None = None
         if before is not None:
             dense, since = d(before.token, before.score), torch.log1p(before.since) * before.has
-            self.out = self.out + law.lag(law.hide(torch.cat([dense, before.has, before.absent, before.due, since], 1)))
+            known = [dense, before.mean, before.has, before.absent, before.due, since, torch.log1p(before.count)]
+            self.out = self.out + law.lag(law.hide(torch.cat(known, 1)))
             self.out = self.out + F.pad(dense[:, : d.n_tokens] * law.same, (0, law.n_out - d.n_tokens))
-            each = torch.stack([before.score, before.absent, since, since.square()], 2)
+            each = torch.stack([before.score, before.mean, before.absent, since, since.square()], 2)
             self.inner = self.inner + torch.bmm(each.transpose(0, 1), law.recall).transpose(0, 1).flatten(1)
             self.rho = law.rho(before)
             self.pull = self.rho * (before.score - before.base)[:, d.numbers]
