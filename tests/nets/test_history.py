@@ -58,7 +58,10 @@ def test_features_equal_a_loop_over_the_past():
             recorded = tokens[tokens > 0]
             last = np.eye(3)[recorded[-1]] if len(recorded) else np.zeros(3)
             shares = np.bincount(tokens, minlength=3) / len(tokens)
-            np.testing.assert_allclose(feature[SPEC.category_block(0)], [*last, tokens[-1] == 0, *shares], atol=1e-6)
+            moments = np.cumsum(steps.gap[past])
+            waits = [min(moments[-1] - moments[tokens == k][-1], 8.0) if (tokens == k).any() else 8.0 for k in range(3)]
+            expected = [*last, tokens[-1] == 0, *shares, *(shares > 0), *waits]
+            np.testing.assert_allclose(feature[SPEC.category_block(0)], expected, atol=1e-5)
             large = steps.large[past, 0]
             assert code[0] == (large[large > 0][-1] if (large > 0).any() else -1)
             time, seen = steps.gap[past].sum(), row - start[who]

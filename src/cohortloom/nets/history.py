@@ -10,10 +10,12 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
     absolute change, and how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured
     every four hours has odds that rise and fall, which no weight on a time can say
 
-per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far; per
-large category the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time,
-visits left, distance to the last visit and to known ends of follow-up, whether the visits
-left just fit in before them, and the pace that would fill them evenly.
+per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far, which
+tokens were ever seen (a chronic diagnosis is written down at every second visit, but never before the first time), and
+with few tokens the time since each (a planned visit is due some time after the last planned one); per large category
+the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time, visits left,
+distance to the last visit and to known ends of follow-up, whether the visits left just fit in before them, and the pace
+that would fill them evenly.
 
 Sums are kept in float64 and every operation is row by row, so a feature doesn't depend on who else is in the chunk.
 """
@@ -29,6 +31,8 @@ __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
 NUMBER_FEATURES = 17 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
 SMOOTHING = 0.3
+FEW_TOKENS = 6  # of a category that tells the time since each
+LONGEST_WAIT = 8.0  # usual gaps
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class HistorySpec:
 
     @property
     def n_features(self) -> int:
-        return self.n_global + NUMBER_FEATURES * self.n_numbers + sum(2 * size + 1 for size in self.categories)
+        return self.n_global + NUMBER_FEATURES * self.n_numbers + sum(map(_width, self.categories))
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -77,10 +81,9 @@ class HistorySpec:
         return self.n_global + np.arange(NUMBER_FEATURES) * self.n_numbers + column
 
     def category_block(self, column: int) -> Int[np.ndarray, "feature"]:
-        """Indices of a small category's features: last one-hot, missing flag, shares."""
-        before = sum(2 * size + 1 for size in self.categories[:column])
-        start = self.n_global + NUMBER_FEATURES * self.n_numbers + before
-        return np.arange(start, start + 2 * self.categories[column] + 1)
+        """Indices of a small category's features: last one-hot, missing flag, shares, seen, since."""
+        start = self.n_global + NUMBER_FEATURES * self.n_numbers + sum(map(_width, self.categories[:column]))
+        return np.arange(start, start + _width(self.categories[column]))
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class History:
         self.token = np.full((n, len(spec.categories)), -1)
         self.token_absent = np.zeros((n, len(spec.categories)), bool)
         self.shares = np.zeros((n, sum(spec.categories)))
+        self.seen_at = np.zeros((n, sum(spec.categories)))
         self.code = np.full((n, len(spec.large)), -1)
         self._first_token = np.concatenate([[0], np.cumsum(spec.categories)[:-1]]).astype(int)
 
@@ -174,7 +178,10 @@ class History:
             self.token = np.where(known, steps.small, self.token)
             row, column = np.nonzero(steps.small >= 0)
             self.shares = self.shares.copy()
-            self.shares[row, self._first_token[column] + steps.small[row, column]] += 1
+            place = self._first_token[column] + steps.small[row, column]
+            self.shares[row, place] += 1
+            self.seen_at = self.seen_at.copy()
+            self.seen_at[row, place] = self.time[row]
         if steps.large.shape[1]:
             known = (steps.large >= 0) & (steps.large != np.asarray(self.spec.large_missing))
             self.code = np.where(known, steps.large, self.code)
@@ -218,9 +225,20 @@ class History:
             start = self._first_token[column]
             out[:, at : at + size] = self.token[:, column, None] == np.arange(size)
             out[:, at + size] = self.token_absent[:, column]
-            out[:, at + size + 1 : at + 2 * size + 1] = share[:, start : start + size]
-            at += 2 * size + 1
+            tokens = slice(start, start + size)
+            out[:, at + size + 1 : at + 2 * size + 1] = share[:, tokens]
+            out[:, at + 2 * size + 1 : at + 3 * size + 1] = self.shares[:, tokens] > 0
+            if size <= FEW_TOKENS:
+                waited = (self.time[:, None] - self.seen_at[:, tokens]) / usual
+                waited = np.where(self.shares[:, tokens] > 0, np.minimum(waited, LONGEST_WAIT), LONGEST_WAIT)
+                out[:, at + 3 * size + 1 : at + 4 * size + 1] = waited
+            at += _width(size)
         return out
+
+
+def _width(size: int) -> int:
+    """Features of a category of so many tokens."""
+    return (4 if size <= FEW_TOKENS else 3) * size + 1
 
 
 def walk(
