@@ -24,7 +24,7 @@ import numpy as np
 from cohortloom.cohort import Cohort
 from cohortloom.cohort.resample import independent
 from cohortloom.errors import DataError, Problem
-from cohortloom.evaluation.fields import Field, plan_fields
+from cohortloom.evaluation.fields import MAX_CODE_SERIES, Field, plan_fields, unmeasured_codes
 from cohortloom.evaluation.views import View, make_view
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -145,7 +145,10 @@ def prepare(
         f.with_reference(np.concatenate([views[k].columns[f.name] for k in both])) if f.is_number else f for f in fields
     )
     draws = make_draws(views, rng.child("draws").numpy, 60 if fast else 200)
-    return Context(schema, fields, views, draws, rng, fast, whole, tell)
+    ctx = Context(schema, fields, views, draws, rng, fast, whole, tell)
+    for table, codes in unmeasured_codes(schema, (train, held_out)).items():
+        ctx.leave_out(f"Values beside codes: the {MAX_CODE_SERIES} most frequent codes of {table}", codes)
+    return ctx
 
 
 def make_draws(views: dict[str, View], rng: np.random.Generator, times: int) -> Draws:

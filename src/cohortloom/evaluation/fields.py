@@ -20,7 +20,7 @@ import polars as pl
 from cohortloom.cohort import Cohort
 from cohortloom.schema import Schema
 
-__all__ = ["OTHER", "Field", "label_of", "plan_fields"]
+__all__ = ["MAX_CODE_SERIES", "OTHER", "Field", "label_of", "plan_fields", "unmeasured_codes"]
 
 OTHER = "(other)"
 MAX_CODES = 100
@@ -129,6 +129,16 @@ def plan_fields(schema: Schema, real: Iterable[Cohort]) -> tuple[Field, ...]:
                 unit = items[code].unit if code in items else spec.value_column().unit
                 found.append(Field(key, key, table, spec.value, code=code, unit=unit))
     return tuple(found)
+
+
+def unmeasured_codes(schema: Schema, real: Iterable[Cohort]) -> dict[str, list[str]]:
+    """Table: codes whose values are not measured by themselves, as others are more frequent."""
+    cohorts = list(real)
+    return {
+        table: frequent(cohorts, table, spec.code or "", 10**6, valued=spec.value)[MAX_CODE_SERIES:]
+        for table, spec in schema.tables.items()
+        if spec.is_long and spec.value
+    }
 
 
 def frequent(cohorts: list[Cohort], table: str, column: str, most: int, valued: str | None = None) -> list[str]:

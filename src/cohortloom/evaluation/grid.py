@@ -53,7 +53,11 @@ def _gridded(ctx: Context) -> dict[str, Grid] | None:
         return None
     held = ctx.views["held_out"]
     axis = max(axes, key=lambda a: (sum(_ordered(f) for f in ctx.rows(a)), len(held.axes[a].patient)))
-    fields = [f for f in ctx.rows(axis) if _ordered(f)][:MOST_COLUMNS]
+    fields = [f for f in ctx.rows(axis) if _ordered(f)]
+    ctx.leave_out(
+        f"Judges of series and kinds of courses: {MOST_COLUMNS} columns", (f.name for f in fields[MOST_COLUMNS:])
+    )
+    fields = fields[:MOST_COLUMNS]
     real = [ctx.views[k] for k in ("train", "held_out")]
     counts = np.concatenate([v.axes[axis].count for v in real])
     if not counts.any():

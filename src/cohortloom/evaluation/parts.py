@@ -77,6 +77,8 @@ class Summary:
 def summaries_of(ctx: Context) -> list[Summary]:
     """The summaries that the schema allows."""
     fields = list(ctx.fields[:MOST_FIELDS])
+    rest = (f.name for f in ctx.fields[MOST_FIELDS:])
+    ctx.leave_out(f"Errors by subgroup and site: the first {MOST_FIELDS} columns", rest)
     found = [_marginal(fields)] if fields else []
     numbers = [f for f in ctx.fields if f.is_number or f.levels[:2] == ("false", "true")][:MOST_PAIRED]
     if len(numbers) > 1:

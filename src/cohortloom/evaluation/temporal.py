@@ -434,6 +434,7 @@ def first_events(ctx: Context) -> list[Score]:
 
     known = [np.isfinite(firsts(ctx.views["held_out"], f, k)).mean() for _, f, k in items]
     chosen = [items[i] for i in np.argsort(known, kind="stable")[::-1][:10] if known[i] > 0]
+    ctx.leave_out("Order of first findings: the ten most frequent only", _others(items, chosen))
     table = {k: [firsts(v, f, level) for _, f, level in chosen] for k, v in ctx.views.items()}
     number = {id(v): k for k, v in ctx.views.items()}
     cells = Cells()
@@ -451,3 +452,8 @@ def first_events(ctx: Context) -> list[Score]:
     if not cells.parts:
         return [not_computed(ctx, key, name, "fewer than two findings over time")]
     return assess(ctx, cells.measure(ctx, key, name, tolerance=(0.03, 0.1)))
+
+
+def _others(items: list[tuple[str, Field, int]], chosen: list[tuple[str, Field, int]]) -> list[str]:
+    kept = {name for name, _, _ in chosen}
+    return [name for name, _, _ in items if name not in kept]
