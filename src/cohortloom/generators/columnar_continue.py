@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import logsumexp, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder, cells_of, raw_values
@@ -33,6 +33,7 @@ from cohortloom.generators.columnar_sampling import (
     _row_log_prob,
     cell_log_prob,
     hidden_token,
+    logsumexp,
 )
 from cohortloom.nets.history import History
 from cohortloom.nets.tokens import CONT

@@ -25,11 +25,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
-from cohortloom.generators.columnar_sampling import Members, _Draw, _with_empty_gap, cell_log_prob, hidden_token
+from cohortloom.generators.columnar_sampling import (
+    Members,
+    _Draw,
+    _with_empty_gap,
+    cell_log_prob,
+    hidden_token,
+    logsumexp,
+)
 from cohortloom.generators.impute import Holes
 from cohortloom.nets.columnar import Cursor
 from cohortloom.nets.history import History
@@ -207,14 +213,16 @@ class _Walk:
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             value, follows = cells.value[:, j], (cells.token[:, j] == NOTHING) & number
-            score = cell_log_prob(coder, logits, mixture, value, before)
-            if hole[:, j].any():
-                at = np.flatnonzero(np.repeat(hole[:, j], p))
-                there, recorded = _present(coder, logits[at])
-                if there is not None:
-                    normals = None if mixture is None else tuple(part[at] for part in mixture)
-                    value[at] = self.draw._cell(coder, there, normals, before[at])
-                    score[at] = recorded
+            is_hole, score = np.repeat(hole[:, j], p), np.zeros(rows)
+            for at, drawn in ((np.flatnonzero(~is_hole), False), (np.flatnonzero(is_hole), True)):
+                if not len(at):
+                    continue
+                normals = None if mixture is None else tuple(part[at] for part in mixture)
+                there, recorded = _present(coder, logits[at]) if drawn else (None, None)
+                if there is None:
+                    score[at] = cell_log_prob(coder, logits[at], normals, value[at], before[at])
+                else:
+                    value[at], score[at] = self.draw._cell(coder, there, normals, before[at]), recorded
             weight += np.where(follows, 0.0, score)
             if number:
                 cells.token[:, j] = np.where(follows, NOTHING, coder.token(value, before))
@@ -269,14 +277,14 @@ def _with(cells: Cells, rows: np.ndarray, source: np.ndarray) -> Cells:
     return cells.take(order)
 
 
-def _present(coder: Coder, logits: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _present(coder: Coder, logits: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Logits without the token MISSING, and the log-probability of that; None if there is no other token."""
     token = coder.missing_token if coder.kind == "number" else coder.ids.index(0) if 0 in coder.ids else -1
     others = coder.allowed.copy()
     if token >= 0:
         others[token] = False
     if not others.any():
-        return None, np.zeros(len(logits))
+        return None, None
     there = logits.astype(np.float32, copy=True)
     if token >= 0:
         there[:, token] = -np.inf
