@@ -6,6 +6,11 @@ Patients are simulated from `schemas/pbc.toml` (three samples: training, held-ou
 synthetic cohort), so anybody can run it. sdmetrics compares columns and pairs of columns within tables, and the number
 of rows per patient; it has no held-out patients, no order of rows and no identity of patients. Each fault keeps what it
 looks at and breaks something else.
+
+    python -m benchmarks.sdmetrics_blind --cohorts pbc mimic_iv_demo --out benchmarks/results/sdmetrics_real.json
+
+gives its score on real cohorts, for held-out patients (a second real sample) and both anchors; what `evaluate` says of
+them stands in anchors.json (the same split and seed).
 """
 
 from __future__ import annotations
@@ -32,7 +37,11 @@ SDTYPES = {"number": "numerical", "count": "numerical", "flag": "boolean", "time
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--patients", type=int, default=600)
+    options.add_argument("--cohorts", nargs="+", default=[], help="real cohorts, NAME or NAME=PATIENTS")
     given = options.parse_args()
+    if given.cohorts:
+        on_real(given.cohorts, given.seeds[0], given)
+        return
     schema = Schema.from_file(ROOT / "schemas" / "pbc.toml")
     n, rows = given.patients, []
     for seed in given.seeds:
@@ -55,6 +64,28 @@ def main() -> None:
             )
             show(rows[-1:])
     save("sdmetrics_blind", rows, out=given.out, schema="pbc, simulated", patients=n)
+
+
+def on_real(names: list[str], seed: int, given) -> None:
+    """sdmetrics on real cohorts: held-out patients, copied patients, columns drawn apart."""
+    from benchmarks.fidelity import cohort_of
+
+    rows = []
+    for name, _, patients in (n.partition("=") for n in names):
+        cohort = cohort_of(name, given.data, int(patients) if patients else None, seed)
+        parts = cohort.split(seed=seed, train=0.6, held_out=0.4)
+        n = parts.train.n_subjects
+        made = {
+            "held-out patients": parts.held_out,
+            "bootstrap": bootstrap(parts.train, n, Rng(seed)),
+            "independent": independent(parts.train, n, Rng(seed)),
+        }
+        for words, other in made.items():
+            rows.append(
+                {"cohort": name, "judged": words, "seed": seed, "patients": n, **_sdmetrics(parts.train, other)}
+            )
+            show(rows[-1:])
+            save("sdmetrics_blind", rows, out=given.out)
 
 
 def _cohorts(train: Cohort, good: Cohort, draw: np.random.Generator) -> dict[str, Cohort]:
