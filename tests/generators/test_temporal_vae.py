@@ -264,3 +264,25 @@ def test_a_collapse_is_told(real):
     settings = {**SETTINGS, "beta": 1000.0, "free_nats": 0.0, "training": {"steps": 40, "evaluate_every": 20}}
     told = create("temporal-vae", **settings).fit(real, seed=0).history_.records[-1]
     assert told["kind"] == "latents" and told["collapsed"] and told["nats"] < 0.05
+
+
+def test_a_planted_trend_is_found_in_the_trend():
+    """x rises with time in everyone; levels differ between patients; nothing repeats."""
+    draw = np.random.default_rng(0)
+    n, steps = 120, 10
+    schema = long_courses(2, 4).schema
+    owner, place = np.repeat(np.arange(n), steps), np.tile(np.arange(steps), n)
+    x = draw.normal(size=n)[owner] + 0.4 * place + 0.2 * draw.normal(size=n * steps)
+    codes = draw.choice(["c0", "c1"], n * steps)
+    visits = {"subject_id": owner, "visit_id": np.arange(n * steps), "x": x, "code": codes,
+              "time": pl.Series((place * 3.6e9).astype(np.int64)).cast(pl.Duration("us"))}  # fmt: skip
+    people = {"subject_id": np.arange(n), "sex": draw.choice(["F", "M"], n)}
+    cohort = Cohort.build(schema, {"people": pl.DataFrame(people), "visits": pl.DataFrame(visits)})
+    settings = {"width": 24, "local_size": 0, "training": {"steps": 120, "evaluate_every": 20}}
+    model = create("temporal-vae", decomposed=True, residual=False, **settings).fit(cohort, seed=0)
+    shares = next(r for r in model.history_.records if r["kind"] == "latents")["shares"]
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.01)
+    assert shares["trend"] > shares["season"] and shares["trend"] + shares["level"] > 0.5
+    drawn = model.sample(100, seed=1).tables["visits"].sort("subject_id", "time")
+    rise = drawn.group_by("subject_id").agg(rise=pl.col("x").last() - pl.col("x").first())["rise"].mean()
+    assert rise == pytest.approx(0.4 * 9, rel=0.35)

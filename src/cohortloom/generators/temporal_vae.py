@@ -56,6 +56,7 @@ class TemporalVAE(TorchGenerator):
         free_nats: Information each latent dimension may carry at no cost [nat].
         prior: Law z is drawn from: "auto" is a mixture below 1,000 patients and a flow above; "normal" is N(0, I).
         residual: Autoregression of the noise; False leaves it out (an ablation).
+        decomposed: Means of numbers are level, trend, season and rest; `history_` tells the share of each.
         training: What is left at its default follows the number of patients.
     """
 
@@ -73,6 +74,7 @@ class TemporalVAE(TorchGenerator):
     free_nats: float = 0.02
     prior: str = "auto"
     residual: bool = True
+    decomposed: bool = False
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:

@@ -300,7 +300,7 @@ class Drawer:
         start[owner[position == 0]] = gap[position == 0]
         ends = self.frame.ends(statics, start)[owner]
         time, n = elapsed(gap, np.bincount(owner, minlength=len(length))), length[owner].astype(float)
-        return self.net.at(self.net.field, context, w, self.scale.field(position.astype(float), n, time, gap, ends))
+        return self.net.state(context, w, self.scale.field(position.astype(float), n, time, gap, ends))
 
     def slow_at(self, latents: Latents, length: np.ndarray, owner: np.ndarray, position: np.ndarray) -> Tensor:
         """w(t) of some visits [visit local]."""

@@ -56,7 +56,7 @@ def net_of(settings: TemporalVAE, shape: Shape) -> Net:
         prior = "flow" if n >= FLOW_FROM else "mixture"
     return Net(
         latent, local, max(4, -(-longest // SEGMENTS)), settings.width or width, settings.n_components, units, dropout,
-        prior, settings.residual,
+        prior, settings.residual, settings.decomposed,
     )  # fmt: skip
 
 
@@ -217,7 +217,28 @@ def settle(net: VisitVAE, courses: Courses, rng: Rng) -> dict[str, Any]:
         "of": len(nats),
         "local_nats": round(local / max(n, 1), 3),
     }
+    if net.sizes.decomposed and courses.visits is not None:
+        facts["shares"] = _shares(net, courses, stream)
     facts["collapsed"] = facts["active"] == 0
     if isinstance(net.prior, Mixture):
         facts["components"] = net.prior.fit(mean.double().numpy(), log_var.double().numpy(), rng.child("mixture").numpy)
     return facts
+
+
+def _shares(net: VisitVAE, courses: Courses, stream: torch.Generator) -> dict[str, float]:
+    """Share of the variance of the means, over visits and numbers, of level, trend, season and rest."""
+    total: dict[str, float] = {}
+    for index in torch.arange(len(courses.length)).split(512):
+        batch = courses.batch(index, stream)
+        if not len(batch.owner):
+            continue
+        q = net.posterior(batch, stream)
+        context = net.context_of(q.draw.z, batch.statics)[batch.owner]
+        w = net.slow_at(q.draw, net.segments(batch), len(batch.owner))
+        pieces = net.pieces(context, batch.field)
+        whole = net.laws["first"].level(net.state(context, w, batch.field))[:, net.step_in.numbers]
+        pieces["rest"] = whole - sum(pieces.values())
+        for name, piece in pieces.items():
+            total[name] = total.get(name, 0.0) + float(piece.var(0, correction=0).sum()) * len(piece)
+    norm = max(sum(total.values()), 1e-12)
+    return {name: round(value / norm, 3) for name, value in total.items()}

@@ -117,6 +117,7 @@ class RowLaw(nn.Module):
         n_components: Components of the innovations of a number.
         units: Units of a column's own.
         persistence: Correlation of a column with its last recorded value [column]; where rho starts.
+        told: h ends with a part of the mean of each number (level, trend and season of `nets.visit_vae`).
         dropout: Share of what a row knows of earlier rows and columns that is hidden while training.
         residual: False: no autoregression of residuals (rho = 0), an ablation.
     """
@@ -132,9 +133,10 @@ class RowLaw(nn.Module):
         persistence: Sequence[float] = (),
         residual: bool = True,
         dropout: float = 0.0,
+        told: bool = False,
     ) -> None:
         super().__init__()
-        self.hide = nn.Dropout(dropout)
+        self.hide, self.told = nn.Dropout(dropout), told
         self.columns, self.k, self.residual = list(columns), n_components, residual and before
         self.dense = Dense(columns)
         d = self.dense
@@ -257,11 +259,17 @@ class RowLaw(nn.Module):
 
     def level(self, h: Tensor) -> Tensor:
         """w_c h, what the decoder says of the means [row column] (0 for categories)."""
+        h, told = self.split(h)
         part = slice(self.dense.n_tokens, self.dense.n_tokens + self.n_numbers)
         found = F.linear(h, self.out.weight[part], self.out.bias[part])
+        found = found if told is None else found + told
         out = h.new_zeros(len(h), len(self.columns))
         out[:, self.dense.numbers] = found
         return out
+
+    def split(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(h itself, parts of the means [row number] or None)."""
+        return (h[:, : -self.n_numbers], h[:, -self.n_numbers :]) if self.told and self.n_numbers else (h, None)
 
     def rho(self, before: Before) -> Tensor:
         """Autocorrelation of the residual with the last recorded one [row number]."""
@@ -387,7 +395,10 @@ class RowCursor:
 
     def __init__(self, law: RowLaw, h: Tensor, before: Before | None) -> None:
         self.law, self.prior, d = law, before, law.dense
+        h, told = law.split(h)
         self.out, self.inner = law.out(h), law.enter(h)
+        if told is not None:
+            self.out = self.out + F.pad(told, (d.n_tokens, law.n_out - d.n_tokens - law.n_numbers))
         self.mixed = None if law.mix is None else law.mix(h).view(len(h), 3, law.k, law.n_numbers)
         self.rho: Tensor | None = None
         if before is not None:

@@ -11,6 +11,14 @@ recurrence: all visits of all patients are one flat batch, nothing is padded, a 
 drawing needs one pass of the network; only the noise (`nets.row_law`) is drawn visit by visit. Trends and levels of a
 patient lie in z, slow wandering in w, what is left is an autoregression of the noise.
 
+With `decomposed` the means of numbers are sums that can be read,
+
+    m_c(t) = level_c + sum_p trend_cp P_p(2 tau - 1) + sum_k season_ck (sin, cos)(2 pi k tau) + rest_c(t)
+
+tau = t / longest, with coefficients from z and statics alone, P_1 .. P_3 Legendre polynomials and k from 2 on (what
+comes back only once is no season); rest is what `field` adds. The energy of season and rest costs `REST` per visit, so
+that what a level and a trend can say is said by them.
+
 The encoder sums what it reads in each visit over segments and over the course; it may be given a part of the cells
 only (`visible`). A second one of the same shape, the guide, learns q(z, w | part) from q(z, w | all) afterwards: it
 proposes latents for patients of whom a part is known (fixed values, the beginning of a course, missing cells).
@@ -33,6 +41,10 @@ from torch import Tensor, nn
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.nets.latent_prior import Flow, Mixture, Standard, kl_normal, log_normal
 from cohortloom.nets.row_law import Before, Dense, RowLaw
+
+#: Weight of the energy of the rest of a decomposed mean [nat].
+REST = 0.1
+TREND = 3
 
 __all__ = ["Batch", "Cells", "Latents", "Net", "Posterior", "Segments", "Visible", "VisitVAE"]
 
@@ -253,10 +265,15 @@ class VisitVAE(nn.Module):
             options = {"n_components": net.n_components, "units": net.units, "dropout": net.dropout}
             if name in ("gap", "later"):
                 options |= {"before": True, "persistence": persistence[name], "residual": net.residual}
+            options["told"] = net.decomposed and name in ("first", "later")
             self.laws[name] = RowLaw(columns, h, **options)
         self.context, self.pace = (nn.Sequential(nn.Linear(net.latent + widths[0], h), nn.SiLU()) for _ in range(2))
         self.clock = _block(h + local + n_clock, h, net.dropout)
         self.field = _block(h + local + n_field, h, net.dropout)
+        if net.decomposed and self.has_visits:
+            self.course = nn.Linear(h, len(self.step_in.numbers) * (1 + TREND + n_past - 8))
+            nn.init.zeros_(self.course.weight)
+            nn.init.zeros_(self.course.bias)
         self.slow = nn.Parameter(torch.full((local,), 1.0))
         self.prior: Standard = {"mixture": Mixture, "flow": Flow, "normal": Standard}[net.prior](net.latent)
         self.register_buffer("steps", torch.zeros(()))
@@ -345,6 +362,24 @@ class VisitVAE(nn.Module):
         """What the decoder says of some visits [visit width]; everything is per visit already."""
         return net(torch.cat([context, w, features], 1))
 
+    def state(self, context: Tensor, w: Tensor, features: Tensor) -> Tensor:
+        """What the laws of visits are given: `field`, and the told parts of the means where they are decomposed."""
+        h = self.at(self.field, context, w, features)
+        if not self.sizes.decomposed:
+            return h
+        return torch.cat([h, sum(self.pieces(context, features).values())], 1)
+
+    def pieces(self, context: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """Level, trend and season of the means [visit number]."""
+        x, waves = 2 * features[:, 3] - 1, features[:, 8 : self.n_past]
+        each = self.course(context).view(len(context), len(self.step_in.numbers), -1)
+        powers = torch.stack([x, 1.5 * x**2 - 0.5, 2.5 * x**3 - 1.5 * x], 1) * torch.tensor([3.0, 5.0, 7.0]).sqrt()
+        return {
+            "level": each[:, :, 0],
+            "trend": (each[:, :, 1 : 1 + TREND] * powers[:, None]).sum(2),
+            "season": (each[:, :, 1 + TREND :] * waves[:, None]).sum(2),
+        }
+
     def slow_at(self, latents: Latents, segments: Segments | None, n: int) -> Tensor:
         """w(t) of each visit [visit local]."""
         if segments is None:
@@ -390,13 +425,24 @@ class VisitVAE(nn.Module):
             put("gap", laws["gap"].log_prob(clock[later], *_rows(batch.gap, later), before), later)
         if "first" not in laws:
             return out
-        h = self.at(self.field, self.context_of(latents.z, s)[batch.owner], w, batch.field)
+        h = self.state(self.context_of(latents.z, s)[batch.owner], w, batch.field)
+        if self.sizes.decomposed and self.training:
+            out["rest"] = -REST * self._energy(h, latents, batch)
         put("first", laws["first"].log_prob(h[first], *_rows(batch.visits, first)), first)
         if "later" in laws and len(later):
             before = _take(batch.before, later)
             before.base = laws["later"].level(h).gather(0, batch.last[later].clamp(min=0)) * before.has
             put("later", laws["later"].log_prob(h[later], *_rows(batch.visits, later), before), later)
         return out
+
+    def _energy(self, h: Tensor, latents: Latents, batch: Batch) -> Tensor:
+        """Energy of season and rest [patient]."""
+        law, n = self.laws["first"], len(self.step_in.numbers)
+        bias = law.out.bias[self.step_in.n_tokens : self.step_in.n_tokens + n]
+        rest = law.level(h)[:, self.step_in.numbers] - law.split(h)[1] - bias if n else h[:, :0]
+        context = self.context_of(latents.z, batch.statics)[batch.owner]
+        each = rest.square().sum(1) + self.pieces(context, batch.field)["season"].square().sum(1)
+        return each.new_zeros(len(batch.length)).index_add(0, batch.owner, each)
 
     def log_weight(self, batch: Batch, stream: torch.Generator) -> Tensor:
         """log p(patient, z, w) - log q(z, w | patient) at one draw: its mean exp is the likelihood [patient]."""
