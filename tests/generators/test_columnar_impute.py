@@ -28,11 +28,11 @@ known = neighbour("columnar_cohorts")
 tiny = neighbour("test_columnar_ar")
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
 def two_visits(request):
     """Stage follows sex and the stage before, points follow the stage; one cell in ten is missing."""
     rng, rows = np.random.default_rng(0), []
-    for _ in range(600):
+    for _ in range(400):
         sex, row, stage = bool(rng.random() < 0.5), [], None
         for _ in range(2):
             p = 0.15 + 0.6 * sex if stage is None else 0.85 if stage == "b" else 0.1
@@ -40,11 +40,17 @@ def two_visits(request):
             points = int(rng.binomial(3, 0.8 if stage == "b" else 0.3))
             row += [stage if rng.random() < 0.9 else None, points if rng.random() < 0.9 else None]
         rows.append((sex if rng.random() < 0.9 else None, *row))
-    return create("columnar-ar", members=request.param, training={"steps": 250}).fit(tiny.tiny_patients(rows), seed=0)
+    return create("columnar-ar", members=request.param, training={"steps": 150}).fit(tiny.tiny_patients(rows), seed=0)
 
 
 @pytest.mark.parametrize(
-    "start", [(None, "b", 3, "b", 2), (None, None, 1, "b", 3), (False, None, None, None, 3), (None, "a", None, None, 0)]
+    "start",
+    [
+        (None, None, 1, "b", 3),
+        (None, "a", None, None, 0),
+        pytest.param((None, "b", 3, "b", 2), marks=pytest.mark.slow),
+        pytest.param((False, None, None, None, 3), marks=pytest.mark.slow),
+    ],
 )
 def test_holes_follow_bayes(two_visits, start):
     """All ways to fill the holes are listed and weighed by the model's own likelihood."""
@@ -82,6 +88,7 @@ def autoregression():
     return create("columnar-ar", training={"steps": 600}).fit(known.ordered(1_500, seed=0), seed=0)
 
 
+@pytest.mark.slow
 def test_holes_in_an_autoregression_follow_the_smoother(autoregression):
     whole = known.ordered(150, seed=5)
     rng = np.random.default_rng(1)
@@ -111,6 +118,7 @@ def test_holes_in_an_autoregression_follow_the_smoother(autoregression):
     assert abs(z.mean()) < 0.12 and z.std() == pytest.approx(1, abs=0.12)
 
 
+@pytest.mark.slow
 def test_the_future_counts(autoregression):
     """The same hole between two high and two low neighbours: E = m + PHI / (1 + PHI^2) (left + right - 2 m)."""
     n = 60
@@ -131,8 +139,8 @@ def test_the_future_counts(autoregression):
     assert high.mean() - low.mean() == pytest.approx(3 * share, abs=0.3)
 
 
-def test_observed_cells_and_everything_else_stay(autoregression):
-    real = known.clinic(80, seed=1)
+def test_observed_cells_and_everything_else_stay():
+    real = known.clinic(40, seed=1)
     model = create("columnar-ar", members=1, training={"steps": 20}).fit(real, seed=0)
     full = model.impute(real, seed=0)
     before, after = real.tables["visits"], full.tables["visits"]
@@ -145,7 +153,7 @@ def test_observed_cells_and_everything_else_stay(autoregression):
 
 
 def test_a_column_that_was_never_recorded_stays_empty():
-    real = known.clinic(60, seed=1)
+    real = known.clinic(30, seed=1)
     nothing = real.tables["visits"].with_columns(pl.lit(None, pl.Float64).alias("patchy"))
     empty = Cohort.build(real.schema, {**real.tables, "visits": nothing})
     model = create("columnar-ar", members=1, training={"steps": 20}).fit(empty, seed=0)

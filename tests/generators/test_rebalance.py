@@ -36,7 +36,7 @@ RARE = Schema.model_validate(
 )
 
 
-def cohort(n: int = 6_000) -> Cohort:
+def cohort(n: int = 4_000) -> Cohort:
     """Disease by age, one in a thousand rare; pressure by disease and age; nobody has sex X."""
     rng = np.random.default_rng(0)
     age = np.clip(rng.normal(50, 12, n).round(), 0, 100)
@@ -62,7 +62,7 @@ def cohort(n: int = 6_000) -> Cohort:
 
 @pytest.fixture(scope="module")
 def fitted():
-    return create("columnar-ar", training={"steps": 250}).fit(cohort(), seed=0)
+    return create("columnar-ar", training={"steps": 120}).fit(cohort(), seed=0)
 
 
 def counts(frame: pl.DataFrame, column: str) -> dict:
@@ -109,6 +109,7 @@ def test_what_is_not_balanced_follows_from_what_is(fitted):
     assert mean["rare"] - mean["common"] > 15  # 40 and the age; six patients are not much to learn from
 
 
+@pytest.mark.slow
 def test_processes_draw_the_same(fitted):
     wanted = {"people.disease": "uniform"}
     one = fitted.sample(30, seed=4, rebalance=wanted)

@@ -11,7 +11,7 @@ from cohortloom.errors import DataError, SettingsError
 from cohortloom.generators import load
 from cohortloom.generators.base import Ability, Generator
 from cohortloom.report import Report, Score
-from cohortloom.selection import Candidate, choose
+from cohortloom.selection import Candidate, choose, comparison
 from cohortloom.selection.comparison import TIE, _excess, _row, _verdict
 from cohortloom.testing.checks import small_cohort
 
@@ -24,11 +24,29 @@ def cohort():
     return small_cohort(100)
 
 
+@pytest.fixture
+def judged(monkeypatch):
+    """Judges that know the answer: generator -> (judge's AUROC, error of autocorrelation, copies)."""
+    marks = {"columnar-ar": (0.6, 0.1, 0.0), "independent": (1.0, 0.5, 0.0), "bootstrap": (0.5, 0.05, 1.0)}
+
+    def judge(drawn, **_):
+        auc, error, copied = marks[drawn.origin.source]
+        copies = Score("copies", "copies", copied, key="copies.patients", limit=0.01)
+        scores = (
+            score("detection.worst", auc, 0.5, 1.0, 0.5),
+            score("temporal.autocorrelation", error, 0.05, 0.5, 0.05),
+        )
+        return Report("judged", (*scores, copies), (), {})
+
+    monkeypatch.setattr(comparison, "evaluate", judge)
+
+
 @pytest.fixture(scope="module")
 def choice(cohort):
     return choose(cohort, seed=0, candidates=[APART, LEARNED])
 
 
+@pytest.mark.slow
 def test_a_generator_that_learns_beats_columns_drawn_apart(choice, cohort):
     assert choice.winner == LEARNED.label and choice.generator.n_fitted_ == cohort.n_subjects
     loss = {row["generator"]: row["loss"] for row in choice.rows}
@@ -37,15 +55,14 @@ def test_a_generator_that_learns_beats_columns_drawn_apart(choice, cohort):
     assert "is chosen" in choice.words[0]
 
 
-def test_copies_are_never_chosen(cohort):
+def test_copies_are_never_chosen(cohort, judged):
     """Whoever hands out training patients is out, however near they come."""
     found = choose(cohort, seed=0, candidates=[Candidate("bootstrap"), APART])
     rows = [row for row in found.rows if row["generator"] == "bootstrap" and "cpu_s" in row]
     assert "copies" in rows[0]["out"] and found.winner == "independent"
     with pytest.raises(SettingsError, match="copies"):
         choose(cohort, seed=0, candidates=[Candidate("bootstrap")])
-    text = " ".join(found.words)
-    assert "no better than drawing every column apart" in text or "could beat that simplicity" in text
+    assert "no better than drawing every column apart" in " ".join(found.words)
 
 
 @pytest.mark.slow
@@ -58,7 +75,9 @@ def test_the_same_seed_chooses_the_same(cohort, choice):
     assert all(drawn[0].tables[n].equals(drawn[1].tables[n]) for n in drawn[0].tables)
 
 
-def test_the_choice_stands_in_the_model(choice, tmp_path):
+def test_the_choice_stands_in_the_model(cohort, judged, tmp_path):
+    choice = choose(cohort, seed=0, candidates=[APART, LEARNED])
+    assert choice.winner == LEARNED.label
     choice.generator.save(tmp_path / "model")
     notes = load(tmp_path / "model").notes_
     assert notes["chosen by"]["winner"] == LEARNED.label
@@ -87,12 +106,10 @@ class Broken(Generator):
         raise NotImplementedError
 
 
-def test_a_candidate_that_fails_is_told_and_the_others_go_on(cohort, monkeypatch):
-    from cohortloom.selection import comparison as module
-
-    monkeypatch.setattr(module, "generator_names", lambda: ["broken", "independent"])
-    make = module.create
-    monkeypatch.setattr(module, "create", lambda name, **s: Broken() if name == "broken" else make(name, **s))
+def test_a_candidate_that_fails_is_told_and_the_others_go_on(cohort, judged, monkeypatch):
+    monkeypatch.setattr(comparison, "generator_names", lambda: ["broken", "independent"])
+    make = comparison.create
+    monkeypatch.setattr(comparison, "create", lambda name, **s: Broken() if name == "broken" else make(name, **s))
     found = choose(cohort, seed=0, candidates=[Candidate("broken"), APART])
     assert found.winner == "independent"
     assert next(r for r in found.rows if r["generator"] == "broken")["out"] == "DataError: nothing to learn from"
@@ -157,12 +174,11 @@ def test_what_is_said(losses, winner, said):
     assert ranked[0]["generator"] == "bootstrap"
 
 
-def test_from_the_command_line(tmp_path, capsys, monkeypatch):
+def test_from_the_command_line(tmp_path, capsys, judged, monkeypatch):
     from cohortloom import selection
-    from cohortloom.selection import comparison as module
 
     small_cohort(60).save(tmp_path / "cohort")
-    monkeypatch.setattr(selection, "choose", lambda data, **kw: module.choose(data, candidates=[APART], **kw))
+    monkeypatch.setattr(selection, "choose", lambda data, **kw: choose(data, candidates=[APART], **kw))
     arguments = ["fit", str(tmp_path / "cohort"), "-o", str(tmp_path / "model"), "--generator", "auto"]
     for code, more in ((0, ["--json", str(tmp_path / "c.json")]), (2, [])):
         with pytest.raises(SystemExit) as left:
