@@ -20,7 +20,17 @@ def test_a_rare_code_is_told_by_the_longest_beginning_enough_patients_share():
     subject = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8])
     stems = beginnings(names, subject, [], "ICD-10", 3)
     assert stems == ("E11",)  # E1 has one more patient only, Z nobody else
-    assert told(names, ["I10"], stems).to_list() == ["E11", "E11", "E11", "E13.1", "I10", "I10", "I10", "Z00", NO_CODE]
+    assert told(names, ["I10"], stems).to_list() == [
+        "E11-",
+        "E11-",
+        "E11-",
+        "E13.1",
+        "I10",
+        "I10",
+        "I10",
+        "Z00",
+        NO_CODE,
+    ]
     assert beginnings(names, subject, [], "free text", 3) == ()
     assert "E11" not in beginnings(names, subject, ["E11.65", "E11.9", "E11.22"], "ICD-10", 3)  # public codes stay
 
@@ -139,3 +149,40 @@ def test_columns_beside_a_code_and_rows_without_one_come_back():
     assert made[0] == pytest.approx(true[0], abs=0.02) and true[0] > 0.03
     assert true[1] == made[1] == 1.0
     assert true[2] == 1.0 and made[2] > 0.9
+
+
+def test_a_visit_holds_no_code_twice_even_if_two_share_a_beginning():
+    schema = Schema(
+        name="diagnoses",
+        tables={
+            "patients": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+            "visits": Table(role="visit", columns={"ward": Category(levels=("A", "B"))}),
+            "diagnoses": Table(
+                role="event", parent="visits", timed=False, code="icd", columns={"icd": Code(system="ICD-10")}
+            ),
+        },
+    )
+    draw = np.random.default_rng(0)
+    codes = [f"{a}{b}.{c}" for a in "EI" for b in range(10, 20) for c in range(10)]
+    time = pl.datetime_range(pl.datetime(2020, 1, 1), pl.datetime(2020, 12, 31), "1d", eager=True)[:300]
+    rows = [(i, i, str(code)) for i in range(300) for code in draw.choice(codes, 6, replace=False)]
+    cohort = Cohort.build(
+        schema,
+        {
+            "patients": pl.DataFrame({"subject_id": range(300), "sex": ["F"] * 300}),
+            "visits": pl.DataFrame(
+                {"subject_id": range(300), "visit_id": range(300), "time": time, "ward": ["A"] * 300}
+            ),
+            "diagnoses": pl.DataFrame(rows, schema=["subject_id", "visit_id", "icd"], orient="row"),
+        },
+    )
+    codec = Codec.fit(cohort, Layout(scale="raw"), k_min=10)
+    codec = Codec.from_json(schema, json.loads(json.dumps(codec.to_json())))
+    back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(300)).tables["diagnoses"]
+    assert back.height == len(rows) and back.select("visit_id", "icd").is_unique().all()
+    held = cohort.tables["diagnoses"].group_by("icd").agg(pl.col("subject_id").n_unique())
+    few = held.filter(pl.col("subject_id") < 10)["icd"]
+    assert few.len() > 50 and not back["icd"].is_in(few.implode()).any()
+    assert back["icd"].str.ends_with("-").mean() > 0.3
+    chapter = [c["icd"].str.slice(0, 1).eq("E").mean() for c in (cohort.tables["diagnoses"], back)]
+    assert chapter[1] == pytest.approx(chapter[0], abs=0.03)

@@ -225,6 +225,7 @@ class Fold:
             return [*columns, _counted(rows.owner, rows.n_owners), *n_open]
         spec = schema.tables[self.table]
         ids = code_ids(self.names(rows.frame[spec.code or ""]), [c.code for c in self.codes])
+        ids = _each_once(ids, rows.owner) if self.once and self.stems else ids
         order = np.argsort(ids, kind="stable")
         bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
         numbers = _numbers(rows.frame, spec)
@@ -463,6 +464,10 @@ def _fit_codes(
     every = chosen + drawable["code"].to_list()
     ids = code_ids(names, every)
     ids[(ids < 0) & (names == NO_CODE).to_numpy()] = -2
+    _, written = np.unique(raw.fill_null("").to_numpy(), return_inverse=True)
+    pair = rows.owner * (int(written.max(initial=0)) + 1) + written.reshape(-1)
+    once = len(np.unique(pair)) >= 0.99 * len(pair)
+    ids = _each_once(ids, rows.owner) if once and stems else ids
     order = np.argsort(ids, kind="stable")
     edge = np.searchsorted(ids[order], np.arange(len(every) + 1))
     parts = {code: order[edge[i] : edge[i + 1]] for i, code in enumerate(every)}
@@ -509,7 +514,7 @@ def _fit_codes(
         "rare": tuple(drawable["code"].to_list()),
         "rare_share": tuple(drawable["rows"].cast(pl.Float64).to_list()),
         "code_laws": laws,
-        "once": repeated <= 0.01 * pairs,
+        "once": once if stems else repeated <= 0.01 * pairs,
         "course": _fit_course(rows, courses, spec, schema) if courses and (repeated or free) else None,
         "free": tuple(free),
         "stems": stems,
@@ -582,6 +587,18 @@ def value_ids(numbers: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
     known, grid = np.isfinite(numbers), np.asarray(values)
     at = np.searchsorted(grid, np.where(known, numbers, grid[0])).clip(0, len(grid) - 1)
     return np.where(known, np.where(grid[at] == numbers, at + 2, 1), 0)
+
+
+def _each_once(ids: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Places of codes, the second row of a code in a step taken for a rare one."""
+    known = np.flatnonzero(ids >= 0)
+    key = owner[known] * (int(ids.max(initial=0)) + 1) + ids[known]
+    _, first = np.unique(key, return_index=True)
+    again = np.ones(len(known), bool)
+    again[first] = False
+    out = ids.copy()
+    out[known[again]] = -1
+    return out
 
 
 def _fit_course(rows: Rows, columns: list, spec: Table, schema: Schema) -> Course:

@@ -1,8 +1,9 @@
 """Codes too rare for a feature of their own.
 
 **Told by their beginning.** A code of fewer than `k_min` patients is never stored. Where codes are a tree of prefixes
-(ICD, ATC), its rows keep the longest beginning that `k_min` patients share: a rare E11.65 becomes E11, which is true,
-and not some other frequent code, which is not.
+(ICD, ATC), its rows keep the longest beginning that `k_min` patients share: a rare E11.65 becomes "E11-" (the dash of
+the printed catalogue: something below E11), which is true, and not some other frequent code, which is not. Where a
+step holds a code at most once, a second row of one beginning is drawn as another rare code.
 
 **Which of them.** A step tells how many rare rows it has. The n distinct codes of step s are drawn without replacement
 (Gumbel top n) from
@@ -37,7 +38,7 @@ _MOST_STEPS = 50_000
 
 
 def told(names: pl.Series, known: Iterable[str], stems: tuple[str, ...]) -> pl.Series:
-    """Codes as they are told: empty ones by `NO_CODE`, unknown ones by their longest known beginning."""
+    """Codes as they are told: empty ones by `NO_CODE`, unknown ones by their longest known beginning and a dash."""
     names = names.cast(pl.String).fill_null(NO_CODE)
     if not stems:
         return names
@@ -45,7 +46,7 @@ def told(names: pl.Series, known: Iterable[str], stems: tuple[str, ...]) -> pl.S
     new = {}
     for code in names.unique().to_list():
         if code not in known:
-            found = (code[:n] for n in range(len(code), 0, -1) if code[:n] in begin)
+            found = (f"{code[:n]}-" for n in range(len(code), 0, -1) if code[:n] in begin)
             new[code] = next(found, code)
     return names.replace(new) if new else names
 
