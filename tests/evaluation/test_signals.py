@@ -8,9 +8,10 @@ import pytest
 from ecg_clinic import cohort_of, ecg_clinic, eeg_clinic, schema
 
 from cohortloom.evaluation import evaluate, validate
+from cohortloom.evaluation.signals_chart import record_columns
 from cohortloom.evaluation.signals_judge import Kernels
 from cohortloom.evaluation.signals_near import cross_correlation
-from cohortloom.evaluation.signals_record import _correlations, _moments, _ranks, record_columns
+from cohortloom.evaluation.signals_record import _correlations, _moments, _ranks
 from cohortloom.evaluation.signals_shape import _thin
 from cohortloom.evaluation.signals_sides import make_side, scrambled
 from cohortloom.report import Figure

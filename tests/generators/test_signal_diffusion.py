@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from cohortloom.codec.beats import averaged_beats, find_beats, template_grid
+from cohortloom.codec.record_context import RecordContext
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.errors import DataError, SettingsError
 from cohortloom.generators import signal_diffusion, signal_records
 from cohortloom.generators.chain import Chain
 from cohortloom.generators.signal_diffusion import SignalDiffusion
+from cohortloom.generators.signal_distill import distill
+from cohortloom.generators.signal_plan import RecordPlan
 from cohortloom.generators.store import load
+from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same
 from cohortloom.training import Training
@@ -326,6 +330,48 @@ def test_a_chain_draws_patients_visits_and_waves(tmp_path):
     assert_same(load(tmp_path / "chain").sample(12, seed=1, where={"ecg.label": "af"}), drawn)
 
 
+def test_a_chain_keeps_the_course_its_first_link_draws_jointly(tmp_path):
+    link = {"generator": "temporal-vae", "width": 16, "training": {"steps": 20}}
+    waves = {"generator": "signal-diffusion", **SHORT, "training": {"steps": 5, "evaluate_every": 5}}
+    chain = Chain(static=link, events="joint", signals=waves).fit(clinic(60), seed=0)
+    drawn = chain.sample(12, seed=1)
+    assert drawn.n_subjects == 12 and drawn.tables["patients"].height == 12
+    records = drawn.signals["ecg"].records
+    assert records.height and set(records["visit_id"].drop_nulls()) <= set(drawn.tables["visits"]["visit_id"])
+    assert chain.settings()["events"] == "joint"
+    chain.save(tmp_path / "chain")
+    assert_same(load(tmp_path / "chain").sample(12, seed=1), drawn)
+    fixed = chain.sample(6, seed=2, where={"patients.sex": "F"})
+    assert set(fixed.tables["patients"]["sex"]) == {"F"}
+
+
+def test_records_at_first_visits_are_drawn_at_first_visits():
+    real = clinic(30, per_patient=3)
+    ecg = real.signals["ecg"]
+    first = ecg.records["record_id"].to_numpy() % 3 == 0
+    only = SignalSet(ecg.spec, ecg.records.filter(pl.Series(first)), ecg.samples[first])
+    cohort = Cohort.build(real.schema, real.tables, signals={"ecg": only})
+    plan = RecordPlan.fit(cohort, "ecg")
+    drawn = plan.draw(cohort, cohort.subjects, Rng(0))
+    visits = cohort.tables["visits"].sort("time").unique("subject_id", keep="first")
+    assert drawn.height == 30 and set(drawn["visit_id"]) == set(visits["visit_id"])
+    # with records at every visit none is preferred
+    every = RecordPlan.fit(real, "ecg")
+    assert every.visits == (1.0, 1.0, 1.0)
+
+
+def test_an_unknown_value_of_the_visit_is_not_taken_from_another_day():
+    real = clinic(40, per_patient=2)
+    visits = real.tables["visits"]
+    gone = visits["visit_id"] == visits["visit_id"][0]
+    visits = visits.with_columns(pulse=pl.when(gone).then(None).otherwise("pulse"))
+    cohort = Cohort.build(real.schema, {**real.tables, "visits": visits}, signals=real.signals)
+    context = RecordContext.fit(cohort, "ecg")
+    k = [f.name for f in context.features].index("visits.pulse")
+    _, observed = context.encode(cohort, cohort.signals["ecg"].records)
+    assert observed[:, k].sum() == 79
+
+
 def eeg(n, *, seed=0):
     """One channel of pink-like noise of each record's own size, with 10 Hz where the eyes are closed."""
     draw = np.random.default_rng(seed)
@@ -398,3 +444,45 @@ def test_a_missing_lead_is_drawn_from_the_other(model, given):
 
 def test_nothing_missing_nothing_changed(model, given):
     assert model.impute(given, seed=1) is given
+
+
+def test_a_student_draws_in_fewer_steps_and_says_its_price(model, given, tmp_path):
+    before = model.sample(given=given, seed=1)
+    student, stages, prices = distill(model, steps=4, updates=15, records=32, given=given, seed=0)
+    assert [s.steps for s in stages] == [8, 4]
+    assert [p.evaluations for p in prices] == [model.sampling_steps, 4, 4]
+    assert prices[0].distance == 0.0 and prices[0].steepness == pytest.approx(1.0)
+    assert prices[2].distance > 0
+    assert_same(model.sample(given=given, seed=1), before)  # the teacher is as it was
+    drawn = student.sample(given=given, seed=1)
+    assert np.isfinite(drawn.signals["ecg"].samples).all()
+    # rhythm and beats are drawn before the samples, by what both share
+    assert drawn.signals["ecg"].annotations.equals(before.signals["ecg"].annotations)
+    student.save(tmp_path / "student")
+    assert_same(load(tmp_path / "student").sample(given=given, seed=1), drawn)
+    with pytest.raises(SettingsError, match="student already"):
+        distill(student, steps=2)
+
+
+@pytest.mark.parametrize("steps", [0, 3, 16])
+def test_only_halvings_of_sixteen_steps_are_distilled(model, steps):
+    with pytest.raises(SettingsError, match="8, 4, 2 or 1"):
+        distill(model, steps=steps)
+
+
+def test_a_model_is_distilled_without_any_patient(model):
+    student, _, _ = distill(model, steps=8, updates=2, records=4, seed=0)
+    assert student.sampling_steps == 8 and student.distilled_from == 16
+
+
+def test_distill_on_the_command_line(model, tmp_path, capsys):
+    from cohortloom.cli.main import main
+
+    model.save(tmp_path / "model")
+    with pytest.raises(SystemExit) as left:
+        main(["distill", str(tmp_path / "model"), "-o", str(tmp_path / "student"), "--steps", "8", "--updates", "2",
+              "--records", "4", "--quiet"])  # fmt: skip
+    assert not left.value.code
+    assert load(tmp_path / "student").sampling_steps == 8
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [r[0] for r in rows[1:4]] == ["dpm2m", "dpm2m", "distilled"]

@@ -161,3 +161,41 @@ def test_state_space_denoiser_keeps_the_length_and_starts_at_zero(n):
     x = torch.randn(3, 2, n, generator=Rng(0).torch)
     out = net(x, torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1, n))
     assert out.shape == x.shape and out.abs().max() == 0
+
+
+def test_the_scatter_of_facts_follows_the_context():
+    draw = np.random.default_rng(0)
+    n = 1500
+    c = np.concatenate([draw.standard_normal((n, 5)), (draw.random((n, 1)) < 0.3) * 2.0 - 1], axis=1)
+    wild = c[:, 5] > 0
+    y = np.stack([c[:, 0] + np.where(wild, 0.5, 0.05) * draw.standard_normal(n), draw.standard_normal(n)], axis=1)
+    prior = RecordPrior(6, 2)
+    prior.fit(c, np.ones(c.shape, bool), y, np.arange(n), Rng(0))
+    drawn = prior.draw(c, np.ones(c.shape, bool), np.arange(n), Rng(1))
+    spread = [np.std((drawn[:, 0] - c[:, 0])[part]) for part in (wild, ~wild)]
+    assert spread[0] / spread[1] > 4  # 10 in truth, .5 / .05; a single spread for all gives 1
+    assert np.corrcoef(drawn[~wild, 0], c[~wild, 0])[0, 1] > 0.98
+
+
+def test_unknown_context_does_not_weaken_the_slope_nor_widen_the_rest():
+    draw = np.random.default_rng(1)
+    n = 800
+    c = draw.standard_normal((n, 3))
+    y = c[:, :1] + 0.05 * draw.standard_normal((n, 1))
+    known = np.ones(c.shape, bool)
+    known[:80, 0] = False  # a tenth does not say it
+    prior = RecordPrior(3, 1)
+    prior.fit(np.where(known, c, 0.0), known, y, np.arange(n), Rng(0))
+    assert prior._get("slope")[0, 0] == pytest.approx(1.0, abs=0.05)
+    drawn = prior.draw(c, np.ones(c.shape, bool), np.arange(n), Rng(2))
+    assert np.std(drawn[:, 0] - c[:, 0]) < 0.15  # residuals of records without it would give .33
+
+
+def test_bumps_are_the_largest_gaussian_of_all_used_beats():
+    draw = torch.Generator().manual_seed(0)
+    place = (torch.rand(6, 12, generator=draw) * 300 - 30).sort(dim=1).values
+    use = torch.rand(6, 12, generator=draw) < 0.5
+    use[2] = False
+    n = torch.arange(250.0)
+    every = torch.exp(-0.5 * ((n - place[..., None]) / 1.2).square()) * use[..., None]
+    assert torch.allclose(bumps(place, use, 250, 100.0), every.amax(dim=1), atol=1e-6)

@@ -46,6 +46,7 @@ def _register() -> None:
     from cohortloom.cli import (
         convert,
         demo,
+        distill,
         evaluate,
         extend,
         fit,
@@ -60,7 +61,7 @@ def _register() -> None:
     )
 
     app.add_typer(schema.app, name="schema")
-    for verb in (demo, simulate, convert, split, fit, sample, extend, impute, validate, evaluate, report):
+    for verb in (demo, simulate, convert, split, fit, sample, distill, extend, impute, validate, evaluate, report):
         app.command(verb.__name__.rpartition(".")[2])(verb.run)
     app.command("list")(listing.run)
 

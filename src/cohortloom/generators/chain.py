@@ -3,8 +3,8 @@
     p(statics) p(course | statics) p(signals | statics, course)
 
 Any generator fills the first link; the others must take `given` patients, and the course or the signals may be left
-out. Each link is fitted on the whole cohort, so a jointly trained model may fill several. Every patient of a chain has
-a static row.
+out. Each link is fitted on the whole cohort. A model that draws statics and course together may fill both links at once
+(events="joint"): p(statics, course) p(signals | statics, course). Every patient of a chain has a static row.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Chain(Generator):
     """Statics from one generator, then the course from another.
 
     Args:
-        static: Draws the statics (whatever else it draws is dropped). A generator, or its name.
-        events: Draws the course given statics. A generator, or its name; None: there is no course.
+        static: Draws the statics (whatever else it draws is dropped, but for events="joint"). A generator, or its name.
+        events: Draws the course given statics. A generator, or its name; None: there is no course; "joint": the course
+            that the first link draws together with the statics.
         signals: Draws the waveforms given all tables. A generator, or its name; None: there are none.
     """
 
@@ -47,7 +48,7 @@ class Chain(Generator):
 
     def __post_init__(self) -> None:
         self.static = _generator(self.static)
-        self.events = None if self.events is None else _generator(self.events)
+        self.events = self.events if self.events in (None, "joint") else _generator(self.events)
         self.signals = None if self.signals is None else _generator(self.signals)
         for link, model in self._links()[1:]:
             if not (Ability.GIVEN in model.abilities or not model.layout.static):
@@ -58,11 +59,11 @@ class Chain(Generator):
     def _links(self) -> list[tuple[str, Generator]]:
         """The links there are, in the order they draw."""
         links = (("static", self.static), ("events", self.events), ("signals", self.signals))
-        return [(link, model) for link, model in links if model is not None]
+        return [(link, model) for link, model in links if isinstance(model, Generator)]
 
     def settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {link: {"generator": model.name, **model.settings()} for link, model in self._links()}
-        return found if self.events is not None else {**found, "events": None}
+        return found if isinstance(self.events, Generator) else {**found, "events": self.events}
 
     def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
         links = self._links()
@@ -82,6 +83,7 @@ class Chain(Generator):
         found: dict[str, float] = {}
         for link, model in (("static", self.static), ("events", self.events), ("signals", self.signals)):
             own = {path: value for path, value in where.items() if self._link_of(path) == link}
+            model = self.static if model == "joint" else model
             if own and model is None:
                 raise SettingsError(f"chain: there is no link {link}, so {', '.join(own)} can't be fixed.")
             found |= model._encode_where(own) if own else {}
@@ -89,6 +91,7 @@ class Chain(Generator):
 
     def _levels(self, path: str) -> tuple[str, ...]:
         model = getattr(self, self._link_of(path))
+        model = self.static if model == "joint" else model
         return () if model is None else model._levels(path)
 
     def _link_of(self, path: str) -> str:
@@ -100,11 +103,16 @@ class Chain(Generator):
 
         statics = list(self.schema_.statics)
         fixed, later = condition.part(statics), condition.part(set(self.schema_.tables) - set(statics))
+        if self.events == "joint":
+            fixed = condition.part(self.schema_.tables)
         whole = self.static._make(ids, None, rng.child("static"), fixed)
-        first = fixed.write_into(Cohort.build(self.schema_, {name: whole.tables[name] for name in statics}))
+        own = fixed.part(statics)
+        first = own.write_into(Cohort.build(self.schema_, {name: whole.tables[name] for name in statics}))
         ids = first.subjects.to_numpy()  # who has no static row is nobody to continue from, and is drawn again
         course = first
-        if self.events is not None:
+        if self.events == "joint":
+            course = with_statics(fixed.write_into(whole).select(first.subjects), first, ids)
+        elif self.events is not None:
             drawn = self.events._make(ids, first, rng.child("events"), later)
             course = later.write_into(with_statics(drawn, first, ids))
         if self.signals is None:

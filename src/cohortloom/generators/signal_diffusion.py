@@ -103,6 +103,7 @@ class SignalDiffusion(TorchGenerator):
         top_down: Draw rhythm and code first; False gives the plain recipe, for comparison.
         drop: Chance that a record's context is hidden in training.
         records_per_patient: Records of each patient drawn; None: as in training.
+        distilled_from: Of a student (`cohortloom distill`): steps of the grid that its own are taken from; else None.
         precision: Of the denoiser. "auto" takes bfloat16 where the processor has it, else float32.
     """
 
@@ -128,6 +129,7 @@ class SignalDiffusion(TorchGenerator):
     top_down: bool = True
     drop: float = 0.1
     records_per_patient: int | None = None
+    distilled_from: int | None = None
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     training: Training = field(
         default_factory=lambda: Training(
@@ -141,6 +143,8 @@ class SignalDiffusion(TorchGenerator):
         wrong = [n for n in ("sampling_steps", "width", "code") if getattr(self, n) < 1]
         wrong += [n for n in ("window",) if not self.window > 0] + [n for n in ("drop",) if not 0 <= self.drop < 1]
         wrong += [n for n in ("patch", "records_per_patient") if (v := getattr(self, n)) is not None and v < 1]
+        if self.distilled_from is not None and self.distilled_from % self.sampling_steps:
+            wrong += ["distilled_from"]
         if wrong:
             raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range.")
 
@@ -494,7 +498,8 @@ class SignalDiffusion(TorchGenerator):
         return condition, self._guides(self.net_, z, log_size, beats.take(rows), n, self.shape_.facts["fs"])
 
     def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng) -> torch.Tensor:
-        levels = grid(self.sampling_steps)
+        levels = grid(self.distilled_from or self.sampling_steps)
+        levels = levels[:: (len(levels) - 1) // self.sampling_steps]
         y = levels[0] * torch.randn(shape, generator=stream.child("noise").torch)
         if self.sampler == "stochastic":
             return stochastic(denoise, y, levels, generator=stream.child("churn").torch)

@@ -19,12 +19,13 @@ def bumps(
 ) -> Float[Tensor, "record sample"]:
     """A Gaussian bump of 12 ms (at least 1.2 samples) at every used beat."""
     width = max(1.2, 0.012 * fs)
-    n = torch.arange(n_samples, dtype=place.dtype)
-    out = torch.zeros(len(place), n_samples)
-    for k in range(place.shape[1]):  # one beat at a time: a record x beat x sample array would be large
-        bump = torch.exp(-0.5 * ((n - place[:, k, None]) / width).square())
-        out = torch.maximum(out, torch.where(use[:, k, None], bump, 0.0))
-    return out
+    known = torch.where(use, place, torch.inf).sort(dim=1).values
+    known = torch.nn.functional.pad(known, (1, 1), value=torch.inf)
+    known[:, 0] = -torch.inf
+    n = torch.arange(n_samples, dtype=place.dtype).expand(len(place), n_samples).contiguous()
+    after = torch.searchsorted(known, n).clamp(max=known.shape[1] - 1)
+    near = torch.minimum(known.gather(1, after) - n, n - known.gather(1, (after - 1).clamp(min=0)))
+    return torch.exp(-0.5 * (near / width).square())
 
 
 def render(
