@@ -8,8 +8,9 @@ is put between what real patients get (the floor: 0) and what columns drawn apar
 
 with detection the distance of the worst judge's AUROC from .5, and the dependences those within and between statics and
 visits and over time. Scores on which drawing columns apart does no harm are left out: they tell nothing here. The
-candidate with the smallest loss is fitted to all patients in the time that is left; within `TIE` of it the first one in
-the list is taken, as a difference that small is noise and the list starts with what is quick and well understood.
+candidate with the smallest loss is fitted to all patients in the time that is left; within a tie of it the first one in
+the list is taken: a difference that small is noise, and the list starts with what is quick and well understood. A
+judge's AUROC over n patients has a standard error of about .4 / sqrt(n) and enters the loss with a weight near 1.
 
 Copying patients (`bootstrap`) has a loss near 0 too, for the wrong reason. It stands in the table as the best that can
 be seen at this number of patients and is never chosen, like any candidate that hands out copies. Where no candidate
@@ -44,8 +45,8 @@ SHOWN = ("detection.worst", "association.static_temporal", "temporal.autocorrela
 HELD_OUT, MOST = 0.3, 6_000
 #: Fewest patients a comparison says anything about.
 FEWEST = 40
-#: Differences of the loss below this are noise.
-TIE = 0.03
+#: Differences of the loss below this are noise, or below `NOISE` / sqrt(patients kept aside).
+TIE, NOISE = 0.03, 0.4
 #: Loss from which a generator is not worth its time, and distance to `bootstrap` from which it is told.
 WORTHLESS, BEHIND = 0.9, 0.15
 #: Share of the minutes that goes into the comparison.
@@ -123,7 +124,8 @@ def choose(
     Args:
         cohort: Training patients.
         seed: Fixes split, fits, draws and judges; without `minutes` the choice too.
-        minutes: For comparison and final fit together [min]; None: every fit takes what its defaults take.
+        minutes: For all fits together, half of it for the comparison [min]; judging takes some seconds per candidate
+            beside, off the last fit's share. None: every fit takes what its defaults take.
         candidates: What is compared; generators that are not installed are left out.
         settings: Settings of every candidate, over its own, e.g. {"training": {"steps": 500}}.
         progress: Called with (done, total, note).
@@ -239,11 +241,12 @@ def _verdict(
         first = next((c for c, row in zip(candidates, rows) if "cpu_s" in row and not row.get("out")), None)
         return first, ranked, ["No candidate gave a cohort that could be judged; the first that was fitted is taken."]
     best = min(row["loss"] for _, row in fit)
-    winner, row = next((c, row) for c, row in fit if row["loss"] <= best + TIE)
+    tie = max(TIE, NOISE / n**0.5)
+    winner, row = next((c, row) for c, row in fit if row["loss"] <= best + tie)
     words = [f"{winner.label} is chosen: loss {row['loss']:.2f} on {n} patients kept aside (0: as real patients, "
              "1: as columns drawn apart)."]  # fmt: skip
     if row["loss"] > best:
-        words.append(f"Others are ahead by less than {TIE}, which is noise.")
+        words.append(f"Others are ahead by less than {tie:.2f}, which is noise at this number of patients.")
     copies = anchors[0]["loss"]
     if row["loss"] >= WORTHLESS:
         words.append("It is no better than drawing every column apart: this cohort can't be learned in this time.")
