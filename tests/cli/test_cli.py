@@ -204,3 +204,22 @@ def test_demo_ends_with_the_path_of_its_report(tmp_path, schema_dir, capsys):
     assert code == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == f"report: {out / 'report.html'}" and (out / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_demo_shows_records_with_an_ecg_each_and_follows_its_seed(tmp_path, schema_dir, monkeypatch, capsys):
+    from cohortloom.cli import demo
+
+    monkeypatch.setattr(demo, "WAVES", {"width": 8, "sampling_steps": 4, "training": {"steps": 30, "batch_size": 8}})
+    made = []
+    for name in ("one", "two"):
+        code = run("demo", "--schema", schema_dir / "heart_failure_ecg.toml", "-n", 60, "-o", tmp_path / name,
+                   "--quiet", "--seed", 3)  # fmt: skip
+        assert code in (0, 1)  # thirty steps do not draw a heart
+        made.append(Cohort.load(tmp_path / name / "synthetic"))
+    ecg = made[0].signals["ecg"]
+    assert ecg.records.height > 20 and ecg.samples.shape[1:] == (12, 1000)
+    assert set(ecg.records["visit_id"]) <= set(made[0].tables["visits"]["visit_id"])
+    assert ecg.samples.tobytes() == made[1].signals["ecg"].samples.tobytes()
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "synthetic records" in page and demo.SHORT[:40] in page

@@ -113,7 +113,7 @@ def test_figures_show_what_follows_what_and_no_single_real_record(context):
     assert set(drawn) == {"matrix", "curves"}
     panels = drawn["matrix"].content["panels"]
     assert [p["title"] for p in panels] == ["real held-out", "synthetic", "independent"]
-    row, column = panels[0]["rows"].index("patients.heart_rate"), panels[0]["columns"].index("heart rate")
+    row, column = panels[0]["rows"].index("heart rate"), panels[0]["columns"].index("heart rate")
     real, synthetic, dealt = (p["values"][row][column] for p in panels)
     assert real > 0.9 and synthetic > 0.9 and abs(dealt) < 0.4
     for panel in drawn["curves"].content["panels"]:

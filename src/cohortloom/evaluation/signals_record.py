@@ -144,11 +144,10 @@ def told(ctx: SignalContext, row: int, most: int = 5) -> list[str]:
     facts = []
     for j in dict.fromkeys(int(k) // len(pairs.features) for k in pairs.known):
         name, value = pairs.columns[j], pairs.chart["synthetic"][row, j]
-        level = name.rpartition(".")[2]
         yes_no = np.isin(pairs.chart["train"][:, j][np.isfinite(pairs.chart["train"][:, j])], (0.0, 1.0)).all()
         if not np.isfinite(value) or (yes_no and not value):
             continue
-        words = level.removesuffix(" present").removesuffix(" (years before)").replace("_", " ")
+        words = _short(name)
         facts.append(words if yes_no else f"{words} {value:.3g} {unit_of(ctx.views['synthetic'].cohort.schema, name)}")
     return [f.strip() for f in facts[:most]]
 
@@ -162,15 +161,28 @@ def _matrix(ctx: SignalContext, pairs: _Pairs) -> Figure:
         r = _correlations(s.reshape(len(s), -1).sum(axis=0)).reshape(-1, m)
         use = pairs.keep.reshape(-1, m)
         values = [[round(float(r[i, j]), 3) if use[i, j] else None for j in range(m)] for i in rows]
-        panels.append({"title": words, "rows": [pairs.columns[i] for i in rows], "columns": list(pairs.features),
+        names = [_short(pairs.columns[i]) for i in rows]
+        panels.append({"title": words, "rows": names, "columns": list(pairs.features),
                        "values": values, "low": -1, "high": 1, "diverging": True})  # fmt: skip
     note = "Rank correlations of what the tables say with what the waveform shows; independent: records dealt out."
     return Figure("matrix", f"{ctx.name}: record and waveform", {"panels": panels}, note, "signals")
 
 
+def _short(name: str) -> str:
+    """A column's name without its table, as a clinician would say it."""
+    rest = name.partition(".")[2] or name
+    return rest.removesuffix(" present").removesuffix(" (years before)").replace("_", " ")
+
+
+def _turn(columns: np.ndarray, n: int) -> tuple[int, int]:
+    """How often the n-th pair's column stood before it, then its place."""
+    return int((columns[:n] == columns[n]).sum()), n
+
+
 def _curves(ctx: SignalContext, pairs: _Pairs) -> Figure | None:
     m, panels = len(pairs.features), []
-    for k in pairs.known[:8]:
+    order = sorted(range(len(pairs.known)), key=lambda n: _turn(pairs.known // m, n))  # each column once, then again
+    for k in pairs.known[order][:9]:
         i, j = divmod(int(k), m)
         pooled = np.concatenate([pairs.chart["train"][:, i], pairs.chart["held_out"][:, i]])
         pooled = pooled[np.isfinite(pooled)]
@@ -182,17 +194,21 @@ def _curves(ctx: SignalContext, pairs: _Pairs) -> Figure | None:
             part = np.where(np.isfinite(x) & np.isfinite(y), np.searchsorted(edges, x), -1)
             bins = [b for b in range(len(edges) + 1) if (part == b).sum() >= 10]
             middle = [float(np.median(x[part == b])) for b in bins]
-            low, mid, high = (
-                [round(float(np.quantile(y[part == b], q)), 4) for b in bins] for q in (0.25, 0.5, 0.75)
-            )  # fmt: skip
-            if bins:
-                series.append({"name": words, "x": [round(v, 4) for v in middle], "y": mid, "low": low, "high": high})
-        title = f"{pairs.features[j]} by {pairs.columns[i]}"
+            if not bins:
+                continue
+            one = {"name": words, "x": [round(v, 4) for v in middle]}
+            if np.isin(y[np.isfinite(y)], (0.0, 1.0)).all():
+                one["y"] = [round(float(y[part == b].mean()), 4) for b in bins]
+            else:
+                for key, q in (("low", 0.25), ("y", 0.5), ("high", 0.75)):
+                    one[key] = [round(float(np.quantile(y[part == b], q)), 4) for b in bins]
+            series.append(one)
+        title = f"{pairs.features[j]} by {_short(pairs.columns[i])}"
         panels.append({"title": title, "series": series})
     if not panels:
         return None
     content = {"x_label": "in the record", "y_label": "in the waveform", "panels": panels}
-    note = "Median and middle half of the records, by fifths of the record's column (or by no and yes)."
+    note = "Median and middle half of the records (of yes and no the share), by fifths of the record's column."
     return Figure("curves", f"{ctx.name}: the waveform follows the record", content, note, "signals")
 
 
