@@ -69,7 +69,8 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
     steps = int(min(epochs * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
     training = Training(
         batch_size=batch, steps=max(steps, 1), learning_rate=3e-3, weight_decay=0.05 if net == "statics" else 0.02,
-        patience=8 if large else 25, ema=0.98,
+        patience=8 if large or net == "first" else 12 if small else 25, ema=0.98,
+        evaluate_every=max(-(-n_rows // batch), 8) if small else None,
     )  # fmt: skip
     if net == "first":
         return Size(32 if small else 64, 16 if small else 32, 1, 0.3 if small else 0.1, 0.0, training)

@@ -27,6 +27,7 @@ import torch
 
 from cohortloom.errors import FileFormatError, Problem, TrainingError
 from cohortloom.rng import Rng
+from cohortloom.training.adamw import AdamW
 from cohortloom.training.checkpoint import read_checkpoint, write_checkpoint
 from cohortloom.training.ema import Average, copy_state, put_state
 from cohortloom.training.history import History
@@ -226,12 +227,12 @@ class _PhaseRun:
         present = [p.grad for p in objective.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(present)
         if not bool(torch.isfinite(norm)):
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             return math.nan
         if self.set.clip and norm > self.set.clip:
             torch._foreach_mul_(present, self.set.clip / (float(norm) + 1e-6))
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         return value
 
     def _batch(self) -> torch.Tensor:
@@ -390,7 +391,7 @@ class _PhaseRun:
         return f"{int(max(left, 0)) // 60}:{int(max(left, 0)) % 60:02d}"
 
 
-def _optimiser(objective: Objective, training: Training) -> torch.optim.AdamW:
+def _optimiser(objective: Objective, training: Training) -> AdamW:
     """AdamW with two groups: matrices decay, vectors do not."""
     height = objective.learning_rate or training.learning_rate
     decay = training.weight_decay if objective.weight_decay is None else objective.weight_decay
@@ -398,9 +399,7 @@ def _optimiser(objective: Objective, training: Training) -> torch.optim.AdamW:
         {"params": [p for p in objective.parameters if p.dim() >= 2], "weight_decay": decay, "height": height},
         {"params": [p for p in objective.parameters if p.dim() < 2], "weight_decay": 0.0, "height": height},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=height, betas=objective.betas or training.betas, fused=True
-    )
+    return AdamW([g for g in groups if g["params"]], lr=height, betas=objective.betas or training.betas)
 
 
 def _laid_out_like(parameter: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
