@@ -25,6 +25,7 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.columnar_ar import _overridden
 from cohortloom.generators.columnar_encoding import Alphabet
+from cohortloom.generators.impute import Holes
 from cohortloom.generators.record_courses import Courses, Fixed
 from cohortloom.generators.record_tensors import Records, cells_from, columns_of
 from cohortloom.generators.record_training import Size, batch, losses, size_of, start_at_lines
@@ -56,7 +57,7 @@ class RecordDiffusion(TorchGenerator):
     name: ClassVar[str] = "record-diffusion"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
 
     width: int | None = None
@@ -95,7 +96,6 @@ class RecordDiffusion(TorchGenerator):
             "static": [c.to_json() for c in static],
             "series": [c.to_json() for c in series],
             "cells": [count / data.n_subjects for count in counts],
-            "visits": int(records.length.sum()),
         }
 
     def build(self, shape: Shape) -> RecordDenoiser:
@@ -106,7 +106,7 @@ class RecordDiffusion(TorchGenerator):
         )
 
     def _size(self, shape: Shape) -> Size:
-        size = size_of(shape.n_subjects, shape.facts["visits"], len(shape.facts["series"]))
+        size = size_of(shape.n_subjects, len(shape.facts["series"]))
         size = replace(size, width=self.width or size.width, n_layers=self.layers or size.n_layers)
         return replace(size, training=_overridden(size.training, self.training))
 
@@ -116,7 +116,7 @@ class RecordDiffusion(TorchGenerator):
         training, counts = self._size(self.shape_).training, tuple(self.shape_.facts["cells"])
         train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
         n_last, path = self._n_last, EDM(location=0.0, spread=1.5)
-        start_at_lines(net, records, train, n_last, path, self.window, rng.child("start").torch)
+        start_at_lines(net, records, train, path, self.window, rng.child("start").torch)
 
         def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
             made = batch(net, records, index, n_last, path, self.window, stream, self.given)
@@ -157,6 +157,14 @@ class RecordDiffusion(TorchGenerator):
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
         fixed = Fixed.of(self.shape_.static, self.shape_.sequence, n, context, where)
         return self._courses(rng).new(n, fixed)
+
+    def _continue(self, encoded: Encoded, until: np.ndarray, rng: Rng) -> Encoded:
+        if not self._alphabet.has_sequence:
+            return encoded
+        return self._courses(rng).continued(encoded)
+
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        return self._courses(rng).filled(encoded, holes.static, holes.sequence)
 
     def _score(self, data: Encoded, context: Encoded | None, rng: Rng) -> np.ndarray:
         """Minus the denoising loss of each patient, averaged over fixed draws: a loss, not a likelihood."""

@@ -6,6 +6,7 @@ of DPM-Solver++(2M). Cells that are given are clean from the start and never cha
 A course longer than the window is drawn window by window; the last quarter of one window is given to the next.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from cohortloom.diffusion.masked import reveal_times, unmask
 from cohortloom.diffusion.path import Path
 from cohortloom.diffusion.sampler import SAMPLERS, grid
-from cohortloom.generators.record_training import show, spike_value, spiked
+from cohortloom.generators.record_training import NOISIEST, show, spike_value, spiked
 from cohortloom.nets.record_cells import Columns, Shown
 from cohortloom.nets.record_denoiser import CLEAN, NUMBERS, TOKENS, Clock, RecordDenoiser, place_features
 from cohortloom.nets.tokens import CONT
@@ -82,19 +83,19 @@ class Draw:
     window: int
     n_last: int
     sampler: str = "dpm2m"
-    spread: bool = True
 
     # --- statics ---
 
     def statics(
         self, cells: Cells, series: Cells, present: Bool[Tensor, "record step"], length: Int[Tensor, "record"],
-        told: bool,
+        told: bool, begin: int = 0,
     ) -> Cells:  # fmt: skip
         """Draw the statics that are not given, given those that are and what shows of the course.
 
         Args:
             series: Beginning of the course (the whole of it if `told`); unknown cells stay hidden.
             length: Number of visits, used if `told`.
+            begin: Place of the first visit that shows.
         """
         static, net = self.net.static, self.net
         n = len(cells.token)
@@ -102,7 +103,7 @@ class Draw:
             return cells
         shown = self._still(series, present)
         tell = torch.full((n,), told)
-        place = place_features(torch.arange(present.shape[1]).expand(n, -1), length, tell)
+        place = place_features(begin + torch.arange(present.shape[1]).expand(n, -1), length, tell)
         hidden_share = ((~series.known & net.series.free) & present[..., None]).any() and told
         other = self._clock(n, TOKENS if hidden_share else CLEAN, share=1.0)
 
@@ -176,12 +177,12 @@ class Draw:
             return self.net.draw_tokens(columns, outputs(shown, clock), now, self.stream, never)
 
         if hidden.any():
-            per_record = int(hidden.flatten(1).sum(1).max())
-            shape = hidden.shape if hidden.ndim == 3 else (n, 1, hidden.shape[1])
-            time = reveal_times(shape, self.stream).view(hidden.shape)
-            if not self.spread:
-                time = torch.rand(hidden.shape, generator=self.stream)
-            token = unmask(draw, token, hidden, time, min(self.steps, per_record))
+            time = torch.zeros(hidden.shape)
+            shape = (n, hidden.shape[1] if hidden.ndim == 3 else 1, int(columns.free.sum()))
+            time[..., columns.free] = reveal_times(shape, self.stream).view(*hidden.shape[:-1], -1)
+            # statics are few and cheap: one by one; a course as the setting says
+            passes = shape[2] if hidden.ndim == 2 else min(self.steps, shape[1] * shape[2])
+            token = unmask(draw, token, hidden, time, passes)
         if present is not None:
             token = _without_orphans(columns, token)
         return self._numbers(columns, replace(cells, token=token), outputs, there, present is not None)
@@ -200,10 +201,11 @@ class Draw:
     def _never(self, columns: Columns, token: Tensor, hidden: Tensor, never: Tensor) -> Tensor:
         """REPEAT can't be drawn where nothing was, or may yet be, recorded before."""
         if token.ndim == 2:
-            return never
+            return never[..., None]
         recorded = (columns.is_number & (token <= columns.n_spikes)) | hidden
         before = recorded.int().cumsum(1) - recorded.int()
-        return torch.where((before == 0) & (columns.repeats >= 0), columns.repeats, never)
+        repeat = torch.where((before == 0) & (columns.repeats >= 0), columns.repeats, -1)
+        return torch.stack([never, repeat], -1)
 
     def _numbers(self, columns: Columns, cells: Cells, outputs, there: Tensor, in_time: bool) -> Cells:
         token, known = cells.token, cells.known
@@ -225,11 +227,11 @@ class Draw:
             z = self.path.scales(wide)[0] * y
             clock = self._clock(n, NUMBERS, level=level.clamp(-6.9, 6.9))
             shown = show(columns, token, x, z, has, settled, known, none, clock)
-            output = torch.zeros_like(y)
-            output[..., numbers] = outputs(shown, clock).number
-            return shared(torch.where(free, self.path.clean(output, z, wide), x))
+            clean = torch.zeros_like(y)
+            clean[..., numbers] = outputs(shown, clock).clean
+            return shared(torch.where(free, clean, x))
 
-        levels = grid(self.steps)
+        levels = grid(self.steps, high=math.exp(NOISIEST))
         start = shared(levels[0] * torch.randn(x.shape, generator=self.stream))
         drawn = SAMPLERS[self.sampler](denoise, start, levels).clamp(-LIMIT, LIMIT)
         return replace(cells, x=shared(torch.where(free, drawn, x)))

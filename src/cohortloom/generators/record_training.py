@@ -15,25 +15,37 @@ noise (rectified flow), all tokens known. A network that learns p(tokens) p(numb
 half-known cells, and a missing value never gets a number.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cohortloom.diffusion.masked import bound_weight, hide, mask_shares
 from cohortloom.diffusion.path import Path
 from cohortloom.generators.record_tensors import EDGE, Part, Records
-from cohortloom.nets.record_cells import Columns, Shown
-from cohortloom.nets.record_denoiser import CLEAN, NUMBERS, TOKENS, Clock, RecordDenoiser, place_features
+from cohortloom.nets.record_cells import Columns, Shown, level_basis
+from cohortloom.nets.record_denoiser import (
+    CLEAN,
+    NUMBERS,
+    TOKENS,
+    Clock,
+    Output,
+    RecordDenoiser,
+    bent,
+    place_features,
+    wide,
+)
 from cohortloom.nets.tokens import CONT
 from cohortloom.training.settings import Training
 
 __all__ = ["Losses", "Noised", "Size", "losses", "show", "size_of"]
 
-OPENING = 0.3  # share of records whose number of visits is not known
-ALONE = 0.65  # share of courses whose statics are clean
+NOISIEST = 3.4  # -log(1/sigma) of the start: sigma = 30
+OPENING = 0.35  # share of records whose number of visits is not known
+ALONE = 0.75  # share of courses whose statics are clean
 WHOLE = 0.15  # share of courses shown whole where the statics are on their way
 GIVEN = 0.5  # share of records of which some cells are given
 
@@ -49,21 +61,21 @@ class Size:
     training: Training
 
 
-def size_of(n_subjects: int, n_visits: int, n_columns: int) -> Size:
+def size_of(n_subjects: int, n_columns: int) -> Size:
     """Sizes by number of patients.
 
         patients      width  layers  units  dropout  rate   batch
-        below 500     64     2       16     .2       2e-3   32
+        below 500     64     2       16     .2       3e-3   32
         up to 3,000   96     3       16     .1       1.5e-3 48
         above         128    4       16     .1       1e-3   64
 
-    Units halve above 60 columns. Steps: as many as show every patient 500 times, between 600 and 40,000.
+    Units halve above 60 columns. Steps: as many as show every patient 150 times, between 500 and 12,000.
     """
     small, large = n_subjects < 500, n_subjects > 3_000
     batch = 32 if small else 64 if large else 48
-    steps = int(np.clip(500 * n_subjects / batch, 600, 40_000))
+    steps = int(np.clip(150 * n_subjects / batch, 500, 12_000))
     training = Training(
-        batch_size=batch, steps=steps, learning_rate=2e-3 if small else 1e-3 if large else 1.5e-3, weight_decay=0.02,
+        batch_size=batch, steps=steps, learning_rate=3e-3 if small else 1e-3 if large else 1.5e-3, weight_decay=0.02,
         ema=0.998 if large else 0.995, evaluate_every=int(np.clip(steps / 40, 50, 500)), patience=8,
     )  # fmt: skip
     units = 16 if n_columns <= 60 else 8
@@ -79,7 +91,6 @@ class Noised:
         shown, clock: For the network.
         hidden: Cells whose token it should say.
         wanted: Cells whose number it should say.
-        target: The number output wanted.
         x: Clean scores.
     """
 
@@ -87,7 +98,7 @@ class Noised:
     clock: Clock
     hidden: Bool[Tensor, "*cell column"]
     wanted: Bool[Tensor, "*cell column"]
-    target: Float[Tensor, "*cell column"]
+    x: Float[Tensor, "*cell column"]
 
 
 def _wide(record: Tensor, like: Tensor) -> Tensor:
@@ -142,13 +153,12 @@ def noised(columns: Columns, part: Part, known: Tensor, clock: Clock, path: Path
     free = columns.free.expand(x.shape) & ~known & at_tokens
     hidden = hide(free, clock.share, stream)
     shown = show(columns, part.token, x, a * x + b * noise, has, settled, known, hidden, clock)
-    target = path.target(x, noise, _wide(clock.level, x))
     wanted = shown.noisy & part.active & (part.token == CONT)
-    return Noised(shown, clock, hidden & part.active, wanted, target)
+    return Noised(shown, clock, hidden & part.active, wanted, x)
 
 
 def clocks(n: int, stages: Tensor, path: Path, stream: torch.Generator) -> Clock:
-    return Clock(stages, mask_shares(n, stream), path.times(n, stream))
+    return Clock(stages, mask_shares(n, stream), path.times(n, stream).clamp(-NOISIEST, 6.9))
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ class Situation:
 
 def situations(
     net: RecordDenoiser, n_last: int, static: Part, series: Part, present: Tensor, begin: Tensor,
-    stream: torch.Generator, given: float = GIVEN, one_clock: bool = False,
+    stream: torch.Generator, given: float = GIVEN,
 ) -> Situation:  # fmt: skip
     """Draw situations. The last `n_last` statics (number of visits, span, ...) belong to the course."""
     n, steps = present.shape
@@ -173,14 +183,10 @@ def situations(
     opening = ((rand(n) < OPENING) | ~any_series) & (begin == 0)
     if not len(net.static):
         opening = torch.zeros(n, dtype=torch.bool)
-    alone = ~opening & (rand(n) < (0.0 if one_clock else ALONE)) | (begin > 0)
-    whole = ~opening & ~alone & (rand(n) < (0.0 if one_clock else WHOLE))
+    alone = (~opening & (rand(n) < ALONE)) | (begin > 0)
+    whole = ~opening & ~alone & (rand(n) < WHOLE)
     stage_static = torch.where(alone, CLEAN, _stage(net.static, n, rand))
     stage_series = torch.where(opening | whole, CLEAN, _stage(net.series, n, rand))
-    if one_clock:
-        same = ~opening
-        both = _stage(net.series, n, rand)
-        stage_static, stage_series = torch.where(same, both, stage_static), torch.where(same, both, stage_series)
     # statics
     tail = torch.arange(len(net.static)) >= len(net.static) - n_last
     some = (rand(n, 1) < given) & (rand(n, len(net.static)) < rand(n, 1)) & ~tail
@@ -241,14 +247,19 @@ def losses(
     for columns, part, output, token in zip((net.static, net.series), (static, series), out, tokens):
         law = net.log_probs(columns, output, token) if len(columns) else token * 0.0
         hidden = torch.where(part.hidden, -law, 0.0).flatten(1).sum(1) * bound_weight(part.clock.share)
-        wrong = (output.number - part.target[..., columns.numbers]).square()
+        wrong = (output.number - residual(output, part.x[..., columns.numbers])).square()
         found += [hidden, torch.where(part.wanted[..., columns.numbers], wrong, 0.0).flatten(1).sum(1)]
     return Losses(*found)
 
 
+def residual(output: Output, x: Tensor) -> Tensor:
+    """What the number output should be: the error of the column's own process in units of its spread."""
+    return ((x - output.mean) / output.variance.sqrt()).clamp(-8, 8)
+
+
 def batch(
     net: RecordDenoiser, records: Records, index: Int[Tensor, "record"], n_last: int, path: Path, window: int,
-    stream: torch.Generator, given: float = GIVEN, one_clock: bool = False,
+    stream: torch.Generator, given: float = GIVEN,
 ) -> tuple[Noised, Noised, tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     """Patients of `index`, each in a random situation: arguments of `losses` after the network."""
     n = len(index)
@@ -258,11 +269,9 @@ def batch(
     begin = torch.where(torch.rand(n, generator=stream) < 0.4, 0, begin)
     static = records.statics.take(index)
     series, present = records.window(index, begin, steps)
-    s = situations(net, n_last, static, series, present, begin, stream, given, one_clock)
+    s = situations(net, n_last, static, series, present, begin, stream, given)
     clock_static = clocks(n, s.stages[0], path, stream)
     clock_series = clocks(n, s.stages[1], path, stream)
-    if one_clock:
-        clock_series = replace(clock_series, share=clock_static.share, level=clock_static.level)
     noised_static = noised(net.static, static, s.known[0], clock_static, path, stream)
     noised_series = noised(net.series, series, s.known[1] | ~series.active, clock_series, path, stream)
     if bool(s.hidden_rows.any()):
@@ -279,49 +288,124 @@ def batch(
     return noised_static, noised_series, (static.token, series.token), s.present, place, s.told
 
 
+RIDGES = (1.0, 5.0, 25.0, 125.0, 625.0)
+
+
 def start_at_lines(
-    net: RecordDenoiser, records: Records, items: np.ndarray, n_last: int, path: Path, window: int,
-    stream: torch.Generator, n_batches: int = 12, size: int = 64,
-) -> None:  # fmt: skip
-    """Start the linear part of each number of the series at the ridge regression of its target on its neighbours."""
-    columns = net.series
-    if not columns.numbers or not len(items) or not bool((records.length > 0).any()):
-        return
+    net: RecordDenoiser, records: Records, items: np.ndarray, path: Path, window: int, stream: torch.Generator
+) -> None:
+    """Fit the Gaussian laws of statics and courses, then start the linear parts at ridge regressions on them.
+
+    How strong the ridge is is chosen for each column by patients left aside; a column nothing helps starts at 0.
+    """
     items = torch.as_tensor(items)
-    items = items[records.length[items] > 0]
-    p = net.series_heads.line.shape[1]
-    square, cross = (
-        torch.zeros(len(columns.numbers), p, p, dtype=torch.float64),
-        torch.zeros(len(columns.numbers), p, dtype=torch.float64),
-    )
-    count = torch.zeros(len(columns.numbers))
-    with torch.no_grad():
-        for _ in range(n_batches if len(items) else 0):
-            index = items[torch.randint(len(items), (min(size, len(items)),), generator=stream)]
-            length = records.length[index]
-            steps = int(length.max().clamp(1, window))
-            series, present = records.window(index, torch.zeros_like(index), steps)
-            known = (
-                torch.rand(series.token.shape, generator=stream)
-                < torch.rand(len(index), generator=stream)[:, None, None]
-            )
-            known = known & (torch.rand(len(index), generator=stream) < 0.3)[:, None, None]
-            clock = clocks(len(index), torch.full((len(index),), NUMBERS), path, stream)
-            part = noised(columns, series, known | ~series.active, clock, path, stream)
-            features, _, _ = net.neighbours(part.shown, present)
-            wide = net.series_heads.wide(features, _basis(clock)).double()
-            for k, j in enumerate(columns.numbers):
-                rows = part.wanted[..., j] & present
-                f, y = wide[:, :, k][rows], part.target[..., j][rows].double()
-                square[k] += f.T @ f
-                cross[k] += f.T @ y
-                count[k] += len(y)
-        for k in range(len(columns.numbers)):
-            ridge = (3.0 + 0.003 * count[k]) * torch.eye(p, dtype=torch.float64)
-            net.series_heads.line[k] = torch.linalg.solve(square[k] + ridge, cross[k]).float()
+    items = items[torch.randperm(len(items), generator=stream)]
+    static = records.statics.take(items)
+    x, _, has, _ = scores(net.static, static, stream)
+    numbers = net.static.numbers
+    net.joint.fit(x[:, numbers].double().numpy(), (has & static.active)[:, numbers].numpy())
+    with_course = items[records.length[items] > 0]
+    if len(with_course) and net.series.numbers:
+        _fit_processes(net, records, with_course[:2000], window, stream)
+    _start(net.static_heads, items, lambda part: _static_rows(net, records, part, path, window, stream))
+    if len(with_course) and net.series.numbers:
+        _start(net.series_heads, with_course, lambda part: _series_rows(net, records, part, path, window, stream))
 
 
-def _basis(clock: Clock) -> Tensor:
-    from cohortloom.nets.record_cells import level_basis
+def _start(heads: nn.Module, items: Tensor, rows: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
+    """Ridge regression of each number on its row and its own features."""
+    if len(items) < 8 or not len(heads.line):
+        return
+    aside = torch.arange(len(items)) % 4 == 0
+    (g1, c1, _), (g2, c2, n2) = (_gram(heads, items[part], rows) for part in (aside, ~aside))
+    eye, width = torch.eye(g1.shape[1], dtype=torch.float64), heads.line.shape[1]
+    for k in torch.nonzero(n2)[:, 0].tolist():
+        best, choice = 0.0, None
+        for ridge in (strength * float(n2[k]) / 1000 * eye for strength in RIDGES):
+            line = torch.linalg.solve(g2[k] + ridge, c2[k])
+            gain = float(2 * line @ c1[k] - line @ g1[k] @ line)  # by how much the squared error falls
+            if gain > best:
+                best, choice = gain, ridge
+        if choice is not None:
+            line = torch.linalg.solve(g1[k] + g2[k] + choice, c1[k] + c2[k]).float()
+            heads.line.data[k], heads.shape.data[k] = line[:width], line[width:]
 
-    return level_basis(clock.level)
+
+@torch.no_grad()
+def _gram(heads: nn.Module, items: Tensor, rows: Callable) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums for the regression, over noised records of some patients, each taken several times."""
+    n, p = len(heads.line), heads.line.shape[1] + heads.shape.shape[1]
+    square, cross = torch.zeros(n, p, p, dtype=torch.float64), torch.zeros(n, p, dtype=torch.float64)
+    count = torch.zeros(n, dtype=torch.float64)
+    for part in [part for _ in range(8) for part in items[:768].split(64)][:24]:
+        if count.max() > 30_000:
+            break
+        features, alone, target, wanted = rows(part)
+        for k in range(n):
+            at = wanted[..., k]
+            f, y = torch.cat([features[at], alone[..., k, :][at]], 1).double(), target[..., k][at].double()
+            square[k] += f.T @ f
+            cross[k] += f.T @ y
+            count[k] += len(y)
+    return square, cross, count
+
+
+def _static_rows(
+    net: RecordDenoiser, records: Records, index: Tensor, path: Path, window: int, stream: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(row, own features, target, cells that count) of statics at their numbers; of some the course shows."""
+    columns, static = net.static, records.statics.take(index)
+    clock = clocks(len(index), torch.full((len(index),), NUMBERS), path, stream)
+    known = torch.rand(static.token.shape, generator=stream) < torch.rand(len(index), 1, generator=stream)
+    known = known & (torch.rand(len(index), 1, generator=stream) < 0.3)
+    part = noised(columns, static, known, clock, path, stream)
+    m, v, surprise = net.static_law(part.shown, clock)
+    course, present = _course_shown(net, records, index, clock, path, window, stream)
+    basis = level_basis(clock.level)
+    target = residual(Output(m, [], m, m, v), part.x[..., columns.numbers])
+    rows = wide(net.static_row(part.shown, m, course, present), basis)
+    return rows, wide(bent(surprise), basis), target, part.wanted[..., columns.numbers]
+
+
+def _course_shown(
+    net: RecordDenoiser, records: Records, index: Tensor, clock: Clock, path: Path, window: int, stream: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """(means of the courses' processes, visits that show): of a third of the patients all, of the others none."""
+    steps = int(records.length[index].max().clamp(1, window))
+    series, present = records.window(index, torch.zeros_like(index), steps)
+    present = present & (torch.rand(len(index), 1, generator=stream) < 1 / 3)
+    still = replace(clock, stage=torch.full((len(index),), CLEAN))
+    shown = noised(net.series, series, torch.ones_like(series.active), still, path, stream).shown
+    return net.neighbours(shown, present, still)[0], present
+
+
+def _series_rows(
+    net: RecordDenoiser, records: Records, index: Tensor, path: Path, window: int, stream: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(row, own features, target, cells that count) of courses at their numbers, some cells given, statics clean."""
+    columns, length = net.series, records.length[index]
+    rand = lambda *shape: torch.rand(*shape, generator=stream)  # noqa: E731
+    steps = int(length.max().clamp(1, window))
+    series, present = records.window(index, torch.zeros_like(index), steps)
+    known = rand(*series.token.shape) < rand(len(index))[:, None, None]
+    known = known & (rand(len(index)) < 0.3)[:, None, None]
+    clock = clocks(len(index), torch.full((len(index),), NUMBERS), path, stream)
+    part = noised(columns, series, known | ~series.active, clock, path, stream)
+    static = records.statics.take(index)
+    still = replace(clock, stage=torch.full((len(index),), CLEAN))
+    told = noised(net.static, static, torch.ones_like(static.active), still, path, stream).shown
+    place = place_features(torch.arange(steps).expand(len(index), -1), length, present.any(1))
+    m, v, surprise, _ = net.neighbours(part.shown, present, clock)
+    basis = level_basis(clock.level)
+    target = residual(Output(m, [], m, m, v), part.x[..., columns.numbers])
+    wanted = part.wanted[..., columns.numbers] & present[..., None]
+    return wide(net.row(told, part.shown, m, place), basis), wide(net.alone(surprise, place), basis), target, wanted
+
+
+def _fit_processes(net: RecordDenoiser, records: Records, items: Tensor, window: int, stream: torch.Generator) -> None:
+    steps = int(records.length[items].max().clamp(1, window))
+    series, present = records.window(items, torch.zeros_like(items), steps)
+    x, _, has, _ = scores(net.series, series, stream)
+    numbers = net.series.numbers
+    seen = (has & series.active & present[..., None])[..., numbers]
+    net.process.fit(x[..., numbers].double().numpy(), seen.numpy())

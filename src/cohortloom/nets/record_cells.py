@@ -7,13 +7,13 @@ A cell is a token and, for some tokens, a number x (a normal score). While a rec
     noisy number      a x + b e, at a noise level all cells of the part share
     clean             given from the start, or done; a spike's number is known with its token
 
-`Smoother` looks along one column of one record: kernels over the distance in visits, normalised by what shows,
+`smooth` looks along one column of one record: kernels over the distance in visits, normalised by what shows,
 
     s_h(i) = sum_j k_h(i - j) w_j v_j / sum_j k_h(i - j) w_j
 
-with k_h = past or future, at rates 1/2 (nearest) and .85, and all the others alike (mean). Clean and noisy cells are
-smoothed apart. Kernels depend on i - j alone, so this is one small matrix product for a whole batch; it gives a column
-its persistence before anything is learned.
+with k_h = nearest past, nearest future (falling by half per visit), all others alike. Kernels depend on i - j alone, so
+this is one small matrix product for a whole batch. It tells a cell which tokens stand around it; for numbers
+`record_prior` does the same exactly.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,13 +23,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-__all__ = ["LARGE", "CellColumn", "Columns", "Embed", "Shown", "level_basis", "one_hot", "smooth"]
+__all__ = ["LARGE", "CellColumn", "Columns", "Embed", "Shown", "kernels", "level_basis", "one_hot", "smooth"]
 
 LARGE = 40  # columns of more tokens are embedded in few dimensions
 RANK = 24
 LEVELS = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
-RATES = (0.5, 0.85)
-N_KERNELS = 2 * len(RATES) + 1
+N_KERNELS = 3
 
 
 @dataclass(frozen=True)
@@ -171,13 +170,10 @@ def level_basis(level: Float[Tensor, "record"]) -> Float[Tensor, "record basis"]
 
 
 def kernels(n: int) -> Float[Tensor, "kernel step step"]:
-    """Weights of step j for step i: past and future at each rate, then all others alike. Never the step itself."""
+    """Weights of step j for step i: nearest past, nearest future, all others alike. Never the step itself."""
     distance = torch.arange(n)[:, None] - torch.arange(n)[None]
-    out = []
-    for rate in RATES:
-        weight = rate ** distance.abs().double()
-        out += [torch.where(distance > 0, weight, 0.0), torch.where(distance < 0, weight, 0.0)]
-    out.append((distance != 0).double())
+    weight = 0.5 ** distance.abs().double()
+    out = [torch.where(distance > 0, weight, 0.0), torch.where(distance < 0, weight, 0.0), (distance != 0).double()]
     return torch.stack(out).float()
 
 
@@ -185,20 +181,14 @@ def smooth(
     kernel: Float[Tensor, "kernel step step"],
     value: Float[Tensor, "record step column"],
     weight: Float[Tensor, "record step column"],
-    owner: Int[Tensor, "column"] | None = None,
-) -> tuple[Float[Tensor, "record step column kernel"], Float[Tensor, "record step column kernel"]]:
-    """(kernel means of the weighted cells, 0 where there are none; kernel masses).
-
-    With `owner`, column c of `value` is weighted by column owner[c] of `weight` (its mass is computed once).
-    """
+    owner: Int[Tensor, "column"],
+) -> Float[Tensor, "record step column kernel"]:
+    """Kernel means of the weighted cells, 0 where there are none; column c of `value` has weight column owner[c]."""
     n, steps, columns = value.shape
-    flat = kernel.reshape(-1, steps)
-    weighted = value * (weight if owner is None else weight[..., owner])
-    both = torch.cat([weighted, weight], 2)
-    out = (flat @ both).reshape(n, len(kernel), steps, -1).permute(0, 2, 3, 1)
-    top, mass = out[:, :, :columns], out[:, :, columns:]
-    below = mass if owner is None else mass[:, :, owner]
-    return torch.where(below > 1e-30, top / below.clamp(min=1e-30), 0.0), mass
+    both = torch.cat([value * weight[..., owner], weight], 2)
+    out = (kernel.reshape(-1, steps) @ both).reshape(n, len(kernel), steps, -1).permute(0, 2, 3, 1)
+    below = out[:, :, columns:][:, :, owner]
+    return torch.where(below > 1e-30, out[:, :, :columns] / below.clamp(min=1e-30), 0.0)
 
 
 def one_hot(columns: Columns, token: Int[Tensor, "*cell column"]) -> Float[Tensor, "*cell token"]:

@@ -4,14 +4,12 @@ Statics are tokens of a transformer, one per column; visits are tokens, one per 
 distance in visits. What both parts' clocks show, and a pooled view of the statics, scale and shift every layer. Columns
 have small heads of their own on top of their row,
 
-    logits_c = W_c silu(A_c h + B_c f) + T_c s        F_c = u_c silu(A_c h + B_c f) + V_c (f x basis(level))
+    logits_c = W_c silu(A_c h + B_c f) + T_c s        G_c = u_c silu(A_c h + B_c f) + V_c (r x basis(level))
 
-with f the smoothed neighbours of a number in its own column (`record_cells.smooth`), s the shares of each token among
-the neighbours. V starts at the ridge regression of the target on f, so before a single step the network is the best
-linear denoiser of each column along time, at each noise level; T starts as "what stood here before and after".
-
-The number output F = b x - a e is that of the unit-variance preconditioning (`diffusion.path.EDM`): F = 0 is already
-the optimum for independent normal x, whatever the level.
+with f and r what the Gaussian processes of the columns (`record_prior`) say about the cell and about its row, place and
+statics, s the shares of each token among the neighbours. A number's estimate is x^ = m + sqrt(v) G, with m and v mean
+and variance of its own process. V starts at the ridge regression of G on r, so before a single step the network is a
+linear denoiser along time and across columns at each noise level; T starts as "what stood here before and after".
 """
 
 import math
@@ -34,15 +32,19 @@ from cohortloom.nets.record_cells import (
     one_hot,
     smooth,
 )
+from cohortloom.nets.record_prior import SEEN, UNSEEN, ColumnProcess, JointLaw
 
 __all__ = ["CLEAN", "NUMBERS", "TOKENS", "Clock", "Output", "RecordDenoiser", "place_features"]
 
 TOKENS, NUMBERS, CLEAN = 0, 1, 2  # stages of a part
 N_BASIS = len(LEVELS)
-N_FEATURES = 2 * N_KERNELS + 7
+N_FEATURES = 8
+N_OWN = 7
+N_BENT = 3
+PACE = 2.0  # linear parts of the tokens learn so much faster
 N_PLACE = 9
 REACH = 16
-FEW = (0, 1, 4)  # kernels that smooth tokens: nearest past, nearest future, all
+WIDEST = 96  # one-hot columns of statics, or of a visit's categories, that the linear part sees
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,18 @@ class Clock:
 
 @dataclass(frozen=True)
 class Output:
-    """Logits of a part's small columns side by side, of each large one, and the number outputs F of number columns."""
+    """Logits of a part's small columns side by side, of each large one, and of the number columns G, m and v."""
 
     small: Float[Tensor, "*cell token"]
     large: list[Float[Tensor, "*cell level"]]
     number: Float[Tensor, "*cell number"]
+    mean: Float[Tensor, "*cell number"]
+    variance: Float[Tensor, "*cell number"]
+
+    @property
+    def clean(self) -> Float[Tensor, "*cell number"]:
+        """The estimate x^."""
+        return self.mean + self.variance.sqrt() * self.number
 
 
 def place_features(
@@ -110,13 +119,14 @@ class _Block(nn.Module):
 class _Heads(nn.Module):
     """Heads of a part's columns. `a` is a few units per column."""
 
-    def __init__(self, columns: Columns, units: int, n_features: int, dropout: float) -> None:
+    def __init__(self, columns: Columns, units: int, n_features: int, n_row: int, n_own: int, dropout: float) -> None:
         super().__init__()
         self.columns, self.units, self.dropout = columns, units, dropout
         numbers, small = columns.numbers, columns.small
         self.own = nn.Parameter(torch.randn(len(numbers), n_features + N_BASIS, units) / math.sqrt(n_features))
         self.number = nn.Parameter(torch.zeros(len(numbers), units))
-        self.line = nn.Parameter(torch.zeros(len(numbers), n_features * N_BASIS))
+        self.line = nn.Parameter(torch.zeros(len(numbers), n_row * N_BASIS))
+        self.shape = nn.Parameter(torch.zeros(len(numbers), n_own * N_BASIS))
         self.logits = nn.Parameter(torch.zeros(len(small) * units, len(columns.owner)))
         block = torch.arange(len(small)).repeat_interleave(units)[:, None] == columns.owner[None]
         self.register_buffer("block", block.float(), persistent=False)
@@ -133,28 +143,39 @@ class _Heads(nn.Module):
             nn.Parameter(torch.tensor([math.log(max(s, 1e-6)) for s in columns.each[j].share])) for j in columns.large
         )
 
-    def wide(self, features: Tensor, basis: Tensor) -> Tensor:
-        """features x basis, one vector per cell."""
-        basis = basis.view(len(basis), *[1] * (features.ndim - 2), -1)
-        return (features[..., :, None] * basis[..., None, :]).flatten(-2)
-
-    def forward(self, a: Float[Tensor, "*cell column unit"], features: Tensor, basis: Tensor) -> Output:
+    def forward(
+        self, a: Float[Tensor, "*cell column unit"], features: Tensor, row: Tensor, alone: Tensor, basis: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """(logits of small columns, of large ones, G)."""
         c = self.columns
-        numbers = features.new_zeros(*a.shape[:-2], 0)
+        number = a.new_zeros(*a.shape[:-2], 0)
         if c.numbers:
-            wide = self.wide(features, basis)
             flat = basis.view(len(basis), *[1] * (features.ndim - 2), -1).expand(*features.shape[:-1], -1)
             own = torch.einsum("...cf,cfh->...ch", torch.cat([features, flat], -1), self.own)
             a = a.index_add(-2, torch.tensor(c.numbers), own)
         a = nn.functional.dropout(nn.functional.silu(a), self.dropout, self.training)
         if c.numbers:
-            numbers = (a[..., c.numbers, :] * self.number).sum(-1) + (wide * self.line).sum(-1)
+            number = (a[..., c.numbers, :] * self.number).sum(-1)
+            number = number + (wide(row, basis) @ self.line.T).view(number.shape)
+            number = number + (wide(alone, basis) * self.shape).sum(-1)
         small = a[..., c.small, :].flatten(-2) @ (self.logits * self.block) + self.bias
         large = [
             query(a[..., j, :]) @ levels.T + bias
             for query, levels, bias, j in zip(self.query, self.levels, self.level_bias, c.large)
         ]
-        return Output(small.masked_fill(~self.allowed, -1e9), large, numbers)
+        return small.masked_fill(~self.allowed, -1e9), large, number
+
+
+def bent(surprise: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell bend"]:
+    """Functions of a surprise that shape heavy tails and sharp peaks."""
+    curve = surprise / (1 + surprise.square())
+    return torch.stack([surprise, curve, surprise.abs() * curve], -1)
+
+
+def wide(row: Float[Tensor, "*cell feature"], basis: Float[Tensor, "record basis"]) -> Float[Tensor, "*cell wide"]:
+    """Features x basis."""
+    basis = basis.view(len(basis), *[1] * (row.ndim - 2), -1)
+    return (row[..., :, None] * basis[..., None, :]).flatten(-2)
 
 
 class RecordDenoiser(nn.Module):
@@ -177,8 +198,9 @@ class RecordDenoiser(nn.Module):
         self.embed_static, self.embed_series = Embed(self.static, width), Embed(self.series, width)
         self.column = nn.Parameter(torch.randn(len(static), width) * 0.1)
         self.place = nn.Linear(N_PLACE, width)
-        n_numbers, n_few = len(self.series.numbers), len(FEW)
-        self.near = nn.Linear(n_numbers * 2 * N_KERNELS + len(self.series.owner) * n_few, width)
+        n_numbers = len(self.series.numbers)
+        self.process = ColumnProcess(n_numbers)
+        self.near = nn.Linear(n_numbers * 2 + len(self.series.owner) * N_KERNELS, width)
         self.clock = nn.Sequential(nn.Linear(2 * (4 + N_BASIS) + 1, width), nn.SiLU(), nn.Linear(width, width))
         self.pool = nn.Linear(width, width)
         self.blocks = nn.ModuleList(_Block(width, n_heads, dropout) for _ in range(n_layers))
@@ -186,13 +208,16 @@ class RecordDenoiser(nn.Module):
         self.across = nn.Parameter(torch.zeros(n_heads, 2))
         self.to_static = nn.Parameter(torch.randn(len(static), width, units) / math.sqrt(width))
         self.to_series = nn.Linear(width, len(series) * units)
-        self.static_heads = _Heads(self.static, units, 3, dropout)
-        self.series_heads = _Heads(self.series, units, N_FEATURES, dropout)
-        self.shares = nn.Parameter(torch.zeros(n_few, len(self.series.owner), len(self.series.owner)))
+        self.joint = JointLaw(len(self.static.numbers))
+        self.static_heads = _Heads(self.static, units, 7, self.n_static_row, N_BENT, dropout)
+        self.series_heads = _Heads(self.series, units, N_FEATURES + N_PLACE, self.n_row, N_OWN, dropout)
+        self.shares = nn.Parameter(torch.zeros(N_KERNELS, len(self.series.owner), len(self.series.owner)))
         same = self.series.owner[:, None] == self.series.owner[None]
         self.register_buffer("same", same.float(), persistent=False)
         with torch.no_grad():
             self.shares[:2] = torch.eye(len(self.series.owner))
+        self.row_tokens = nn.Parameter(torch.zeros(self.n_row, len(self.series.owner)))
+        self.static_tokens = nn.Parameter(torch.zeros(self.n_static_row, len(self.static.owner)))
         self._kernels: dict[int, Tensor] = {}
 
     def forward(
@@ -211,7 +236,8 @@ class RecordDenoiser(nn.Module):
         cells = self.embed_static.cells(static) + self.column
         film = film + self.pool(cells.sum(-2)) if len(self.static) else film
         film = nn.functional.silu(film)
-        features, shares, near = self.neighbours(series, present)
+        m, v, surprise, shares = self.neighbours(series, present, clocks[1])
+        near = self.near(torch.cat([m, v.sqrt(), shares.flatten(2)], 2))
         rows = self.embed_series.rows(series) + self.place(place) + near
         h = torch.cat([cells, rows], 1)
         bias = self._bias(len(self.static), present)
@@ -219,37 +245,101 @@ class RecordDenoiser(nn.Module):
             h = block(h, film, bias)
         h = nn.functional.layer_norm(h, (self.width,))
         here, there = h[:, : len(self.static)], h[:, len(self.static) :]
-        own = torch.stack([static.value, static.clean.float(), static.noisy.float()], -1)[..., self.static.numbers, :]
-        first = self.static_heads(torch.einsum("ncd,cdh->nch", here, self.to_static), own, level_basis(clocks[0].level))
+        law = self.static_law(static, clocks[0])
+        row = self.static_row(static, law[0], m, present)
+        units = torch.einsum("ncd,cdh->nch", here, self.to_static)
+        first = self.static_heads(
+            units, self.static_features(static, *law), row, bent(law[2]), level_basis(clocks[0].level),
+        )  # fmt: skip
         units = self.to_series(there).view(*there.shape[:2], len(self.series), -1)
-        second = self.series_heads(units, features, level_basis(clocks[1].level))
-        line = torch.einsum("nikf,fkt->nit", shares, self.shares * self.same)
-        return first, Output(second.small + line, second.large, second.number)
+        features, alone = self.features(series, m, v, surprise, place), self.alone(surprise, place)
+        around = self.row(static, series, m, place)
+        second = self.series_heads(units, features, around, alone, level_basis(clocks[1].level))
+        line = torch.einsum("nikf,fkt->nit", shares, self.shares * self.same) + around @ (PACE * self.row_tokens)
+        return (
+            Output(first[0] + row @ (PACE * self.static_tokens), *first[1:], law[0], law[1]),
+            Output(second[0] + line, *second[1:], m, v),
+        )
 
-    def neighbours(self, series: Shown, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the other visits say: (features of the numbers, shares of the tokens, both in the row's embedding)."""
+    def features(
+        self, series: Shown, m: Tensor, v: Tensor, surprise: Tensor, place: Tensor
+    ) -> Float[Tensor, "record step number feature"]:
+        """What a number's own head sees beside its row."""
+        value, clean, noisy = (t[..., self.series.numbers] for t in (series.value, series.clean, series.noisy))
+        own = [value, clean.float(), noisy.float(), m, v.sqrt(), (value - m) * noisy, surprise]
+        own = torch.stack([*own, surprise / (1 + surprise.square())], -1)
+        return torch.cat([own, place[:, :, None].expand(-1, -1, m.shape[2], -1)], -1)
+
+    def alone(self, surprise: Tensor, place: Tensor) -> Float[Tensor, "record step number feature"]:
+        """What bends a column away from its process: functions of its surprise, early visits and the last apart."""
+        index = torch.expm1(3 * place[..., 0]).round()[..., None]
+        early = [(index == k).float() * surprise for k in (0, 1, 2)]
+        last = place[..., 7, None] * surprise
+        return torch.cat([bent(surprise), torch.stack([*early, last], -1)], -1)
+
+    def static_law(self, static: Shown, clock: Clock) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and surprise of the statics' numbers by their joint law."""
+        value, clean, noisy = (t[..., self.static.numbers] for t in (static.value, static.clean, static.noisy))
+        sigma2 = (-2 * clock.level[:, None]).exp()
+        y = torch.where(noisy, value * (1 + sigma2).sqrt(), value)
+        noise = torch.where(clean, SEEN, torch.where(noisy, sigma2, UNSEEN))
+        return self.joint.posterior(y, noise)
+
+    def static_features(self, static: Shown, m: Tensor, v: Tensor, surprise: Tensor) -> Tensor:
+        """What a static number's own head sees."""
+        value, clean, noisy = (t[..., self.static.numbers] for t in (static.value, static.clean, static.noisy))
+        own = [value, clean.float(), noisy.float(), m, v.sqrt(), surprise, surprise / (1 + surprise.square())]
+        return torch.stack(own, -1)
+
+    @property
+    def n_static_row(self) -> int:
+        known = len(self.static.owner) if len(self.static.owner) <= WIDEST else 0
+        return len(self.static.numbers) + 2 + known + len(self.series.numbers)
+
+    def static_row(self, static: Shown, mean: Tensor, course: Tensor, present: Tensor) -> Tensor:
+        """What the linear part of the statics sees: their joint law, tokens, and the mean of the course that shows."""
+        there = present[..., None].float()
+        count = there.sum(1)
+        parts = [mean, torch.ones_like(count), torch.log1p(count) / 3, (course * there).sum(1) / count.clamp(min=1)]
+        if len(self.static.owner) <= WIDEST:
+            parts.append(one_hot(self.static, static.token))
+        return torch.cat(parts, 1)
+
+    @property
+    def beside(self) -> Bool[Tensor, "token"]:
+        """Tokens of the same visit that the linear part sees: those of categories, if they aren't too many."""
+        c = self.series
+        category = torch.tensor([c.each[j].kind == "category" for j in c.small], dtype=torch.bool)
+        keep = category[c.owner] if len(c.owner) else torch.zeros(0, dtype=torch.bool)
+        return keep if int(keep.sum()) <= WIDEST else torch.zeros_like(keep)
+
+    @property
+    def n_row(self) -> int:
+        known = len(self.static.owner) if len(self.static.owner) <= WIDEST else 0
+        return len(self.series.numbers) + N_PLACE + 1 + len(self.static.numbers) + known + int(self.beside.sum())
+
+    def row(self, static: Shown, series: Shown, m: Tensor, place: Tensor) -> Float[Tensor, "record step feature"]:
+        """What the linear part of the numbers sees: all columns' processes, place, categories, clean statics."""
+        told = [(static.value * static.clean)[..., self.static.numbers]]
+        if len(self.static.owner) <= WIDEST:
+            told.append(one_hot(self.static, static.token))
+        told = torch.cat(told, 1)[:, None].expand(-1, m.shape[1], -1)
+        here = one_hot(self.series, series.token)[..., self.beside]
+        return torch.cat([m, place, torch.ones_like(place[..., :1]), told, here], 2)
+
+    def neighbours(self, series: Shown, present: Tensor, clock: Clock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(mean, variance and surprise of the numbers by their processes, shares of the tokens around each cell)."""
         c, n = self.series, series.token.shape[1]
         if n not in self._kernels:
             self._kernels[n] = kernels(n)
-        kernel = self._kernels[n]
-        j = c.numbers
-        value, clean, noisy = (t[..., j] for t in (series.value, series.clean, series.noisy))
-        there = present[..., None].float()
-        weights = torch.cat([clean, noisy], 2) * there
-        means, mass = smooth(kernel, value.repeat(1, 1, 2), weights)
-        means = means.unflatten(2, (2, len(j)))
-        mass = mass[:, :, : len(j)]
-        recency = -torch.log2(mass[..., :2].clamp(min=2.0**-20)) / 10
-        own = [value, clean.float(), noisy.float()]
-        features = torch.cat(
-            [torch.stack([*own, torch.ones_like(value)], -1), means[:, :, 0], means[:, :, 1], recency,
-             (mass[..., 4:] > 0).float()], -1,
-        )  # fmt: skip
-        hot = one_hot(c, series.token)
-        shown = (series.token[..., c.small] != c.masks[c.small]) * there
-        shares, _ = smooth(kernel[list(FEW)], hot, shown, c.owner)
-        near = self.near(torch.cat([means.permute(0, 1, 3, 2, 4).flatten(2), shares.flatten(2)], 2))
-        return features, shares, near
+        there = present[..., None]
+        value, clean, noisy = (t[..., c.numbers] for t in (series.value, series.clean, series.noisy))
+        sigma2 = (-2 * clock.level[:, None, None]).exp()
+        y = torch.where(noisy, value * (1 + sigma2).sqrt(), value)
+        noise = torch.where(clean & there, SEEN, torch.where(noisy & there, sigma2, UNSEEN))
+        m, v, surprise = self.process.posterior(y, noise)
+        shown = ((series.token[..., c.small] != c.masks[c.small]) & there).float()
+        return m, v, surprise, smooth(self._kernels[n], one_hot(c, series.token), shown, c.owner)
 
     def _bias(self, n_static: int, present: Bool[Tensor, "record step"]) -> Float[Tensor, "record head token token"]:
         """Of the attention: by distance between visits, between parts, and minus infinity towards what isn't there."""
@@ -283,9 +373,9 @@ class RecordDenoiser(nn.Module):
 
     def draw_tokens(
         self, columns: Columns, output: Output, now: Bool[Tensor, "*cell column"], stream: torch.Generator,
-        forbidden: Int[Tensor, "*cell column"],
+        forbidden: Int[Tensor, "*cell column ban"],
     ) -> Int[Tensor, "*cell column"]:  # fmt: skip
-        """A token for each cell of `now` (0 elsewhere), never the cell's `forbidden` one (-1: none)."""
+        """A token for each cell of `now` (0 elsewhere), never one of the cell's `forbidden` ones (-1: none)."""
         out = torch.zeros(now.shape, dtype=torch.long)
         for place, j in [*enumerate(columns.small), *((k, j) for k, j in enumerate(columns.large))]:
             cells = now[..., j]
@@ -296,8 +386,8 @@ class RecordDenoiser(nn.Module):
             else:
                 row = columns.pads[place][: columns.each[j].n_tokens]
                 logits = output.small[..., row][cells]
-            ban = forbidden[..., j][cells]
-            logits = torch.where(torch.arange(logits.shape[1]) == ban[:, None], -1e9, logits)
+            ban = (torch.arange(logits.shape[1])[None, :, None] == forbidden[..., j, :][cells][:, None]).any(2)
+            logits = torch.where(ban, -1e9, logits)
             u = torch.rand(len(logits), 1, generator=stream)
             law = logits.double().softmax(1).cumsum(1)
             out[..., j][cells] = torch.searchsorted(law, u.double() * law[:, -1:]).clamp(max=logits.shape[1] - 1)[:, 0]

@@ -1,0 +1,161 @@
+"""The course of a column as a Gaussian process: what its other visits say about a cell, in closed form.
+
+    x_i = patient's level + slow part + own part,   cov(x_i, x_j) = p + a rho^|i - j| + n [i = j]
+
+over visits i, j. Some cells are seen as y_i = x_i + sqrt(D_i) e_i: clean ones (D near 0), noisy ones (D = sigma^2),
+those not seen (D large). With W = (K + D)^-1 the posterior of every cell is
+
+    m = y - D W y (+ mean),   v_i = D_i (1 - D_i W_ii)
+
+A denoiser that predicts G = (x - m) / sqrt(v) is preconditioned by this posterior: its target has unit variance at
+every noise level, and with G = 0 the sampler draws exactly from the process. For p = a = 0, n = 1 this is the
+unit-variance preconditioning of Karras et al. (m = y / (1 + sigma^2), v = sigma^2 / (1 + sigma^2)).
+
+Statics have one Gaussian law over their numbers in place of a process (`JointLaw`); the formulas are the same.
+
+References:
+    Karras et al. (2022), arXiv:2206.00364. Rasmussen, Williams (2006). Gaussian processes for machine learning, ch. 2.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+__all__ = ["SEEN", "UNSEEN", "ColumnProcess", "JointLaw", "fit_process"]
+
+UNSEEN = 1e3  # D of a cell that isn't seen; noise beyond it is not used either
+SEEN = 1e-3
+RATES = (0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
+LEAST = 0.02  # share of the variance that is always a cell's own
+
+
+def fit_process(
+    x: Float[np.ndarray, "subject step"], seen: Bool[np.ndarray, "subject step"]
+) -> tuple[float, float, float, float, float]:
+    """(p, a, rho, n, mean) of one column by least squares on its autocovariances.
+
+    A lag weighs by its number of pairs and 1 / lag^2 (neighbours matter most, and who has far ones is another kind of
+    patient); lags of few pairs are drawn towards 0, as if by three more pairs of none.
+    """
+    count = seen.sum()
+    if count < 2:
+        return 0.0, 0.0, 0.5, 1.0, 0.0
+    mean = float(x[seen].sum() / (count + 5))
+    z = np.where(seen, x - mean, 0.0)
+    variance = float((np.square(z).sum() + 5.0) / (count + 5))
+    lags = np.arange(1, x.shape[1])
+    pairs = np.array([(seen[:, d:] & seen[:, :-d]).sum() for d in lags], float)
+    products = np.array([(z[:, d:] * z[:, :-d]).sum() for d in lags])
+    keep = pairs > 0
+    if not keep.any():
+        return 0.0, 0.0, 0.5, variance, mean
+    covariance, weight, lags = (products / (pairs + 3))[keep], (pairs / lags**2)[keep], lags[keep]
+    best = (np.inf, 0.0, 0.0, 0.5)
+    for rho in RATES:
+        for p, a in _nonnegative(rho**lags, covariance, weight):
+            room = (1 - LEAST) * variance
+            if p + a > room:
+                p, a = p * room / (p + a), a * room / (p + a)
+            error = float((weight * np.square(p + a * rho**lags - covariance)).sum())
+            if error < best[0]:
+                best = (error, p, a, rho)
+    _, p, a, rho = best
+    return float(p), float(a), float(rho), float(variance - p - a), mean
+
+
+def _nonnegative(decay: np.ndarray, y: np.ndarray, weight: np.ndarray) -> list[tuple[float, float]]:
+    """Least squares y = p + a decay with p, a >= 0: the inner solution if allowed, and both edges."""
+    total = weight.sum()
+    p_only = max(float((weight * y).sum() / total), 0.0)
+    a_only = max(float((weight * decay * y).sum() / max((weight * decay**2).sum(), 1e-12)), 0.0)
+    design = np.stack([np.ones_like(decay), decay], 1)
+    gram = design.T @ (weight[:, None] * design) + 1e-9 * total * np.eye(2)
+    p, a = np.linalg.solve(gram, design.T @ (weight * y))
+    return [(p_only, 0.0), (0.0, a_only), *([(float(p), float(a))] if p >= 0 and a >= 0 else [])]
+
+
+class ColumnProcess(nn.Module):
+    """Processes of several columns, as buffers.
+
+    Args:
+        n_columns: Number columns.
+    """
+
+    def __init__(self, n_columns: int) -> None:
+        super().__init__()
+        start = torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0]).repeat(n_columns, 1)
+        self.register_buffer("facts", start)
+
+    def fit(self, x: Float[np.ndarray, "subject step column"], seen: Bool[np.ndarray, "subject step column"]) -> None:
+        for k in range(len(self.facts)):
+            self.facts[k] = torch.tensor(fit_process(x[..., k], seen[..., k]))
+
+    def covariance(self, n: int) -> Float[Tensor, "column step step"]:
+        p, a, rho, own, _ = (f[:, None, None] for f in self.facts.unbind(1))
+        distance = (torch.arange(n)[:, None] - torch.arange(n)[None]).abs()
+        return p + a * rho**distance + own * torch.eye(n)
+
+    def posterior(
+        self, y: Float[Tensor, "record step column"], noise: Float[Tensor, "record step column"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and surprise of every cell."""
+        if not y.numel():
+            return torch.zeros_like(y), torch.ones_like(y), torch.zeros_like(y)
+        found = _posterior(self.covariance(y.shape[1]), y.transpose(1, 2), noise.transpose(1, 2), self.facts[:, 4:])
+        return tuple(part.transpose(1, 2) for part in found)
+
+
+class JointLaw(nn.Module):
+    """One Gaussian law over a few columns of a row."""
+
+    def __init__(self, n_columns: int) -> None:
+        super().__init__()
+        self.register_buffer("covariance", torch.eye(n_columns))
+        self.register_buffer("mean", torch.zeros(n_columns))
+
+    def fit(self, x: Float[np.ndarray, "subject column"], seen: Bool[np.ndarray, "subject column"]) -> None:
+        """Pairwise moments, drawn towards independence as if by ten more subjects, made positive definite."""
+        if not x.shape[1]:
+            return
+        count = seen.sum(0)
+        mean = np.where(seen, x, 0.0).sum(0) / (count + 5)
+        z = np.where(seen, x - mean, 0.0)
+        pairs = seen.T.astype(float) @ seen
+        matrix = z.T @ z / (pairs + 10)
+        np.fill_diagonal(matrix, (np.square(z).sum(0) + 5) / (count + 5))
+        values, axes = np.linalg.eigh(matrix)
+        matrix = (axes * np.maximum(values, LEAST)) @ axes.T
+        self.covariance.copy_(torch.from_numpy(matrix))
+        self.mean.copy_(torch.from_numpy(mean))
+
+    def posterior(
+        self, y: Float[Tensor, "record column"], noise: Float[Tensor, "record column"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and surprise of every cell."""
+        if not y.numel():
+            return torch.zeros_like(y), torch.ones_like(y), torch.zeros_like(y)
+        return _posterior(self.covariance, y, noise, self.mean)
+
+
+@torch.no_grad()
+def _posterior(
+    covariance: Float[Tensor, "*column cell cell"], y: Float[Tensor, "record *column cell"],
+    noise: Float[Tensor, "record *column cell"], mean: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Mean and variance of every cell given y with noise variance D (`UNSEEN` where nothing is seen), and surprise.
+
+    The surprise of a cell is its distance from what the others say, (W y)_i / sqrt(W_ii): standard normal if the law is
+    right, at every noise level; where it isn't, this is what the network needs to see.
+    """
+    d = noise.clamp(SEEN**2, UNSEEN)
+    seen = d < UNSEEN
+    centred = torch.where(seen, y - mean, 0.0)
+    size = y.shape[-1]
+    factor, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(d))
+    inverse = torch.cholesky_inverse(factor.reshape(-1, size, size)).reshape(factor.shape)
+    weighted, own = (inverse @ centred[..., None])[..., 0], inverse.diagonal(dim1=-2, dim2=-1)
+    m = centred - d * weighted + mean
+    v = (d * (1 - d * own)).clamp(min=1e-9)
+    surprise = torch.where(seen, weighted / own.clamp(min=1e-9).sqrt(), 0.0).clamp(-8, 8)
+    return m, v, surprise
