@@ -6,7 +6,7 @@
     above        128     16  4   16     .05      256               400,000 / n, 20+ 8         2e-3
 
 The prior is a mixture below 1,000 patients and a flow from there on. A batch holds
-no more than about 1,536 visits (6,144 above 3,000 patients).
+no more than about 768 visits (3,072 above 3,000 patients).
 Courses of at most 4 visits have no w; else a segment is a sixteenth of the longest course, but at least 4 visits.
 
 Phases:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["hide_some", "net_of", "phases", "settle"]
 
 FLOW_FROM = 1_000
-VISITS_PER_BATCH = 1_536
+VISITS_PER_BATCH = 768
 SEGMENTS = 16
 COLLAPSED = 0.01  # nats: a latent dimension below this carries nothing
 
