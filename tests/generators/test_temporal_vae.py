@@ -286,3 +286,12 @@ def test_a_planted_trend_is_found_in_the_trend():
     drawn = model.sample(100, seed=1).tables["visits"].sort("subject_id", "time")
     rise = drawn.group_by("subject_id").agg(rise=pl.col("x").last() - pl.col("x").first())["rise"].mean()
     assert rise == pytest.approx(0.4 * 9, rel=0.35)
+
+
+def test_a_second_fit_forgets_the_first():
+    model = create("temporal-vae", width=16, training={"steps": 3, "evaluate_every": 3})
+    model.fit(long_courses(20, 6), seed=0).sample(5, seed=0)
+    other = small_cohort(60, seed=1)
+    again = model.fit(other, seed=0).sample(20, seed=0)
+    fresh = create("temporal-vae", width=16, training={"steps": 3, "evaluate_every": 3}).fit(other, seed=0)
+    assert again.tables["visits"].equals(fresh.sample(20, seed=0).tables["visits"])

@@ -93,6 +93,7 @@ class TemporalVAE(TorchGenerator):
         """Coders of all columns, shapes of the laws, units of time."""
         frame = Frame.of(Alphabet.fit(data, k_min=self.codec_.k_min), data)
         self._courses = Courses.of(frame, data)
+        self.__dict__.pop("frame_", None)  # of an earlier fit
         shapes = shapes_of(frame, self._courses)
         return {
             "frame": frame.to_json(),
