@@ -59,7 +59,8 @@ def _one_graph(axes: Any, panel: Mapping[str, Any]) -> None:
     for i in range(n):
         axes.add_patch(nodes[i])
         stay = p[i][i] if p[i][i] is not None else 0.0
-        axes.text(x[i], y[i] + 0.05, short(states[i], 11), fontsize=7.5, ha="center", va="center", zorder=4)
+        size = 7.5 if len(str(states[i])) <= 8 else 6.0
+        axes.text(x[i], y[i] + 0.05, short(states[i], 11), fontsize=size, ha="center", va="center", zorder=4)
         axes.text(x[i], y[i] - 0.1, f"{stay:.2f}", fontsize=7, ha="center", va="center", color=MUTED, zorder=4)
         for j in range(n):
             q = p[i][j] if p[i][j] is not None else 0.0
