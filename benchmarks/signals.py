@@ -1,10 +1,12 @@
 """Waveforms: families x data sets x (does a record hold together, spectra, a judge's AUC, cost).
 
-    python -m benchmarks.signals [--only mitdb ...] [--families ...] [--steps 600] [--records 200]
+    python -m benchmarks.signals [--only mitdb ...] [--families ...] [--steps 600] [--records 200] [--table]
 
 Every number of a family stands beside the floor, the same number for real training records against held-out ones
 (split by patient). Anchors: `bootstrap` (training records again), `gaussian` (functional PCA with Gaussian scores),
-`simulator` (our ECG and EEG simulators without data, at the collection's channels and rate).
+`barycentre` (soft-DTW averages of five training records of a label, at most 300 samples long), `simulator` and
+`neurokit2` (simulators without data, at the collection's rate). Where records have labels, `label accuracy` is that
+of a classifier trained on the family's records and asked about held-out real ones; the floor's learned from real ones.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ DATA_SETS: dict[str, Callable[[Path, int, int], Part]] = {
 def bootstrap(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
     waves = next(iter(train.signals.values()))
     rows = np.random.default_rng(seed).integers(0, waves.records.height, n)
-    return {"samples": np.asarray(waves.samples[rows])}
+    return {"samples": np.asarray(waves.samples[rows]), "labels": waves.records["label"].gather(rows).to_list()}
 
 
 def gaussian(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
@@ -150,6 +152,44 @@ def simulator(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dic
     return {"samples": samples}
 
 
+def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any] | None:
+    """Soft-DTW averages of five records of one label with random weights; None where records are long."""
+    waves = next(iter(train.signals.values()))
+    x = np.nan_to_num(np.asarray(waves.samples))
+    if x.shape[2] > 300:
+        return None
+    from tslearn.barycenters import softdtw_barycenter  # heavy
+
+    draw, began = np.random.default_rng(seed), time.process_time()
+    labels = waves.records["label"].fill_null("").to_numpy()
+    out, told = np.empty((n, *x.shape[1:]), np.float32), []
+    for k in range(n):
+        first = draw.integers(len(x))
+        near = np.flatnonzero(labels == labels[first])
+        rows = draw.choice(near, min(5, len(near)), replace=False)
+        weight = draw.dirichlet(np.ones(len(rows)))
+        out[k] = softdtw_barycenter(x[rows].transpose(0, 2, 1), gamma=0.1, weights=weight, max_iter=5).T
+        told.append(str(labels[first]))
+    spent = time.process_time() - began
+    return {"samples": out, "labels": told, "samples_per_cpu_s": round(n / max(spent, 1e-9), 1)}
+
+
+def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any] | None:
+    """neurokit2's ECG simulator, one lead, heart rates of the training records."""
+    waves = next(iter(train.signals.values()))
+    spec, length = waves.spec, waves.samples.shape[2]
+    if spec.kind != "ecg" or length < 3 * spec.fs or len(spec.channels) > 1:
+        return None
+    import neurokit2 as nk  # heavy
+
+    rates = per_record(waves)["heart_rate"]
+    rates = np.random.default_rng(seed).choice(rates[np.isfinite(rates)], n)
+    seconds = int(np.ceil(length / spec.fs)) + 1
+    made = [nk.ecg_simulate(duration=seconds, sampling_rate=round(spec.fs), heart_rate=float(r), random_state=seed + k)
+            for k, r in enumerate(rates)]  # fmt: skip
+    return {"samples": np.stack(made)[:, None, :length].astype(np.float32)}
+
+
 def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
     def make(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
         from cohortloom.generators.signal_diffusion import SignalDiffusion
@@ -165,7 +205,8 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
         waves = next(iter(drawn.signals.values()))
         spent = time.process_time() - began
         last = next(r for r in model.history_.records if r["kind"] == "end" and r["phase"] == "diffusion")
-        return {"samples": waves.samples, "fit_cpu_s": round(fitted, 1), "validation": last["best"],
+        labels = waves.records["label"].to_list()
+        return {"samples": waves.samples, "labels": labels, "fit_cpu_s": round(fitted, 1), "validation": last["best"],
                 "samples_per_cpu_s": round(len(waves.samples) / spent, 1), "nfe": model.sampling_steps}  # fmt: skip
 
     return make
@@ -174,13 +215,32 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
 FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "bootstrap": bootstrap,
     "gaussian": gaussian,
+    "barycentre": barycentre,
     "simulator": simulator,
+    "neurokit2": neurokit,
     "signal-diffusion": diffusion(),
     "signal-diffusion plain": diffusion(top_down=False),
 }
 
 
-def scores(real: SignalSet, samples: np.ndarray, modelled: tuple[int, ...]) -> dict[str, Any]:
+def label_accuracy(real: SignalSet, samples: np.ndarray, labels: list | None) -> float | None:
+    """Share of held-out real records whose label a logistic regression on the samples tells, trained on these."""
+    truth = real.records["label"]
+    if labels is None or truth.null_count() or samples.shape[2] > 1000 or len(set(labels)) < 2:
+        return None
+    from sklearn.linear_model import LogisticRegression  # heavy
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    model.fit(np.nan_to_num(samples).reshape(len(samples), -1), [str(v) for v in labels])
+    asked = np.nan_to_num(np.asarray(real.samples)).reshape(len(real.samples), -1)
+    return round(float(np.mean(model.predict(asked) == truth.to_numpy().astype(str))), 3)
+
+
+def scores(
+    real: SignalSet, samples: np.ndarray, modelled: tuple[int, ...], labels: list | None = None
+) -> dict[str, Any]:
     """All numbers of one set of records against held-out real ones."""
     n, length = len(samples), samples.shape[2]
     other = SignalSet(real.spec, _records(np.arange(n), length, [None] * n), samples)
@@ -191,6 +251,9 @@ def scores(real: SignalSet, samples: np.ndarray, modelled: tuple[int, ...]) -> d
         "spectrum": round(spectrum_gap(held[..., :common], mine[..., :common], real.spec.fs), 3),
         "judge": round(judge(held[..., :common], mine[..., :common], length=common), 3),
     }
+    accuracy = label_accuracy(real, samples, labels)
+    if accuracy is not None:
+        found["label_accuracy"] = accuracy
     if real.spec.kind == "ecg" and common >= 3 * real.spec.fs:
         found["coherence"] = coherence(other, modelled)
         a, b = per_record(real, modelled), per_record(other, modelled)
@@ -204,6 +267,7 @@ def main() -> None:
     options.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     options.add_argument("--steps", type=int, default=600)
     options.add_argument("--records", type=int, default=200)
+    options.add_argument("--table", action="store_true", help="print a Markdown table at the end")
     chosen = options.parse_args()
     rows: list[dict[str, Any]] = []
     for name in chosen.only:
@@ -211,7 +275,8 @@ def main() -> None:
             train, held = DATA_SETS[name](chosen.data, chosen.records, seed)
             real, own = (next(iter(c.signals.values())) for c in (held, train))
             modelled = SignalCodec.fit(own).modelled
-            floor = {"data": name, "family": "real train (floor)", "seed": seed, **scores(real, own.samples, modelled)}
+            floor = {"data": name, "family": "real train (floor)", "seed": seed, 
+                     **scores(real, own.samples, modelled, own.records["label"].to_list())}  # fmt: skip
             if "coherence" in floor:
                 floor["held_out"] = coherence(SignalSet(real.spec, real.records, real.samples), modelled)
             rows.append(floor)
@@ -220,10 +285,29 @@ def main() -> None:
                 made = FAMILIES[family](train, held, len(real.samples), seed, chosen.steps)
                 if made is None:
                     continue
-                samples = made.pop("samples")
-                rows.append({"data": name, "family": family, "seed": seed, **made, **scores(real, samples, modelled)})
+                samples, labels = made.pop("samples"), made.pop("labels", None)
+                found = scores(real, samples, modelled, labels)
+                rows.append({"data": name, "family": family, "seed": seed, **made, **found})
                 print(rows[-1], flush=True)
     save("signals", rows, out=chosen.out, steps=chosen.steps, records=chosen.records)
+    if chosen.table:
+        print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a row per data set and family; what was not measured is left empty."""
+    columns = ("data", "family", "seed", "judge", "spectrum", "label_accuracy", "rr_variation", "beat_correlation",
+               "r_ratio", "fit_cpu_s", "samples_per_cpu_s")  # fmt: skip
+    flat = [{**r, **r.get("coherence", {})} for r in rows]
+    lines = [f"| {' | '.join(c.replace('_', ' ') for c in columns)} |", f"|{' --- |' * len(columns)}"]
+    lines += [f"| {' | '.join(_cell(r.get(c)) for c in columns)} |" for r in flat]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):  # 10 %, median, 90 %
+        value = value[1] if value else None
+    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":
