@@ -5,7 +5,7 @@ import pytest
 
 from cohortloom.codec.clock import DAY
 from cohortloom.codec.daytime import Daytime
-from cohortloom.codec.panels import Panels, deal, groups_of, moment_class
+from cohortloom.codec.panels import Panels, deal, groups_of, moment_class, root_of
 
 HOUR, MINUTE = DAY // 24, DAY // 1440
 
@@ -76,3 +76,16 @@ def test_a_busy_clock_runs_back():
 def test_dates_keep_the_usual_clock():
     clock = Daytime.fit(True, np.arange(100) * DAY, DAY)
     assert clock.busy(np.array([DAY // 2])) == pytest.approx(0.5) and clock.ticks(np.array([0.5]))[0] == DAY // 2
+
+
+def test_a_correlation_rounded_on_disk_still_has_a_root():
+    """Three columns spanned by two, to four decimals: no correlation any more, but it can be drawn from."""
+    half = np.sqrt(0.5)
+    exact = np.array([[1, 0, half], [0, 1, half], [half, half, 1]])
+    rounded = np.round(exact, 4) + np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]]) * 1e-4
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(rounded + 1e-9 * np.eye(3))
+    root = root_of(rounded)
+    np.testing.assert_allclose(root @ root.T, exact, atol=1e-3)
+    np.testing.assert_allclose(root_of(np.eye(3) * 1.0), np.linalg.cholesky(np.eye(3) * (1 + 1e-9)))
+    assert root_of(np.zeros((0, 0))).shape == (0, 0)

@@ -27,7 +27,7 @@ import numpy as np
 from cohortloom.codec.clock import DAY
 from cohortloom.codec.course import closest_correlation
 
-__all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class"]
+__all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class", "root_of"]
 
 #: Outside a visit, first of a visit, later ones by four hours of the day, on the full hour and off it.
 N_CLASSES = 14
@@ -222,3 +222,12 @@ def _cover(
         best = able[np.lexsort((loss, owner[able]))]
         best = best[np.unique(owner[best], return_index=True)[1]]
         taken[best] = goal[owner[best]]
+
+
+def root_of(correlation: np.ndarray) -> np.ndarray:
+    """Lower triangular R with R R' = correlation. Rounding on disk can take a correlation a little below what one can
+    be (least eigenvalue -.0002 on intensive care panels); so much is added to its diagonal."""
+    if not len(correlation):
+        return np.zeros((0, 0))
+    below = max(-float(np.linalg.eigvalsh(correlation)[0]), 0.0)
+    return np.linalg.cholesky(correlation + (1.01 * below + 1e-9) * np.eye(len(correlation)))
