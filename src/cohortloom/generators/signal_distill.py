@@ -96,7 +96,7 @@ def distill(
     rng = Rng(seed).child("distill")
     n_stages = int(np.log2(GRID // steps))
     student = copy.copy(model)
-    student.net_ = copy.deepcopy(model.net_)
+    student.net_, student.guidance = copy.deepcopy(model.net_), 1.0  # the teacher's guidance is learned with the rest
     threads = model.training.threads
     with few_threads(model.net_, threads), drawing_from(rng.child("layers").torch):
         with torch.no_grad():
@@ -123,7 +123,7 @@ def distill(
             )  # fmt: skip
             levels, teacher = levels[::2], _frozen(student)
         student.net_.train(False)
-        made = _with_settings(student, sampler="euler", sampling_steps=steps, distilled_from=GRID, guidance=1.0)
+        made = _with_settings(student, sampler="euler", sampling_steps=steps, distilled_from=GRID)
         with torch.no_grad():
             fresh = _Pool.draw(model, min(64, records), given, rng.child("fresh"))
             plain = _with_settings(model, sampling_steps=steps)
