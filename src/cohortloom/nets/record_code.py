@@ -9,10 +9,10 @@ and with only some coordinates of x seen (a lead is missing) the same formula ho
 
 `RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + s(c) e, ridge regression with residuals
 e from a Gaussian mixture whose number of parts is chosen by BIC. Their size depends on c too, log s = B c / 2 from a
-ridge regression of the log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not. Of
-one patient's records the standard normal draws
-behind e are correlated, by the intraclass correlation found in training: the same heart, another day. Context that is
-unknown is drawn given what is known, so a missing condition widens the law instead of shifting it.
+ridge regression of the log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not.
+Of one patient's records the standard normal draws behind e are correlated, by the intraclass correlation found in
+training: the same heart, another day. Context that is unknown is drawn given what is known, so a missing condition
+widens the law instead of shifting it.
 
 `LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant).
 
