@@ -486,3 +486,12 @@ def test_distill_on_the_command_line(model, tmp_path, capsys):
     assert load(tmp_path / "student").sampling_steps == 8
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [r[0] for r in rows[1:4]] == ["dpm2m", "dpm2m", "distilled"]
+
+
+def test_short_records_are_told_where_they_are():
+    """A window of a record sees the same channels as the whole record does there."""
+    from cohortloom.generators.signal_diffusion import N_PLACES, _places
+
+    whole, piece = _places(np.zeros(1, int), 140, 140), _places(np.array([30]), 50, 140)
+    assert whole.shape == (1, N_PLACES, 140) and float(whole[0, 0, 0]) == -1 and float(whole[0, 0, -1]) == 1
+    np.testing.assert_allclose(piece[0], whole[0, :, 30:80], atol=1e-5)

@@ -66,6 +66,10 @@ from cohortloom.training import Objective, Phase, Training, hold_out
 __all__ = ["SignalDiffusion", "WaveNet"]
 
 _BATCH = 32
+#: Guide channels that tell the place in a short record.
+N_PLACES = 9
+#: Longest record that is told where it is [samples].
+LONGEST_PLACED = 512
 
 
 class WaveNet(nn.Module):
@@ -187,6 +191,7 @@ class SignalDiffusion(TorchGenerator):
         with_beats = data.beats is not None
         return {
             "beats": with_beats,
+            "placed": not with_beats and _aligned(data),
             "n_shape": n_shape,
             "n_code": n_code,
             "n_facts": n_code + (N_RHYTHM + N_TEXTURE + 1) * with_beats,
@@ -211,7 +216,7 @@ class SignalDiffusion(TorchGenerator):
 
     def build(self, shape: Shape) -> nn.Module:
         facts = shape.facts
-        n_guides = facts["n_channels"] + 2 if facts["beats"] else 0
+        n_guides = facts["n_channels"] + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
         n_condition = 2 * facts["n_context"] + facts["n_facts"]
         patch = self.patch or _patch(facts["n_samples"], facts["fs"])
         if self.denoiser == "s4d":
@@ -297,7 +302,7 @@ class SignalDiffusion(TorchGenerator):
     def _diffusion_loss(self, net: Any, data: Any) -> Any:
         path = PATHS[self.path]()
         n = min(int(data.n_samples.max()), max(round(self.window * data.fs), 16))
-        lengths = data.n_samples
+        lengths, placed = data.n_samples, self.shape_.facts["placed"]
 
         def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
             rows = batch.numpy()
@@ -315,6 +320,8 @@ class SignalDiffusion(TorchGenerator):
             guide = None
             if data.beats is not None:
                 guide = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs, start=start)
+            elif placed:
+                guide = _places(start, n, int(data.n_samples.max()))
             network = self._network(net, condition, guide)
             return (path.loss(network, x, draw) * seen).sum() / seen.sum().clamp(min=1)
 
@@ -491,7 +498,8 @@ class SignalDiffusion(TorchGenerator):
         facts = torch.from_numpy(drawn).float()
         condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), facts)
         if beats is None:
-            return condition, None
+            placed = self.shape_.facts["placed"]
+            return condition, _places(np.zeros(len(drawn), int), n, self.shape_.facts["n_samples"]) if placed else None
         k = self.shape_.facts["n_code"]
         z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
         log_size = drawn[:, -k - 1] * float(self.net_.spread[-k - 1]) + float(self.net_.middle[-k - 1])
@@ -513,6 +521,26 @@ class SignalDiffusion(TorchGenerator):
         if columns is not None:
             raise SettingsError(f"{self.name} fills waveforms; columns of tables can't be chosen.")
         return inpaint(self, cohort, rng)
+
+
+def _aligned(data: Any) -> bool:
+    """Are records short, of one length and cut at one point? Then their mean is not flat: a tenth of the variance."""
+    n = int(data.n_samples.max())
+    if n > LONGEST_PLACED or len(np.unique(data.n_samples)) > 1:
+        return False
+    rows = np.arange(min(len(data.n_samples), 1000))
+    x, _ = data.crop(rows, np.zeros(len(rows), int), n)
+    return bool(x.mean(0).var() > 0.1 * x.var() and len(rows) >= 10)
+
+
+def _places(start: np.ndarray, n: int, whole: int) -> torch.Tensor:
+    """Where in the record each sample stands [record guide sample], for short records cut at one point (single beats).
+
+    A convolution doesn't know; without it the complex of a beat would begin anywhere.
+    """
+    t = (torch.from_numpy(np.asarray(start)).float()[:, None] + torch.arange(n)) / max(whole - 1, 1)
+    waves = [f(math.pi * k * t) for k in (1, 2, 4, 8) for f in (torch.sin, torch.cos)]
+    return torch.stack([2 * t - 1, *waves], dim=1)
 
 
 def _condition(context: torch.Tensor, observed: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
