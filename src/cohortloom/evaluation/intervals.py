@@ -75,6 +75,8 @@ class Measure:
         keep: Components with enough real data; others are left out.
         tolerance: Differences nobody minds: of the mean, of one component.
         useless: Value of a cohort that tells nothing; None: that of the independent anchor.
+        ceiling: Largest value the distance can take; None: none. A limit beyond it would be none: it ends at .98 of the
+            ceiling, or at the largest dealt value if that is larger.
     """
 
     key: str
@@ -86,6 +88,7 @@ class Measure:
     keep: np.ndarray
     tolerance: tuple[float, float] = (0.02, 0.05)
     useless: float | None = None
+    ceiling: float | None = None
     unit: str = "1"
 
 
@@ -146,6 +149,8 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "held_out"))
     high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA, 0.8)
     limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
+    if measure.ceiling is not None:
+        limits = np.minimum(limits, np.maximum(0.98 * measure.ceiling, r.null.max(0)))
     useless = r.independent if measure.useless is None else np.full(n_kept, measure.useless)
     if measure.useless is None:
         limits = np.maximum(limits, SHARE_OF_WORST * r.independent)

@@ -3,7 +3,7 @@
 Each is a `Measure` (see `intervals.py`), with floor, anchors, interval, and a limit that two real samples keep.
 
     intervals     Wasserstein distance of every feature of a record (heart rate, PR, QRS, QTc, RR variation, HRV, ...),
-                  in standard deviations of the real records, 1.5 at most
+                  in standard deviations of the real records, 10 at most
     measured      share of records on which a feature can be measured at all
     spectrum      mean log10 power in bands equally wide in log frequency, |difference|; .3 is a factor of two
     coherence     mean squared coherence of each pair of channels in four bands, |difference|
@@ -28,7 +28,7 @@ LAGS = 30
 TEMPLATE = 60
 MOST_PAIRS = 66
 SECONDS = 30.0
-FARTHEST = 1.5
+FARTHEST = 10.0
 
 
 def scores(ctx: SignalContext) -> list[Score]:
@@ -82,7 +82,7 @@ def intervals(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
     counts = np.min([sums[k].reshape(len(sums[k]), len(names), GRID)[:, :, -1].astype(bool).sum(0)
                      for k in ("train", "held_out")], axis=0)  # fmt: skip
     return Measure(key, words, tuple(names), sums, curve, distance, (counts >= 10) & (spread > 0), (0.15, 0.3),
-                   unit="1")  # fmt: skip
+                   ceiling=FARTHEST)  # fmt: skip
 
 
 def _grid(x: np.ndarray) -> np.ndarray:
