@@ -24,9 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument(
-        "--source", type=Path, default=None, help="folder with the three csv.gz files"
-    )
+    options.add_argument("--source", type=Path, default=None, help="folder with the three csv.gz files")
     options.add_argument("--schema", type=Path, default=HERE.parent.parent / "schemas" / "icu_48h.toml")
     options.add_argument("--out", type=Path, default=Path("out/icu_replica"))
     options.add_argument("--subjects", type=int, default=400, help="simulated stays, if there is no source")
