@@ -15,7 +15,7 @@ their rank (`nets.tokens`).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,7 +104,7 @@ class ColumnarAR(TorchGenerator):
             size = size_of(name, shape.n_subjects, shape.facts["rows"][name], len(columns))
             if name == "later" and self.hidden is not None:
                 size = replace(size, hidden=self.hidden)
-            out[name] = replace(size, training=_overridden(size.training, self.training))
+            out[name] = replace(size, training=self.training.over(size.training))
         return out
 
     # --- drawing ---
@@ -209,16 +209,6 @@ def _groups(rows: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
 
 def _column_shape(content: Mapping[str, Any]) -> ColumnShape:
     return ColumnShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
-
-
-def _overridden(recipe: Training, asked: Training) -> Training:
-    """The recipe with every field the user set."""
-    default = Training()
-    names = [f.name for f in fields(Training)]
-    changed = {n: getattr(asked, n) for n in names if getattr(asked, n) != getattr(default, n)}
-    if "epochs" in changed:
-        changed["steps"] = None
-    return replace(recipe, **changed)
 
 
 def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

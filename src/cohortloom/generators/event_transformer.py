@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -195,7 +195,7 @@ class EventTransformerGenerator(TorchGenerator):
         )  # fmt: skip
         return Phase(
             "stream", net.stream, mine, [Objective("likelihood", net.stream.parameters(), loss)],
-            np.flatnonzero(np.isin(owner, held_out)), score, training=_overridden(recipe, self.training),
+            np.flatnonzero(np.isin(owner, held_out)), score, training=self.training.over(recipe),
         )  # fmt: skip
 
     # -- drawing -------------------------------------------------------------------------------------------------
@@ -395,12 +395,3 @@ class Windows:
             had[k, 0].scatter_reduce_(0, token, when.float(), "amax")
         had[:, 1:].scatter_(2, last[..., None], (visits[..., None] + 1).float() * (last > 0)[..., None])
         return had.cummax(1).values[:, 1:]
-
-
-def _overridden(recipe: Training, asked: Training) -> Training:
-    """The recipe with every field the user set."""
-    default = Training()
-    changed = {n: v for n, v in asked.__dict__.items() if v != getattr(default, n)}
-    if "epochs" in changed:
-        changed["steps"] = None
-    return replace(recipe, **changed)

@@ -23,7 +23,6 @@ from cohortloom.diffusion.path import EDM
 from cohortloom.diffusion.sampler import SAMPLERS
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
-from cohortloom.generators.columnar_ar import _overridden
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.record_courses import Courses, Fixed
@@ -108,7 +107,7 @@ class RecordDiffusion(TorchGenerator):
     def _size(self, shape: Shape) -> Size:
         size = size_of(shape.n_subjects, len(shape.facts["series"]))
         size = replace(size, width=self.width or size.width, n_layers=self.layers or size.n_layers)
-        return replace(size, training=_overridden(size.training, self.training))
+        return replace(size, training=self.training.over(size.training))
 
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
         assert isinstance(net, RecordDenoiser)

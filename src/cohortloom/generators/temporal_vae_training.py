@@ -21,7 +21,7 @@ Phases:
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,12 +69,7 @@ def training_of(asked: Training, n: int, mean_length: float) -> Training:
         batch_size=batch, epochs=epochs, patience=25 if n < 500 else 12 if n <= 3_000 else 8,
         learning_rate=3e-3 if n < 500 else 2e-3, weight_decay=0.05 if n < 500 else 0.01, ema=0.99,
     )  # fmt: skip
-    default = Training()
-    changed = {f.name: getattr(asked, f.name) for f in fields(Training)}
-    changed = {name: value for name, value in changed.items() if value != getattr(default, name)}
-    if "steps" in changed:
-        changed["epochs"] = None
-    return replace(recipe, **changed)
+    return asked.over(recipe)
 
 
 def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape, rng: Rng) -> list[Phase]:

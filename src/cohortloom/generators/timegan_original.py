@@ -29,7 +29,6 @@ from cohortloom.generators.timegan_training import (
     Recipe,
     Size,
     length_loss,
-    overridden,
 )
 from cohortloom.nets.gan_autoencoder import Batch, Latents, places
 from cohortloom.nets.recurrent_gan import RecurrentGAN
@@ -50,7 +49,7 @@ def original_phases(
     size: Size,
 ) -> list[Phase]:
     """The paper's three phases, and the law of lengths."""
-    base = overridden(Training(learning_rate=1e-3, betas=(0.9, 0.999), weight_decay=0.0), asked)
+    base = asked.over(Training(learning_rate=1e-3, betas=(0.9, 0.999), weight_decay=0.0))
     embedder, maker = [*net.auto.parameters()], [*net.maker.parameters()]
     length = Objective("length", net.lengths.parameters(), length_loss(net, data))
     out = [
@@ -68,7 +67,7 @@ def original_phases(
         Objective("critic", net.critic.parameters(), _critic(net, data, recipe.window)),
     ]
     # no held-out patients: the paper has no early stop and nobody who watches
-    return [*out, Phase("joint", net, train, objectives, None, None, overridden(joint, asked), 4.0)]
+    return [*out, Phase("joint", net, train, objectives, None, None, asked.over(joint), 4.0)]
 
 
 def _points(net: RecurrentGAN, batch: Batch) -> Latents:

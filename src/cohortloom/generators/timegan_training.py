@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from cohortloom.nets.gan_monitor import Monitor, features_of
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.training import Objective, Phase, Training
 
-__all__ = ["Loss", "Recipe", "Size", "length_loss", "overridden", "phases", "size_of", "watch"]
+__all__ = ["Loss", "Recipe", "Size", "length_loss", "phases", "size_of", "watch"]
 
 #: Patients below which there is no joint phase.
 FEWEST_ADVERSARIAL = 40
@@ -89,7 +89,7 @@ def phases(
     size: Size,
 ) -> list[Phase]:
     """Everything that is trained."""
-    base = overridden(Training(learning_rate=8e-3, ema=0.99), asked)
+    base = asked.over(Training(learning_rate=8e-3, ema=0.99))
     embed = [*net.auto.parameters()]
     out = [
         Phase("embed", net, train, [Objective("evidence", embed, _evidence(net, data, recipe))], held_out,
@@ -128,7 +128,7 @@ def _joint(
             Objective("critic", net.critic.parameters(), _critic(net, data, recipe), learning_rate=2e-3),
             Objective("generator", maker, _generator(net, data, recipe), learning_rate=5e-4),
         ],
-        held_out, watch(net, data, train), overridden(training, asked), 4.0,
+        held_out, watch(net, data, train), asked.over(training), 4.0,
         judge_start=True, lenient=True, if_infinite="drawn patients are all alike (collapse)",
     )  # fmt: skip
 
@@ -251,15 +251,3 @@ def _alike(
     """The shorter of two paddings made as long as the other."""
     n_steps = max(real[1].shape[1], made[1].shape[1])
     return tuple((s, torch.nn.functional.pad(x, (0, 0, 0, n_steps - x.shape[1]))) for s, x in (real, made))
-
-
-def overridden(recipe: Training, asked: Training) -> Training:
-    """The recipe with every field the user set."""
-    default = Training()
-    changed = {
-        f.name: getattr(asked, f.name) for f in fields(Training) if getattr(asked, f.name) != getattr(default, f.name)
-    }
-    changed["checkpoint_seconds"] = asked.checkpoint_seconds
-    if "epochs" in changed:
-        changed["steps"] = None
-    return replace(recipe, **changed)

@@ -15,7 +15,7 @@ at step k, so early averages are short.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from cohortloom.errors import SettingsError
 from cohortloom.registry import check_settings
@@ -95,6 +95,13 @@ class Training:
             evaluate_every=self.evaluate_every or min(per_epoch, 400),
             patience=10 if self.patience is None else self.patience,
         )
+
+    def over(self, recipe: Training) -> Training:
+        """The recipe with every field that differs here from its default; `steps` replaces its `epochs` and back."""
+        default = Training()
+        asked = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != getattr(default, f.name)}
+        other = {"epochs": "steps", "steps": "epochs"}
+        return replace(recipe, **{other[name]: None for name in asked if name in other}, **asked)
 
     def rate(self, step: int, done: float) -> float:
         """Share of the learning rate at a step; `done` is the share of the run (or of its time) behind it."""
