@@ -326,3 +326,22 @@ def test_a_lenient_phase_that_keeps_failing_ends_with_its_best_state_and_says_wh
     net, phases = problem(training)
     with pytest.raises(TrainingError, match="all alike"):
         train(net, [replace(phases[0], score=score, if_infinite="all alike")], training, Rng(7))
+
+
+def test_overfitting_is_no_divergence_and_ends_the_phase_with_its_best_weights():
+    net, phases = problem(Training(validation=0.15))
+    seen = [0]
+
+    def score(index, stream):
+        seen[0] += 1
+        return torch.tensor(1.0 if seen[0] < 3 else 50.0)
+
+    training = Training(steps=400, learning_rate=1e-2, evaluate_every=5)
+    history = train(net, [replace(phases[0], score=score)], training, Rng(7))
+    end = history.of("end")[0]
+    assert not history.of("rollback") and end["step"] < 400
+    assert end["why"] == "validation loss ran away while the training loss fell" and end["best"] == 1.0
+    net, phases = problem(training, loss=lambda index, stream: net[0].weight.sum() * 0 + len(drawn.append(1) or drawn))
+    seen[0], drawn = 0, []
+    with pytest.raises(TrainingError, match="ran away"):  # here the training loss grows as well
+        train(net, [replace(phases[0], score=score)], training, Rng(7))

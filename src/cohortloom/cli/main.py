@@ -72,11 +72,12 @@ def main(arguments: list[str] | None = None) -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments  # wherever it stands: it is asked for after a failure, at the end of the line
     _register()
     try:
-        app(args=arguments, standalone_mode=True)
+        app(args=[a for a in arguments if a != "--debug"], standalone_mode=True)
     except CohortloomError as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -86,12 +87,12 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.exit(0)
     except (OSError, MemoryError) as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         # The text of an unforeseen error could hold a value of a patient; its type and place can't.
         place = _place(error)

@@ -192,7 +192,8 @@ class History:
         n, k = len(self.seen), spec.n_numbers
         out = np.empty((n, spec.n_features), np.float32)
         left = self.n_visits - self.seen
-        position = [np.log1p(self.seen), self.seen / 20, np.log1p(self.time) / 3, self.time / spec.time_scale]
+        age = np.copysign(np.log1p(np.abs(self.time)), self.time)  # a course may begin before its origin
+        position = [np.log1p(self.seen), self.seen / 20, age / 3, self.time / spec.time_scale]
         position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
         for b in range(spec.n_bounds):
             rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))

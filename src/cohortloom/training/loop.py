@@ -257,7 +257,9 @@ class _PhaseRun:
                 return self.phase.if_infinite
             at["first"] = validation if at["first"] is None else at["first"]
             if validation > at["first"] + 10 * (abs(at["first"]) + 1):
-                return "validation loss ran away"
+                if not self._learned(facts):
+                    return "validation loss ran away"
+                at["over"] = "validation loss ran away while the training loss fell"
             at["waited"] += 1
             if at["best"] is None or validation < at["best"]:
                 at["best"], at["best_step"], at["waited"] = validation, at["step"], 0
@@ -267,6 +269,13 @@ class _PhaseRun:
         self.run.history.add("evaluation", self.phase.name, at["step"], loss=facts, validation=validation, **clocked)
         self.losses = {name: [] for name in self.losses}
         return None
+
+    def _learned(self, facts: dict[str, float | None]) -> bool:
+        """Has the training loss come down since the first evaluation? Then the net overfits, and has not diverged."""
+        name = self.phase.objectives[0].name
+        started = [e for e in self.run.history.of("evaluation", self.phase.name) if e["loss"].get(name) is not None]
+        now = facts[name]
+        return bool(started) and now is not None and now < started[0]["loss"][name]
 
     def _validate(self) -> float:
         """Mean score of the held-out items under the averaged weights; the same draws every time."""
