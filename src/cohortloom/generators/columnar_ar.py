@@ -24,10 +24,11 @@ from cohortloom.codec.steps import step_table
 from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArrays
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.cell_drawing import Fixed
 from cohortloom.generators.columnar_continue import CANDIDATES, continue_visits, joined, lengthened
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
 from cohortloom.generators.columnar_impute import fill
-from cohortloom.generators.columnar_sampling import Fixed, Records, draw_records, log_likelihood
+from cohortloom.generators.columnar_sampling import Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.torch_base import Shape, TorchGenerator

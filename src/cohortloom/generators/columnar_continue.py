@@ -25,6 +25,7 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
+from cohortloom.generators.cell_drawing import one_of
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder, cells_of, raw_values
 from cohortloom.generators.columnar_sampling import (
     Members,
@@ -70,12 +71,9 @@ def continue_visits(
         until: How far after the last visit to go [d]; one visit beyond may come out.
         candidates: Of number and span, per member.
     """
-    n = encoded.n_subjects
     found = [_candidates(alphabet, m, encoded, candidates, rng, temperature) for m in members]
     weight = np.concatenate([f.log_weight for f in found], 1)  # subject x (member, candidate)
-    weight = np.exp(weight - weight.max(1, keepdims=True))
-    mass = np.cumsum(weight, 1)
-    pick = np.minimum((mass <= rng.random((n, 1)) * mass[:, -1:]).sum(1), mass.shape[1] - 1)
+    pick = one_of(weight, rng)
     parts = []
     for number, (member, plan) in enumerate(zip(members, found)):
         rows = np.flatnonzero(pick // candidates == number)
@@ -307,8 +305,7 @@ def draw_between(
     total = logsumexp(options, axis=1)
     impossible = ~np.isfinite(total)
     safe = np.where(impossible[:, None], 0.0, options - np.where(impossible, 0.0, total)[:, None])
-    mass = np.cumsum(np.exp(safe), 1)
-    token = np.minimum((mass <= rng.random((n, 1)) * mass[:, -1:]).sum(1), len(spikes))
+    token = one_of(safe, rng)
     if len(spikes):
         value = np.where(token > 0, spikes[np.maximum(token - 1, 0)], value)
     todo = np.flatnonzero((token == 0) & ~impossible) if len(coder.x) else rows[:0]

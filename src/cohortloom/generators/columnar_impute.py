@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from cohortloom.codec.tensors import Encoded
+from cohortloom.generators.cell_drawing import CellDrawer, one_of, renewed
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
 from cohortloom.generators.columnar_sampling import (
     Members,
-    _Draw,
     _with_empty_gap,
     cell_log_prob,
     hidden_token,
@@ -67,8 +67,7 @@ def fill(
         hole = _take(holes, encoded, rows)
         runs = [_Walk(alphabet, m, part, hole, rng, particles).go() for m in members]
         evidence = np.stack([run.evidence for run in runs], 1)
-        mass = np.cumsum(np.exp(evidence - evidence.max(1, keepdims=True)), 1)
-        pick = np.minimum((mass <= rng.random((len(rows), 1)) * mass[:, -1:]).sum(1), len(runs) - 1)
+        pick = one_of(evidence, rng)
         if static is not None:
             value = np.stack([run.static for run in runs])[pick, np.arange(len(rows))]
             _put(static, rows, hole.static, value)
@@ -122,7 +121,7 @@ class _Walk:
 
     def go(self) -> "_Walk":
         a, n, p = self.alphabet, self.encoded.n_subjects, self.particles
-        self.draw = _Draw(a, self.members, self.rng, 1.0, None, None)
+        self.draw = CellDrawer(self.rng)
         self.log_weight, self.evidence = np.zeros((n, p)), np.zeros(n)
         self.pasts: list[tuple[np.ndarray, np.ndarray]] = []  # of each row of every subject: values, ancestors
         cells = a.static_cells(self.encoded)
@@ -222,7 +221,7 @@ class _Walk:
                 if there is None:
                     score[at] = cell_log_prob(coder, logits[at], normals, value[at], before[at])
                 else:
-                    value[at], score[at] = self.draw._cell(coder, there, normals, before[at]), recorded
+                    value[at], score[at] = self.draw.cell(coder, there, normals, before[at]), recorded
             weight += np.where(follows, 0.0, score)
             if number:
                 cells.token[:, j] = np.where(follows, NOTHING, coder.token(value, before))
@@ -240,22 +239,18 @@ class _Walk:
         total = logsumexp(weight, axis=1, keepdims=True)
         share = np.exp(weight - total)
         uneven = 1 / (share**2).sum(1) < p / 2
-        own = np.arange(n * p).reshape(n, p)
         if not uneven.any():
-            return own.ravel()
-        line = np.cumsum(share, 1) / share.sum(1, keepdims=True) + np.arange(n)[:, None]
-        u = (np.arange(p)[None] + self.rng.random((n, 1))) / p + np.arange(n)[:, None]  # systematic
-        pick = np.minimum(np.searchsorted(line.ravel(), u.ravel(), side="right").reshape(n, p), own[:, -1:])
+            return np.arange(n * p)
+        pick = renewed(weight, uneven, self.rng)
         self.evidence[subjects[uneven]] += (total[:, 0] - np.log(p))[uneven]
         self.log_weight[subjects[uneven]] = 0.0
-        return np.where(uneven[:, None], pick, own).ravel()
+        return pick
 
     def _read_back(self, trace: list, n: int, p: int, width: int) -> None:
         """Choose a particle of each subject and follow its ancestors."""
         total = logsumexp(self.log_weight, axis=1, keepdims=True)
         self.evidence += total[:, 0] - np.log(p)
-        mass = np.cumsum(np.exp(self.log_weight - total), 1)
-        place = np.minimum((mass <= self.rng.random((n, 1)) * mass[:, -1:]).sum(1), p - 1)
+        place = one_of(self.log_weight, self.rng)
         seq = self.encoded.sequence
         self.steps = np.full((0 if seq is None else len(seq.gap), len(self.alphabet.columns)), np.nan)
         for position in range(len(trace) - 1, 0, -1):

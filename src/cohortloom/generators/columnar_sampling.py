@@ -32,6 +32,7 @@ import torch
 from scipy.special import log_ndtr
 
 from cohortloom.codec.tensors import Encoded
+from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewed
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
@@ -41,8 +42,6 @@ __all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
 
 PARTICLES = 64
 IMPOSSIBLE = -30.0
-TRIES = 8
-CONT_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -52,32 +51,6 @@ class Members:
     statics: ColumnNet | None
     first: ColumnNet | None
     later: ColumnNet | None
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Values to keep. `mask`: which cells of `value` (subject x column, NaN or 0: missing) are fixed."""
-
-    value: np.ndarray
-    mask: np.ndarray
-
-    def rows(self, index: np.ndarray) -> "Fixed":
-        return Fixed(self.value[index], self.mask[index])
-
-    @property
-    def tells_back(self) -> bool:
-        """Is a column fixed that has a free one before it?"""
-        free_before = np.cumsum(~self.mask, 1)[:, :-1] > 0
-        return bool((free_before & self.mask[:, 1:]).any())
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere."""
-
-    low: np.ndarray
-    high: np.ndarray
-    known: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,7 +85,7 @@ def draw_records(
     return Records(*[np.concatenate([getattr(p, name) for p in parts]) for name in Records.__dataclass_fields__])
 
 
-class _Draw:
+class _Draw(CellDrawer):
     """One chunk of subjects."""
 
     def __init__(
@@ -124,7 +97,8 @@ class _Draw:
         fixed_statics: Fixed | None,
         fixed_first: Fixed | None,
     ) -> None:
-        self.alphabet, self.members, self.rng, self.temperature = alphabet, members, rng, temperature
+        super().__init__(rng, temperature)
+        self.alphabet, self.members = alphabet, members
         self.fixed_statics, self.fixed_first = fixed_statics, fixed_first
 
     def go(self, n: int, particles: int) -> Records:
@@ -166,8 +140,9 @@ class _Draw:
         a = self.alphabet
         rows = len(statics.value)
         if rows > n:  # candidates are still in the race: whoever has a first visit is left
-            wants = np.repeat(self.fixed_first.mask.any(1), particles)
-            pick = self._resample(np.where(wants & (visits < 1), -np.inf, 0.0), n, particles, wants)
+            wants = self.fixed_first.mask.any(1)
+            log_weight = np.where(np.repeat(wants, particles) & (visits < 1), -np.inf, 0.0).reshape(n, particles)
+            pick = renewed(log_weight, wants, self.rng, systematic=False)
             statics, raw, visits = statics.take(pick), raw[pick], visits[pick]
         has = np.ones(rows, bool) if rows > n else visits >= 1
         alive = np.flatnonzero(has)
@@ -289,10 +264,10 @@ class _Draw:
             before = none if last is None or coder.kind == "category" else last[:, j]
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
-            value = self._cell(coder, logits, mixture, before)
+            value = self.cell(coder, logits, mixture, before)
             limit = limits(j, out.value) if limits is not None else None
             if limit is not None:
-                value = self._within(value, limit, coder, logits, mixture, before)
+                value = self.within(value, limit, coder, logits, mixture, before)
             given = value
             weight = None
             if fixed is not None and fixed.mask[:, j].any():
@@ -315,63 +290,10 @@ class _Draw:
                     j, torch.from_numpy(out.token[:, j]), torch.from_numpy(np.ascontiguousarray(out.score[:, j]))
                 )
             if weight is not None:
-                pick = self._resample(weight, rows // particles, particles, mask)
+                pick = renewed(weight.reshape(-1, particles), fixed.mask[:, j], self.rng, systematic=False)
                 cursor.take(torch.from_numpy(pick))
                 out, raw, order = out.take(pick), raw[pick], order[pick]
         return out, raw, order
-
-    def _cell(
-        self, coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, before: np.ndarray
-    ) -> np.ndarray:
-        token = self._choose(logits / self.temperature)
-        if coder.kind == "category":
-            return coder.decode(token).astype(float)
-        z = np.zeros(len(token), np.float32)
-        cont = np.flatnonzero(token == CONT)
-        value = np.full(len(token), np.nan)
-        for _ in range(CONT_TRIES if len(cont) else 0):
-            weight, mean, log_sd = (part[cont] for part in mixture)
-            k = self._choose(weight / self.temperature)
-            at = np.arange(len(cont))
-            noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
-            z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * noise
-            if not (coder.repeat or coder.spikes):
-                break
-            value[cont] = coder.decode(token[cont], z[cont], before[cont])
-            cont = cont[coder.token(value[cont], before[cont]) != CONT]  # these values have a token of their own
-            if not len(cont):
-                break
-        return coder.decode(token, z, before)
-
-    def _within(self, value, limit: "Limits", coder, logits, mixture, before) -> np.ndarray:
-        """Draw values beyond their limits again; put them at the limit after `TRIES` draws."""
-        free = np.isinf(limit.known)
-        for _ in range(TRIES):
-            over = np.flatnonzero(free & ((value > limit.high) | (value < limit.low)))
-            if not len(over):
-                break
-            value[over] = self._cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
-        return np.where(free, np.clip(value, limit.low, np.maximum(limit.high, limit.low)), limit.known)
-
-    def _choose(self, logits: np.ndarray) -> np.ndarray:
-        """One category per row."""
-        if logits.shape[1] == 1:
-            return np.zeros(len(logits), np.int64)
-        mass = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), axis=1)
-        u = self.rng.random(len(logits), dtype=np.float32)[:, None] * mass[:, -1:]
-        return np.minimum((mass <= u).sum(1), logits.shape[1] - 1)
-
-    def _resample(self, log_weight: np.ndarray, n: int, particles: int, mask: np.ndarray) -> np.ndarray:
-        """Rows redrawn by weight within each subject; subjects without fixed value keep theirs."""
-        weight = log_weight.reshape(n, particles)
-        top = weight.max(1, keepdims=True)
-        weight = np.where(np.isfinite(top), np.exp(weight - np.where(np.isfinite(top), top, 0)), 1.0)
-        mass = np.cumsum(weight, 1)
-        offset = np.arange(n)[:, None]  # all subjects on one line: subject i owns (i, i + 1]
-        line = (mass / mass[:, -1:] + offset).ravel()
-        pick = np.searchsorted(line, (self.rng.random((n, particles)) + offset).ravel(), side="right")
-        pick = np.minimum(pick.reshape(n, particles), (offset + 1) * particles - 1)
-        return np.where(mask.reshape(n, particles), pick, np.arange(n * particles).reshape(n, particles)).ravel()
 
 
 def logsumexp(x: np.ndarray, axis: int, keepdims: bool = False) -> np.ndarray:

@@ -25,10 +25,11 @@ import torch
 from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArrays
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.cell_drawing import Fixed
 from cohortloom.generators.columnar_encoding import Alphabet, raw_values
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
-from cohortloom.generators.temporal_vae_drawing import Drawer, Fixed
+from cohortloom.generators.temporal_vae_drawing import Drawer
 from cohortloom.generators.temporal_vae_posterior import Known, Visits, draw_known
 from cohortloom.generators.temporal_vae_training import net_of, phases, settle
 from cohortloom.generators.torch_base import Shape, TorchGenerator

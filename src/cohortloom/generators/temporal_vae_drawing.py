@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits
 from cohortloom.generators.columnar_encoding import NOTHING
 from cohortloom.generators.columnar_encoding import Cells as Encodings
 from cohortloom.generators.columnar_sampling import cell_log_prob, hidden_token
@@ -23,41 +24,7 @@ from cohortloom.nets.row_law import RowCursor
 from cohortloom.nets.tokens import CONT
 from cohortloom.nets.visit_vae import Cells, Latents, Segments, VisitVAE
 
-__all__ = ["Drawer", "Fixed", "Limits", "Plan", "as_cells", "elapsed", "segments_kept"]
-
-TRIES = 8
-REDRAWS = 6
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Values to keep [row column].
-
-    Args:
-        value: NaN (0 for a category) is missing.
-        mask: Cells that are fixed.
-        present: Cells that must hold a value (holes to fill); None: none of the open ones need to.
-    """
-
-    value: np.ndarray
-    mask: np.ndarray
-    present: np.ndarray | None = None
-
-    def rows(self, index: np.ndarray) -> Fixed:
-        return Fixed(self.value[index], self.mask[index], None if self.present is None else self.present[index])
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one column, per row. `known`: the value where it follows from others, NaN for none; infinite elsewhere.
-
-    `tail`: the probability of being at least `low` counts as a weight (something is known that makes it so).
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    known: np.ndarray
-    tail: bool = False
+__all__ = ["Drawer", "Plan", "as_cells", "elapsed", "segments_kept"]
 
 
 @dataclass
@@ -80,7 +47,7 @@ class Plan:
     position: np.ndarray
 
 
-class Drawer:
+class Drawer(CellDrawer):
     """Draws from one model.
 
     Args:
@@ -89,8 +56,11 @@ class Drawer:
         rng: Source of noise.
     """
 
+    cont_tries = 6
+
     def __init__(self, net: VisitVAE, frame: Frame, rng: np.random.Generator) -> None:
-        self.net, self.frame, self.rng = net, frame, rng
+        super().__init__(rng)
+        self.net, self.frame = net, frame
         self.alphabet, self.scale = frame.alphabet, frame.scale
 
     # -- statics -------------------------------------------------------------------------------------------------
@@ -241,7 +211,7 @@ class Drawer:
             found = Limits(none, room + 1e-9 * (not a.whole), np.where(left <= 1, rest, np.inf))
         else:
             rest = np.nan_to_num((np.fmin.reduce(ends, 1, initial=np.inf) - time) / a.unit, nan=np.inf, posinf=np.inf)
-            found = Limits(none, rest + 1e-6, none + np.inf)
+            found = Limits(none, rest + 1e-6, none + np.inf, soft=True)  # whoever is still beyond ends there
         return lambda j, value: found
 
     # -- visits --------------------------------------------------------------------------------------------------
@@ -347,11 +317,11 @@ class Drawer:
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             if fixed is not None and fixed.present is not None:
                 logits = _without_missing(coder, logits, fixed.present[:, j] & ~fixed.mask[:, j])
-            drawn = self._cell(coder, logits, mixture, before)
+            drawn = self.cell(coder, logits, mixture, before)
             limit = limits(j, value) if limits is not None else None
             if limit is not None:
                 weight += _log_tail(coder, logits, mixture, limit.low) if limit.tail else 0.0
-                drawn = self._within(drawn, limit, coder, logits, mixture, before)
+                drawn = self.within(drawn, limit, coder, logits, mixture, before)
             given = drawn
             if fixed is not None and fixed.mask[:, j].any():
                 mask, wanted = fixed.mask[:, j], fixed.value[:, j]
@@ -368,64 +338,6 @@ class Drawer:
                 token[~np.isinf(limit.known), j] = NOTHING
             cursor.push(j, torch.from_numpy(token[:, j].copy()), torch.from_numpy(score[:, j].copy()))
         return Encodings(value, np.full((rows, c), np.nan) if last is None else last, token, score), raw, weight
-
-    def _cell(self, coder, logits: np.ndarray, mixture: tuple | None, before: np.ndarray) -> np.ndarray:
-        token = self._choose(logits)
-        if coder.kind == "category":
-            return coder.decode(token).astype(float)
-        z, value = np.zeros(len(token), np.float32), np.full(len(token), np.nan)
-        cont = np.flatnonzero(token == CONT)
-        for _ in range(REDRAWS if len(cont) else 0):
-            weight, mean, log_sd = (part[cont] for part in mixture)
-            k, at = self._choose(weight), np.arange(len(cont))
-            z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * self.rng.standard_normal(len(cont), dtype=np.float32)
-            if not (coder.repeat or coder.spikes):
-                break
-            value[cont] = coder.decode(token[cont], z[cont], before[cont])
-            cont = cont[coder.token(value[cont], before[cont]) != CONT]  # these values have a token of their own
-            if not len(cont):
-                break
-        return coder.decode(token, z, before)
-
-    def _within(self, value, limit: Limits, coder, logits, mixture, before) -> np.ndarray:
-        """Draw values beyond their limits again; put them at the limit after `TRIES` draws."""
-        free = np.isinf(limit.known)
-        for _ in range(TRIES):
-            over = np.flatnonzero(free & ((value > limit.high) | (value < limit.low)))
-            if not len(over):
-                break
-            value[over] = self._cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
-        if not self.frame.pinned and coder is self.alphabet.gap:  # whoever is still beyond ends there
-            return value
-        return np.where(free, np.clip(value, limit.low, np.maximum(limit.high, limit.low)), limit.known)
-
-    def _choose(self, logits: np.ndarray) -> np.ndarray:
-        """One category per row."""
-        if logits.shape[1] == 1:
-            return np.zeros(len(logits), np.int64)
-        mass = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), axis=1)
-        u = self.rng.random(len(logits), dtype=np.float32)[:, None] * mass[:, -1:]
-        return np.minimum((mass <= u).sum(1), logits.shape[1] - 1)
-
-    def redraw(self, log_weight: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Candidates of each active patient drawn anew by weight, the others as they are: flat places."""
-        n, k = log_weight.shape
-        top = log_weight.max(1, keepdims=True)
-        weight = np.where(np.isfinite(top), np.exp(log_weight - np.where(np.isfinite(top), top, 0.0)), 1.0)
-        offset = np.arange(n)[:, None]
-        line = (np.cumsum(weight, 1) / weight.sum(1, keepdims=True) + offset).ravel()
-        u = (np.arange(k)[None] + self.rng.random((n, 1))) / k + offset  # systematic
-        at = np.minimum(np.searchsorted(line, u.ravel(), side="right").reshape(n, k), (offset + 1) * k - 1)
-        return np.where(active[:, None], at, np.arange(n * k).reshape(n, k)).ravel()
-
-    def pick(self, log_weight: np.ndarray) -> np.ndarray:
-        """One candidate of each patient by weight [patient candidate] -> flat place."""
-        n, k = log_weight.shape
-        top = log_weight.max(1, keepdims=True)
-        weight = np.where(np.isfinite(top), np.exp(log_weight - np.where(np.isfinite(top), top, 0.0)), 1.0)
-        mass = np.cumsum(weight, 1)
-        u = self.rng.random(n)[:, None] * mass[:, -1:]
-        return np.arange(n) * k + np.minimum((mass <= u).sum(1), k - 1)
 
 
 def cells_of_row(coders: list, values: np.ndarray, last: np.ndarray) -> Encodings:

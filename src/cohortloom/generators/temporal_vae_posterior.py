@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cohortloom.generators.cell_drawing import Fixed, one_of, renewed
 from cohortloom.generators.columnar_encoding import Cells as Encodings
 from cohortloom.generators.columnar_encoding import cells_of
 from cohortloom.generators.temporal_vae_data import Courses, Past
-from cohortloom.generators.temporal_vae_drawing import Drawer, Fixed, as_cells, elapsed, segments_kept
+from cohortloom.generators.temporal_vae_drawing import Drawer, as_cells, elapsed, segments_kept
 from cohortloom.nets.latent_prior import log_normal
 from cohortloom.nets.row_law import RowCursor
 from cohortloom.nets.visit_vae import Batch, Latents, Segments, Visible
@@ -107,7 +108,7 @@ def _draw_some(drawer: Drawer, known: Known, each: int, stream: torch.Generator)
     statics, values, log_p = drawer.statics(z, given.static, least, elapsed)
     weight = weight + log_p
     if not drawer.alphabet.has_sequence:
-        keep = drawer.pick(weight.reshape(n, each))
+        keep = _one_of(weight.reshape(n, each), drawer.rng)
         return values[keep], np.zeros((n, 0)), np.zeros(0), np.zeros(n, np.int64)
     length = drawer.length_of(statics)
     if visits is not None:
@@ -115,7 +116,7 @@ def _draw_some(drawer: Drawer, known: Known, each: int, stream: torch.Generator)
     latents = Latents(z, _lengthened(drawer, w, given, length, stream))
     told = None
     if visits is None:
-        keep = drawer.pick(weight.reshape(n, each))
+        keep = _one_of(weight.reshape(n, each), drawer.rng)
     else:
         keep, told = _follow(drawer, given, latents, statics, length, weight, n, each)
     w = segments_kept(latents.w, length, length, net.sizes.segment, keep) if net.sizes.local else latents.w
@@ -252,13 +253,14 @@ def _follow(
         values[alive] = drawn
         pick = at
         if (~fixed.mask).any() or t == int(n_known.max()) - 1 or t % 4 == 3:
-            pick = drawer.redraw(weight.reshape(n, each), n_known.reshape(n, each)[:, 0] > t)
-            weight = np.where(np.repeat(n_known.reshape(n, each)[:, 0] > t, each), 0.0, weight)
+            active = n_known.reshape(n, each)[:, 0] > t
+            pick = renewed(weight.reshape(n, each), active, drawer.rng)
+            weight = np.where(np.repeat(active, each), 0.0, weight)
         trail.append(values)
         parents.append(pick)
         source = source[pick]
         past.keep(pick)
-    keep = drawer.pick(weight.reshape(n, each))
+    keep = _one_of(weight.reshape(n, each), drawer.rng)
     chosen, out = keep.copy(), []
     for values, pick in zip(reversed(trail), reversed(parents)):
         chosen = pick[chosen]
@@ -290,6 +292,11 @@ def _gap_weights(
     w = drawer.slow_at(latents, length, owner, position)
     parts = drawer.net.parts(batch, latents, only=names, w=w)
     return sum(part.double().numpy() for part in parts.values())
+
+
+def _one_of(log_weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One candidate of each patient by weight: flat places."""
+    return np.arange(len(log_weight)) * log_weight.shape[1] + one_of(log_weight, rng)
 
 
 def _span_so_far(drawer: Drawer, visits: Visits) -> np.ndarray:
