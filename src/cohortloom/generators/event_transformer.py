@@ -105,11 +105,13 @@ class EventTransformerGenerator(TorchGenerator):
         visit = self.codec_.facts["visit"][token]
         timed = self.codec_.facts["timed"][token]
         gaps = [GapClasses.fit(stream.gap[at], stream.subject[at], k) for at in (visit, timed & ~visit)]
-        return {
+        facts = {
             "statics": StaticClasses.fit(data.static, stream.length, k).to_json(),
             "gaps": [law.to_json() for law in gaps],
             "tokens": len(token),
         }
+        self._prepared = self._streams(data, facts)  # until `phases` takes them
+        return facts
 
     def build(self, shape: Shape) -> EventNets:
         statics = StaticClasses.from_json(shape.facts["statics"])
@@ -121,36 +123,29 @@ class EventTransformerGenerator(TorchGenerator):
             width=self.width or (64 if n < 200_000 else 96 if n < 2_000_000 else 128),
             layers=self.layers or (2 if n < 2_000_000 else 3), heads=4, window=self.window,
         )  # fmt: skip
-        starts = self._starts(sizes, gaps)
+        starts = self._starts(sizes, gaps, self.__dict__.get("_prepared"))
         stream = EventTransformer(
             sizes, statics.sizes[:-1], *starts, facts, torch.from_numpy(self.codec_.follows), self.dropout
         )
         return EventNets(StaticNet(statics.sizes, statics.log_share, 48, self.dropout), stream)
 
-    def _starts(self, sizes: Sizes, gaps: list[GapClasses]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _starts(
+        self, sizes: Sizes, gaps: list[GapClasses], streams: Streams | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log shares that start the heads; they are learned from there, and read back with the weights."""
-        counts = self.__dict__.pop("_counts", None)
-        token, gap, value = counts or (
-            np.ones(sizes.tokens), np.ones((2, sizes.gaps)), np.ones((sizes.tokens, sizes.values))
-        )  # fmt: skip
+        n, g = sizes.tokens, sizes.gaps
+        token, gap, value = np.ones(n), np.ones((2, g)), np.ones((n, N_VALUES))
+        if streams is not None:
+            rest = (~self.codec_.facts["visit"][streams.token]).astype(int)
+            timed = self.codec_.facts["timed"][streams.token]
+            token = np.bincount(streams.token, minlength=n)
+            gap = np.bincount(rest[timed] * g + streams.gap[timed], minlength=2 * g).reshape(2, g)
+            value = np.bincount(streams.token * N_VALUES + streams.value, minlength=n * N_VALUES).reshape(n, N_VALUES)
         logs = [torch.from_numpy(np.log((x + 0.3) / (x + 0.3).sum(-1, keepdims=True))).float() for x in (token, gap)]
         share = np.log((value + 0.1) / (value + 0.1).sum(-1, keepdims=True))
         for kind, law in enumerate(gaps):
             logs[1][kind, len(law) :] = -1e9
         return logs[0], logs[1], torch.from_numpy(share).float()
-
-    def _fit(self, data: Encoded, context: Encoded | None, rng: Rng, run: Run) -> None:
-        facts = self.measure(data, context, rng.child("measure"))
-        streams = self._streams(data, facts)
-        n, g = len(self.codec_.tokens), max(len(GapClasses.from_json(s)) for s in facts["gaps"])
-        rest = (~self.codec_.facts["visit"][streams.token]).astype(int)
-        timed = self.codec_.facts["timed"][streams.token]
-        pairs = np.bincount(rest[timed] * g + streams.gap[timed], minlength=2 * g)
-        value = np.bincount(streams.token * N_VALUES + streams.value, minlength=n * N_VALUES)
-        self._counts = (
-            np.bincount(streams.token, minlength=n), pairs[: 2 * g].reshape(2, g), value.reshape(n, N_VALUES)
-        )  # fmt: skip
-        super()._fit(data, context, rng, run)
 
     def _streams(self, data: Encoded, facts: Mapping[str, Any]) -> Streams:
         gaps = [GapClasses.from_json(state) for state in facts["gaps"]]
@@ -158,7 +153,7 @@ class EventTransformerGenerator(TorchGenerator):
 
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
         assert isinstance(net, EventNets)
-        streams = self._streams(data, self.shape_.facts)
+        streams = self.__dict__.pop("_prepared")
         train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
         ids = torch.from_numpy(streams.static)
 
