@@ -50,10 +50,10 @@ def test_distance_of_two_step_curves():
 
 def test_curve_from_counts_is_kaplan_meier():
     from cohortloom.evaluation.context import prepare
-    from cohortloom.evaluation.survival import _follows
+    from cohortloom.evaluation.survival import follows_of
 
     ctx = prepare(trial(60, 3), train=trial(60, 1), held_out=trial(60, 2))
-    follow = _follows(ctx)[0]
+    follow = follows_of(ctx)[0]
     view = ctx.views["held_out"]
     time, event = follow.pair(view)
     exact = kaplan_meier(time, event, follow.edges)
@@ -63,10 +63,10 @@ def test_curve_from_counts_is_kaplan_meier():
 def test_person_time_and_events_give_the_hazard():
     # exponential lives: hazard 1 and 2
     from cohortloom.evaluation.context import prepare
-    from cohortloom.evaluation.survival import _follows
+    from cohortloom.evaluation.survival import follows_of
 
     ctx = prepare(trial(50, 3), train=trial(50, 1), held_out=trial(20000, 2))
-    follow = _follows(ctx)[0]
+    follow = follows_of(ctx)[0]
     c = follow.counts(ctx.views["held_out"]).sum(0)
     rate = c[:, 0].sum(-1) / c[:, 2].sum(-1)
     by_label = dict(zip([p for p, _ in follow.parts], rate, strict=True))

@@ -5,54 +5,17 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from clinic import SCHEMA, clinic
+from clinic import clinic
+from ward import TASKS, changed, ward
 
-from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.context import prepare
 from cohortloom.evaluation.fairness import odds_gap
 from cohortloom.evaluation.suite import MEASURES
 from cohortloom.evaluation.tasks import hidden_columns, task_data
-from cohortloom.schema import Survival, Task
 
-TASKS = (
-    Task(name="diabetes", target="patients.diabetes"),
-    Task(name="edema now", target="visits.edema"),
-    Task(name="bad next", kind="next_visit", target="visits.state", event=("bad",)),
-    Task(name="age", kind="regression", target="patients.age"),
-    Task(name="weight next", kind="next_visit", target="visits.weight"),
-    Task(name="survival", kind="survival", target="patients.died", time="patients.days"),
-)
 MINE = ["utility", "survival", "realism", "fairness", "shift", "likelihood", "scarcity"]
-
-
-def ward(n, seed, *, flip=False):
-    """The clinic with a follow-up: older people and those with diabetes die sooner."""
-    from cohortloom.schema import Flag, Number
-
-    c = clinic(n, seed)
-    g = np.random.default_rng(seed + 10**6)
-    frame = c.tables["patients"]
-    risk = 0.07 * (frame["age"].to_numpy() - 68) + 0.8 * frame["diabetes"].to_numpy()
-    life, end = g.exponential(800 * np.exp(risk if flip else -risk)), g.uniform(200, 1500, n)
-    frame = frame.with_columns(days=pl.Series(np.ceil(np.minimum(life, end))), died=pl.Series(life < end))
-    patients = SCHEMA.tables["patients"]
-    columns = {**patients.columns, "days": Number(unit="d"), "died": Flag()}
-    schema = SCHEMA.model_copy(
-        update={
-            "tables": {**SCHEMA.tables, "patients": patients.model_copy(update={"columns": columns})},
-            "tasks": TASKS,
-            "survival": (Survival(time="patients.days", event="patients.died", strata=("patients.sex",)),),
-            "subgroups": ("patients.sex", "patients.site"),
-            "site": "patients.site",
-        }
-    )
-    return Cohort.build(schema, {**c.tables, "patients": frame})
-
-
-def changed(c, **tables):
-    return Cohort.build(c.schema, {**c.tables, **tables})
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +133,7 @@ def test_memorisation_shows_in_the_likelihood(wards):
 
 def test_judges_of_series_see_shuffled_visits():
     from cohortloom.evaluation import judges
+    from cohortloom.evaluation.detection import verdict_of
 
     train, held_out, good = clinic(250, 1), clinic(250, 2), clinic(250, 3)
     frame = good.tables["visits"]
@@ -178,7 +142,8 @@ def test_judges_of_series_see_shuffled_visits():
     mixed = frame.with_columns(_u=u).with_columns(pl.col(c).shuffle(seed=1) for c in columns).drop("_u")
     for cohort, passed in ((good, True), (changed(good, visits=mixed), False)):
         ctx = prepare(cohort, train=train, held_out=held_out, fast=True)
-        assert [s.passed for s in judges.scores(ctx)] == [passed, passed]
+        heard = judges.asked(ctx)
+        assert [verdict_of(ctx, k, k, h).passed for k, h in heard.items()] == [passed, passed]
 
 
 def test_torch_is_left_as_found():

@@ -290,3 +290,14 @@ def test_details_become_tables():
         ("rows", ["a", "b"], [[1, None], [None, 2]]),
         ("flat", ["", "value"], [["p", 1]]),
     ]
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_verdict_of_numpy_numbers_is_a_plain_bool(goal):
+    # numpy.False_ is not False: a report would have lost the failure
+    value = 0.0 if goal is Goal.HIGH else 1.0
+    for kind in (np.float64, np.float32):
+        score = Score("x", "g", kind(value), goal=goal, limit=kind(0.5))
+        assert score.passed is False
+        assert Report("r", (score,)).passed is False
+        assert Report("r", (score,)).failed == (score,)

@@ -15,7 +15,7 @@ scikit-learn's boosting starts OpenMP threads that a busy machine can bring to a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
 from cohortloom.report import Figure, Goal, Score
 
-__all__ = ["auc", "auc_interval", "boosting", "judge", "one_thread", "scores", "summaries"]
+__all__ = ["Opinion", "asked", "auc", "auc_interval", "boosting", "judge", "one_thread", "scores", "summaries"]
 
 MOST_PATIENTS = 2000
 MOST_IN_ANCHOR = 600
@@ -39,6 +39,32 @@ def one_thread():
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     return threadpool_limits(1)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a judge said of two cohorts, by patients it was not trained on.
+
+    Args:
+        score: Cross-validated score of each patient; higher is more synthetic.
+        label: 1 for patients of the compared cohort, 0 for held-out ones.
+        patient: Number of each patient in the view of its own cohort.
+        fall: Fall of the AUC when a feature is shuffled, if it was asked for.
+    """
+
+    score: np.ndarray
+    label: np.ndarray
+    patient: np.ndarray
+    fall: np.ndarray | None = None
+
+    @property
+    def auc(self) -> float:
+        return auc(self.score, self.label)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Compared and held-out patients."""
+        return int(self.label.sum()), int((1 - self.label).sum())
 
 
 @dataclass
@@ -234,86 +260,94 @@ def _running_mean(x: np.ndarray, patient: np.ndarray, position: np.ndarray) -> n
 # -- scores --------------------------------------------------------------------------------------------------------
 
 
-def scores(ctx: Context) -> list[Score]:
-    """These two judges, those of whole series (`judges.py`), and the worst of all."""
+JUDGES = {
+    "detection.patients": "judge on patient summaries, AUC",
+    "detection.visits": "judge on pairs of visits, AUC",
+    "detection.convolutions": "judge of series by random convolutions, AUC",
+    "detection.recurrent": "judge of series by a recurrent network, AUC",
+}
+
+
+def asked(ctx: Context) -> dict[str, dict[str, Opinion] | str]:
+    """What each judge says of every cohort against held-out patients (asked once), or why it was not asked."""
     from cohortloom.evaluation import judges
 
+    if "opinions" not in ctx.cache:
+        found: dict[str, dict[str, Opinion] | str] = {"detection.patients": _heard(ctx, "patients", patient_rows)}
+        some = any(ctx.rows(a) for a in ctx.tables)
+        found["detection.visits"] = _heard(ctx, "visits", visit_rows) if some else "no table over time"
+        ctx.cache["opinions"] = found | judges.asked(ctx)
+    return ctx.cache["opinions"]
+
+
+def scores(ctx: Context) -> list[Score]:
+    """These two judges, those of whole series (`judges.py`), and the worst of all."""
     found = []
-    most = MOST_PATIENTS // (3 if ctx.fast else 1)
-    for key, name, look in (
-        ("detection.patients", "judge on patient summaries, AUC", patient_rows),
-        ("detection.visits", "judge on pairs of visits, AUC", visit_rows),
-    ):
-        if look is visit_rows and not any(ctx.rows(a) for a in ctx.tables):
-            found.append(not_computed(ctx, key, name, "no table over time"))
-            continue
-        found.append(_judged(ctx, key, name, look, most))
-    ctx.cache["gives_away"] = max(found, key=lambda s: s.value or 0).details.get("gives_away", [])
-    found += judges.scores(ctx)
+    for key, heard in asked(ctx).items():
+        if isinstance(heard, str):
+            found.append(not_computed(ctx, key, JUDGES[key], heard))
+        else:
+            found.append(verdict_of(ctx, key, JUDGES[key], heard))
+    telling = [s for s in found if s.details.get("gives_away")]
+    ctx.cache["gives_away"] = max(telling, key=lambda s: s.value or 0).details["gives_away"] if telling else []
     valued = [s for s in found if s.value is not None]
     if valued:
-        worst = max(valued, key=lambda s: s.value or 0)
-        found.append(
-            Score(
-                name=f"worst judge: {worst.name.split(',')[0]}",
-                group="detection",
-                key="detection.worst",
-                value=worst.value,
-                interval=worst.interval,
-                n=worst.n,
-                goal=Goal.NEAR,
-                limit=worst.limit,
-                floor=worst.floor,
-                anchors=worst.anchors,
-                measurable=worst.measurable,
-                reason=worst.reason,
-                details={"judge": worst.key},
-            )
-        )
+        worst = max(valued, key=lambda s: (s.passed is False, s.value))
+        name = f"worst judge: {worst.name.split(',')[0]}"
+        found.append(replace(worst, name=name, key="detection.worst", details={"judge": worst.key}))
     return found
 
 
-def _judged(ctx: Context, key: str, name: str, look, most: int) -> Score:
+def verdict_of(
+    ctx: Context, key: str, name: str, heard: dict[str, Opinion], *, alpha: float = ALPHA, tolerance: float = TOLERANCE
+) -> Score:
+    """The AUC between synthetic and held-out patients, with a limit that two real samples keep."""
     from scipy.stats import norm  # heavy
 
+    mine = heard["synthetic"]
+    n, held = mine.sizes
+    null_se = np.sqrt((n + held + 1) / (12 * n * held))
+    limit = min(1.0, max(tolerance, 0.5 + 1.15 * float(norm.ppf(1 - alpha)) * null_se))
+    value, useless = mine.auc, heard["independent"].auc
+    _, low, high = auc_interval(mine.score, mine.label)
+    measurable = value > limit or useless > limit
+    details: dict[str, Any] = {"chance": 0.5, "n_held_out": held}
+    if mine.fall is not None:
+        names, fall = ctx.cache[("features", key)], mine.fall
+        order = np.argsort(-fall)[:10]
+        details["gives_away"] = [
+            {"feature": names[i], "fall": round(float(fall[i]), 4)} for i in order if fall[i] > 0.003
+        ]
+    return Score(
+        name=name, group="detection", key=key, value=value, interval=(low, high), n=n, goal=Goal.NEAR, limit=limit,
+        floor=heard["train"].auc, anchors={k: heard[k].auc for k in ("bootstrap", "independent") if k in heard},
+        measurable=measurable, reason="" if measurable else not_measurable(n), details=details,
+    )  # fmt: skip
+
+
+def _heard(ctx: Context, name: str, look) -> dict[str, Opinion] | str:
+    key, most = f"detection.{name}", MOST_PATIENTS // (3 if ctx.fast else 1)
     held = look(ctx, "held_out")
+    ctx.cache[("features", key)] = held[2]
     cohorts = {k: look(ctx, k) for k in ("synthetic", "train", "independent")}
     source = ctx.views["train"].n
     picks = ctx.rng.child("judges", key).numpy.integers(0, source, source)
-    result: dict[str, tuple] = {}
+    found: dict[str, Opinion] = {}
     for k in ("synthetic", "train", "bootstrap", "independent"):
         x, patient, _ = cohorts["train" if k == "bootstrap" else k]
         copies = np.bincount(picks, minlength=source) if k == "bootstrap" else None
         most_here = min(most, MOST_IN_ANCHOR) if k in ("bootstrap", "independent") else most
-        result[k] = _compare((x, patient), held[:2], most_here, ctx, f"{key}.{k}", copies, explain=k == "synthetic")
-    if any(r is None for r in result.values()):
-        return not_computed(ctx, key, name, "fewer than 15 patients with rows on a side")
-    value, (_, low, high), n, fall = result["synthetic"]
-    null_se = np.sqrt((sum(n) + 1) / (12 * n[0] * n[1]))
-    limit = max(TOLERANCE, 0.5 + 1.15 * float(norm.ppf(1 - ALPHA)) * null_se)
-    useless = result["independent"][0]
-    measurable = value > limit or useless > limit
-    order = np.argsort(-fall)[:10]
-    away = [{"feature": held[2][i], "fall": round(float(fall[i]), 4)} for i in order if fall[i] > 0.003]
-    return Score(
-        name=name,
-        group="detection",
-        key=key,
-        value=value,
-        interval=(low, high),
-        n=n[0],
-        goal=Goal.NEAR,
-        limit=limit,
-        floor=result["train"][0],
-        anchors={k: result[k][0] for k in ("bootstrap", "independent")},
-        measurable=measurable,
-        reason="" if measurable else not_measurable(ctx.n),
-        details={"gives_away": away, "chance": 0.5, "n_held_out": n[1]},
-    )
+        one = _compare((x, patient), held[:2], most_here, ctx, f"{key}.{k}", copies, explain=k == "synthetic")
+        if one is None:
+            return "fewer than 15 patients with rows on a side"
+        found[k] = one
+    return found
 
 
-def _compare(left, right, most: int, ctx: Context, stream: str, copies: np.ndarray | None, *, explain: bool):
-    """AUC, interval, sizes and importances of one judge between two cohorts of equal size."""
+def _compare(
+    left, right, most: int, ctx: Context, stream: str, copies: np.ndarray | None, *, explain: bool
+) -> Opinion | None:
+    """Opinion of one judge on two cohorts of equal size."""
     (x, p), (y, q) = left, right
     draw = ctx.rng.child("compare", stream).numpy
     n = min(most, len(np.unique(p)), len(np.unique(q)))
@@ -326,10 +360,11 @@ def _compare(left, right, most: int, ctx: Context, stream: str, copies: np.ndarr
     rows = np.repeat(np.flatnonzero(in_p), times)
     values = np.concatenate([x[rows], y[in_q]])
     label = np.concatenate([np.ones(len(rows), int), np.zeros(int(in_q.sum()), int)])
-    patient = np.concatenate([p[rows], q[in_q] + p.max() + 1])
+    shift = int(p.max()) + 1
+    patient = np.concatenate([p[rows], q[in_q] + shift])
     seed = ctx.rng.integer("judge", stream)
-    score, of, _, fall = judge(values, label, patient, seed=seed, fast=ctx.fast, explain=explain)
-    return auc(score, of), auc_interval(score, of), (int(of.sum()), int((1 - of).sum())), fall
+    score, of, who, fall = judge(values, label, patient, seed=seed, fast=ctx.fast, explain=explain)
+    return Opinion(score, of, np.where(of == 1, who, who - shift), fall)
 
 
 def figures(ctx: Context) -> list[Figure]:

@@ -1,14 +1,19 @@
 """Is the cohort as good for every declared subgroup?
 
     shares       patients of each subgroup, relative difference |a - b| / (a + b): 1 if a rare group is lost
-    marginal, association, temporal
+    marginal, missingness, association, temporal, codes
                  summaries (`parts.py`) of each subgroup, synthetic against held-out patients of the same subgroup
+    survival     Kaplan-Meier curves, restricted means and hazards of each subgroup (`survival.py`)
+    detection, utility, realism
+                 judges, models and neighbours within each subgroup (`subgroups.py`)
+    copies       share of each subgroup that repeats a training patient
     equalised odds
                  largest difference between subgroups in true or false positive rate of a model trained on synthetic
                  patients, less that of the same model trained on real ones; both cut where the share of predicted
                  events is that of real events
 
-The worst subgroup is named. A subgroup with few patients has a wide law between two real samples, hence a high limit.
+The worst subgroup is named. A subgroup with few patients has a wide law between two real samples, hence a high limit;
+with fewer than ten on a real side it is "not measurable", and the report says so.
 
 References:
     Hardt, Price, Srebro (2016). Equality of opportunity in supervised learning.
@@ -18,9 +23,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cohortloom.evaluation import subgroups, survival
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.intervals import ALPHA, Measure, assess, not_computed, not_measurable
-from cohortloom.evaluation.metrics import auroc
 from cohortloom.evaluation.parts import Part, parts_of, summaries_of
 from cohortloom.evaluation.tasks import slug
 from cohortloom.evaluation.utility import Fitted, fitted
@@ -43,11 +48,21 @@ def scores(ctx: Context) -> list[Score]:
     parts = _parts(ctx)
     if not parts:
         return [not_computed(ctx, key, name, "no declared subgroup is a static category that occurs")]
-    return [*_shares(ctx, key, name, parts), *_summaries(ctx, parts), *_odds(ctx)]
+    few = [p for p, n in zip(parts, _smallest(ctx, parts), strict=True) if n < FEWEST]
+    ctx.leave_out(f"Subgroups with fewer than {FEWEST} real patients on a side", (p.label for p in few))
+    found = [*_shares(ctx, key, name, parts), *_summaries(ctx, parts), *_survival(ctx, parts)]
+    found += [*subgroups.detection(ctx, parts), *subgroups.utility(ctx, parts), *subgroups.realism(ctx, parts)]
+    ctx.cache["fairness"] = found = [*found, *subgroups.copies(ctx, parts), *_odds(ctx)]
+    return found
 
 
 def _parts(ctx: Context) -> list[Part]:
     return [p for column in ctx.schema.subgroups for p in parts_of(ctx, column)][:MOST_PARTS]
+
+
+def _smallest(ctx: Context, parts: list[Part]) -> np.ndarray:
+    """Patients of each subgroup on the poorer real side."""
+    return np.min([_patients(ctx.views[k], parts).sum(0)[1:] for k in ("train", "held_out")], axis=0)
 
 
 def _patients(view: View, parts: list[Part]) -> np.ndarray:
@@ -68,12 +83,25 @@ def _shares(ctx: Context, key: str, name: str, parts: list[Part]) -> list[Score]
     sums = ctx.sums(lambda view: _patients(view, parts))
     keep = np.minimum(sums["train"].sum(0), sums["held_out"].sum(0))[1:] >= 5
     labels = tuple(p.label for p in parts)
-    return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.1, 0.2), useless=1.0))
+    found = assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.1, 0.2), useless=1.0, ceiling=1.0))
+    table = [
+        {"subgroup": p.label, **{k: int(sums[k].sum(0)[i + 1]) for k in ("train", "held_out", "synthetic")}}
+        for i, p in enumerate(parts)
+    ]
+    lost = [row["subgroup"] for row in table if not row["synthetic"] and row["train"]]
+    for s in found:
+        s.details.update({"subgroups": table, "lost": lost})
+    return found
+
+
+def _survival(ctx: Context, parts: list[Part]) -> list[Score]:
+    """Survival scores with the subgroups in the place of strata."""
+    follows = survival.follows_of(ctx, [(p.label, p.member) for p in parts]) if ctx.schema.survival else []
+    return survival.compared(ctx, follows, "fairness.survival_", " by subgroup") if follows else []
 
 
 def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
-    sizes = {k: _patients(ctx.views[k], parts).sum(0)[1:] for k in ("train", "held_out")}
-    smallest = np.minimum(sizes["train"], sizes["held_out"])
+    smallest = _smallest(ctx, parts)
     found = []
     for summary in summaries_of(ctx):
         key, name = f"fairness.{summary.name}", f"{summary.name} error by subgroup"
@@ -178,32 +206,55 @@ def _odds_of(ctx: Context, task: Task, fit: Fitted, column: str, parts: list[Par
     )  # fmt: skip
 
 
+WITHIN = {
+    "detection": "judges' AUC, greatest",
+    "precision": "precision",
+    "coverage": "coverage",
+    "copies": "share copied",
+}
+
+
 def figures(ctx: Context) -> list[Figure]:
-    """A table of subgroups."""
-    parts = _parts(ctx) if ctx.schema.subgroups else []
-    if not parts:
+    """Tables of subgroups: how many and how near, and the tasks."""
+    found: list[Score] = ctx.cache.get("fairness", [])
+    if not found:
         return []
-    summaries, fits = summaries_of(ctx), _classified(ctx)
+    by_key = {s.key: s for s in found}
+    summaries = summaries_of(ctx)
+    within = {k: w for k, w in WITHIN.items() if f"fairness.{k}" in by_key}
     columns = ["subgroup", "held-out patients", "share, held-out", "share, synthetic"]
-    columns += [f"{s.name} error" for s in summaries]
-    columns += [f"{t.name}: AUROC, trained on {k}" for t, _ in fits for k in ("real", "synthetic")]
-    views, rows = ctx.views, []
-    for p in parts:
-        member = {k: p.member(v) for k, v in views.items()}
+    columns += [*(f"{s.name} error" for s in summaries), *within.values()]
+    rows = []
+    for p in _parts(ctx):
+        member = {k: p.member(v) for k, v in ctx.views.items()}
         row: list = [p.label, int(member["held_out"].sum())]
         row += [round(float(member[k].mean()), 4) for k in ("held_out", "synthetic")]
         enough = min(member["held_out"].sum(), member["synthetic"].sum()) >= FEWEST
         for s in summaries:
-            a, b = (s.sums(views[k], member[k]).sum(0) for k in ("synthetic", "held_out"))
+            a, b = (s.sums(ctx.views[k], member[k]).sum(0) for k in ("synthetic", "held_out"))
             row.append(round(float(s.distance(a, b)), 4) if enough else None)
-        for _, fit in fits:
-            held = fit.data["held_out"]
-            of = member["held_out"][held.patient]
-            few = min(held.y[of].sum(), (1 - held.y[of]).sum()) < FEWEST_OF_CLASS
-            for k in ("train", "synthetic"):
-                one = np.ones((1, int(of.sum())))
-                found = None if few else auroc(fit.predicted[fit.family][k][of], held.y[of], one)[0]
-                row.append(None if found is None else round(float(found), 4))
-        rows.append(row)
-    note = f"Errors against held-out patients of the same subgroup; empty with fewer than {FEWEST} patients."
-    return [Figure("table", "Subgroups", {"columns": columns, "rows": rows}, note, "fairness")]
+        rows.append(row + [_of(by_key[f"fairness.{k}"], p.label) for k in within])
+    note = (
+        "Errors against held-out patients of the same subgroup (0 is best), judges (.5 is best) and neighbours among "
+        "its patients (1 is best); empty where it has too few."
+    )
+    made = [Figure("table", "Subgroups", {"columns": columns, "rows": rows}, note, "fairness")]
+    tasks = []
+    for task in ctx.schema.tasks:
+        score = by_key.get(f"fairness.utility_{slug(task.name)}")
+        for r in score.details.get("subgroups", []) if score else []:
+            numbers = [r.get(k) for k in ("patients", "real", "synthetic", "value", "limit")]
+            tasks.append([task.name, r["subgroup"], *(x if x is None else round(x, 3) for x in numbers), r["verdict"]])
+    if tasks:
+        columns = ["task", "subgroup", "held-out patients", "trained on real", "trained on synthetic", "lost", "limit"]
+        note = "The metric on held-out patients of the subgroup, by what the model was trained on."
+        content = {"columns": [*columns, "verdict"], "rows": tasks}
+        made.append(Figure("table", "Usefulness by subgroup", content, note, "fairness"))
+    return made
+
+
+def _of(score: Score, label: str) -> float | None:
+    """The value of a subgroup (the greatest, of several judges)."""
+    rows = [r for r in score.details.get("subgroups", []) if r["subgroup"].split(" (")[0] == label]
+    values = [r["value"] for r in rows if r.get("value") is not None]
+    return round(max(values), 4) if values else None

@@ -20,46 +20,39 @@ from contextlib import contextmanager
 import numpy as np
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.detection import auc, auc_interval, one_thread
+from cohortloom.evaluation.detection import Opinion, one_thread
 from cohortloom.evaluation.grid import gridded
-from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
-from cohortloom.report import Goal, Score
 from cohortloom.rng import Rng
 
-__all__ = ["convolutions", "recurrent", "scores", "torch_apart"]
+__all__ = ["asked", "convolutions", "recurrent", "torch_apart"]
 
 MOST_PATIENTS = 1000
 MOST_IN_ANCHOR = 400
 FEWEST = 15
-TOLERANCE = 0.60
 KERNELS = 400
 FOLDS = 3
 
 
-def scores(ctx: Context) -> list[Score]:
-    """The two judges of gridded series."""
-    table: tuple[tuple[str, str, Callable], ...] = (
-        ("detection.convolutions", "judge of series by random convolutions, AUC", convolutions),
-        ("detection.recurrent", "judge of series by a recurrent network, AUC", recurrent),
-    )
+def asked(ctx: Context) -> dict[str, dict[str, Opinion] | str]:
+    """What the two judges of gridded series say of every cohort, or why they were not asked."""
     grids = gridded(ctx)
-    if grids is None:
-        return [not_computed(ctx, key, name, "no table over time") for key, name, _ in table]
-    return [_judged(ctx, key, name, look, grids) for key, name, look in table]
+    table: tuple[tuple[str, Callable], ...] = (
+        ("detection.convolutions", convolutions),
+        ("detection.recurrent", recurrent),
+    )
+    return {key: "no table over time" if grids is None else _heard(ctx, key, look, grids) for key, look in table}
 
 
-def _judged(ctx: Context, key: str, name: str, look: Callable, grids: dict) -> Score:
-    from scipy.stats import norm  # heavy
-
+def _heard(ctx: Context, key: str, look: Callable, grids: dict) -> dict[str, Opinion] | str:
     held = grids["held_out"]
     source = len(grids["train"].x)
-    result = {}
+    found = {}
     for k in ("synthetic", "train", "bootstrap", "independent"):
         most = MOST_IN_ANCHOR if k in ("bootstrap", "independent") else MOST_PATIENTS
         made = grids["train" if k == "bootstrap" else k]
         n = min(most // (2 if ctx.fast else 1), len(made.x), len(held.x))
         if n < FEWEST:
-            return not_computed(ctx, key, name, f"fewer than {FEWEST} patients with rows on a side")
+            return f"fewer than {FEWEST} patients with rows on a side"
         rng = ctx.rng.child(key, k)
         draw = rng.numpy
         rows = draw.integers(0, source, n) if k == "bootstrap" else draw.permutation(len(made.x))[:n]
@@ -67,18 +60,9 @@ def _judged(ctx: Context, key: str, name: str, look: Callable, grids: dict) -> S
         x = np.concatenate([made.x[rows], held.x[others]])
         label = np.concatenate([np.ones(n, int), np.zeros(n, int)])
         patient = np.concatenate([rows, others + source + len(made.x)])
-        result[k] = (_crossed(x, label, patient, look, rng), label)
-    value = auc(*result["synthetic"])
-    _, low, high = auc_interval(*result["synthetic"])
-    n = len(result["synthetic"][1]) // 2
-    limit = max(TOLERANCE, 0.5 + 1.15 * float(norm.ppf(1 - ALPHA)) * float(np.sqrt((2 * n + 1) / (12 * n * n))))
-    found = {k: auc(*result[k]) for k in ("train", "bootstrap", "independent")}
-    measurable = value > limit or found["independent"] > limit
-    return Score(
-        name=name, group="detection", key=key, value=value, interval=(low, high), n=n, goal=Goal.NEAR, limit=limit,
-        floor=found["train"], anchors={k: found[k] for k in ("bootstrap", "independent")}, measurable=measurable,
-        reason="" if measurable else not_measurable(ctx.n), details={"chance": 0.5, "n_held_out": n},
-    )  # fmt: skip
+        of = np.concatenate([made.patient[rows], held.patient[others]])
+        found[k] = Opinion(_crossed(x, label, patient, look, rng), label, of)
+    return found
 
 
 def _crossed(x: np.ndarray, label: np.ndarray, patient: np.ndarray, look: Callable, rng: Rng) -> np.ndarray:

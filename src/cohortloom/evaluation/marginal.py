@@ -15,7 +15,7 @@ from cohortloom.evaluation.intervals import Measure, assess, not_computed
 from cohortloom.evaluation.views import View, tally
 from cohortloom.report import Score
 
-__all__ = ["binned", "scores"]
+__all__ = ["binned", "n_bins", "patients_with", "scores"]
 
 POSITIONS = np.array(
     [0, 1, 2, 4, 8, 16]
@@ -61,7 +61,7 @@ def rare_levels(ctx: Context) -> list[Score]:
     for f in ctx.fields:
         if f.is_number:
             continue
-        shares = [_patients_with(ctx.views[k], f).mean(0) for k in ("train", "held_out")]
+        shares = [patients_with(ctx.views[k], f).mean(0) for k in ("train", "held_out")]
         for k in np.flatnonzero((np.mean(shares, axis=0) >= 0.005) & (np.mean(shares, axis=0) <= 0.1)):
             if f.levels[k] != OTHER:
                 items.append((f, int(k)))
@@ -69,7 +69,7 @@ def rare_levels(ctx: Context) -> list[Score]:
         return [not_computed(ctx, key, name, "no level belongs to 0.5 to 10 % of real patients")]
 
     def count(view: View) -> np.ndarray:
-        marks = [np.ones(view.n), *(_patients_with(view, f)[:, k].astype(float) for f, k in items)]
+        marks = [np.ones(view.n), *(patients_with(view, f)[:, k].astype(float) for f, k in items)]
         zero = np.zeros(view.n, dtype=int)
         return np.concatenate([tally(view, np.arange(view.n), zero, 1, m) for m in marks], axis=1)
 
@@ -85,13 +85,16 @@ def rare_levels(ctx: Context) -> list[Score]:
     return assess(ctx, Measure(key, name, labels, sums, curve, distance, keep, (0.08, 0.16), useless=1.0))
 
 
-def _patients_with(view: View, f: Field) -> np.ndarray:
+def patients_with(view: View, f: Field) -> np.ndarray:
     """Has a patient a level at any time? patient x level."""
-    out = np.zeros((view.n, len(f.levels)), dtype=bool)
-    x = view.columns[f.name]
-    keep = x >= 0
-    out[view.patient_of(f)[keep], x[keep]] = True
-    return out
+    key = ("patients with", f.name)
+    if key not in view.cache:
+        out = np.zeros((view.n, len(f.levels)), dtype=bool)
+        x = view.columns[f.name]
+        keep = x >= 0
+        out[view.patient_of(f)[keep], x[keep]] = True
+        view.cache[key] = out
+    return view.cache[key]
 
 
 def stratified(ctx: Context, key: str, name: str, words: list[str], stratum) -> list[Score]:

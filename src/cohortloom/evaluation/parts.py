@@ -1,11 +1,15 @@
 """Statistics by part of a cohort (a subgroup, a site), as sums over patients.
 
-Three summaries of a part, small enough to be taken for many parts and draws:
+Five summaries of a part, small enough to be taken for many parts and draws:
 
     marginal      mean over columns of the KS or total variation distance (16 cut points)
+    missingness   mean over columns of |share of missing cells - the same of the other|, and of |correlation of "missing
+                  now" and "missing at the next row" - the same of the other|
     association   mean over pairs of |correlation of ranks - the same of the other|, on patients: static numbers and
                   flags as they are, numbers over time as the patient's mean
-    temporal      mean over columns of |lag-1 correlation - the same of the other|, on consecutive recorded values
+    temporal      mean over columns of |lag-1 correlation - the same of the other|, on consecutive recorded values and
+                  on their deviations from the patient's mean; KS distance of rows per patient and of gaps
+    codes         mean over codes of |share of patients who ever have it - the same of the other|
 
 Each is a distance between two vectors of sums, so a part may be compared with any other part or cohort.
 """
@@ -18,14 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.fields import Field
-from cohortloom.evaluation.marginal import binned, n_bins
+from cohortloom.evaluation.fields import Field, cut_points
+from cohortloom.evaluation.marginal import binned, n_bins, patients_with
 from cohortloom.evaluation.views import View
 
-__all__ = ["SUMMARIES", "Part", "Summary", "parts_of", "summaries_of"]
+__all__ = ["Part", "Summary", "parts_of", "summaries_of"]
 
 MOST_FIELDS = 24
 MOST_PAIRED = 10
+MOST_CODES = 24
+MANY = 3  # values a patient needs for deviations from his own mean
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,20 @@ def summaries_of(ctx: Context) -> list[Summary]:
     rest = (f.name for f in ctx.fields[MOST_FIELDS:])
     ctx.leave_out(f"Errors by subgroup and site: the first {MOST_FIELDS} columns", rest)
     found = [_marginal(fields)] if fields else []
+    gone = [f for f in fields if f.code is None and any((~v.seen(f)).any() for v in ctx.views.values())]
+    if gone:
+        found.append(_missingness(gone))
     numbers = [f for f in ctx.fields if f.is_number or f.levels[:2] == ("false", "true")][:MOST_PAIRED]
     if len(numbers) > 1:
         found.append(_association(numbers))
     series = [f for f in ctx.rows() if f.is_number or len(f.levels) == 3][:MOST_FIELDS]
-    if series:
-        found.append(_temporal(series))
+    if series or ctx.tables:
+        found.append(_temporal(ctx, series))
+    codes = [f for f in ctx.rows() if ctx.schema.tables[f.table].columns[f.column].kind == "code"]
+    items = [(f, k) for f in codes for k in range(len(f.levels) - 1)][:MOST_CODES]
+    if items:
+        found.append(_codes(items))
     return found
-
-
-SUMMARIES = ("marginal", "association", "temporal")
 
 
 def _grouped(view: View, patient: np.ndarray, cell: np.ndarray, size: int, weight: np.ndarray | None) -> np.ndarray:
@@ -112,12 +122,17 @@ def _marginal(fields: list[Field]) -> Summary:
     def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         out = []
         for f, x, y in zip(fields, np.split(a, cuts, axis=-1), np.split(b, cuts, axis=-1), strict=True):
-            p, q = (s / np.maximum(s.sum(-1, keepdims=True), 1) for s in (x, y))
-            d = np.abs(np.cumsum(p - q, axis=-1)).max(-1) if f.is_number else np.abs(p - q).sum(-1) / 2
-            out.append(np.where((x.sum(-1) > 0) & (y.sum(-1) > 0), d, np.nan))
+            out.append(_ks(x, y, ordered=f.is_number))
         return np.stack(np.broadcast_arrays(*out), axis=-1)
 
     return Summary("marginal", tuple(f.name for f in fields), sums, each)
+
+
+def _ks(x: np.ndarray, y: np.ndarray, *, ordered: bool = True) -> np.ndarray:
+    """KS (or total variation) distance of counts, over the last axis; NaN where either side has none."""
+    p, q = (s / np.maximum(s.sum(-1, keepdims=True), 1) for s in (x, y))
+    d = np.abs(np.cumsum(p - q, axis=-1)).max(-1) if ordered else np.abs(p - q).sum(-1) / 2
+    return np.where((x.sum(-1) > 0) & (y.sum(-1) > 0), d, np.nan)
 
 
 def _patient_value(f: Field, view: View) -> np.ndarray:
@@ -154,6 +169,14 @@ def _gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(known, np.abs(_correlation(a) - _correlation(b)), np.nan)
 
 
+def _shares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|share - share| of each component from sums (..., component x 2): hits, of how many; NaN without any."""
+    a, b = (s.reshape(*s.shape[:-1], -1, 2) for s in (a, b))
+    known = (a[..., 1] > 0) & (b[..., 1] > 0)
+    p, q = (s[..., 0] / np.maximum(s[..., 1], 1) for s in (a, b))
+    return np.where(known, np.abs(p - q), np.nan)
+
+
 def _mean_gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Mean of the gaps, as one component."""
     gap = _gaps(a, b)
@@ -175,14 +198,96 @@ def _association(fields: list[Field]) -> Summary:
     return Summary("association", ("all pairs",), sums, _mean_gap)
 
 
-def _temporal(fields: list[Field]) -> Summary:
+def _missingness(fields: list[Field]) -> Summary:
+    rows = [f for f in fields if f.axis is not None]
+    wide = 2 * len(fields)
+
+    def sums(view: View, member: np.ndarray) -> np.ndarray:
+        out = []
+        for f in fields:
+            patient = view.patient_of(f)
+            keep = np.flatnonzero(member[patient])
+            zero = np.zeros(len(keep), dtype=int)
+            gone = (~view.seen(f)[keep]).astype(float)
+            out += [_grouped(view, patient[keep], zero, 1, w) for w in (gone, np.ones(len(keep)))]
+        for f in rows:
+            patient, gone = view.patient_of(f), (~view.seen(f)).astype(float)
+            pair = _pairs(patient, member)
+            out.append(_six(view, patient[pair], gone[pair], gone[pair + 1]))
+        return np.concatenate(out, axis=1)
+
+    def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        rates, runs = _shares(a[..., :wide], b[..., :wide]), _gaps(a[..., wide:], b[..., wide:])
+        return np.concatenate([rates, runs], axis=-1)
+
+    labels = (*(f"{f.name} missing" for f in fields), *(f"{f.name} missing in runs" for f in rows))
+    return Summary("missingness", labels, sums, each)
+
+
+def _codes(items: list[tuple[Field, int]]) -> Summary:
+    def sums(view: View, member: np.ndarray) -> np.ndarray:
+        who = np.flatnonzero(member)
+        zero, one = np.zeros(len(who), dtype=int), np.ones(len(who))
+        out = []
+        for f, k in items:
+            hit = patients_with(view, f)[who, k].astype(float)
+            out += [_grouped(view, who, zero, 1, w) for w in (hit, one)]
+        return np.concatenate(out, axis=1)
+
+    return Summary("codes", tuple(f"{f.name} = {f.levels[k]}" for f, k in items), sums, _shares)
+
+
+def _pairs(patient: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Rows that are followed by a row of the same patient, of members only."""
+    if not len(patient):
+        return np.zeros(0, dtype=int)
+    return np.flatnonzero((patient[1:] == patient[:-1]) & member[patient[1:]])
+
+
+def _temporal(ctx: Context, fields: list[Field]) -> Summary:
+    laws: list[tuple[str, int, Callable[[View], tuple[np.ndarray, np.ndarray]]]] = []
+    for axis in ctx.tables:
+        laws.append(_law(ctx, f"rows of {axis}", lambda v, a=axis: (np.arange(v.n), v.axes[a].count.astype(float))))
+        if ctx.clocked:
+            laws.append(_law(ctx, f"gaps of {axis}", lambda v, a=axis: (v.axes[a].patient, v.axes[a].gap)))
+    cuts = np.cumsum([size for _, size, _ in laws])[:-1]
+    wide = 12 * len(fields)
+
     def sums(view: View, member: np.ndarray) -> np.ndarray:
         out = []
         for f in fields:
             patient, _, x = view.series(f)
             x = x.astype(float)
-            pair = np.flatnonzero((patient[1:] == patient[:-1]) & member[patient[1:]]) if len(x) else np.zeros(0, int)
+            count = np.bincount(patient, minlength=view.n)
+            within = x - (np.bincount(patient, weights=x, minlength=view.n) / np.maximum(count, 1))[patient]
+            pair = _pairs(patient, member)
             out.append(_six(view, patient[pair], x[pair], x[pair + 1]))
-        return np.concatenate(out, axis=1)
+            pair = pair[count[patient[pair]] >= MANY]
+            out.append(_six(view, patient[pair], within[pair], within[pair + 1]))
+        for _, size, find in laws:
+            patient, cell = find(view)
+            keep = (cell >= 0) & member[patient]
+            out.append(_grouped(view, patient[keep], cell[keep], size, None))
+        return np.concatenate(out, axis=1).astype(float)
 
-    return Summary("temporal", tuple(f.name for f in fields), sums, _gaps)
+    def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        parts = [_gaps(a[..., :wide], b[..., :wide])] if fields else []
+        halves = (np.split(s[..., wide:], cuts, axis=-1) for s in (a, b))
+        parts += [_ks(x, y)[..., None] for x, y in zip(*halves, strict=True)]
+        shape = np.broadcast_shapes(*(p.shape[:-1] for p in parts))
+        return np.concatenate([np.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], axis=-1)
+
+    labels = [words for f in fields for words in (f"{f.name} from row to row", f"{f.name} within patients")]
+    return Summary("temporal", (*labels, *(words for words, _, _ in laws)), sums, each)
+
+
+def _law(ctx: Context, words: str, of: Callable[[View], tuple[np.ndarray, np.ndarray]]):
+    """A law to be compared by KS: words, number of bins, View -> (patient, bin)."""
+    real = np.concatenate([of(ctx.views[k])[1] for k in ("train", "held_out")])
+    cuts = cut_points(np.sort(real[np.isfinite(real)]), 16)
+
+    def find(view: View) -> tuple[np.ndarray, np.ndarray]:
+        patient, x = of(view)
+        return patient, np.where(np.isfinite(x), np.searchsorted(cuts, x, side="left"), -1)
+
+    return words, len(cuts) + 1, find

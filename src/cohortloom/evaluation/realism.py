@@ -34,7 +34,7 @@ from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
 from cohortloom.evaluation.space import distances, points
 from cohortloom.report import Goal, Score
 
-__all__ = ["alpha_precision", "authentic", "balls", "prdc", "scores"]
+__all__ = ["alpha_precision", "authentic", "balls", "compared", "prdc", "scores"]
 
 MOST_PATIENTS = 800
 NEIGHBOURS = 5
@@ -102,17 +102,22 @@ def scores(ctx: Context) -> list[Score]:
     n = min(most, *(len(space[k]) for k in ("synthetic", "train", "held_out")))
     if n < FEWEST:
         return [not_computed(ctx, key, name, f"fewer than {FEWEST} patients on a side")]
-    some = {k: v[:n] for k, v in space.items()}
-    draw = ctx.rng.child("realism").numpy
-    some["bootstrap"] = some["train"][draw.integers(0, n, n)]
+    return compared(ctx, {k: v[:n] for k, v in space.items()}, ctx.rng.child("realism").numpy)
+
+
+def compared(ctx: Context, some: dict[str, np.ndarray], draw: np.random.Generator, alpha: float = ALPHA) -> list[Score]:
+    """All scores of equally many points of each cohort."""
+    n = len(some["synthetic"])
+    some = {**some, "bootstrap": some["train"][draw.integers(0, n, n)]}
     pool = np.concatenate([some["train"], some["held_out"]])
     inner = distances(pool, pool)
     np.fill_diagonal(inner, 0)
     null = _null(pool, inner, n, draw, 40 if ctx.fast else 80)
     made = {k: _summary(some["held_out"], v, inner[n:, n:]) for k, v in some.items() if k != "held_out"}
-    found = [_high(ctx, k, words, made, null, draw, n) for k, words in HIGH.items()]
-    found.append(_diversity(ctx, made, null, some["synthetic"], draw, n))
-    found += _copies(ctx, some, inner[:n, :n], inner[n:, :n], n)
+    z = _z(n, alpha)
+    found = [_high(k, words, made, null, draw, n, z) for k, words in HIGH.items()]
+    found.append(_diversity(made, null, some["synthetic"], draw, n, z))
+    found += _copies(some, inner[:n, :n], inner[n:, :n], n, z, alpha)
     return found
 
 
@@ -153,16 +158,16 @@ def _null(pool: np.ndarray, inner: np.ndarray, n: int, draw: np.random.Generator
     return {k: np.array([r[k] for r in rows]) for k in rows[0]}
 
 
-def _z(n: int) -> float:
+def _z(n: int, alpha: float) -> float:
     from scipy.stats import norm  # heavy
 
-    return float(norm.ppf(1 - ALPHA)) * (1 + 10 / n)
+    return float(norm.ppf(1 - alpha)) * (1 + 10 / n)
 
 
-def _high(ctx, k: str, words: str, made: dict, null: dict, draw, n: int) -> Score:
+def _high(k: str, words: str, made: dict, null: dict, draw, n: int, z: float) -> Score:
     value, floor = float(made["synthetic"][k].mean()), float(made["train"][k].mean())
     anchors = {a: float(made[a][k].mean()) for a in ("bootstrap", "independent")}
-    limit = float(null[k].mean() - max(TOLERANCE, _z(n) * null[k].std(ddof=1)))
+    limit = float(null[k].mean() - max(TOLERANCE, z * null[k].std(ddof=1)))
     parts = made["synthetic"][k]
     if len(parts) > 1:
         draws = draw.choice(parts, (200, len(parts))).mean(axis=1)
@@ -179,9 +184,9 @@ def _high(ctx, k: str, words: str, made: dict, null: dict, draw, n: int) -> Scor
     )  # fmt: skip
 
 
-def _diversity(ctx, made: dict, null: dict, points_made: np.ndarray, draw, n: int) -> Score:
+def _diversity(made: dict, null: dict, points_made: np.ndarray, draw, n: int, z: float) -> Score:
     value = abs(float(made["synthetic"]["diversity"][0]) - 1)
-    limit = max(TOLERANCE, _z(n) * float(np.sqrt(np.mean((null["diversity"] - 1) ** 2))))
+    limit = max(TOLERANCE, z * float(np.sqrt(np.mean((null["diversity"] - 1) ** 2))))
     few = draw.integers(0, n, (60, n))
     half = points_made[: min(n, 300)]
     d = distances(half, half)
@@ -201,7 +206,7 @@ def _diversity(ctx, made: dict, null: dict, points_made: np.ndarray, draw, n: in
     )  # fmt: skip
 
 
-def _copies(ctx, some: dict, within: np.ndarray, held_to_train: np.ndarray, n: int) -> list[Score]:
+def _copies(some: dict, within, held_to_train, n: int, z: float, alpha: float) -> list[Score]:
     """Authenticity and near copies; both ask how synthetic patients lie beside training patients."""
     to = {k: distances(some[k], some["train"]) for k in ("synthetic", "bootstrap", "independent")}
     to["held_out"] = held_to_train
@@ -209,7 +214,7 @@ def _copies(ctx, some: dict, within: np.ndarray, held_to_train: np.ndarray, n: i
     p = float(real["held_out"].mean())
     se = np.sqrt(max(p * (1 - p), 0.01) * 2 / n)
     value = float(real["synthetic"].mean())
-    limit = p - max(TOLERANCE, _z(n) * float(se))
+    limit = p - max(TOLERANCE, z * float(se))
     measurable = value < limit or limit > 0
     own = 1.96 * np.sqrt(max(value * (1 - value), 1 / n) / n)
     first = Score(
@@ -219,17 +224,17 @@ def _copies(ctx, some: dict, within: np.ndarray, held_to_train: np.ndarray, n: i
         anchors={a: float(real[a].mean()) for a in ("bootstrap", "independent")}, measurable=measurable,
         reason="" if measurable else not_measurable(n),
     )  # fmt: skip
-    return [first, _near(ctx, to, n)]
+    return [first, _near(to, n, alpha)]
 
 
-def _near(ctx, to: dict, n: int) -> Score:
+def _near(to: dict, n: int, alpha: float) -> Score:
     from scipy.stats import beta, binom  # heavy
 
     threshold = np.quantile(to["held_out"].min(axis=1), 0.01)
     share = {k: float((d.min(axis=1) < threshold).mean()) for k, d in to.items()}
     hits = round(share["synthetic"] * n)
     chance = float(beta.ppf(0.99, 0.01 * n + 1, n - 0.01 * n))
-    limit = max(0.03, float(binom.ppf(1 - ALPHA, n, chance)) / n)
+    limit = max(0.03, float(binom.ppf(1 - alpha, n, chance)) / n)
     low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
     return Score(

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,11 @@ from cohortloom.evaluation.views import View
 from cohortloom.report import Figure, Score
 from cohortloom.schema import Survival
 
-__all__ = ["figures", "integrated_difference", "restricted_mean", "scores"]
+__all__ = ["compared", "figures", "follows_of", "integrated_difference", "restricted_mean", "scores"]
 
 MOST_TIMES = 200
 MOST_STRATA = 8
+ALL = "all"
 USELESS = 0.1  # a cohort whose curve lies a tenth off on average tells nothing about survival
 
 
@@ -91,9 +92,14 @@ def scores(ctx: Context) -> list[Score]:
     key, name = "survival.curve", "Kaplan-Meier curves, mean difference"
     if not ctx.schema.survival:
         return [not_computed(ctx, key, name, "the schema declares no time to event")]
-    follows = _follows(ctx)
+    follows = follows_of(ctx)
     if not follows:
         return [not_computed(ctx, key, name, "no declared time to event has 10 known times and an event")]
+    return compared(ctx, follows)
+
+
+def compared(ctx: Context, follows: list[Follow], group: str = "survival.", words: str = "") -> list[Score]:
+    """Scores of curves, restricted means and hazards; keys begin with `group`, `words` stand behind names."""
     sums = [ctx.sums(f.counts) for f in follows]
     sizes = [s["held_out"][0].shape for s in sums]
     flat = {k: np.concatenate([s[k].reshape(len(s[k]), -1) for s in sums], axis=1) for k in sums[0]}
@@ -102,7 +108,7 @@ def scores(ctx: Context) -> list[Score]:
         cuts = np.cumsum([int(np.prod(z)) for z in sizes])[:-1]
         return [p.reshape(*x.shape[:-1], *z) for p, z in zip(np.split(x, cuts, axis=-1), sizes, strict=True)]
 
-    labels = tuple(f"{f.name}{'' if i == 0 else ', ' + p}" for f in follows for i, (p, _) in enumerate(f.parts))
+    labels = tuple(f"{f.name}{'' if p == ALL else ', ' + p}" for f in follows for p, _ in f.parts)
     sides = [np.concatenate([s[k][:, :, 0].sum(-1) for s in sums], axis=1) for k in ("train", "held_out")]
     keep = support_of(sides) >= 5
 
@@ -123,25 +129,26 @@ def scores(ctx: Context) -> list[Score]:
     def same(x: np.ndarray) -> np.ndarray:
         return x
 
-    few = "fewer than 5 events in training or held-out patients"
+    key, name = f"{group}curve", f"Kaplan-Meier curves, mean difference{words}"
     if not keep.any():
-        return [not_computed(ctx, key, name, few)]
+        return [not_computed(ctx, key, name, "fewer than 5 events in training or held-out patients")]
     common = {"labels": labels, "sums": flat, "curve": same, "keep": keep}
     measures = [
         Measure(key, name, distance=far, useless=USELESS, **common),
         Measure(
-            "survival.restricted_mean", "restricted mean survival, difference as share of the horizon",
+            f"{group}restricted_mean", f"restricted mean survival, difference as share of the horizon{words}",
             distance=mean_gap, useless=USELESS, **common,
         ),
         Measure(
-            "survival.hazard", "hazard, relative difference", distance=hazard_gap, useless=0.5,
+            f"{group}hazard", f"hazard, relative difference{words}", distance=hazard_gap, useless=0.5,
             tolerance=(0.1, 0.2), **common,
         ),
     ]  # fmt: skip
     return [s for m in measures for s in assess(ctx, m)]
 
 
-def _follows(ctx: Context) -> list[Follow]:
+def follows_of(ctx: Context, parts: Sequence[tuple[str, Callable[[View], np.ndarray]]] | None = None) -> list[Follow]:
+    """Declared pairs with enough known times, for everybody and the declared strata, or for the given parts."""
     found = []
     fields = {f.name: f for f in ctx.fields}
     for spec in ctx.schema.survival:
@@ -161,12 +168,18 @@ def _follows(ctx: Context) -> list[Follow]:
             moments = np.unique(np.quantile(moments, np.arange(1, MOST_TIMES + 1) / MOST_TIMES))
         if len(moments) < 2:
             continue
-        parts = [("all", lambda v: np.ones(v.n, dtype=bool))]
-        for name in spec.strata:
-            f = fields.get(name)
-            if f is not None and f.axis is None and not f.is_number:
-                parts += [(f"{f.name} = {level}", _member(f, i)) for i, level in enumerate(f.levels[:MOST_STRATA])]
-        found.append(Follow(f"{spec.event} by {spec.time}", moments, pair, tuple(parts)))
+        of = parts or _strata(spec, fields)
+        found.append(Follow(f"{spec.event} by {spec.time}", moments, pair, tuple(of)))
+    return found
+
+
+def _strata(spec: Survival, fields: dict[str, Field]) -> list[tuple[str, Callable[[View], np.ndarray]]]:
+    """Everybody, and the levels of the declared strata."""
+    found: list[tuple[str, Callable[[View], np.ndarray]]] = [(ALL, lambda v: np.ones(v.n, dtype=bool))]
+    for name in spec.strata:
+        f = fields.get(name)
+        if f is not None and f.axis is None and not f.is_number:
+            found += [(f"{f.name} = {level}", _member(f, i)) for i, level in enumerate(f.levels[:MOST_STRATA])]
     return found
 
 
@@ -187,7 +200,7 @@ def _member(f: Field, level: int) -> Callable[[View], np.ndarray]:
 def figures(ctx: Context) -> list[Figure]:
     """Survival curves, with a band for held-out patients."""
     panels = []
-    for f in _follows(ctx) if ctx.schema.survival else []:
+    for f in follows_of(ctx) if ctx.schema.survival else []:
         counts = {k: f.counts(ctx.views[k]) for k in ("held_out", "synthetic", "train", "independent")}
         draws = np.einsum("dg,gpsk->dpsk", ctx.draws.held_out, counts["held_out"])
         low, high = np.percentile(curves(draws), [2.5, 97.5], axis=0)

@@ -36,12 +36,24 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
+    said += _subgroups(scores, failed)
     if open_:
         said.append(
             f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; "
             "they are no good news."
         )
     return tuple(said[:5])
+
+
+def _subgroups(scores: Sequence[Score], failed: Sequence[Score]) -> list[str]:
+    """Subgroups that were lost, and those that scores fail for."""
+    mine = [s for s in scores if s.group == "fairness"]
+    lost = next((s.details["lost"] for s in mine if s.details.get("lost")), [])
+    worst = [str(s.details["worst"]) for s in failed if s.group == "fairness" and s.details.get("worst")]
+    named = list(dict.fromkeys(w.split(" (")[0].split(": ")[0] for w in worst))
+    parts = [f"no synthetic patient belongs to {shortened(lost, 3)}"] if lost else []
+    parts += [f"it is worst for {shortened(named, 3)}"] if named else []
+    return [f"By subgroup, {', and '.join(parts)}."] if parts else []
 
 
 def _excess(score: Score) -> float:

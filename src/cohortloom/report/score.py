@@ -67,6 +67,5 @@ class Score:
         """True, False, or None where no verdict is possible (no value, no limit, not measurable at this n)."""
         if self.value is None or self.limit is None or not self.measurable:
             return None
-        if self.goal is Goal.HIGH:
-            return self.value >= self.limit
-        return self.value <= self.limit
+        # bool: of numpy's numbers a comparison is a numpy.bool_, which is never `is False`
+        return bool(self.value >= self.limit if self.goal is Goal.HIGH else self.value <= self.limit)
