@@ -13,6 +13,7 @@ from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays
 from cohortloom.cohort import Cohort
 from cohortloom.errors import DataError, SamplingError, SettingsError
 from cohortloom.generators.base import Ability, Generator
+from cohortloom.generators.extend import PLACES, with_new_visits
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import small_cohort
 
@@ -189,6 +190,28 @@ def people() -> Cohort:
         }
     )
     return Cohort.build(ORDER, {"people": sex, "visits": visits})
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_new_visits_have_new_ids_and_rows_of_old_ones_keep_theirs(text):
+    """Patient 1 has two visits, 3 has one; the codec numbers visits from the first one of the prefix on."""
+    past = people()
+    if text:
+        visits = past.tables["visits"].with_columns(pl.format("v{}", "visit_id").alias("visit_id"))
+        past = Cohort.build(ORDER, {**past.tables, "visits": visits})
+    made = pl.DataFrame({"subject_id": [1, 3], "visit_id": [1 * PLACES + 3, 3 * PLACES + 2]})
+    beyond = 3 * PLACES + 3  # a visit that was cut off
+    of = [1 * PLACES + 2, 1 * PLACES + 3, None, beyond, 3 * PLACES + 1]
+    rows = pl.DataFrame({"subject_id": [1, 1, 1, 3, 3], "visit_id": of})
+    had = pl.DataFrame({"subject_id": [1, 3], "had": [2, 1]})
+    new = ["+3", "+2"] if text else [1 * PLACES + 3 + 2, 3 * PLACES + 2 + 2]  # 2: the largest id there is
+    old = ["v2", "v1"] if text else [2, 1]
+    named = with_new_visits(ORDER, {"visits": made, "rows": rows}, past, had)
+    assert named["visits"].rows() == [(1, new[0]), (3, new[1])]
+    assert named["rows"].rows() == [(1, old[0]), (1, new[0]), (1, None), (3, old[1])]
+    alone = with_new_visits(ORDER, {"visits": made, "rows": rows}, past)
+    assert alone["visits"].rows() == named["visits"].rows()
+    assert alone["rows"].rows() == [(1, new[0]), (1, None)]  # no visit among the new ones: gone with it
 
 
 def test_places_in_an_order_are_counted():

@@ -34,11 +34,10 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
 from cohortloom.generators.event_encoding import FEATURES, N_VALUES, GapClasses, StaticClasses, Streams
 from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
-from cohortloom.generators.extend import NEVER, PLACES, Prefix
+from cohortloom.generators.extend import NEVER, Prefix, with_new_visits
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet
 from cohortloom.rng import Rng
-from cohortloom.schema import Schema
 from cohortloom.training import Objective, Phase, Training, hold_out
 
 __all__ = ["EventNets", "EventTransformerGenerator"]
@@ -257,7 +256,8 @@ class EventTransformerGenerator(TorchGenerator):
                 keep = pl.Series(~known | (own <= stop[owner]))
                 frame, owner = frame.filter(keep), owner[keep.to_numpy()]
             tables[name] = frame
-        return _named_visits(schema, tables, past.cohort, ids, n_visits), np.unique(np.concatenate(early))
+        of = pl.DataFrame({"subject_id": ids, "had": n_visits})
+        return with_new_visits(schema, tables, past.cohort, of), np.unique(np.concatenate(early))
 
     def _hours(self, stream: SequenceArrays, token: np.ndarray) -> np.ndarray:
         """The hour of each visit that has one."""
@@ -280,35 +280,6 @@ class EventTransformerGenerator(TorchGenerator):
             found = windows.log_likelihood(index, None).double().numpy()
             np.add.at(total, owner[index.numpy()], found)
         return total
-
-
-def _named_visits(
-    schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort, ids: np.ndarray, n_visits: np.ndarray
-) -> dict[str, pl.DataFrame]:
-    """Visits of the prefix by their own ids, new ones by ids that no visit of the prefix has; rows of visits beyond
-    the end go with them."""
-    if schema.visit_table is None:
-        return tables
-    own = past.tables[schema.visit_table].select("subject_id", "visit_id")
-    own = own.with_columns((pl.int_range(pl.len()).over("subject_id") + 1).alias("place"))
-    owner = pl.DataFrame({"subject_id": ids, "before": n_visits})
-    text = not own["visit_id"].dtype.is_integer()
-    top = 0 if text else max(int(own["visit_id"].max() or 0), 0)
-    kept = tables[schema.visit_table]["visit_id"]
-    out = {}
-    for name, frame in tables.items():
-        if "visit_id" in frame.columns:
-            frame = frame.join(owner, on="subject_id", how="left", maintain_order="left")
-            frame = frame.with_columns(((pl.col("visit_id") - 1) % PLACES + 1).alias("place"))
-            old = pl.col("place") <= pl.col("before")
-            frame = frame.filter(pl.col("visit_id").is_null() | old | pl.col("visit_id").is_in(kept.implode()))
-            frame = frame.join(own.rename({"visit_id": "own"}), on=["subject_id", "place"], how="left",
-                               maintain_order="left")  # fmt: skip
-            made = pl.format("+{}", "place") if text else pl.col("visit_id") + top
-            made = pl.when(pl.col("visit_id").is_null()).then(None).when(old).then(pl.col("own")).otherwise(made)
-            frame = frame.with_columns(made.alias("visit_id")).drop("before", "place", "own")
-        out[name] = frame
-    return out
 
 
 class Windows:

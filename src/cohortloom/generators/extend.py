@@ -256,19 +256,32 @@ def rows_after(
     return with_new_visits(schema, tables, past.cohort), np.unique(np.concatenate(early))
 
 
-def with_new_visits(schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort) -> dict[str, pl.DataFrame]:
-    """Ids for new visits that no visit of the prefix has; rows of visits beyond the end go with them."""
+def with_new_visits(
+    schema: Schema, tables: dict[str, pl.DataFrame], past: Cohort, had: pl.DataFrame | None = None
+) -> dict[str, pl.DataFrame]:
+    """Ids for new visits that no visit of the prefix has; rows of visits beyond the end go with them.
+
+    Args:
+        tables: New rows; their visits have the codec's ids, counted from the first visit of the prefix on.
+        past: The prefix.
+        had: Visits of each prefix ("subject_id", "had") that new rows may belong to: these get the visits' own ids.
+    """
     if schema.visit_table is None:
         return tables
-    before = past.tables[schema.visit_table]["visit_id"]
-    name = pl.format("+{}", (pl.col("visit_id") - 1) % PLACES + 1)
-    if before.dtype.is_integer():
-        name = pl.col("visit_id") + max(int(before.max() or 0), 0)
-    kept = tables[schema.visit_table]["visit_id"]
+    own = past.tables[schema.visit_table].select("subject_id", pl.col("visit_id").alias("own"))
+    made = pl.format("+{}", "place")
+    if own["own"].dtype.is_integer():
+        made = pl.col("visit_id") + max(int(own["own"].max() or 0), 0)
+    own = own.with_columns((pl.int_range(pl.len()).over("subject_id") + 1).alias("place"))
+    had = own.select("subject_id", had=pl.lit(0)).clear() if had is None else had
+    kept, is_old = tables[schema.visit_table]["visit_id"], pl.col("place") <= pl.col("had")
     out = {}
-    for table, frame in tables.items():
+    for name, frame in tables.items():
         if "visit_id" in frame.columns:
-            frame = frame.filter(pl.col("visit_id").is_null() | pl.col("visit_id").is_in(kept.implode()))
-            frame = frame.with_columns(name.alias("visit_id"))
-        out[table] = frame
+            frame = frame.with_columns(((pl.col("visit_id") - 1) % PLACES + 1).alias("place"))
+            frame = frame.join(had, on="subject_id", how="left", maintain_order="left")
+            frame = frame.filter(pl.col("visit_id").is_null() | is_old | pl.col("visit_id").is_in(kept.implode()))
+            frame = frame.join(own, on=["subject_id", "place"], how="left", maintain_order="left")
+            frame = frame.with_columns(pl.when(is_old).then("own").otherwise(made).alias("visit_id"))
+        out[name] = frame.drop("place", "had", "own", strict=False)
     return out
