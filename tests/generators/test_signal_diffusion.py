@@ -495,3 +495,79 @@ def test_short_records_are_told_where_they_are():
     whole, piece = _places(np.zeros(1, int), 140, 140), _places(np.array([30]), 50, 140)
     assert whole.shape == (1, N_PLACES, 140) and float(whole[0, 0, 0]) == -1 and float(whole[0, 0, -1]) == 1
     np.testing.assert_allclose(piece[0], whole[0, :, 30:80], atol=1e-5)
+
+
+# -- single beats ------------------------------------------------------------------------------------------------------
+
+SHAPES = {"up": np.sin(np.arange(64) / 6), "down": -np.exp(-0.5 * np.square((np.arange(64) - 40) / 4))}
+
+
+def beats(n, *, seed=0):
+    """Beats of 64 samples: the sum of the shapes of their labels (up to two), plus potassium times a T wave."""
+    draw = np.random.default_rng(seed)
+    has = draw.random((n, 2)) < 0.5
+    potassium = draw.standard_normal(n)
+    t_wave = 0.4 * np.exp(-0.5 * np.square((np.arange(64) - 20) / 3))
+    x = has @ np.stack(list(SHAPES.values())) + potassium[:, None] * t_wave + 0.2 * draw.standard_normal((n, 64))
+    schema = Schema.model_validate(
+        {"name": "beats", "clock": "offset",
+         "tables": {"patients": {"role": "static", "columns": {"potassium": {"kind": "number"}}}},
+         "signals": {"ecg": {"kind": "ecg", "channels": ["II"], "fs": 100, "duration": 0.64,
+                             "labels": ["plain", *SHAPES]}}}
+    )  # fmt: skip
+    names = [["plain", *SHAPES][0:1] * (not h.any()) + [k for k, v in zip(SHAPES, h) if v] for h in has]
+    records = clinic(n).signals["ecg"].records.with_columns(
+        pl.lit(None, pl.Int64).alias("visit_id"), n_samples=pl.lit(64, pl.Int64),
+        label=pl.Series(["|".join(v) for v in names]),
+    )  # fmt: skip
+    people = pl.DataFrame({"subject_id": np.arange(1, n + 1), "potassium": potassium})
+    waves = SignalSet(schema.signals["ecg"], records, x[:, None].astype(np.float32))
+    return Cohort.build(schema, {"patients": people}, signals={"ecg": waves})
+
+
+def seen_at_high_noise(model, label):
+    """Mean clean estimate of pure noise of size 5, scaled as the records are, for a label alone."""
+    context, observed = np.zeros((64, 4)), np.zeros((64, 4), bool)
+    names = list(model.codec_.context.labels)
+    observed[:, :3] = True
+    context[:, [names.index(v) for v in label.split("|")]] = 1.0
+    denoise = model._denoise(*model._shown(np.zeros((64, 0)), context, observed, None, np.arange(64), 64))
+    with torch.no_grad():
+        noise = torch.randn(64, 1, 64, generator=Rng(0).torch)
+        return denoise(5 * noise, torch.full((64,), 5.0)).mean(0)[0].numpy() * model.codec_.samples.scale[0]
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_labels_are_followed_at_high_noise(start):
+    """Where a record's class is decided, the estimate must differ by what the classes differ by: without the Gaussian
+    start (the plant) a short training leaves it the same for all."""
+    quick = {**TINY, "training": Training(steps=40, evaluate_every=40), "start": start}
+    model = SignalDiffusion(**quick).fit(beats(300), seed=0)
+    base = seen_at_high_noise(model, "plain")
+    share = [float((seen_at_high_noise(model, k) - base) @ v / (v @ v)) for k, v in SHAPES.items()]
+    both = seen_at_high_noise(model, "up|down") - base
+    wanted = SHAPES["up"] + SHAPES["down"]
+    share.append(float(both @ wanted / (wanted @ wanted)))
+    if start:
+        assert min(share) > 0.75 and max(share) < 1.25
+    else:
+        assert min(share) < 0.5
+
+
+def test_beats_drawn_follow_labels_and_a_number():
+    quick = {**TINY, "training": Training(steps=60, evaluate_every=60)}
+    model = SignalDiffusion(**quick).fit(beats(300), seed=0)
+    assert model.shape_.facts["placed"] and model.shape_.facts["n_facts"] == 0
+    given = beats(150, seed=5)
+    potassium = given.tables["patients"]["potassium"].to_numpy()
+    for label in ("plain", "up", "up|down"):
+        drawn = model.sample(given=given, seed=1, where={"ecg.label": label}).signals["ecg"].samples[:, 0]
+        wanted = sum((SHAPES[k] for k in label.split("|") if k in SHAPES), np.zeros(64))
+        assert np.abs(drawn.mean(0) - wanted).max() < 0.2
+        t_wave = drawn[:, 20] - drawn.mean(0)[20]
+        assert np.corrcoef(t_wave, potassium)[0, 1] > 0.7
+    # a class as loud as it was, down to the finest cosine
+    real = given.signals["ecg"]
+    plain = real.samples[(real.records["label"] == "plain").to_numpy(), 0]
+    drawn = model.sample(given=given, seed=1, where={"ecg.label": "plain"}).signals["ecg"].samples[:, 0]
+    assert np.diff(drawn, axis=1).std() == pytest.approx(np.diff(plain, axis=1).std(), rel=0.1)

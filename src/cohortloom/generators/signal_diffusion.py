@@ -11,7 +11,9 @@ flow whose U-Net sees, beside the noisy record, a bump at every R peak and the t
 code. What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each
 other.
 
-Records without a rhythm (single beats, EEG) are drawn with a code of their spectrum and no guides.
+EEG is drawn with a code of its spectrum and no guides; single beats are told where in the record they are.
+
+All start from the Gaussian law of their kind (`nets/gaussian_start.py`): the network adds what is not Gaussian.
 
 References:
     Liu, Gong, Liu (2023). arXiv:2209.03003. Karras et al. (2022). arXiv:2206.00364. Alcaraz, Strodthoff (2023).
@@ -27,7 +29,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -50,14 +52,16 @@ from cohortloom.generators.signal_codec import WaveCodec
 from cohortloom.generators.signal_plan import RecordPlan
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
-    N_TEXTURE,
     WaveRecords,
     guides,
     rhythm_of,
+    spectrum_centres,
+    texture_centres,
     texture_of,
 )
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.conv1d import UNet1d
+from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start
 from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
 from cohortloom.nets.rhythm import RhythmNet
 from cohortloom.rng import Rng
@@ -66,6 +70,8 @@ from cohortloom.training import Objective, Phase, Training, hold_out
 __all__ = ["SignalDiffusion", "WaveNet"]
 
 _BATCH = 32
+#: Most records that closed forms are fitted to.
+_MOST_FITTED = 4000
 #: Guide channels that tell the place in a short record.
 N_PLACES = 9
 #: Longest record that is told where it is [samples].
@@ -83,6 +89,7 @@ class WaveNet(nn.Module):
         self.prior = RecordPrior(facts["n_context"], n_facts)
         self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
         self.rhythm = RhythmNet(n_facts) if facts["beats"] else None
+        self.start = _start_of(facts) if facts["start"] else None
         self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
 
@@ -105,6 +112,7 @@ class SignalDiffusion(TorchGenerator):
         window: Longest piece of a record that is trained on [s].
         code: Most numbers in the code of a record.
         top_down: Draw rhythm and code first; False gives the plain recipe, for comparison.
+        start: Begin from the Gaussian law of the records; False leaves all to the network, for comparison.
         drop: Chance that a record's context is hidden in training.
         records_per_patient: Records of each patient drawn; None: as in training.
         distilled_from: Of a student (`cohortloom distill`): steps of the grid that its own are taken from; else None.
@@ -131,6 +139,7 @@ class SignalDiffusion(TorchGenerator):
     window: float = 10.0
     code: int = 24
     top_down: bool = True
+    start: bool = True
     drop: float = 0.1
     records_per_patient: int | None = None
     distilled_from: int | None = None
@@ -187,14 +196,18 @@ class SignalDiffusion(TorchGenerator):
 
     def measure(self, data: Any, context: Encoded | None, rng: Rng) -> dict[str, Any]:
         n, n_shape = data.shape.shape
-        n_code = max(1, min(self.code, n // 4, n_shape))
         with_beats = data.beats is not None
+        placed = not with_beats and _aligned(data) and int(data.n_samples.max()) <= round(self.window * data.fs)
+        n_code = 0 if placed else max(1, min(self.code, n // 4, n_shape))
+        n_texture = len(texture_centres(data.fs)) * with_beats
         return {
             "beats": with_beats,
-            "placed": not with_beats and _aligned(data),
+            "placed": placed,
+            "start": self.start,
+            "n_texture": n_texture,
             "n_shape": n_shape,
             "n_code": n_code,
-            "n_facts": n_code + (N_RHYTHM + N_TEXTURE + 1) * with_beats,
+            "n_facts": n_code + (N_RHYTHM + n_texture + 1) * with_beats,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
@@ -217,6 +230,7 @@ class SignalDiffusion(TorchGenerator):
     def build(self, shape: Shape) -> nn.Module:
         facts = shape.facts
         n_guides = facts["n_channels"] + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
+        n_guides += facts["n_channels"] * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
         n_condition = 2 * facts["n_context"] + facts["n_facts"]
         patch = self.patch or _patch(facts["n_samples"], facts["fs"])
         if self.denoiser == "s4d":
@@ -251,13 +265,17 @@ class SignalDiffusion(TorchGenerator):
 
     def _fit_facts(self, net: Any, data: Any, rng: Rng) -> None:
         """Everything in closed form: code, facts, their laws."""
-        some = np.sort(rng.child("code").numpy.permutation(len(data.shape))[:4000])
-        net.code.fit(data.shape[some])
-        data.z, data.z_sd = net.code.encode(data.shape)
+        if self.shape_.facts["n_code"]:
+            some = np.sort(rng.child("code").numpy.permutation(len(data.shape))[:_MOST_FITTED])
+            net.code.fit(data.shape[some])
+            data.z, data.z_sd = net.code.encode(data.shape)
+        else:
+            data.z = data.z_sd = np.zeros((len(data.shape), 0))
         facts = data.z
         if data.beats is not None:
             rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
-            texture = np.concatenate([texture_of(*p) for p in self._left_over(net, data)])
+            everything = np.arange(len(data.shape))
+            texture = np.concatenate([texture_of(x, data.fs) for x, _ in self._left_over(net, data, everything)])
             facts = np.concatenate([rhythm, texture, data.log_size[:, None], data.z], axis=1)
         usual = np.nan_to_num(np.nanmedian(facts, axis=0)) if np.isnan(facts).any() else np.zeros(facts.shape[1])
         facts = np.where(np.isfinite(facts), facts, usual)
@@ -265,21 +283,53 @@ class SignalDiffusion(TorchGenerator):
         net.middle.copy_(torch.from_numpy(middle))
         net.spread.copy_(torch.from_numpy(spread))
         data.facts = (facts - middle) / spread
-        net.prior.fit(data.context, data.observed, data.facts, data.subject, rng.child("prior"))
+        if facts.shape[1]:
+            net.prior.fit(data.context, data.observed, data.facts, data.subject, rng.child("prior"))
         n_labels = self.codec_.context.n_labels
         rest, seen = data.context[:, n_labels:], data.observed[:, n_labels:]
         if len(self.label_sets_) > 0:
             net.labels.fit(data.label_set, np.where(seen, rest, 0.0))
 
-    def _left_over(self, net: Any, data: Any) -> Iterator[tuple[np.ndarray, float]]:
-        """(samples minus beat train, fs), a chunk of records at a time."""
-        for start in range(0, len(data.shape), 128):
-            rows = np.arange(start, min(start + 128, len(data.shape)))
+        if net.start is not None:
+            self._fit_start(net, data, rng.child("start"))
+
+    def _fit_start(self, net: Any, data: Any, rng: Rng) -> None:
+        """The Gaussian law the denoiser starts from."""
+        rows = np.sort(rng.child("rows").numpy.permutation(len(data.shape))[:_MOST_FITTED])
+        if net.start.slope is None:
+            net.start.fit_shape(self._left_over(net, data, rows))
+        else:
+            x, _ = data.crop(rows, np.zeros(len(rows), int), int(data.n_samples.max()))
+            parts = []
+            for k in range(4):  # all that is known, and three times with some of it hidden
+                observed = torch.from_numpy(data.observed[rows]).float()
+                shown = self._hide(observed, rng.child("hidden", k).torch) if k else observed
+                parts.append(_condition(torch.from_numpy(data.context[rows]).float(), shown, observed[:, :0]).numpy())
+            condition, which = np.concatenate(parts), np.tile(np.arange(len(rows)), len(parts))
+            left = net.start.fit_mean(x.numpy(), condition, which)
+            net.start.fit_shape([(left, np.zeros((len(left), 0)))])
+            if net.start.basis is not None:
+                net.start.fit_covariance(left)
+        net.start.measure_floor()
+
+    def _hide(self, observed: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        """What is shown of the context in training."""
+        shown = (torch.rand(len(observed), 1, generator=draw) >= self.drop).float()
+        return observed * shown * (torch.rand(observed.shape, generator=draw) >= self.drop).float()
+
+    def _left_over(self, net: Any, data: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(samples minus beat train, log powers in bands), a chunk of records at a time."""
+        for some in np.split(rows, range(128, len(rows), 128)):
             n = int(data.n_samples.max())
-            x, seen = data.crop(rows, np.zeros(len(rows), int), n)
-            z = torch.from_numpy(data.z[rows]).float()
-            train = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs)[:, : x.shape[1]]
-            yield ((x - train) * seen).numpy(), data.fs
+            x, seen = data.crop(some, np.zeros(len(some), int), n)
+            if data.beats is None:
+                z = torch.from_numpy(data.z[some])
+                yield (x * seen).numpy(), net.code.decode(z.float()).reshape(*x.shape[:2], -1).numpy()
+                continue
+            z = torch.from_numpy(data.z[some]).float()
+            train = self._guides(net, z, data.log_size[some], data.beats.take(some), n, data.fs)[:, : x.shape[1]]
+            left = ((x - train) * seen).numpy()
+            yield left, texture_of(left, data.fs)
 
     def _rhythm_phase(self, net: Any, data: Any, rows: np.ndarray, held: np.ndarray) -> Phase:
         mean = data.facts[:, 0] * float(net.spread[0]) + float(net.middle[0])
@@ -301,6 +351,8 @@ class SignalDiffusion(TorchGenerator):
 
     def _diffusion_loss(self, net: Any, data: Any) -> Any:
         path = PATHS[self.path]()
+        if net.start is not None:  # what is left to the network is smaller than the record
+            path = replace(path, location=path.location - math.log(net.start.size()))
         n = min(int(data.n_samples.max()), max(round(self.window * data.fs), 16))
         lengths, placed = data.n_samples, self.shape_.facts["placed"]
 
@@ -312,18 +364,24 @@ class SignalDiffusion(TorchGenerator):
             noise = torch.randn(len(rows), data.z.shape[1], generator=draw)
             z = torch.from_numpy(data.z[rows]).float() + torch.from_numpy(data.z_sd[rows]).float() * noise
             facts = torch.from_numpy(data.facts[rows]).float()
-            facts[:, -z.shape[1] :] = (z - net.middle[-z.shape[1] :].float()) / net.spread[-z.shape[1] :].float()
-            observed = torch.from_numpy(data.observed[rows]).float()
-            shown = (torch.rand(len(rows), 1, generator=draw) >= self.drop).float()
-            shown = shown * (torch.rand(observed.shape, generator=draw) >= self.drop).float()
-            condition = _condition(torch.from_numpy(data.context[rows]).float(), observed * shown, facts)
+            code = facts.shape[1] - z.shape[1]
+            facts[:, code:] = (z - net.middle[code:].float()) / net.spread[code:].float()
+            shown = self._hide(torch.from_numpy(data.observed[rows]).float(), draw)
+            condition = _condition(torch.from_numpy(data.context[rows]).float(), shown, facts)
             guide = None
             if data.beats is not None:
                 guide = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs, start=start)
             elif placed:
                 guide = _places(start, n, int(data.n_samples.max()))
-            network = self._network(net, condition, guide)
-            return (path.loss(network, x, draw) * seen).sum() / seen.sum().clamp(min=1)
+            law = self._start(net, condition, facts, guide, n)
+            if law is None:
+                return (path.loss(self._network(net, condition, guide), x, draw) * seen).sum() / seen.sum().clamp(min=1)
+            x = torch.where(seen, x, law.mean)
+            level = path.times(len(x), draw)
+            sigma = (-level).exp()
+            y = x + sigma[:, None, None] * torch.randn(x.shape, generator=draw)
+            error = (self._clean(net, path, condition, guide, law, y, sigma) - x).square()
+            return ((error / law.spread(sigma)[:, None, None]) * seen).sum() / seen.sum().clamp(min=1)
 
         return loss
 
@@ -360,18 +418,44 @@ class SignalDiffusion(TorchGenerator):
         else:
             yield
 
-    def _denoise(self, condition: torch.Tensor, guide: torch.Tensor | None) -> Any:
+    def _start(
+        self, net: Any, condition: torch.Tensor, facts: torch.Tensor, guide: torch.Tensor | None, n: int
+    ) -> Start | None:
+        """The Gaussian law of a batch; `facts` are standardised."""
+        if net.start is None:
+            return None
+        known = self.shape_.facts
+        raw = facts * net.spread.float() + net.middle.float()
+        if known["beats"]:
+            train = guide[:, : known["n_channels"]]  # type: ignore[index]
+            return net.start.start(train, condition, raw[:, N_RHYTHM : N_RHYTHM + known["n_texture"]], n)
+        bands = net.code.decode(raw).reshape(len(raw), known["n_channels"], -1) if known["n_code"] else None
+        return net.start.start(None, condition, bands, n)
+
+    def _clean(
+        self, net: Any, path: Any, condition: torch.Tensor, guide: torch.Tensor | None, law: Start | None,
+        y: torch.Tensor, sigma: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """x^ of noisy records."""
+        if law is None:
+            return path.denoise(self._network(net, condition, guide), y, sigma)
+        level = -sigma.log()
+        seen = [g for g in (guide, law.mean if self.shape_.facts["placed"] else None) if g is not None]
+        network = self._network(net, condition, torch.cat([*seen, law.whitened(y, sigma)], dim=1))
+        return law.clean(y, sigma, network(path.scales(level)[0][:, None, None] * y, level.clamp(-9, 9)))
+
+    def _denoise(self, condition: torch.Tensor, guide: torch.Tensor | None, law: Start | None) -> Any:
         """denoise(y, sigma) -> x^, with guidance."""
         path, facts = PATHS[self.path](), self.shape_.facts
-        network = self._network(self.net_, condition, guide)
-        blank = condition.clone()
+        blank, plain_law = condition.clone(), law
         blank[:, : 2 * facts["n_context"]] = 0.0
-        unaware = self._network(self.net_, blank, guide)
+        if facts["placed"] and law is not None:
+            plain_law = self._start(self.net_, blank, condition[:, :0], guide, law.mean.shape[2])
 
         def denoise(y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            clean = path.denoise(network, y, sigma)
+            clean = self._clean(self.net_, path, condition, guide, law, y, sigma)
             if self.guidance != 1.0:
-                plain = path.denoise(unaware, y, sigma)
+                plain = self._clean(self.net_, path, blank, guide, plain_law, y, sigma)
                 clean = plain + self.guidance * (clean - plain)
             return clean.clamp(-CLIP, CLIP)
 
@@ -480,8 +564,8 @@ class SignalDiffusion(TorchGenerator):
             rows = np.arange(start, min(start + _BATCH, len(drawn)))
             n = int(n_samples[rows].max())
             stream = rng.child(k)
-            denoise = self._denoise(*self._shown(drawn[rows], context[rows], observed[rows], beats, rows, n))
-            x = self._integrate(denoise, (len(rows), facts["n_channels"], n), stream)
+            shown = self._shown(drawn[rows], context[rows], observed[rows], beats, rows, n)
+            x = self._integrate(self._denoise(*shown), (len(rows), facts["n_channels"], n), stream, shown[2])
             out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows])
         return out
 
@@ -493,22 +577,31 @@ class SignalDiffusion(TorchGenerator):
         beats: Beats | None,
         rows: np.ndarray,
         n: int,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """Condition vector and guides of a batch."""
-        facts = torch.from_numpy(drawn).float()
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Start | None]:
+        """Condition vector, guides and Gaussian law of a batch."""
+        facts, known = torch.from_numpy(drawn).float(), self.shape_.facts
         condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), facts)
-        if beats is None:
-            placed = self.shape_.facts["placed"]
-            return condition, _places(np.zeros(len(drawn), int), n, self.shape_.facts["n_samples"]) if placed else None
-        k = self.shape_.facts["n_code"]
-        z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
-        log_size = drawn[:, -k - 1] * float(self.net_.spread[-k - 1]) + float(self.net_.middle[-k - 1])
-        return condition, self._guides(self.net_, z, log_size, beats.take(rows), n, self.shape_.facts["fs"])
+        guide = None
+        if beats is not None:
+            k = known["n_code"]
+            z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
+            log_size = drawn[:, -k - 1] * float(self.net_.spread[-k - 1]) + float(self.net_.middle[-k - 1])
+            guide = self._guides(self.net_, z, log_size, beats.take(rows), n, known["fs"])
+        elif known["placed"]:
+            guide = _places(np.zeros(len(drawn), int), n, known["n_samples"])
+        return condition, guide, self._start(self.net_, condition, facts, guide, n)
 
-    def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng) -> torch.Tensor:
-        levels = grid(self.distilled_from or self.sampling_steps)
+    def _levels(self, n_steps: int) -> torch.Tensor:
+        """Noise levels of a sampler: down to what the finest part of a record is, where that is known."""
+        if self.net_.start is None:
+            return grid(n_steps)
+        return grid(n_steps, high=self.net_.start.highest(), low=self.net_.start.lowest())
+
+    def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng, law: Start | None) -> torch.Tensor:
+        levels = self._levels(self.distilled_from or self.sampling_steps)
         levels = levels[:: (len(levels) - 1) // self.sampling_steps]
-        y = levels[0] * torch.randn(shape, generator=stream.child("noise").torch)
+        noise = torch.randn(shape, generator=stream.child("noise").torch)
+        y = levels[0] * noise if law is None else law.noisy(noise, levels[0])
         if self.sampler == "stochastic":
             return stochastic(denoise, y, levels, generator=stream.child("churn").torch)
         return SAMPLERS[self.sampler](denoise, y, levels)
@@ -521,6 +614,19 @@ class SignalDiffusion(TorchGenerator):
         if columns is not None:
             raise SettingsError(f"{self.name} fills waveforms; columns of tables can't be chosen.")
         return inpaint(self, cohort, rng)
+
+
+def _start_of(facts: Mapping[str, Any]) -> GaussianStart:
+    """Room for the Gaussian law of records of this kind."""
+    n, channels, fs = facts["n_samples"], facts["n_channels"], facts["fs"]
+    if facts["beats"]:
+        centres = texture_centres(fs)
+    else:
+        centres = spectrum_centres(n, fs) if facts["n_code"] else ()
+    return GaussianStart(
+        channels, n, fs, mean=facts["placed"], n_condition=2 * facts["n_context"], centres=centres,
+        whole=facts["placed"] and channels * n <= MOST_COORDINATES,
+    )  # fmt: skip
 
 
 def _aligned(data: Any) -> bool:

@@ -23,7 +23,6 @@ from torch import Tensor
 from cohortloom.codec.beats import Beats
 from cohortloom.cohort import Cohort
 from cohortloom.diffusion.distill import Stage, distill_stage
-from cohortloom.diffusion.sampler import grid
 from cohortloom.errors import SettingsError
 from cohortloom.generators.signal_diffusion import SignalDiffusion, _people
 from cohortloom.rng import Rng
@@ -101,7 +100,7 @@ def distill(
     with few_threads(model.net_, threads), drawing_from(rng.child("layers").torch):
         with torch.no_grad():
             pool = _Pool.draw(model, records, given, rng.child("pool"))
-        stages, levels, teacher = [], grid(GRID), _frozen(model)
+        stages, levels, teacher = [], model._levels(GRID), _frozen(model)
         for k in range(n_stages):
             stream = rng.child("rows", k)
 
@@ -180,14 +179,19 @@ class _Pool:
         parts = []
         for k, start in enumerate(range(0, len(drawn), _BATCH)):
             rows = np.arange(start, min(start + _BATCH, len(drawn)))
-            denoise = model._denoise(*model._shown(drawn[rows], context[rows], observed[rows], beats, rows, longest))
-            parts.append(model._integrate(denoise, (len(rows), facts["n_channels"], longest), rng.child("x", k)))
+            shown = model._shown(drawn[rows], context[rows], observed[rows], beats, rows, longest)
+            shape = (len(rows), facts["n_channels"], longest)
+            parts.append(model._integrate(model._denoise(*shown), shape, rng.child("x", k), shown[2]))
         return cls(torch.cat(parts), drawn, context, observed, beats)
 
     def bound(self, model: SignalDiffusion, rows: np.ndarray) -> Any:
         """The model's denoiser, told of these records."""
-        return model._denoise(
-            *model._shown(self.drawn[rows], self.context[rows], self.observed[rows], self.beats, rows, self.x.shape[2])
+        return model._denoise(*self.shown(model, rows))
+
+    def shown(self, model: SignalDiffusion, rows: np.ndarray) -> Any:
+        """What the model is shown of these records."""
+        return model._shown(
+            self.drawn[rows], self.context[rows], self.observed[rows], self.beats, rows, self.x.shape[2]
         )
 
 
@@ -199,7 +203,8 @@ def _prices(teacher: SignalDiffusion, models: list[SignalDiffusion], pool: _Pool
             rows = np.arange(start, min(start + _BATCH, len(pool.x)))
             begin = time.process_time()
             shape = (len(rows), *pool.x.shape[1:])
-            parts.append(model._integrate(pool.bound(model, rows), shape, rng.child(k)))  # the same noise for all
+            law = pool.shown(model, rows)[2]
+            parts.append(model._integrate(pool.bound(model, rows), shape, rng.child(k), law))  # the same noise for all
             spent += time.process_time() - begin
         x = torch.cat(parts).numpy()
         reference = x if reference is None else reference

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float
 
 from cohortloom.codec.beats import Beats, averaged_beats, find_beats
 from cohortloom.cohort import Cohort, SignalSet
-from cohortloom.diffusion.sampler import grid, stochastic
-from cohortloom.generators.signal_records import rhythm_of, spectrum_of, texture_of
+from cohortloom.diffusion.sampler import stochastic
+from cohortloom.generators.signal_records import N_RHYTHM, rhythm_of, spectrum_of, texture_of
 from cohortloom.rng import Rng
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _filled(model: Any, cohort: Cohort, signals: SignalSet, rows: np.ndarray, rn
     drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
     drawn, beats = _facts(model, part, x, seen, drawn, n_samples, rng)
     place = np.arange(len(rows))
-    denoise = model._denoise(*model._shown(drawn, context, observed, beats, place, x.shape[2]))
+    shown = model._shown(drawn, context, observed, beats, place, x.shape[2])
+    denoise, law = model._denoise(*shown), shown[2]
     noise = torch.randn(x.shape, generator=rng.child("noise").torch)
     known, where = torch.from_numpy(x), torch.from_numpy(seen)
 
@@ -76,8 +77,8 @@ def _filled(model: Any, cohort: Cohort, signals: SignalSet, rows: np.ndarray, rn
         y = torch.where(where, known + sigma[:, None, None] * noise, y)
         return torch.where(where, known, denoise(y, sigma))
 
-    levels = grid(2 * model.sampling_steps)
-    start = levels[0] * noise
+    levels = model._levels(2 * model.sampling_steps)
+    start = levels[0] * noise if law is None else law.noisy(noise, levels[0])
     found = stochastic(held, start, levels, generator=rng.child("churn").torch, churn=0.5)
     full = model.codec_.samples.decode(found.numpy(), n_samples)
     return np.where(np.isfinite(part.samples), part.samples, full)
@@ -91,6 +92,8 @@ def _facts(
     middle, spread = net.middle.numpy(), net.spread.numpy()
     draw = rng.child("code").numpy
     anything = seen.any(axis=(1, 2))
+    if not model.shape_.facts["n_code"]:
+        return drawn, None
     if not model.shape_.facts["beats"]:
         mean, sd = net.code.encode(spectrum_of(x, seen, fs))
         z = mean + sd * draw.standard_normal(mean.shape)
@@ -115,14 +118,14 @@ def _facts(
     usable = np.isfinite(rhythm).all(axis=1)
     drawn[usable, :3] = ((rhythm - middle[:3]) / spread[:3])[usable]
     beats = bridged(model, beats, drawn, seen.any(axis=1), n_samples, rng.child("bridge"))
-    _, guide = model._shown(drawn, np.zeros((len(x), model.shape_.facts["n_context"])),
+    _, guide, _ = model._shown(drawn, np.zeros((len(x), model.shape_.facts["n_context"])),
                             np.zeros((len(x), model.shape_.facts["n_context"])), beats, np.arange(len(x)),
                             x.shape[2])  # fmt: skip
     left = (x - guide[:, : x.shape[1]].numpy()) * seen
     share = np.maximum(seen.mean(axis=(1, 2)), 1e-3)
     texture = texture_of(left, fs) - np.log(share)[:, None]
-    some = share > 0.2
-    drawn[some, 3:7] = np.clip(((texture - middle[3:7]) / spread[3:7])[some], -3, 3)
+    some, bands = share > 0.2, slice(N_RHYTHM, N_RHYTHM + texture.shape[1])
+    drawn[some, bands] = np.clip(((texture - middle[bands]) / spread[bands])[some], -3, 3)
     return drawn, beats
 
 

@@ -4,9 +4,10 @@ A record with beats is described by
 
     its averaged beat               log of its root mean square, and its shape (divided by it) coded by `LinearCode`
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
-    texture                         log power of what the beat train leaves over, in four bands
+    texture                         log power of what the beat train leaves over, in up to eight bands
 
-any other record (single beats, EEG) by its spectrum: log power of each channel in 16 bands, coded likewise.
+any other record (EEG) by its spectrum: log power of each channel in 16 bands, coded likewise. Short records cut at one
+point (single beats) have no facts: the network is shown where in the record it is, and draws them whole.
 """
 
 from dataclasses import dataclass, field
@@ -19,11 +20,15 @@ from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_g
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
 from cohortloom.nets.beat_train import bumps, render
+from cohortloom.nets.gaussian_start import cosine_power
 
-__all__ = ["N_RHYTHM", "N_TEXTURE", "WaveRecords", "guides", "rhythm_of", "sized", "spectrum_of", "texture_of"]
+__all__ = [
+    "N_RHYTHM", "WaveRecords", "guides", "rhythm_of", "sized", "spectrum_centres",
+    "spectrum_of", "texture_centres", "texture_of",
+]  # fmt: skip
 
-N_RHYTHM, N_TEXTURE, N_BANDS = 3, 4, 16
-_TEXTURE_EDGES = (0.0, 0.7, 5.0, 20.0)
+N_RHYTHM, N_BANDS = 3, 16
+_TEXTURE_EDGES = (0.0, 0.7, 3.0, 8.0, 15.0, 25.0, 40.0, 70.0)
 _CHUNK = 256
 
 
@@ -143,12 +148,30 @@ def rhythm_of(
     return facts, log_rr
 
 
-def texture_of(left: Float[np.ndarray, "record channel sample"], fs: float) -> Float[np.ndarray, "record 4"]:
-    """Log power in four bands, mean over channels, of what a beat train leaves over."""
-    power = np.square(np.abs(np.fft.rfft(left, axis=-1))).mean(axis=1) / left.shape[-1] ** 2
-    rate = np.fft.rfftfreq(left.shape[-1], 1 / fs)
-    band = np.digitize(rate, _TEXTURE_EDGES) - 1
-    return np.stack([np.log(power[:, band == k].sum(axis=1) + 1e-7) for k in range(N_TEXTURE)], axis=1)
+def texture_centres(fs: float) -> tuple[float, ...]:
+    """Middles of the bands of texture [Hz]: those that begin below .45 fs."""
+    edges = [e for e in _TEXTURE_EDGES if e < 0.45 * fs]
+    return tuple(float(np.sqrt(max(a, 0.2) * b)) for a, b in zip(edges, [*edges[1:], fs / 2]))
+
+
+def texture_of(left: Float[np.ndarray, "record channel sample"], fs: float) -> Float[np.ndarray, "record band"]:
+    """Log power in bands, mean over channels, of what a beat train leaves over."""
+    power = cosine_power(left).mean(axis=1)
+    n_bands = len(texture_centres(fs))
+    rate = np.arange(power.shape[1]) * fs / (2 * left.shape[-1])
+    band = np.minimum(np.digitize(rate, _TEXTURE_EDGES), n_bands) - 1
+    mean = np.stack([power[:, band == k].sum(axis=1) / max((band == k).sum(), 1) for k in range(n_bands)], axis=1)
+    return np.log(mean + 1e-7)
+
+
+def _spectrum_edges(n: int, fs: float) -> np.ndarray:
+    return np.geomspace(max(2 * fs / n, 0.5), max(0.45 * fs, 4 * fs / n), N_BANDS)
+
+
+def spectrum_centres(n: int, fs: float) -> tuple[float, ...]:
+    """Middles of the bands of a spectrum [Hz]."""
+    edges = _spectrum_edges(n, fs)
+    return (float(edges[0] / 1.5), *np.sqrt(edges[1:] * edges[:-1]).tolist())
 
 
 def spectrum_of(
@@ -156,9 +179,7 @@ def spectrum_of(
 ) -> Float[np.ndarray, "record band"]:
     """Log power of each channel in 16 bands, evenly spaced in the logarithm from two cycles a record to .45 fs."""
     n = x.shape[-1]
-    power = np.square(np.abs(np.fft.rfft(x * seen, axis=-1))) / np.maximum(seen.sum(axis=-1, keepdims=True), 1)
-    rate = np.fft.rfftfreq(n, 1 / fs)
-    edges = np.geomspace(max(2 * fs / n, 0.5), max(0.45 * fs, 4 * fs / n), N_BANDS)
-    band = np.digitize(rate, edges)
+    power = cosine_power(x * seen) * (n / np.maximum(seen.sum(axis=-1, keepdims=True), 1))
+    band = np.digitize(np.arange(n + 1) * fs / (2 * n), _spectrum_edges(n, fs))
     total = np.stack([power[..., band == k].sum(axis=-1) / max((band == k).sum(), 1) for k in range(N_BANDS)], axis=-1)
     return np.log(total + 1e-6).reshape(len(x), -1)

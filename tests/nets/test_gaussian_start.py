@@ -1,0 +1,119 @@
+"""The Gaussian law a denoiser starts from, against explicit covariance matrices."""
+
+import numpy as np
+import pytest
+import torch
+
+from cohortloom.diffusion.sampler import dpm2m, grid
+from cohortloom.nets.gaussian_start import GaussianStart, cosine_power
+from cohortloom.rng import Rng
+
+N, FS = 64, 50.0
+
+
+def cosines(n):
+    """Orthonormal cosines in columns."""
+    k, t = np.meshgrid(np.arange(n), np.arange(n))
+    basis = np.cos(np.pi * k * (t + 0.5) / n) * np.sqrt(2 / n)
+    basis[:, 0] /= np.sqrt(2)
+    return basis
+
+
+def coloured(draw, n_records, channels=1):
+    """Records whose cosine k has power 20 / (1 + k), and this power."""
+    power = 20 / (1.0 + np.arange(N))
+    c = draw.standard_normal((n_records, channels, N)) * np.sqrt(power)
+    return (c @ cosines(N).T).astype(np.float32), power
+
+
+def fitted(x, *, whole, condition=None):
+    start = GaussianStart(
+        x.shape[1], N, FS, mean=whole, n_condition=0 if condition is None else condition.shape[1], centres=(),
+        whole=whole,
+    )  # fmt: skip
+    left = x
+    if whole:
+        condition = np.zeros((len(x), 0)) if condition is None else condition
+        left = start.fit_mean(x, condition, np.arange(len(x)))
+    start.fit_shape([(left, np.zeros((len(left), 0)))])
+    if whole:
+        start.fit_covariance(left)
+    start.measure_floor()
+    return start
+
+
+def test_cosine_power_is_the_square_of_the_coefficients():
+    x, _ = coloured(np.random.default_rng(0), 5, 2)
+    expected = np.square(x @ cosines(N))
+    np.testing.assert_allclose(cosine_power(x)[..., :N], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_clean_estimate_is_the_posterior_mean(whole):
+    draw = np.random.default_rng(0)
+    x, power = coloured(draw, 3000)
+    law = fitted(x, whole=whole).start(None, torch.zeros(4, 0), None, N)
+    covariance = cosines(N) @ np.diag(power) @ cosines(N).T
+    y = (x[:4] + 0.7 * draw.standard_normal((4, 1, N))).astype(np.float32)
+    expected = y[:, 0] @ np.linalg.solve(covariance + 0.49 * np.eye(N), covariance)
+    found = law.clean(torch.from_numpy(y), torch.full((4,), 0.7), torch.zeros(4, 1, N))[:, 0].numpy()
+    assert np.abs(found - expected).max() < 0.15 * np.abs(expected).std() + 0.1
+    # what is looked at is white and of size 1, at every level
+    for sigma in (0.1, 0.7, 5.0):
+        noisy = torch.from_numpy((x[:500] + sigma * draw.standard_normal((500, 1, N))).astype(np.float32))
+        law = fitted(x, whole=whole).start(None, torch.zeros(500, 0), None, N)
+        w = law.whitened(noisy, torch.full((500,), sigma)).numpy()
+        assert np.square(w @ cosines(N)).mean((0, 1)) == pytest.approx(1.0, abs=0.45)
+        # and the error of the estimate is as large as it says
+        error = law.clean(noisy, torch.full((500,), sigma), torch.zeros(500, 1, N)) - torch.from_numpy(x[:500])
+        assert float(error.square().mean()) == pytest.approx(
+            float(law.spread(torch.full((500,), sigma)).mean()), rel=0.1
+        )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_without_a_network_a_sampler_draws_the_gaussian(whole):
+    x, power = coloured(np.random.default_rng(0), 2000)
+    start = fitted(x, whole=whole)
+    law = start.start(None, torch.zeros(800, 0), None, N)
+    levels = grid(16, high=start.highest(), low=start.lowest())
+    y = law.noisy(torch.randn(800, 1, N, generator=Rng(0).torch), levels[0])
+    drawn = dpm2m(lambda y, s: law.clean(y, s, torch.zeros_like(y)), y, levels).numpy()
+    found = np.square(drawn @ cosines(N)).mean((0, 1))
+    assert np.abs(np.log10(found / power)).mean() < 0.08
+
+
+def test_a_record_s_own_bands_shape_its_law():
+    x, power = coloured(np.random.default_rng(0), 400)
+    loud = np.repeat([0.5, 2.0], 200)[:, None, None].astype(np.float32)
+    start = GaussianStart(1, N, FS, mean=False, n_condition=0, centres=(2.0, 12.0), whole=False)
+    bands = np.log(np.square(np.repeat(loud[:, :, 0], 2, axis=1)))
+    start.fit_shape([(x * loud, bands)])
+    for size in (0.5, 2.0):
+        law = start.start(None, torch.zeros(1, 0), torch.full((1, 2), float(np.log(size**2))), N)
+        ratio = law.power[0, 0, 1:N].numpy() / (size**2 * power[1:])
+        assert np.abs(np.log10(ratio)).mean() < 0.1
+    # at another length the same power by frequency
+    longer = start.start(None, torch.zeros(1, 0), None, 2 * N).power[0, 0]
+    shorter = start.start(None, torch.zeros(1, 0), None, N).power[0, 0]
+    np.testing.assert_allclose(longer[2 : 2 * N : 2], shorter[1:N], rtol=1e-4)
+
+
+def test_the_mean_follows_the_condition():
+    draw = np.random.default_rng(0)
+    x, _ = coloured(draw, 400)
+    condition = np.stack([draw.random(400) < 0.5, draw.standard_normal(400)], axis=1).astype(np.float32)
+    wave = np.sin(np.arange(N) / 5)
+    x = (x + condition[:, :1, None] * wave - 2 * condition[:, 1:, None] * wave[::-1]).astype(np.float32)
+    start = fitted(x, whole=True, condition=condition)
+    law = start.start(None, torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), None, N)
+    m = law.mean[:, 0].numpy()
+    assert np.corrcoef(m[1] - m[0], wave)[0, 1] > 0.9 and np.corrcoef(m[2] - m[0], -wave[::-1])[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_few_records_give_a_law(n):
+    x, _ = coloured(np.random.default_rng(0), n, 2)
+    law = fitted(x, whole=True).start(None, torch.zeros(2, 0), None, N)
+    drawn = law.noisy(torch.randn(2, 2, N, generator=Rng(0).torch), torch.tensor(1.0))
+    assert torch.isfinite(drawn).all() and float(law.power.min()) > 0
