@@ -109,8 +109,17 @@ def save(name: str, rows: list[dict[str, Any]], *, out: Path | None, **facts: An
     }
     path = out or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(_known(content), indent=1, allow_nan=False) + "\n")
     print(f"written: {path}")
+
+
+def _known(content: Any) -> Any:
+    """The same with None for what is no number: JSON knows no NaN."""
+    if isinstance(content, dict):
+        return {k: _known(v) for k, v in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_known(v) for v in content]
+    return None if isinstance(content, float) and not np.isfinite(content) else content
 
 
 def show(rows: list[dict[str, Any]]) -> None:

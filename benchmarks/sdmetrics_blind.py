@@ -7,14 +7,17 @@ synthetic cohort), so anybody can run it. sdmetrics compares columns and pairs o
 of rows per patient; it has no held-out patients, no order of rows and no identity of patients. Each fault keeps what it
 looks at and breaks something else.
 
-    python -m benchmarks.sdmetrics_blind --cohorts pbc mimic_iv_demo --out benchmarks/results/sdmetrics_real.json
+    python -m benchmarks.sdmetrics_blind --cohorts pbc mimic_iv_demo diabetes_encounters=3000 icu_48h=600 \\
+        --seeds 1 --generators columnar-ar --minutes 1 --out benchmarks/results/sdmetrics_real.json
 
-gives its score on real cohorts, for held-out patients (a second real sample) and both anchors; what `evaluate` says of
-them stands in anchors.json (the same split and seed).
+gives both on real cohorts: held-out patients (a second real sample; sdmetrics only, as ours would compare them with
+themselves), both anchors, and what generators make of the training patients. Ours with `fast`. `--add` keeps the rows that the result file holds of other cohorts.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -22,7 +25,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.common import ROOT, parser, save, show
+from benchmarks.common import RESULTS, ROOT, parser, save, show
+from benchmarks.fidelity import cohort_of
 from cohortloom.cohort import Cohort
 from cohortloom.cohort.resample import bootstrap, independent
 from cohortloom.evaluation import evaluate
@@ -30,7 +34,10 @@ from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.simulation import simulate
 
-GROUPS = ("marginal", "missingness", "association", "temporal", "detection", "utility", "realism", "copies")
+GROUPS = (
+    "marginal", "missingness", "association", "temporal", "codes", "detection", "utility", "survival", "realism",
+    "fairness", "copies",
+)  # fmt: skip
 SDTYPES = {"number": "numerical", "count": "numerical", "flag": "boolean", "timestamp": "numerical"}
 
 
@@ -38,6 +45,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--patients", type=int, default=600)
     options.add_argument("--cohorts", nargs="+", default=[], help="real cohorts, NAME or NAME=PATIENTS")
+    options.add_argument("--generators", nargs="+", default=[], help="generators to fit on real cohorts")
+    options.add_argument("--minutes", type=float, default=1.0, help="budget of a fit")
+    options.add_argument("--add", action="store_true", help="keep the rows of other cohorts")
     given = options.parse_args()
     if given.cohorts:
         on_real(given.cohorts, given.seeds[0], given)
@@ -47,45 +57,57 @@ def main() -> None:
     for seed in given.seeds:
         train, held_out, good = (simulate(schema, n, seed=10 * seed + k) for k in (1, 2, 3))
         for name, cohort in _cohorts(train, good, np.random.default_rng(seed)).items():
-            report = evaluate(cohort, train=train, held_out=held_out, seed=seed, only=GROUPS, fast=True)
-            failed = report.failed
-            worst = sorted(failed, key=lambda s: -(s.value or 0) / max(s.limit or 1, 1e-9))
-            rows.append(
-                {
-                    "cohort": name,
-                    "seed": seed,
-                    **_sdmetrics(train, cohort),
-                    "ours_failed": len(failed),
-                    "ours_judged": sum(s.passed is not None for s in report.scores),
-                    "worst_judge_auc": round(report.score("detection.worst").value or 0, 3),
-                    "failed_groups": ", ".join(dict.fromkeys(s.group for s in failed)) or "-",
-                    "failed": [s.key for s in worst],
-                }
-            )
+            row = {"cohort": name, "seed": seed, **_sdmetrics(train, cohort), **_ours(cohort, train, held_out, seed)}
+            rows.append(row)
             show(rows[-1:])
     save("sdmetrics_blind", rows, out=given.out, schema="pbc, simulated", patients=n)
 
 
 def on_real(names: list[str], seed: int, given) -> None:
-    """sdmetrics on real cohorts: held-out patients, copied patients, columns drawn apart."""
-    from benchmarks.fidelity import cohort_of
-
-    rows = []
-    for name, _, patients in (n.partition("=") for n in names):
+    """Both on real cohorts: held-out patients, copied patients, columns drawn apart, generators."""
+    path = given.out or RESULTS / "sdmetrics_blind.json"
+    names = [name.partition("=")[::2] for name in names]
+    rows = json.loads(path.read_text())["rows"] if given.add else []
+    rows = [r for r in rows if r["cohort"] not in dict(names)]
+    command = " ".join(["python -m benchmarks.sdmetrics_blind", *sys.argv[1:]])
+    for name, patients in names:
         cohort = cohort_of(name, given.data, int(patients) if patients else None, seed)
         parts = cohort.split(seed=seed, train=0.6, held_out=0.4)
         n = parts.train.n_subjects
         made = {
-            "held-out patients": parts.held_out,
-            "bootstrap": bootstrap(parts.train, n, Rng(seed)),
-            "independent": independent(parts.train, n, Rng(seed)),
+            "held-out patients": lambda p=parts: p.held_out,
+            "bootstrap": lambda p=parts, n=n: bootstrap(p.train, n, Rng(seed)),
+            "independent": lambda p=parts, n=n: independent(p.train, n, Rng(seed)),
         }
-        for words, other in made.items():
-            rows.append(
-                {"cohort": name, "judged": words, "seed": seed, "patients": n, **_sdmetrics(parts.train, other)}
-            )
+        made |= {g: lambda g=g, p=parts: _fitted(g, p.train, given.minutes, seed) for g in given.generators}
+        for words, make in made.items():
+            other = make()
+            row: dict[str, Any] = {"cohort": name, "judged": words, "seed": seed, "patients": n}
+            row |= _sdmetrics(parts.train, other)
+            if words != "held-out patients":
+                row |= _ours(other, parts.train, parts.held_out, seed)
+            rows.append(row | {"command": command})
             show(rows[-1:])
             save("sdmetrics_blind", rows, out=given.out)
+
+
+def _fitted(generator: str, train: Cohort, minutes: float | None, seed: int) -> Cohort:
+    from cohortloom.generators import create
+
+    return create(generator).fit(train, seed=seed, minutes=minutes).sample(train.n_subjects, seed=seed)
+
+
+def _ours(cohort: Cohort, train: Cohort, held_out: Cohort, seed: int) -> dict[str, Any]:
+    """What `evaluate` says, in a few numbers."""
+    report = evaluate(cohort, train=train, held_out=held_out, seed=seed, only=GROUPS, fast=True)
+    worst = sorted(report.failed, key=lambda s: -(s.value or 0) / max(s.limit or 1, 1e-9))
+    return {
+        "ours_failed": len(report.failed),
+        "ours_judged": sum(s.passed is not None for s in report.scores),
+        "worst_judge_auc": round(report.score("detection.worst").value or 0, 3),
+        "failed_groups": ", ".join(dict.fromkeys(s.group for s in report.failed)) or "-",
+        "failed": [s.key for s in worst],
+    }
 
 
 def _cohorts(train: Cohort, good: Cohort, draw: np.random.Generator) -> dict[str, Cohort]:
