@@ -11,7 +11,8 @@ looks at and breaks something else.
         --seeds 1 --generators columnar-ar --minutes 1 --out benchmarks/results/sdmetrics_real.json
 
 gives both on real cohorts: held-out patients (a second real sample; sdmetrics only, as ours would compare them with
-themselves), both anchors, and what generators make of the training patients. Ours with `fast`. `--add` keeps the rows that the result file holds of other cohorts.
+themselves), both anchors, and what generators make of the training patients. Ours with `fast`. `--add` keeps the rows
+that the result file holds of other cohorts.
 """
 
 from __future__ import annotations
