@@ -99,6 +99,21 @@ def test_round_trip_keeps_rows_times_codes_and_links(make):
                 assert a.len() == b.len() and b.mean() == pytest.approx(a.mean(), rel=0.05, abs=0.2), (name, column)
 
 
+def test_hours_are_those_of_the_visits_and_of_nothing_else():
+    cohort = admissions()
+    codec = StreamCodec.fit(cohort, k_min=1)
+    stream = codec.encode(cohort, rng=Rng(0)).sequence
+    token, state, score = stream.values.T
+    token = token.astype(np.int64)
+    found, visit = codec.hours(token, state, score), codec.facts["visit"][token]
+    assert codec.clock and not np.isfinite(found[~visit]).any()
+    time = cohort.tables[cohort.schema.visit_table].sort("subject_id", "time")["time"]
+    exact = time.dt.hour().to_numpy() + time.dt.minute().to_numpy() / 60
+    np.testing.assert_allclose(found[visit], exact, atol=0.5)  # the law has no tails
+    first = np.flatnonzero(visit)[0]  # an hour nobody recorded is none, whatever the others have
+    assert np.isnan(codec.hours(token, np.where(np.arange(len(token)) == first, NONE, state), score)[first])
+
+
 @pytest.mark.parametrize("make", [small_cohort, ward], ids=["small", "ward"])
 def test_real_streams_obey_the_grammar_and_shuffled_ones_do_not(make):
     cohort = make()

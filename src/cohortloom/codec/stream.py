@@ -370,11 +370,7 @@ class StreamCodec:
         origin = self.statics._origins(self.statics._decode_steps(Encoded(raw, None), ids, rng.child("static")), raw)
         stream = encoded.sequence
         token = stream.values[:, 0].astype(np.int64)
-        numbers = np.full(len(token), np.nan)
-        for i, one in enumerate(self.tokens):
-            at = (token == i) & (stream.values[:, 1] != NONE)
-            if one.law is not None and at.any():
-                numbers[at] = one.law.decode(stream.values[at, 2])
+        numbers = self._numbers(token, stream.values[:, 2], stream.values[:, 1] != NONE)
         ticks = self.ticks(stream, token, numbers) + origin[stream.subject]
         row = np.where(self.facts["row"][token], np.arange(len(token)), -1)
         row = np.maximum.accumulate(row) if len(row) else row
@@ -392,6 +388,23 @@ class StreamCodec:
         raw, n = self.statics._values(static), len(static.values)
         none = Steps(pl.Series("subject_id", np.arange(n)), np.zeros(n, np.int64), np.zeros(0, np.int64), None)
         return self.statics._origins(none, raw) / ticks_per_day(self.schema)
+
+    def hours(self, token: np.ndarray, state: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """The hour of each visit that has one, NaN for other tokens [token].
+
+        Args:
+            token, state, score: Ids, states and normal scores of values [token].
+        """
+        return self._numbers(token, score, self.facts["visit"][token] & (state != NONE))
+
+    def _numbers(self, token: np.ndarray, score: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """Numbers of some tokens, NaN elsewhere [token]."""
+        numbers = np.full(len(token), np.nan)
+        for i in np.unique(token[which]):
+            if (law := self.tokens[i].law) is not None:
+                at = which & (token == i)
+                numbers[at] = law.decode(score[at])
+        return numbers
 
     def ticks(self, stream: SequenceArrays, token: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Time of each token since the subject's origin [ticks]."""

@@ -281,12 +281,7 @@ class Streams:
         visit = facts["visit"][token]
         gap = np.where(visit, gaps[0].of(stream.gap), gaps[1].of(stream.gap))
         value = np.where(state == NUMBER, 2 + classes_of(z, N_CLASSES), np.where(state == SAME, AGAIN, 0))
-        numbers = np.full(len(token), np.nan)
-        hours = visit & (state != NONE)
-        for i in np.unique(token[hours]):
-            at = hours & (token == i)
-            numbers[at] = codec.tokens[i].law.decode(z[at])
-        time = codec.times(stream, token, numbers)
+        time = codec.times(stream, token, codec.hours(token, state, z))
         origin = codec.origins(data.static)[stream.subject]
         past = _past(stream, token, state, z, time)
         row = np.where(facts["row"][token], token, -1)

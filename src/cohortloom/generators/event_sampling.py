@@ -374,11 +374,8 @@ class _State:
         visit, n = facts["visit"][token], np.arange(len(token))
         self.now = self.now + gap
         if codec.clock and visit.any():
-            hour = np.full(len(token), 12.0)
-            for i in np.unique(token[visit & (kind != NONE)]):
-                at = token == i
-                hour[at] = codec.tokens[i].law.decode(score[at])
-            day = np.floor(self.now - gap + 1e-9) + gap + hour / 24
+            hour = codec.hours(token, kind, score)
+            day = np.floor(self.now - gap + 1e-9) + gap + np.where(np.isfinite(hour), hour, 12.0) / 24
             self.now = np.where(visit, day, self.now)
         if first:
             self.begun = self.now.copy()

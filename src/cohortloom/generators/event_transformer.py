@@ -27,8 +27,8 @@ import torch
 
 from cohortloom.codec.clock import series_of, ticks_of, ticks_per_day
 from cohortloom.codec.steps import subject_rows
-from cohortloom.codec.stream import NONE, StreamCodec
-from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays
+from cohortloom.codec.stream import StreamCodec
+from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
@@ -210,7 +210,7 @@ class EventTransformerGenerator(TorchGenerator):
         stream = encoded.sequence
         assert stream is not None and encoded.static is not None
         token, day = stream.values[:, 0].astype(np.int64), self.codec_.width / ticks_per_day(self.schema_)
-        time = self.codec_.times(stream, token, self._hours(stream, token))
+        time = self.codec_.times(stream, token, self.codec_.hours(token, *stream.values[:, 1:].T))
         steps = self.codec_.facts["visit"][token] if self.schema_.visit_table else np.ones(len(token), bool)
         last = np.zeros(len(until))
         np.maximum.at(last, stream.subject[steps], time[steps])
@@ -226,7 +226,7 @@ class EventTransformerGenerator(TorchGenerator):
         had = codec.encode(past.cohort.select(ids.tolist()), rng=rng).sequence.length
         decoded = codec.decode(drawn, rng, ids=ids, since=had)
         token = stream.values[:, 0].astype(np.int64)
-        ticks = codec.ticks(stream, token, self._hours(stream, token))
+        ticks = codec.ticks(stream, token, codec.hours(token, *stream.values[:, 1:].T))
         origin = np.round(codec.origins(drawn.static) * ticks_per_day(schema)).astype(np.int64)
         ticks = ticks + origin[stream.subject]
         end = np.full(len(ids), NEVER)
@@ -258,15 +258,6 @@ class EventTransformerGenerator(TorchGenerator):
             tables[name] = frame
         of = pl.DataFrame({"subject_id": ids, "had": n_visits})
         return with_new_visits(schema, tables, past.cohort, of), np.unique(np.concatenate(early))
-
-    def _hours(self, stream: SequenceArrays, token: np.ndarray) -> np.ndarray:
-        """The hour of each visit that has one."""
-        found = np.full(len(token), np.nan)
-        for i in np.flatnonzero(self.codec_.facts["visit"]):
-            at = (token == i) & (stream.values[:, 1] != NONE)
-            if self.codec_.tokens[i].law is not None:
-                found[at] = self.codec_.tokens[i].law.decode(stream.values[at, 2])
-        return found
 
     # -- likelihood ----------------------------------------------------------------------------------------------
 
