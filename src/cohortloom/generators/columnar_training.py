@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from cohortloom.codec.tensors import Encoded
-from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
+from cohortloom.generators.cell_targets import Targets
+from cohortloom.generators.columnar_encoding import Alphabet, Cells
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
@@ -106,30 +107,11 @@ class Table:
 
     subject: np.ndarray
     inputs: Callable[[Tensor], tuple[Tensor, Tensor]]
-    token: Tensor
-    score: Tensor
-    left: Tensor
-    right: Tensor
-    hidden: Tensor
-
-    @classmethod
-    def of(cls, coders: list[Coder], cells: Cells, subject: np.ndarray, inputs: Callable) -> "Table":
-        ends = np.zeros((2, *cells.value.shape), np.float32)
-        hidden = np.full(cells.value.shape, -1)
-        for j, coder in enumerate(coders):
-            if coder.kind == "number":
-                ends[:, :, j] = coder.interval(cells.value[:, j])
-                hidden[:, j] = coder.hidden(cells.last[:, j])
-        left, right = torch.from_numpy(np.nan_to_num(ends))
-        token, score = torch.from_numpy(cells.token), torch.from_numpy(cells.score)
-        return cls(subject, inputs, token, score, left, right, torch.from_numpy(hidden))
+    targets: Targets
 
     def rows(self, items: Tensor, draw: torch.Generator) -> Rows:
         """A batch; z is drawn within the interval of each value, anew every time."""
-        left, right = self.left[items], self.right[items]
-        u = left + (right - left) * torch.rand(left.shape, generator=draw)
-        target = torch.special.ndtri(u.clamp(2e-4, 1 - 2e-4))
-        return Rows(*self.inputs(items), self.token[items], self.score[items], target, self.hidden[items])
+        return Rows(*self.inputs(items), *self.targets.at(items, draw))
 
 
 @dataclass(frozen=True)
@@ -148,7 +130,7 @@ class Tables:
         if alphabet.statics:
             ones, none = torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long)
             cells["statics"] = statics
-            table["statics"] = Table.of(alphabet.statics, statics, np.arange(n), lambda i: (ones[i], none[i]))
+            table["statics"] = Table(np.arange(n), lambda i: (ones[i], none[i]), Targets.of(alphabet.statics, statics))
         seq = encoded.sequence
         if seq is None or not alphabet.coders("first"):
             return cls(n, table, cells)
@@ -157,17 +139,18 @@ class Tables:
         has = torch.from_numpy(np.flatnonzero(seq.length > 0))
         if len(has):
             cells["first"] = firsts
-            table["first"] = Table.of(
-                alphabet.coders("first"), firsts, has.numpy(), lambda i: (dense[has[i]], lookups[has[i]])
+            table["first"] = Table(
+                has.numpy(), lambda i: (dense[has[i]], lookups[has[i]]), Targets.of(alphabet.coders("first"), firsts)
             )
         if alphabet.spec is not None and (seq.length > 1).any():
             rows = alphabet.later_rows(statics, alls, seq, fit=True)
             cells["later"] = alls.take(rows.step)
             who, features, codes = (torch.from_numpy(a) for a in (rows.subject, rows.features, rows.codes))
-            table["later"] = Table.of(
-                alphabet.coders("later"), cells["later"], rows.subject,
+            table["later"] = Table(
+                rows.subject,
                 lambda i: (torch.cat([dense[who[i]], features[i]], 1), torch.cat([lookups[who[i]], codes[i]], 1)),
-            )  # fmt: skip
+                Targets.of(alphabet.coders("later"), cells["later"]),
+            )
         return cls(n, table, cells)
 
 
@@ -196,7 +179,7 @@ def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validatio
                 inside, outside = outside, inside
             stream = rng.child("start", name, member)
             look_up = partial(table.rows, draw=stream.child("z").torch)
-            start_at_lines(net, look_up, table.token.numpy(), table.subject, inside, stream.numpy)
+            start_at_lines(net, look_up, table.targets.token.numpy(), table.subject, inside, stream.numpy)
             training = sizes[name].training
             if not len(outside):  # nobody to stop by: a short run from a sound start
                 training = replace(training, steps=min(training.steps, 60))

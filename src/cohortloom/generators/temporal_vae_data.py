@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays
+from cohortloom.generators.cell_targets import Targets
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, cells_of, raw_values
 from cohortloom.generators.columnar_encoding import Cells as Encodings
 from cohortloom.nets.columnar import ColumnShape
@@ -77,32 +78,12 @@ def _stack(parts: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.clip(np.stack(parts, 1), -LIMIT, LIMIT).astype(np.float32))
 
 
-@dataclass
-class Grid:
-    """Cells of all rows; the ends of the interval of u that each value of a number owns [row column]."""
-
-    token: Tensor
-    score: Tensor
-    left: Tensor
-    right: Tensor
-    hidden: Tensor
-
-    @classmethod
-    def of(cls, coders: list, cells: Encodings) -> Grid:
-        shape = cells.value.shape
-        ends, hidden = np.zeros((2, *shape), np.float32), np.full(shape, -1)
-        for j, coder in enumerate(coders):
-            if coder.kind == "number":
-                ends[:, :, j] = np.nan_to_num(coder.interval(cells.value[:, j]))
-                hidden[:, j] = coder.hidden(cells.last[:, j])
-        return cls(*(torch.from_numpy(x) for x in (cells.token, cells.score, ends[0], ends[1], hidden)))
+class Grid(Targets):
+    """Cells of all rows."""
 
     def rows(self, index: Tensor, draw: torch.Generator | None) -> Cells:
         """Some rows; z is drawn within the interval of each value, anew every time, or (no `draw`) its middle."""
-        left, right = self.left[index], self.right[index]
-        u = left + (right - left) * (torch.rand(left.shape, generator=draw) if draw is not None else 0.5)
-        target = torch.special.ndtri(u.clamp(2e-4, 1 - 2e-4))
-        return Cells(self.token[index], self.score[index], target, self.hidden[index])
+        return Cells(*self.at(index, draw))
 
 
 @dataclass(frozen=True)

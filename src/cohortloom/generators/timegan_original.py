@@ -28,7 +28,7 @@ from cohortloom.generators.timegan_training import (
     Loss,
     Recipe,
     Size,
-    length_loss,
+    before_joint,
 )
 from cohortloom.nets.gan_autoencoder import Batch, Latents, places
 from cohortloom.nets.recurrent_gan import RecurrentGAN
@@ -51,12 +51,8 @@ def original_phases(
     """The paper's three phases, and the law of lengths."""
     base = asked.over(Training(learning_rate=1e-3, betas=(0.9, 0.999), weight_decay=0.0))
     embedder, maker = [*net.auto.parameters()], [*net.maker.parameters()]
-    length = Objective("length", net.lengths.parameters(), length_loss(net, data))
-    out = [
-        Phase("embed", net, train, [Objective("recovery", embedder, _recovery(net, data))], held_out, None, base, 3.0),
-        Phase("length", net, train, [length], held_out, None, base, 0.3),
-        Phase("supervise", net, train, [Objective("next", maker, _next(net, data))], held_out, None, base, 3.0),
-    ]
+    recovery = Objective("recovery", embedder, _recovery(net, data))
+    out = before_joint(net, data, train, held_out, recovery, Objective("next", maker, _next(net, data)), base)
     if len(train) < FEWEST_ADVERSARIAL:
         return out
     joint = Training(steps=size.joint_steps, learning_rate=1e-3, betas=(0.9, 0.999), weight_decay=0.0, ema=0.0,

@@ -30,7 +30,7 @@ from cohortloom.nets.gan_monitor import Monitor, features_of
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.training import Objective, Phase, Training
 
-__all__ = ["Loss", "Recipe", "Size", "length_loss", "phases", "size_of", "watch"]
+__all__ = ["Loss", "Recipe", "Size", "before_joint", "phases", "size_of", "watch"]
 
 #: Patients below which there is no joint phase.
 FEWEST_ADVERSARIAL = 40
@@ -90,19 +90,33 @@ def phases(
 ) -> list[Phase]:
     """Everything that is trained."""
     base = asked.over(Training(learning_rate=8e-3, ema=0.99))
-    embed = [*net.auto.parameters()]
-    out = [
-        Phase("embed", net, train, [Objective("evidence", embed, _evidence(net, data, recipe))], held_out,
-              _evidence(net, data, recipe), base, 3.0),
-        Phase("length", net, train, [Objective("length", net.lengths.parameters(), length_loss(net, data))], held_out,
-              None, base, 0.3),
-        Phase("supervise", net, train, [Objective("latents", net.maker.parameters(), _supervised(net, data))],
-              held_out, None, base, 3.0),
-    ]  # fmt: skip
+    evidence = Objective("evidence", [*net.auto.parameters()], _evidence(net, data, recipe))
+    latents = Objective("latents", net.maker.parameters(), _supervised(net, data))
+    out = before_joint(net, data, train, held_out, evidence, latents, base, score=_evidence(net, data, recipe))
     joint_steps = 0 if len(train) < FEWEST_ADVERSARIAL else size.joint_steps
     if joint_steps:
         out.append(_joint(net, data, train, held_out, recipe, asked, joint_steps))
     return out
+
+
+def before_joint(
+    net: RecurrentGAN,
+    data: Records,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    embed: Objective,
+    supervise: Objective,
+    training: Training,
+    *,
+    score: Loss | None = None,
+) -> list[Phase]:
+    """Autoencoder (judged by `score`, None: its own loss), law of lengths, generator."""
+    length = Objective("length", net.lengths.parameters(), _length_loss(net, data))
+    return [
+        Phase("embed", net, train, [embed], held_out, score, training, 3.0),
+        Phase("length", net, train, [length], held_out, None, training, 0.3),
+        Phase("supervise", net, train, [supervise], held_out, None, training, 3.0),
+    ]
 
 
 def _joint(
@@ -148,7 +162,7 @@ def _evidence(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
     return loss
 
 
-def length_loss(net: RecurrentGAN, data: Records) -> Loss:
+def _length_loss(net: RecurrentGAN, data: Records) -> Loss:
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         dense = net.auto.statics(data.static[index], data.static_seen[index])
         return -net.lengths.log_prob(dense.detach(), data.length[index]).mean()
