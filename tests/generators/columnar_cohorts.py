@@ -43,6 +43,22 @@ columns.x = { kind = "number", decimals = 3 }
 """
 )
 
+TINY = parse_schema(
+    """
+name = "tiny"
+version = "1"
+clock = "order"
+[tables.patients]
+role = "static"
+columns.sex = { kind = "flag" }
+[tables.visits]
+role = "visit"
+parent = "patients"
+columns.stage = { kind = "category", levels = ["a", "b"] }
+columns.points = { kind = "count", low = 0, high = 20 }
+"""
+)
+
 
 def autoregression(rng: np.random.Generator, length: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """x_t - m = PHI (x_(t-1) - m) + noise, stationary with variance 1, subjects one after the other."""
@@ -148,3 +164,21 @@ def recovered(real: Cohort, drawn: Cohort) -> dict[str, float]:
 
     one, other = facts(real), facts(drawn)
     return {name: abs(one[name] - other[name]) for name in one}
+
+
+def tiny_patients(rows: list[tuple]) -> Cohort:
+    """Each row: sex, then stage and points of each visit."""
+    statics = [{"subject_id": i, "sex": row[0]} for i, row in enumerate(rows)]
+    visits = [
+        {"subject_id": i, "visit_id": f"{i}-{k}", "time": k, "stage": row[1 + 2 * k], "points": row[2 + 2 * k]}
+        for i, row in enumerate(rows)
+        for k in range(len(row) // 2)
+    ]
+    types = {"subject_id": pl.Int64, "visit_id": pl.String, "time": pl.Int64, "stage": pl.String, "points": pl.Int64}
+    return Cohort.build(
+        TINY,
+        {
+            "patients": pl.DataFrame(statics, schema={"subject_id": pl.Int64, "sex": pl.Boolean}),
+            "visits": pl.DataFrame(visits, schema=types),
+        },
+    )

@@ -1,15 +1,9 @@
 """A budget of minutes holds for the whole fit, preparing included."""
 
-import importlib.util
-from pathlib import Path
-
+import columnar_cohorts as known
 import pytest
 
 from cohortloom.generators import create, torch_base
-
-_spec = importlib.util.spec_from_file_location("columnar_cohorts", Path(__file__).with_name("columnar_cohorts.py"))
-known = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(known)
 
 
 class Stop(Exception):

@@ -1,9 +1,8 @@
 """columnar-ar recovers known laws, scores exactly, conditions truly, and notices broken parts."""
 
-import importlib.util
 from itertools import product
-from pathlib import Path
 
+import columnar_cohorts as known
 import numpy as np
 import polars as pl
 import pytest
@@ -12,10 +11,6 @@ from scipy.special import logsumexp
 from cohortloom.cohort import Cohort
 from cohortloom.generators import columnar_encoding, columnar_sampling, columnar_training, create, load
 from cohortloom.schema.text import parse_schema
-
-_spec = importlib.util.spec_from_file_location("columnar_cohorts", Path(__file__).with_name("columnar_cohorts.py"))
-known = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(known)
 
 SHORT = {"steps": 30}
 #: Limits of `recovered`: sampling error of 600 fitted and 2,000 drawn patients, with room for a short training.
@@ -139,40 +134,6 @@ def test_a_broken_part_is_noticed(real, monkeypatch, fault, fact):
 
 # --- the likelihood is one ---
 
-TINY = parse_schema(
-    """
-name = "tiny"
-version = "1"
-clock = "order"
-[tables.patients]
-role = "static"
-columns.sex = { kind = "flag" }
-[tables.visits]
-role = "visit"
-parent = "patients"
-columns.stage = { kind = "category", levels = ["a", "b"] }
-columns.points = { kind = "count", low = 0, high = 20 }
-"""
-)
-
-
-def tiny_patients(rows: list[tuple]) -> Cohort:
-    """Each row: sex, then stage and points of each visit."""
-    statics = [{"subject_id": i, "sex": row[0]} for i, row in enumerate(rows)]
-    visits = [
-        {"subject_id": i, "visit_id": f"{i}-{k}", "time": k, "stage": row[1 + 2 * k], "points": row[2 + 2 * k]}
-        for i, row in enumerate(rows)
-        for k in range(len(row) // 2)
-    ]
-    types = {"subject_id": pl.Int64, "visit_id": pl.String, "time": pl.Int64, "stage": pl.String, "points": pl.Int64}
-    return Cohort.build(
-        TINY,
-        {
-            "patients": pl.DataFrame(statics, schema={"subject_id": pl.Int64, "sex": pl.Boolean}),
-            "visits": pl.DataFrame(visits, schema=types),
-        },
-    )
-
 
 def test_probabilities_of_all_possible_patients_sum_to_one():
     rng = np.random.default_rng(0)
@@ -185,14 +146,14 @@ def test_probabilities_of_all_possible_patients_sum_to_one():
                 points = row[2]
             row += [rng.choice(["a", "b"]) if rng.random() < 0.9 else None, points if rng.random() < 0.9 else None]
         rows.append(tuple(row))
-    fitted = model(members=2, training={"steps": 200}).fit(tiny_patients(rows), seed=0)
+    fitted = model(members=2, training={"steps": 200}).fit(known.tiny_patients(rows), seed=0)
     points = next(c for c in fitted.net_.alphabet.columns if c.kind == "number")
     assert points.repeat and points.exact, "the example must have a REPEAT token and a table"
     cells = list(product(["a", "b", None], [*range(14), None]))
     everyone = [(sex,) for sex in (True, False, None)]
     everyone += [(sex, *one) for sex in (True, False, None) for one in cells]
     everyone += [(sex, *one, *two) for sex in (True, False, None) for one in cells for two in cells]
-    assert logsumexp(fitted.score(tiny_patients(everyone))) == pytest.approx(0, abs=1e-4)
+    assert logsumexp(fitted.score(known.tiny_patients(everyone))) == pytest.approx(0, abs=1e-4)
 
 
 def test_score_has_one_number_per_patient_and_falls_for_odd_ones(fitted, real):
@@ -396,8 +357,8 @@ def test_columns_that_are_empty_constant_or_have_many_levels():
 
 
 def test_impossible_cells_have_a_finite_price():
-    fitted = model(training=SHORT).fit(tiny_patients([(True, "a", 3)] * 20 + [(False, "a", 4)] * 20), seed=0)
-    odd = tiny_patients([(None, "b", None)])
+    fitted = model(training=SHORT).fit(known.tiny_patients([(True, "a", 3)] * 20 + [(False, "a", 4)] * 20), seed=0)
+    odd = known.tiny_patients([(None, "b", None)])
     assert columnar_sampling.IMPOSSIBLE * 4 < fitted.score(odd)[0] < columnar_sampling.IMPOSSIBLE
 
 

@@ -1,11 +1,9 @@
 """Continuing records with columnar-ar: against enumeration, against the model's own law, against a closed form."""
 
-import importlib.util
-import sys
 from datetime import timedelta
 from itertools import product
-from pathlib import Path
 
+import columnar_cohorts as known
 import numpy as np
 import polars as pl
 import pytest
@@ -15,21 +13,7 @@ from cohortloom.generators import columnar_ar, create
 from cohortloom.generators.columnar_continue import draw_between
 from cohortloom.nets.tokens import NumberCoder
 
-HERE = Path(__file__).parent
 EVER = timedelta(days=100_000)
-
-
-def neighbour(name: str):
-    """A file beside this one (tests are no package)."""
-    spec = importlib.util.spec_from_file_location(f"{name}_for_continue", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-known = neighbour("columnar_cohorts")
-tiny = neighbour("test_columnar_ar")
 
 
 def head(cohort: Cohort, n: int) -> Cohort:
@@ -56,12 +40,12 @@ def test_whether_the_course_goes_on_follows_bayes(members):
             row += ["b" if rng.random() < 0.2 + 0.6 * row[0] else "a", points]
         # who starts with many points comes again more often
         rows.append(tuple(row[:3] if len(row) == 5 and row[2] < 2 and rng.random() < 0.7 else row))
-    fitted = create("columnar-ar", members=members, training={"steps": 100}).fit(tiny.tiny_patients(rows), seed=0)
+    fitted = create("columnar-ar", members=members, training={"steps": 100}).fit(known.tiny_patients(rows), seed=0)
     cells = list(product(["a", "b"], range(4)))
     for start in [(True, "a", 0), (True, "b", 3)]:
-        prefix = tiny.tiny_patients([start])
+        prefix = known.tiny_patients([start])
         ends = [start, *((*start, *cell) for cell in cells)]
-        exact = np.exp(fitted.score(tiny.tiny_patients(ends)))
+        exact = np.exp(fitted.score(known.tiny_patients(ends)))
         exact /= exact.sum()
         longer = fitted.extend(prefix, until=3, draws=2_000, seed=0).tables["visits"]
         second = longer.filter(pl.col("time") == 1)

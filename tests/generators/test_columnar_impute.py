@@ -1,31 +1,14 @@
 """Filling holes with columnar-ar: against enumeration and against the Gaussian smoother."""
 
-import importlib.util
-import sys
 from itertools import product
-from pathlib import Path
 
+import columnar_cohorts as known
 import numpy as np
 import polars as pl
 import pytest
 
 from cohortloom.cohort import Cohort
 from cohortloom.generators import create
-
-HERE = Path(__file__).parent
-
-
-def neighbour(name: str):
-    """A file beside this one (tests are no package)."""
-    spec = importlib.util.spec_from_file_location(f"{name}_for_impute", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-known = neighbour("columnar_cohorts")
-tiny = neighbour("test_columnar_ar")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
@@ -40,7 +23,7 @@ def two_visits(request):
             points = int(rng.binomial(3, 0.8 if stage == "b" else 0.3))
             row += [stage if rng.random() < 0.9 else None, points if rng.random() < 0.9 else None]
         rows.append((sex if rng.random() < 0.9 else None, *row))
-    return create("columnar-ar", members=request.param, training={"steps": 150}).fit(tiny.tiny_patients(rows), seed=0)
+    return create("columnar-ar", members=request.param, training={"steps": 150}).fit(known.tiny_patients(rows), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +39,10 @@ def test_holes_follow_bayes(two_visits, start):
     """All ways to fill the holes are listed and weighed by the model's own likelihood."""
     options = [[True, False], ["a", "b"], range(4), ["a", "b"], range(4)]
     ways = list(product(*[o if v is None else [v] for v, o in zip(start, options)]))
-    exact = np.exp(two_visits.score(tiny.tiny_patients(ways)))
+    exact = np.exp(two_visits.score(known.tiny_patients(ways)))
     exact /= exact.sum()
     draws = 1_500
-    full = two_visits.impute(tiny.tiny_patients([start]), draws=draws, seed=0)
+    full = two_visits.impute(known.tiny_patients([start]), draws=draws, seed=0)
     sex = full.tables["patients"]["sex"].to_list()
     visits = full.tables["visits"].select("stage", "points").rows()
     found = [(s, *visits[2 * i], *visits[2 * i + 1]) for i, s in enumerate(sex)]
