@@ -95,6 +95,29 @@ def test_exact_values_are_shared_by_k_subjects():
     assert coder.exact and set(coder.x) == {1.0, 2.0, 5.0, 7.0}
 
 
+@pytest.mark.parametrize("odd", [0.0, 0.03])
+def test_tail_of_a_skewed_column_is_no_pile(odd):
+    """Nine tenths of the values are shared by five subjects, of the upper tail hardly any; some means of an hour lie off
+    the whole numbers."""
+    rng = np.random.default_rng(5)
+    values = np.round(rng.lognormal(4.8, 0.5, 6_000)) + 0.5 * (rng.random(6_000) < odd)
+    coder = NumberCoder.fit(values, np.repeat(np.arange(2_000), 3), decimals=1 if odd else 0)
+    assert coder.exact and np.all(np.diff(coder.x) > 0)
+    drawn = coder.decode(np.full(40_000, CONT), rng.normal(size=40_000), np.full(40_000, np.nan))
+    levels = [0.005, 0.02, 0.5, 0.95, 0.98, 0.995]
+    np.testing.assert_allclose(np.quantile(drawn, levels), np.quantile(values, levels), rtol=0.1)
+    above = drawn[drawn > np.quantile(values, 0.98)]
+    assert np.unique(above, return_counts=True)[1].max() < 0.1 * len(above)  # nearest shared value: half of them
+    np.testing.assert_array_equal(coder.snap(drawn), drawn)
+
+
+def test_doses_stay_among_those_that_are_shared():
+    rng = np.random.default_rng(6)
+    values = rng.choice([2.5, 12.5, 25.0, 37.5, 50.0, 75.0], 3_000, p=[0.28, 0.3, 0.2, 0.015, 0.2, 0.005])
+    subject = np.where(values == 37.5, 0, np.where(values == 75, 1, np.arange(3_000)))
+    assert set(NumberCoder.fit(values, subject, decimals=1, spike_share=0.5).x) == {2.5, 12.5, 25, 50}
+
+
 @pytest.mark.parametrize(
     "values",
     [

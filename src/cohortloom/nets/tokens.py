@@ -17,8 +17,10 @@ neighbours (a sodium of 138) stays on the scale, where the order of values is no
 Numbers without a grid (decimals unknown) have a density with respect to z instead. A category is its token alone.
 
 A value leaves the model in one of two ways. *Table*: few distinct values, those that at least `k_min` subjects share
-come back exactly. *Curve*: many distinct values, u is interpolated between knots and rounded to the grid, so that no
-single observation is a target. Tails are clipped where fewer than `k_min` subjects lie beyond.
+come back exactly. What lies between and beyond them is spread evenly over the usual steps, twenty values (of subjects)
+at a time: of a skewed column's upper tail hardly any value is shared. Where there is no usual step (doses of 12.5, 25
+and 50) it goes to the nearest shared value. *Curve*: many distinct values, u is interpolated between knots and rounded
+to the grid, so that no single observation is a target. Tails are clipped where fewer than `k_min` subjects lie beyond.
 
 What other columns and later visits are told about a value is its mid-rank normal score over all recorded values,
 a fixed function of the value: the model stays a proper distribution over records.
@@ -35,6 +37,8 @@ CONT = 0
 MAX_KNOTS = 1000
 KNOT_VALUES = 20  # values per knot: a knot per value would follow every single patient
 MAX_SPIKES = 12
+MOST = 0.8
+MAX_POINTS = 200  # of a table, in place of `KNOT_VALUES` records
 
 
 def carried(values: Float[np.ndarray, "step"], subject: Int[np.ndarray, "step"]) -> Float[np.ndarray, "step"]:
@@ -123,10 +127,17 @@ class NumberCoder:
         rest = count * ~spike
         exact = rest.sum() > 0 and (~spike).sum() < rest.sum() / 2 and (count * shared).sum() >= 0.9 * rest.sum()
         if exact:
-            keep = shared
-            table = distinct[keep]
-            near = _nearest(table, distinct)
-            weight = np.bincount(near, weights=rest, minlength=len(table))
+            table, weight = distinct[shared], rest[shared].astype(float)
+            loose = (rest > 0) & ~shared
+            step = None if decimals is None else _usual_step(distinct, count, table, decimals)
+            if step is not None and holders[loose].sum() >= KNOT_VALUES:
+                piece = (np.cumsum(holders[loose]) - holders[loose]) // KNOT_VALUES
+                piece = np.minimum(piece, holders[loose].sum() // KNOT_VALUES - 1)
+                more, added = _spread_out(distinct[loose], rest[loose], piece, step, decimals, distinct[shared | spike])
+                order = np.argsort(np.concatenate([table, more]))
+                table, weight = (np.concatenate(pair)[order] for pair in ((table, more), (weight, added)))
+            else:
+                weight += np.bincount(_nearest(table, distinct[loose]), weights=rest[loose], minlength=len(table))
             knots, level = table, np.cumsum(weight) / weight.sum()
         else:
             n_knots = int(np.clip(rest.sum() / KNOT_VALUES, 20, MAX_KNOTS))
@@ -310,6 +321,44 @@ def _stands_out(count: np.ndarray) -> np.ndarray:
     padded = np.concatenate([np.full(2, np.nan), count, np.full(2, np.nan)])
     near = np.stack([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]])
     return count > 3 * np.nanmean(near, axis=0)
+
+
+def _usual_step(x: np.ndarray, count: np.ndarray, table: np.ndarray, decimals: int) -> float | None:
+    """Coarsest step (1, 2, 5 times a power of ten) of which most records are multiples and whose multiples are mostly
+    in the table, None if there is none: hourly means of whole numbers are whole numbers, mostly."""
+    known = np.round(table * 10.0**decimals)
+    for power in range(decimals + 3, -1, -1):
+        for step in (5 * 10**power, 2 * 10**power, 10**power):
+            mine = known[known % step == 0]
+            inner = mine[int(0.05 * len(mine)) : int(np.ceil(0.95 * len(mine)))]
+            dense = len(inner) > 1 and len(inner) > 0.5 * ((inner[-1] - inner[0]) / step + 1)
+            if dense and count[np.round(x * 10.0**decimals) % step == 0].sum() > MOST * count.sum():
+                return step / 10.0**decimals
+    return None
+
+
+def _spread_out(
+    x: np.ndarray, count: np.ndarray, piece: np.ndarray, step: float, decimals: int, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multiples of a step that share out the records of some values, piece by piece.
+
+    Args:
+        x, count, piece: Distinct values in order, their records, and which piece each belongs to.
+        taken: Values that get no more.
+
+    Returns:
+        Values in order and their records.
+    """
+    points, shares = [np.zeros(0)], [np.zeros(0)]
+    for number in np.unique(piece):
+        mine = piece == number
+        low, high = np.ceil(x[mine][0] / step - 1e-6), np.floor(x[mine][-1] / step + 1e-6)
+        grid = np.linspace(low, high, int(np.clip(high - low + 1, 0, MAX_POINTS))).round() * step
+        grid = np.setdiff1d(np.round(grid, decimals), taken)
+        grid = grid if len(grid) else x[mine][:1]
+        points.append(grid)
+        shares.append(np.full(len(grid), count[mine].sum() / len(grid)))
+    return np.concatenate(points), np.concatenate(shares)
 
 
 def _grid(x: np.ndarray) -> int | None:
