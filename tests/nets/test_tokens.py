@@ -97,7 +97,7 @@ def test_exact_values_are_shared_by_k_subjects():
 
 @pytest.mark.parametrize("odd", [0.0, 0.03])
 def test_tail_of_a_skewed_column_is_no_pile(odd):
-    """Nine tenths of the values are shared by five subjects, of the upper tail hardly any; some means of an hour lie off
+    """Nine tenths of the values are shared by five subjects, of the upper tail hardly any; some hourly means lie off
     the whole numbers."""
     rng = np.random.default_rng(5)
     values = np.round(rng.lognormal(4.8, 0.5, 6_000)) + 0.5 * (rng.random(6_000) < odd)
