@@ -118,6 +118,15 @@ def test_doses_stay_among_those_that_are_shared():
     assert set(NumberCoder.fit(values, subject, decimals=1, spike_share=0.5).x) == {2.5, 12.5, 25, 50}
 
 
+def test_values_of_every_second_step_repeat_by_chance_only():
+    rng = np.random.default_rng(1)
+    subject = np.repeat(np.arange(200), 20)
+    pressure = 2 * np.round(60 + 4 * rng.normal(size=200)[subject] + 4 * rng.normal(size=len(subject)))
+    assert not NumberCoder.fit(pressure, subject, decimals=0).repeat
+    sticky = np.where(rng.random(len(subject)) < 0.15, np.roll(pressure, 1), pressure)
+    assert NumberCoder.fit(sticky, subject, decimals=0).repeat
+
+
 @pytest.mark.parametrize(
     "values",
     [

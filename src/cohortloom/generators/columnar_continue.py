@@ -139,7 +139,7 @@ def _candidates(
     log_weight -= np.where(is_over, 0.0, np.log(max(size - 1, 1)))
     statics = plan_cells(a, rows, n_visits, span)
     log_weight += _prefix_log_prob(a, members, rows, statics, n_visits, ~is_over)
-    if a.gap is not None and not a.whole:  # densities of the last gap and of the span, both per unit of time
+    if a.spanned and not a.whole:  # densities of the last gap and of the span, both per unit of time
         slope = _log_slope(a.gap, np.repeat(elapsed[last], size)) * ((k > 1) & ~is_over)
         log_weight += slope
     shape = n, size
@@ -193,11 +193,11 @@ def plan_cells(a: Alphabet, encoded: Encoded, n_visits: np.ndarray, span: np.nda
     """Statics with another number of visits and span than those that are there."""
     parts = [raw_values(encoded.static)] if encoded.static is not None else []
     parts.append(n_visits[:, None])
-    if a.gap is not None:
+    if a.spanned:
         parts.append(np.where(n_visits > 1, span, np.nan)[:, None])
     values = np.concatenate(parts, 1)
     cells = cells_of(a.statics, values, None)
-    if a.gap is not None:
+    if a.spanned:
         cells.token[np.isnan(values[:, -1]), -1] = NOTHING
         cells.value[:, -1] = values[:, -1]
     cells.value[:, a.n_visits_at] = n_visits

@@ -4,8 +4,11 @@
     first     one row per subject with visits: the first visit (its gap only if subjects don't all start at 0)
     later     one row per further visit: gap, then the visit's columns
 
-Number and span are drawn before the visits, so that a sum of many small errors can't move the end of a record; the last
-gap is what is left of the span. Gaps are counted in whole units of the finest of day, hour, minute, second they fit.
+The number of visits is drawn before them. So is their span, but only where gaps make up for each other (a stay of 48
+hours): then a sum of many small errors can't move the end of a record, and the last gap is what is left of the span.
+Where a late visit makes the record longer instead, the last gap is drawn like any other: as what is left it would
+gather the errors of all gaps before it. Gaps are counted in whole units of the finest of day, hour, minute, second they
+fit.
 
 A row of `later` knows the past through `nets.history`; a row of `first` and `later` knows the statics.
 """
@@ -20,7 +23,7 @@ from cohortloom.nets.columnar import LARGE, ColumnShape
 from cohortloom.nets.history import HistorySpec, Steps, walk
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
-__all__ = ["Alphabet", "Cells", "LaterRows", "raw_values"]
+__all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "raw_values"]
 
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
@@ -68,7 +71,7 @@ class Alphabet:
     """Coders of all columns, fitted on training subjects.
 
     Args:
-        statics: Coders of the static columns and, if there are sequences, of the number of visits and (with `gap`) of
+        statics: Coders of the static columns and, if there are sequences, of the number of visits and (if `spanned`) of
             their span.
         columns: Coders of the visit's columns.
         first_gap, gap: Coders of the time to the first and to later visits [unit], None if that carries nothing.
@@ -76,6 +79,7 @@ class Alphabet:
         whole: Gaps are whole numbers of units.
         least_gap: Shortest gap between two visits [unit].
         even_gap: The gap between any two visits where all are equal [d].
+        spanned: The span is a static, and the last gap is what is left of it.
         bounds: Statics that end follow-up: (static column, column of the start to subtract or -1).
         spec: Shape of the history, None without later visits.
         mean, sd: Of the history features.
@@ -91,13 +95,21 @@ class Alphabet:
     whole: bool = False
     least_gap: float = 0.0
     even_gap: float = 0.0
+    spanned: bool = False
     spec: HistorySpec | None = None
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     sd: np.ndarray = field(default_factory=lambda: np.ones(0, np.float32))
 
     @classmethod
-    def fit(cls, encoded: Encoded, *, k_min: int = 5, repeat: bool = True, bounds: bool = True) -> "Alphabet":
-        """Learn all coders. `repeat` and `bounds` switch off verbatim repeats and the search for ends of follow-up."""
+    def fit(
+        cls, encoded: Encoded, *, k_min: int = 5, repeat: bool = True, bounds: bool = True, spanned: bool | None = True
+    ) -> "Alphabet":
+        """Learn all coders.
+
+        Args:
+            repeat, bounds: False switches off verbatim repeats, and the search for ends of follow-up.
+            spanned: Is the span one of the statics? None: where gaps make up for each other.
+        """
         n = encoded.n_subjects
         everyone = np.arange(n)
         statics: list[Coder] = []
@@ -124,6 +136,8 @@ class Alphabet:
             out.least_gap, out.even_gap = float(gaps[later].min()), float(seq.gap[later][0])
         if len(np.unique(gaps[later])) > 1:
             out.gap = NumberCoder.fit(gaps[later], seq.subject[later], **options)
+            out.spanned = make_up(seq) if spanned is None else spanned
+        if out.spanned:
             has = seq.length > 1
             out.statics.append(NumberCoder.fit(_span(gaps, seq)[has], everyone[has], **options))
         if later.any():
@@ -143,7 +157,7 @@ class Alphabet:
             missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in small),
             large=tuple(c.n_tokens for c in large),
             large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
-            n_bounds=len(self.bounds) + (self.gap is not None),
+            n_bounds=len(self.bounds) + self.spanned,
             time_scale=max(float(np.quantile(seq.time, 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
             usual_gap=max(float(np.median(later_gaps)), 1e-6),
@@ -153,8 +167,8 @@ class Alphabet:
 
     @property
     def n_visits_at(self) -> int:
-        """Place of the number of visits among the statics; the span follows."""
-        return len(self.statics) - 1 - (self.gap is not None)
+        """Place of the number of visits among the statics; the span follows if it is one."""
+        return len(self.statics) - 1 - self.spanned
 
     def in_units(self, gap: np.ndarray) -> np.ndarray:
         """Gaps from days to units, whole ones where all training gaps were."""
@@ -227,12 +241,12 @@ class Alphabet:
         if self.has_sequence:
             seq = encoded.sequence
             parts.append(seq.length[:, None].astype(float))
-            if self.gap is not None:
+            if self.spanned:
                 span = _span(self.in_units(seq.gap), seq)
                 parts.append(np.where(seq.length > 1, span, np.nan)[:, None])
         values = np.concatenate(parts, 1) if parts else np.zeros((encoded.n_subjects, 0))
         cells = cells_of(self.statics, values, None)
-        if self.gap is not None:
+        if self.spanned:
             cells.token[np.isnan(values[:, -1]), -1] = NOTHING
         return cells
 
@@ -251,9 +265,10 @@ class Alphabet:
         if self.gap is not None:
             gap = cells_of([self.gap], self.in_units(seq.gap)[:, None], None)
             gap.score[first] = 0.0
-            ends = np.repeat(seq.length - 1, seq.length) == seq.position
-            ends &= ~np.repeat(np.broadcast_to(goes_on, len(seq.length)), seq.length)
-            gap.token[ends] = NOTHING  # what is left of the span
+            if self.spanned:
+                ends = np.repeat(seq.length - 1, seq.length) == seq.position
+                ends &= ~np.repeat(np.broadcast_to(goes_on, len(seq.length)), seq.length)
+                gap.token[ends] = NOTHING  # what is left of the span
             alls = _beside(gap, alls)
         return firsts, alls
 
@@ -289,9 +304,10 @@ class Alphabet:
         return np.stack(out, 1) if out else np.zeros((len(statics), 0))
 
     def bound_times(self, statics: Cells, first_gap: np.ndarray) -> np.ndarray:
-        """Time of the last visit and ends of follow-up since the origin [d], subject x bound, NaN where unknown."""
+        """Time of the last visit (if `spanned`) and ends of follow-up since the origin [d], subject x bound, NaN where
+        unknown."""
         ends = self.ends(statics.value)
-        if self.gap is None:
+        if not self.spanned:
             return ends
         return np.concatenate([(first_gap + statics.value[:, -1] * self.unit)[:, None], ends], 1)
 
@@ -345,6 +361,7 @@ class Alphabet:
             "whole": self.whole,
             "least_gap": self.least_gap,
             "even_gap": self.even_gap,
+            "spanned": self.spanned,
             "spec": one(self.spec),
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
@@ -364,6 +381,7 @@ class Alphabet:
             content["whole"],
             content["least_gap"],
             content["even_gap"],
+            content["spanned"],
             None if content["spec"] is None else HistorySpec.from_json(content["spec"]),
             np.asarray(content["mean"], np.float32),
             np.asarray(content["sd"], np.float32),
@@ -443,6 +461,19 @@ def _unit(gap: np.ndarray) -> float | None:
         if np.all(np.abs(count - np.round(count)) < 1e-6 * np.maximum(1.0, count)):
             return unit
     return None
+
+
+def make_up(seq: SequenceArrays) -> bool:
+    """Do spans of patients with equally many visits vary by less than half of what their gaps, taken apart, would?"""
+    later = seq.position > 0
+    key = seq.position[later]
+    count = np.maximum(np.bincount(key), 1)
+    mean = np.bincount(key, seq.gap[later]) / count
+    spread = np.bincount(key, (seq.gap[later] - mean[key]) ** 2) / count
+    length, span = seq.length[seq.length > 1], _span(seq.gap, seq)[seq.length > 1]
+    each = np.bincount(length, span) / np.maximum(np.bincount(length), 1)
+    apart = np.cumsum(spread)[np.minimum(length - 1, len(spread) - 1)].sum()
+    return bool(((span - each[length]) ** 2).sum() < 0.5 * apart)
 
 
 def _span(gap: np.ndarray, seq: SequenceArrays) -> np.ndarray:

@@ -10,7 +10,8 @@ on after the last fixed column. This is sequential importance resampling: as the
 becomes the model's conditional given the fixed values.
 
 *Limits.* The span of a record is drawn again while it can't hold its visits or goes beyond the end of follow-up, a gap
-while it leaves no room for the visits after it; what still doesn't fit after `TRIES` draws is put at the limit. The
+while it leaves no room for the visits after it, before the span is used up or follow-up ends. What still doesn't fit
+after `TRIES` draws is put at the limit; without span, a visit after the end of follow-up ends the record instead. The
 score leaves these rare corrections out.
 
 *Score.* Every value has one token: REPEAT if it is the last value again, else a spike's own, else CONT. So a CONT draw
@@ -124,7 +125,7 @@ class _Draw(CellDrawer):
     def _span_limits(self, j: int, value: np.ndarray) -> Limits | None:
         """Of the span: room for the visits, and the ends of follow-up; no span with fewer than two visits."""
         a = self.alphabet
-        if a.gap is None or j != a.n_visits_at + 1:
+        if not a.spanned or j != a.n_visits_at + 1:
             return None
         visits = value[:, j - 1]
         low = (visits - 1) * a.least_gap
@@ -229,20 +230,34 @@ class _Draw(CellDrawer):
             cursor = self.members.later.begin(
                 torch.cat([dense[alive], features], 1), torch.cat([lookups[alive], torch.from_numpy(history.code)], 1)
             )
-            limits = None
-            if a.gap is not None:
-                left = history.n_visits - history.seen
-                rest = (history.bounds[:, 0] - history.time) / a.unit
-                rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
-                room = np.maximum(rest - (left - 1) * a.least_gap, 0.0)
-                known = np.where(left <= 1, rest, np.inf)
-                gap_limits = Limits(np.zeros(len(rest)), room + 1e-9 * (not a.whole), known)
-                limits = lambda j, value, found=gap_limits: found if j == 0 else None  # noqa: E731
+            rest, limits = self._gap_limits(history)
             cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
+            if limits is not None and not a.spanned and (drawn[:, 0] > rest).any():
+                stay = drawn[:, 0] <= rest
+                history.keep(stay)
+                cells, drawn = cells.take(stay), drawn[stay]
+                alive, last, stop, gap = alive[stay], last[stay], stop[stay], gap[stay]
             last = np.where(np.isnan(cells.value), last, cells.value)
             owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
             history.update(a.steps(cells, gap, False))
+
+    def _gap_limits(self, history: History) -> tuple[np.ndarray, Callable[[int, np.ndarray], Limits | None] | None]:
+        """Time left of the span, or up to the end of follow-up [unit], and what it means for the next gap."""
+        a = self.alphabet
+        if a.gap is None or not (a.spanned or a.bounds):
+            return np.full(len(history.time), np.inf), None
+        left = history.n_visits - history.seen
+        end = history.bounds[:, 0] if a.spanned else np.fmin.reduce(history.bounds, 1)
+        rest = (end - history.time) / a.unit
+        if a.spanned:
+            rest = np.maximum(np.round(rest) if a.whole else rest, 0.0)
+        else:
+            rest = np.nan_to_num(np.floor(rest + 1e-6) if a.whole else rest + 1e-6, nan=np.inf)
+        high = np.maximum(rest - (left - 1) * a.least_gap, 0.0) + 1e-9 * (not a.whole)
+        known = np.where((left <= 1) & a.spanned, rest, np.inf)
+        found = Limits(np.zeros(len(rest)), high, known, soft=not a.spanned)
+        return rest, lambda j, value: found if j == 0 else None
 
     # --- one row ---
 

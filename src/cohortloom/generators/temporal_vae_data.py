@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays
 from cohortloom.generators.cell_targets import Targets
-from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, cells_of, raw_values
+from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, cells_of, make_up, raw_values
 from cohortloom.generators.columnar_encoding import Cells as Encodings
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.nets.row_law import Before
@@ -106,7 +106,7 @@ class Frame:
         seq, spec = encoded.sequence, alphabet.spec
         steps = max(int(seq.length.max(initial=1)), 1) if seq is not None else 1
         scale = TimeScale(*((spec.usual_gap, spec.time_scale) if spec else (1.0, 1.0)), steps)
-        return cls(alphabet, scale, alphabet.gap is not None and _makes_up(seq))
+        return cls(alphabet, scale, alphabet.gap is not None and make_up(seq))
 
     @property
     def statics(self) -> list:
@@ -138,20 +138,6 @@ class Frame:
     @classmethod
     def from_json(cls, content: dict) -> Frame:
         return cls(Alphabet.from_json(content["alphabet"]), TimeScale(**content["scale"]), content["pinned"])
-
-
-def _makes_up(seq: SequenceArrays) -> bool:
-    """Do spans of patients with equally many visits vary by less than half of what their gaps, taken apart, would?"""
-    later = seq.position > 0
-    key = seq.position[later]
-    count = np.maximum(np.bincount(key), 1)
-    mean = np.bincount(key, seq.gap[later]) / count
-    spread = np.bincount(key, (seq.gap[later] - mean[key]) ** 2) / count
-    length = seq.length[seq.length > 1]
-    span = np.bincount(seq.subject[later], seq.gap[later], minlength=len(seq.length))[seq.length > 1]
-    each = np.bincount(length, span) / np.maximum(np.bincount(length), 1)
-    apart = np.cumsum(spread)[np.minimum(length - 1, len(spread) - 1)].sum()
-    return bool(((span - each[length]) ** 2).sum() < 0.5 * apart)
 
 
 def recorded_of(coders: list, token: np.ndarray) -> np.ndarray:

@@ -426,5 +426,8 @@ def _repeats(values: np.ndarray, last: np.ndarray, coder: NumberCoder) -> bool:
         return False
     change = np.abs(values[both] - last[both])
     same = np.mean(change == 0)
-    by_chance = np.mean(np.isclose(change, coder.step)) / 2 if coder.step else 0.0
+    by_chance = 0.0
+    if coder.step:  # as often as the most frequent change up, or down: a pressure written in even numbers moves by 2
+        steps = np.round(change[change > 0] / coder.step).astype(np.int64)
+        by_chance = np.bincount(steps[steps < 1000]).max(initial=0) / len(change) / 2
     return bool(same > 0.02 and same > 1.25 * by_chance)
