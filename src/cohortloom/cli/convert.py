@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, open_cohort, say
+from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, To, open_cohort, say
 
 
 def run(
     source: Path,
     out: Out,
     from_format: From = "native",
-    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    to_format: To = "native",
     schema: SchemaFile = None,
     on_error: OnError = "fail",
     force: Force = False,

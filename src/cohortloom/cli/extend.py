@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, open_cohort, say
+from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, open_cohort, say
 from cohortloom.errors import Problem, SettingsError
 
 UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
@@ -26,7 +26,7 @@ def run(
     seed: Seed = 0,
     from_format: From = "native",
     schema: SchemaFile = None,
-    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    to_format: To = "native",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, open_cohort, say
+from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, open_cohort, say
 
 
 def run(
@@ -21,7 +21,7 @@ def run(
     seed: Seed = 0,
     from_format: From = "native",
     schema: SchemaFile = None,
-    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    to_format: To = "native",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "Quiet",
     "SchemaFile",
     "Seed",
+    "To",
     "finish",
     "open_cohort",
     "parse_levels",
@@ -51,6 +52,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the result as J
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page.")]
 Markdown = Annotated[Path | None, typer.Option("--md", help="Write the report as Markdown.")]
 From = Annotated[str, typer.Option("--from", help="Format of the source: native, tabular, meds, ...")]
+To = Annotated[str, typer.Option("--to", help="Format that is written.")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="Schema file, for sources that are not native.")]
 OnError = Annotated[
     str,

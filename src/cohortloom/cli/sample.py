@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, parse_levels, parse_where, progress, say
+from cohortloom.cli.options import Force, Out, Quiet, Seed, To, parse_levels, parse_where, progress, say
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
     ] = None,
     given: Annotated[Path | None, typer.Option("--given", help="Cohort whose tables are continued from.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result does not depend on it.")] = 1,
-    to_format: Annotated[str, typer.Option("--to", help="Format that is written.")] = "native",
+    to_format: To = "native",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
