@@ -15,7 +15,7 @@ import numpy as np
 from cohortloom.codec.beats import averaged_beats, find_beats, template_grid
 from cohortloom.cohort import SignalSet
 
-__all__ = ["coherence", "judge", "per_record", "quantile_distance", "spectrum_gap"]
+__all__ = ["coherence", "features", "judge", "per_record", "quantile_distance", "spectrum_gap"]
 
 
 def per_record(signals: SignalSet, channels: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
@@ -109,6 +109,12 @@ def judge(real: np.ndarray, other: np.ndarray, *, seed: int = 0, n_filters: int 
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     score = cross_val_predict(model, features, y, cv=folds, method="decision_function")
     return float(roc_auc_score(y, score))
+
+
+def features(x: np.ndarray, *, seed: int = 1, n_filters: int = 200) -> np.ndarray:
+    """Random-convolution features of records, each scaled by the spread of all."""
+    x = np.nan_to_num(x).astype(np.float32)
+    return _rocket(x / (x.std(axis=2, keepdims=True).mean(axis=0) + 1e-6), np.random.default_rng(seed), n_filters)
 
 
 def _rocket(x: np.ndarray, draw: np.random.Generator, n_filters: int) -> np.ndarray:

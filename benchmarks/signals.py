@@ -1,16 +1,23 @@
-"""Waveforms: families x data sets x (does a record hold together, spectra, a judge's AUC, cost).
+"""Waveforms: families x data sets x (does a record hold together, spectra, judges, labels, cost).
 
-    python -m benchmarks.signals [--only mitdb ...] [--families ...] [--steps 600] [--records 200] [--table]
+    python -m benchmarks.signals --only ecg5000 [--families ...] [--steps 600] [--batch 16] [--records 200]
+    python -m benchmarks.signals --table            # the committed results as Markdown
 
 Every number of a family stands beside the floor, the same number for real training records against held-out ones
-(split by patient). Anchors: `bootstrap` (training records again), `gaussian` (functional PCA with Gaussian scores),
-`barycentre` (soft-DTW averages of five training records of a label, at most 300 samples long), `simulator` and
-`neurokit2` (simulators without data, at the collection's rate). Where records have labels, `label accuracy` is that
-of a classifier trained on the family's records and asked about held-out real ones; the floor's learned from real ones.
+(split by patient). Anchors: `bootstrap` (training records again), `gaussian` (functional PCA with Gaussian scores, by
+label where there are labels), `barycentre` (soft-DTW averages of five training records of a label, at most 300 samples
+long), `simulator` and `neurokit2` (simulators without data, at the collection's rate). `judge` asks held-out records,
+`judge train` training records: where a few patients make up a collection the first tells patients apart, real or not,
+and only the second says something about texture. Where records have labels, `tstr` is the accuracy of a classifier
+trained on the family's records and asked about held-out real ones (floor: trained on real ones), `kept` that of one
+trained on real records and asked whether the family's carry the label they were asked for. Rows of other data sets,
+families and seeds in the result file stay. Each row ran in a process of its own: its CPU seconds, its peak memory.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +27,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.common import parser, save
-from benchmarks.signal_scores import coherence, judge, per_record, quantile_distance, spectrum_gap
+from benchmarks.common import RESULTS, apart, parser, save
+from benchmarks.signal_scores import coherence, features, judge, per_record, quantile_distance, spectrum_gap
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.rng import Rng
@@ -107,9 +114,72 @@ def _records(ids: np.ndarray, length: int, labels: list) -> pl.DataFrame:
     )  # fmt: skip
 
 
+#: Classes of beats (AAMI) by annotation symbol.
+_KINDS = {**dict.fromkeys("NLRej", "normal"), **dict.fromkeys("AaJS", "supraventricular"),
+          **dict.fromkeys("VE", "ventricular")}  # fmt: skip
+
+
+def single_beats(data: Path, n: int, seed: int) -> Part:
+    """Annotated beats of mitdb, .3 s before to .5 s after the R peak at 100 Hz, at most n a side, split by record."""
+    whole = collection("mitdb", "ecg_ambulatory", 100.0, 10.0)(data, 10**9, seed)
+    return tuple(_beats(part, n, seed) for part in whole)  # type: ignore[return-value]
+
+
+def _beats(cohort: Cohort, n: int, seed: int) -> Cohort:
+    waves = next(iter(cohort.signals.values()))
+    notes = waves.annotations.filter(pl.col("symbol").is_in(list(_KINDS)))  # type: ignore[union-attr]
+    before, after = 30, 50
+    notes = notes.filter((pl.col("sample") >= before) & (pl.col("sample") < waves.samples.shape[2] - after))
+    row = {r: i for i, r in enumerate(waves.records["record_id"])}
+    some = np.sort(np.random.default_rng(seed).permutation(notes.height)[:n])
+    notes = notes[some]
+    rows = np.array([row[r] for r in notes["record_id"]])
+    at = notes["sample"].to_numpy()[:, None] + np.arange(-before, after)
+    x = np.asarray(waves.samples)[rows[:, None], :, at].transpose(0, 2, 1)
+    fine = np.isfinite(x).all(axis=(1, 2))
+    schema = Schema.model_validate(
+        {"name": "beats", "clock": "offset", "signals": {"ecg": {
+            "kind": "ecg", "channels": list(waves.spec.channels), "fs": 100, "duration": 0.8, "unit": waves.spec.unit,
+            "labels": sorted(set(_KINDS.values()))}}}
+    )  # fmt: skip
+    ids = waves.records["subject_id"].gather(rows).to_numpy()
+    labels = [_KINDS[v] for v in notes["symbol"].to_list()]
+    records = _records(ids, before + after, labels).filter(pl.Series(fine))
+    return Cohort.build(schema, {}, signals={"ecg": SignalSet(schema.signals["ecg"], records, x[fine])})
+
+
+def twelve_leads(data: Path, n: int, seed: int) -> Part:
+    """The records of two collections of 12 leads, 10 s, at 100 Hz: 52 patients, no labels."""
+    from cohortloom.formats import read
+    from cohortloom.schema.text import read_schema
+
+    parts, lead_order = [], ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+    for folder, name in (("ecg12-challenge2021", "ecg_12_lead"), ("ptbxl-22", "ecg_12_lead_100hz")):
+        spec = read_schema(SCHEMAS / f"{name}.toml")
+        key, signal = next(iter(spec.signals.items()))
+        if signal.fs != 100:
+            source = signal.source.model_copy(update={"resample": True, "fs": signal.source.fs or signal.fs})
+            signal = signal.model_copy(update={"fs": 100.0, "source": source})
+            spec = spec.model_copy(update={"signals": {key: signal}})
+        waves = read(data / folder, format=signal.source.format, schema=spec, on_error="drop").signals[key]
+        order = [list(waves.spec.channels).index(c) for c in lead_order]
+        parts.append(np.nan_to_num(np.asarray(waves.samples)[:, order, :1000]))
+    x = np.concatenate(parts).astype(np.float32)
+    schema = Schema.model_validate(
+        {"name": "leads", "clock": "offset",
+         "signals": {"ecg": {"kind": "ecg", "channels": list(lead_order), "fs": 100, "duration": 10}}}
+    )  # fmt: skip
+    records = _records(np.arange(len(x)), 1000, [None] * len(x))
+    whole = Cohort.build(schema, {}, signals={"ecg": SignalSet(schema.signals["ecg"], records, x)})
+    part = whole.split(seed=seed, train=0.67, held_out=0.33)
+    return part.train, part.held_out
+
+
 DATA_SETS: dict[str, Callable[[Path, int, int], Part]] = {
     "simulated-12-lead": simulated,
+    "12-lead": twelve_leads,
     "mitdb": collection("mitdb", "ecg_ambulatory", 100.0, 10.0),
+    "mitdb-beats": single_beats,
     "af2017": collection("af2017", "ecg_single_lead", 100.0, 9.0),
     "ecg5000": collection("ucr-ecg5000", "ecg_beat", None, None),
     "bonn-eeg": collection("bonn-eeg", "eeg_segment", 64.0, 8.0),
@@ -119,25 +189,33 @@ DATA_SETS: dict[str, Callable[[Path, int, int], Part]] = {
 # -- families --------------------------------------------------------------------------------------------------------
 
 
-def bootstrap(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
+def bootstrap(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any]:
     waves = next(iter(train.signals.values()))
     rows = np.random.default_rng(seed).integers(0, waves.records.height, n)
     return {"samples": np.asarray(waves.samples[rows]), "labels": waves.records["label"].gather(rows).to_list()}
 
 
-def gaussian(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
-    """Functional PCA: 99 % of the variance, independent Gaussian scores."""
+def gaussian(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any]:
+    """Functional PCA: 99 % of the variance, independent Gaussian scores; one of each label with ten records."""
     waves = next(iter(train.signals.values()))
     x = np.nan_to_num(np.asarray(waves.samples))
-    flat = x.reshape(len(x), -1)
-    mean = flat.mean(axis=0)
-    _, size, axes = np.linalg.svd(flat - mean, full_matrices=False)
-    keep = int(np.searchsorted(np.cumsum(size**2) / np.sum(size**2), 0.99)) + 1
-    score = np.random.default_rng(seed).standard_normal((n, keep)) * size[:keep] / np.sqrt(len(x))
-    return {"samples": (mean + score @ axes[:keep]).reshape(n, *x.shape[1:]).astype(np.float32)}
+    draw, labels = np.random.default_rng(seed), waves.records["label"].fill_null("").to_numpy()
+    told = labels[draw.integers(0, len(x), n)]
+    out = np.empty((n, *x.shape[1:]), np.float32)
+    for label in np.unique(told):
+        rows = np.flatnonzero(labels == label)
+        rows = rows if len(rows) >= 10 else np.arange(len(x))
+        flat = x[rows].reshape(len(rows), -1)
+        mean = flat.mean(axis=0)
+        _, size, axes = np.linalg.svd(flat - mean, full_matrices=False)
+        keep = int(np.searchsorted(np.cumsum(size**2) / max(np.sum(size**2), 1e-12), 0.99)) + 1
+        into = np.flatnonzero(told == label)
+        score = draw.standard_normal((len(into), len(size[:keep]))) * size[:keep] / np.sqrt(len(rows))
+        out[into] = (mean + score @ axes[:keep]).reshape(len(into), *x.shape[1:])
+    return {"samples": out, "labels": told.tolist()}
 
 
-def simulator(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any] | None:
+def simulator(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
     """Our simulators, without looking at the data; None where they have no such channel."""
     from cohortloom.simulation.ecg import LEADS, draw_traits, simulate_ecg
 
@@ -152,7 +230,7 @@ def simulator(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dic
     return {"samples": samples}
 
 
-def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any] | None:
+def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
     """Soft-DTW averages of five records of one label with random weights; None where records are long."""
     waves = next(iter(train.signals.values()))
     x = np.nan_to_num(np.asarray(waves.samples))
@@ -174,7 +252,7 @@ def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> di
     return {"samples": out, "labels": told, "samples_per_cpu_s": round(n / max(spent, 1e-9), 1)}
 
 
-def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any] | None:
+def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
     """neurokit2's ECG simulator, one lead, heart rates of the training records."""
     waves = next(iter(train.signals.values()))
     spec, length = waves.spec, waves.samples.shape[2]
@@ -191,11 +269,13 @@ def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict
 
 
 def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
-    def make(train: Cohort, held: Cohort, n: int, seed: int, steps: int) -> dict[str, Any]:
+    def make(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any]:
         from cohortloom.generators.signal_diffusion import SignalDiffusion
 
-        model = SignalDiffusion(levels=(1, 2), records_per_patient=1, **settings)
-        model.training = replace(model.training, steps=steps, batch_size=16, evaluate_every=max(steps // 4, 1))
+        model = SignalDiffusion(levels=(1, 2), **settings)
+        if train.schema.statics:
+            model.records_per_patient = 1
+        model.training = replace(model.training, steps=steps, batch_size=batch, evaluate_every=max(steps // 4, 1))
         began = time.process_time()
         model.fit(train, seed=seed)
         fitted = time.process_time() - began
@@ -203,11 +283,16 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
         given = held.select(held.subjects.head(n)) if train.schema.statics else None
         drawn = model.sample(None if given is not None else n, given=given, seed=seed + 1)
         waves = next(iter(drawn.signals.values()))
+        if given is None and waves.records.height > n:  # as many as were asked for, of any patient
+            keep = np.sort(np.random.default_rng(seed).permutation(waves.records.height)[:n])
+            waves = SignalSet(waves.spec, waves.records[keep], np.asarray(waves.samples)[keep])
         spent = time.process_time() - began
+        made = len(next(iter(drawn.signals.values())).samples)
         last = next(r for r in model.history_.records if r["kind"] == "end" and r["phase"] == "diffusion")
         labels = waves.records["label"].to_list()
         return {"samples": waves.samples, "labels": labels, "fit_cpu_s": round(fitted, 1), "validation": last["best"],
-                "samples_per_cpu_s": round(len(waves.samples) / spent, 1), "nfe": model.sampling_steps}  # fmt: skip
+                "samples_per_cpu_s": round(made / spent, 1), "steps": steps, "batch": batch, "width": model.width,
+                "nfe": model.sampling_steps}  # fmt: skip
 
     return make
 
@@ -218,42 +303,58 @@ FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "barycentre": barycentre,
     "simulator": simulator,
     "neurokit2": neurokit,
-    "signal-diffusion": diffusion(),
-    "signal-diffusion plain": diffusion(top_down=False),
+    "signal-diffusion": diffusion(width=32),
+    "without Gaussian start": diffusion(width=32, start=False),
+    "without rhythm and code": diffusion(width=32, top_down=False),
 }
 
 
-def label_accuracy(real: SignalSet, samples: np.ndarray, labels: list | None) -> float | None:
-    """Share of held-out real records whose label a logistic regression on the samples tells, trained on these."""
-    truth = real.records["label"]
-    if labels is None or truth.null_count() or samples.shape[2] > 1000 or len(set(labels)) < 2:
+def label_accuracy(asked: SignalSet, x: np.ndarray, labels: list | None, truth: list | None = None) -> float | None:
+    """Share of records (`asked`, with `truth` for labels or their own) whose label is told by a logistic regression.
+
+    It learns from x and labels: from the samples of single beats, from random convolutions of longer records.
+    """
+    truth = asked.records["label"].to_list() if truth is None else truth
+    if labels is None or None in truth or None in labels or len(set(labels)) < 2 or len(set(truth)) < 2:
         return None
     from sklearn.linear_model import LogisticRegression  # heavy
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    other = np.asarray(asked.samples)[..., : x.shape[2]]
+    if x.shape[2] <= 200:
+        a, b = (np.nan_to_num(v).reshape(len(v), -1) for v in (x, other))
+    else:
+        a, b = np.split(features(np.concatenate([x, other])), [len(x)])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    model.fit(np.nan_to_num(samples).reshape(len(samples), -1), [str(v) for v in labels])
-    asked = np.nan_to_num(np.asarray(real.samples)).reshape(len(real.samples), -1)
-    return round(float(np.mean(model.predict(asked) == truth.to_numpy().astype(str))), 3)
+    model.fit(a, [str(v) for v in labels])
+    return round(float(np.mean(model.predict(b) == np.array([str(v) for v in truth]))), 3)
 
 
 def scores(
-    real: SignalSet, samples: np.ndarray, modelled: tuple[int, ...], labels: list | None = None
+    real: SignalSet, own: SignalSet, samples: np.ndarray, modelled: tuple[int, ...], labels: list | None = None
 ) -> dict[str, Any]:
-    """All numbers of one set of records against held-out real ones."""
+    """All numbers of one set of records against held-out (`real`) and training records (`own`)."""
     n, length = len(samples), samples.shape[2]
     other = SignalSet(real.spec, _records(np.arange(n), length, [None] * n), samples)
-    held = np.nan_to_num(np.asarray(real.samples))[:, modelled]
-    mine = np.nan_to_num(samples)[:, modelled]
+    held, trained, mine = (np.nan_to_num(np.asarray(v))[:, modelled] for v in (real.samples, own.samples, samples))
     common = min(held.shape[2], mine.shape[2])
+    held, trained, mine = held[..., :common], trained[..., :common], mine[..., :common]
     found: dict[str, Any] = {
-        "spectrum": round(spectrum_gap(held[..., :common], mine[..., :common], real.spec.fs), 3),
-        "judge": round(judge(held[..., :common], mine[..., :common], length=common), 3),
+        "spectrum": round(spectrum_gap(held, mine, real.spec.fs), 3),
+        "judge": round(judge(held, mine, length=common), 3),
     }
+    if samples is not own.samples:
+        found["judge_train"] = round(judge(trained, mine, length=common), 3)
     accuracy = label_accuracy(real, samples, labels)
     if accuracy is not None:
-        found["label_accuracy"] = accuracy
+        found["tstr"] = accuracy
+    drawn = SignalSet(real.spec, _records(np.arange(n), length, [None] * n), np.nan_to_num(samples))
+    kept = None
+    if samples is not own.samples and labels is not None:
+        kept = label_accuracy(drawn, np.asarray(own.samples), own.records["label"].to_list(), labels)
+    if kept is not None:
+        found["kept"] = kept
     if real.spec.kind == "ecg" and common >= 3 * real.spec.fs:
         found["coherence"] = coherence(other, modelled)
         a, b = per_record(real, modelled), per_record(other, modelled)
@@ -261,43 +362,72 @@ def scores(
     return found
 
 
+FLOOR = "real train (floor)"
+
+
+def measure(name: str, data: Path, n: int, seed: int, family: str, steps: int, batch: int) -> dict[str, Any]:
+    """One row; empty where the family draws no such records."""
+    train, held = DATA_SETS[name](data, n, seed)
+    real, own = (next(iter(c.signals.values())) for c in (held, train))
+    modelled = SignalCodec.fit(own).modelled
+    row: dict[str, Any] = {"data": name, "family": family, "seed": seed}
+    if family == FLOOR:
+        row |= scores(real, own, own.samples, modelled, own.records["label"].to_list())
+        row |= {"records": len(own.samples), "held_out_records": len(real.samples)}
+        if "coherence" in row:
+            row["held_out"] = coherence(SignalSet(real.spec, real.records, real.samples), modelled)
+        return row
+    began = time.process_time()
+    made = FAMILIES[family](train, held, len(real.samples), seed, steps, batch)
+    if made is None:
+        return {}
+    row["cpu_s"] = round(time.process_time() - began, 1)
+    samples, labels = made.pop("samples"), made.pop("labels", None)
+    return row | made | scores(real, own, samples, modelled, labels)
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))
     options.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     options.add_argument("--steps", type=int, default=600)
+    options.add_argument("--batch", type=int, default=16)
     options.add_argument("--records", type=int, default=200)
-    options.add_argument("--table", action="store_true", help="print a Markdown table at the end")
+    options.add_argument("--table", action="store_true", help="print the results that are there, and do nothing else")
     chosen = options.parse_args()
+    path = chosen.out or RESULTS / "signals.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    if chosen.table:
+        print(table(before))
+        return
+    command = "python -m benchmarks.signals " + " ".join(a for a in sys.argv[1:] if not a.startswith("/"))
     rows: list[dict[str, Any]] = []
     for name in chosen.only:
         for seed in chosen.seeds:
-            train, held = DATA_SETS[name](chosen.data, chosen.records, seed)
-            real, own = (next(iter(c.signals.values())) for c in (held, train))
-            modelled = SignalCodec.fit(own).modelled
-            floor = {"data": name, "family": "real train (floor)", "seed": seed, 
-                     **scores(real, own.samples, modelled, own.records["label"].to_list())}  # fmt: skip
-            if "coherence" in floor:
-                floor["held_out"] = coherence(SignalSet(real.spec, real.records, real.samples), modelled)
-            rows.append(floor)
-            print(floor, flush=True)
-            for family in chosen.families:
-                made = FAMILIES[family](train, held, len(real.samples), seed, chosen.steps)
-                if made is None:
+            for family in (FLOOR, *chosen.families):
+                row = apart(measure, name, chosen.data, chosen.records, seed, family, chosen.steps, chosen.batch)
+                if "data" not in row:
                     continue
-                samples, labels = made.pop("samples"), made.pop("labels", None)
-                found = scores(real, samples, modelled, labels)
-                rows.append({"data": name, "family": family, "seed": seed, **made, **found})
-                print(rows[-1], flush=True)
-    save("signals", rows, out=chosen.out, steps=chosen.steps, records=chosen.records)
-    if chosen.table:
-        print(table(rows))
+                row["peak_mb"] = round(row["peak_mb"])
+                row["command"] = command
+                print({k: v for k, v in row.items() if k not in ("command", "held_out")}, flush=True)
+                rows.append(row)
+                save("signals", _merged(before, rows), out=chosen.out)
+
+
+def _merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Earlier rows that were not measured again, then the new ones, data set by data set."""
+    key = [(r["data"], r["family"], r["seed"]) for r in rows]
+    whole = [r for r in before if (r["data"], r["family"], r["seed"]) not in key] + rows
+    order, names = list(DATA_SETS), [FLOOR, *FAMILIES]
+    place = {n: k for k, n in enumerate(names)}
+    return sorted(whole, key=lambda r: (order.index(r["data"]), r["seed"], place.get(r["family"], len(names))))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, a row per data set and family; what was not measured is left empty."""
-    columns = ("data", "family", "seed", "judge", "spectrum", "label_accuracy", "rr_variation", "beat_correlation",
-               "r_ratio", "fit_cpu_s", "samples_per_cpu_s")  # fmt: skip
+    columns = ("data", "family", "judge", "judge_train", "spectrum", "tstr", "kept", "rr_variation",
+               "beat_correlation", "r_ratio", "fit_cpu_s", "peak_mb", "samples_per_cpu_s", "nfe")  # fmt: skip
     flat = [{**r, **r.get("coherence", {})} for r in rows]
     lines = [f"| {' | '.join(c.replace('_', ' ') for c in columns)} |", f"|{' --- |' * len(columns)}"]
     lines += [f"| {' | '.join(_cell(r.get(c)) for c in columns)} |" for r in flat]
