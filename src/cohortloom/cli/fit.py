@@ -57,7 +57,8 @@ def run(
     model.save(out, force=force)
     for left in out.parent.glob(f"{checkpoint.name}*"):
         left.unlink()
-    say(f"{model.name} fitted to {data.n_subjects:,} subjects\nwritten: {out}", quiet=quiet)
+    notes = "".join(f"  {what}: {count:,}\n" for what, count in model.notes.items())
+    say(f"{model.name} fitted to {data.n_subjects:,} subjects\n{notes}written: {out}", quiet=quiet)
 
 
 def _auto(

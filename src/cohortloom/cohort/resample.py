@@ -28,7 +28,8 @@ def relabel(cohort: Cohort, plan: pl.DataFrame) -> Cohort:
         plan: Columns `subject_id` (may repeat) and `new_id` (Int64, distinct).
 
     Returns:
-        Cohort with one subject per row of the plan. Identifier columns are emptied, as they name real people.
+        Cohort with one subject per row of the plan. Identifier columns, which name real people, are emptied,
+        or numbered anew where they may not be empty.
     """
     schema = cohort.schema
     tables: dict[str, pl.DataFrame] = {}
@@ -48,8 +49,10 @@ def relabel(cohort: Cohort, plan: pl.DataFrame) -> Cohort:
             copied = copied.drop("visit_id").rename({"new_visit": "visit_id"})
         tables[name] = copied.drop("subject_id").rename({"new_id": "subject_id"})
     for name, table in schema.tables.items():
-        named = [c for c, column in table.columns.items() if column.kind == "identifier"]
-        tables[name] = tables[name].with_columns(pl.lit(None, dtype=pl.String).alias(c) for c in named)
+        for c, column in table.columns.items():
+            if column.kind == "identifier":
+                made = pl.lit(None) if column.missing else pl.int_range(1, pl.len() + 1)
+                tables[name] = tables[name].with_columns(made.cast(pl.String).alias(c))
     return Cohort.build(schema, tables, origin=cohort.origin)
 
 

@@ -333,6 +333,11 @@ class Generator(ABC):
     def _origin(self, seed: int, notes: dict[str, Any]) -> Origin:
         return Origin("synthetic", self.name, seed=seed, version=__version__, notes=notes)
 
+    @property
+    def notes(self) -> dict[str, int]:
+        """What fitting left out or settled, with the number of rows (counts only): codes too rare to be drawn, ..."""
+        return dict(getattr(getattr(self, "codec_", None), "notes", {}))
+
     # -- further abilities ---------------------------------------------------------------------------------------
 
     def score(self, cohort: Cohort) -> np.ndarray:

@@ -61,6 +61,10 @@ class Chain(Generator):
         links = (("static", self.static), ("events", self.events), ("signals", self.signals))
         return [(link, model) for link, model in links if isinstance(model, Generator)]
 
+    @property
+    def notes(self) -> dict[str, int]:
+        return {what: n for _, model in self._links() for what, n in model.notes.items()}
+
     def settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {link: {"generator": model.name, **model.settings()} for link, model in self._links()}
         return found if isinstance(self.events, Generator) else {**found, "events": self.events}

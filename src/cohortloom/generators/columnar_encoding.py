@@ -158,7 +158,7 @@ class Alphabet:
             large=tuple(c.n_tokens for c in large),
             large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
             n_bounds=len(self.bounds) + self.spanned,
-            time_scale=max(float(np.quantile(seq.time, 0.99)), 1e-6),
+            time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
             usual_gap=max(float(np.median(later_gaps)), 1e-6),
         )

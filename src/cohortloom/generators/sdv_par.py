@@ -89,6 +89,8 @@ class SdvPar(NotStored, Generator):
         keep = ~empty[subject]
         own = frame[[c for c in frame.columns if c.startswith("s")]].rename(columns=lambda c: c[1:])
         values, observed = array_of(self.steps_, own[keep])
-        gap = np.clip(np.nan_to_num(frame[GAP].to_numpy(dtype=float)[keep]), 0.0, None)
+        gap = np.nan_to_num(frame[GAP].to_numpy(dtype=float)[keep])
+        later = np.diff(subject[keep], prepend=-1) == 0  # the first is the time since the origin, which may lie ahead
+        gap[later] = np.maximum(gap[later], 0.0)
         length = np.bincount(subject[keep], minlength=len(first))
         return Encoded(static, SequenceArrays(self.steps_, values, observed, gap, length))

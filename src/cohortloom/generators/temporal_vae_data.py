@@ -18,6 +18,7 @@ from cohortloom.generators.cell_targets import Targets
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, cells_of, make_up, raw_values
 from cohortloom.generators.columnar_encoding import Cells as Encodings
 from cohortloom.nets.columnar import ColumnShape
+from cohortloom.nets.history import signed_log
 from cohortloom.nets.row_law import Before
 from cohortloom.nets.visit_vae import Batch, Cells
 
@@ -36,7 +37,7 @@ class TimeScale:
 
     Args:
         usual: Median gap [d].
-        longest: 99 % point of the visit times [d].
+        longest: 99 % point of the visits' distance from the origin [d].
         steps: Longest course [visit].
     """
 
@@ -50,7 +51,7 @@ class TimeScale:
         left = n - position
         parts = [np.log1p(position), position / self.steps, np.log1p(left), left / self.steps, left <= 1]
         parts += [position == k for k in range(EARLY)]
-        parts += [time / self.longest, np.log1p(time / self.usual) / 2, np.log1p(gap / self.usual)]
+        parts += [time / self.longest, signed_log(time / self.usual) / 2, signed_log(gap / self.usual)]
         for b in range(ends.shape[1]):
             rest = np.nan_to_num(np.maximum(ends[:, b] - time, 0.0))
             parts += [np.log1p(rest / self.usual), rest / self.longest, np.isnan(ends[:, b])]
@@ -61,7 +62,7 @@ class TimeScale:
         """What is known at a visit: its time, the gap before it, what is left."""
         left, phase = n - 1 - position, 2 * np.pi * time / self.longest
         parts = [np.log1p(position), position / self.steps, position == 0]
-        parts += [time / self.longest, np.log1p(time / self.usual) / 2, np.log1p(gap / self.usual)]
+        parts += [time / self.longest, signed_log(time / self.usual) / 2, signed_log(gap / self.usual)]
         parts += [wave(k * phase) for k in range(1, HARMONICS + 1) for wave in (np.sin, np.cos)]
         parts += [np.log1p(left), left == 0]  # from here on what an encoder of a part of the course may not see
         for b in range(ends.shape[1]):

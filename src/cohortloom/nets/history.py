@@ -26,13 +26,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "walk"]
+__all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "signed_log", "walk"]
 
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
 NUMBER_FEATURES = 17 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
 SMOOTHING = 0.3
 FEW_TOKENS = 6  # of a category that tells the time since each
 LONGEST_WAIT = 8.0  # usual gaps
+
+
+def signed_log(x: np.ndarray) -> np.ndarray:
+    """sign(x) log(1 + |x|): a course may begin before its origin."""
+    return np.copysign(np.log1p(np.abs(x)), x)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class HistorySpec:
         large: Tokens of each large category.
         large_missing: The same for large ones.
         n_bounds: Known ends of follow-up.
-        time_scale: 99 % point of the visit times [d].
+        time_scale: 99 % point of the visits' distance from the origin [d].
         shortest_gap: Least time between two visits [d].
         usual_gap: Median time between two visits [d].
     """
@@ -192,8 +197,7 @@ class History:
         n, k = len(self.seen), spec.n_numbers
         out = np.empty((n, spec.n_features), np.float32)
         left = self.n_visits - self.seen
-        age = np.copysign(np.log1p(np.abs(self.time)), self.time)  # a course may begin before its origin
-        position = [np.log1p(self.seen), self.seen / 20, age / 3, self.time / spec.time_scale]
+        position = [np.log1p(self.seen), self.seen / 20, signed_log(self.time) / 3, self.time / spec.time_scale]
         position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
         for b in range(spec.n_bounds):
             rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -297,6 +298,20 @@ def check_odd_cohorts(case: Case) -> None:
     _raises(DataError, lambda: case.make().fit(nobody, seed=0))
 
 
+def check_courses_before_the_origin(case: Case) -> None:
+    """Days before an index date are learned like days after it; identifiers that may not be empty are made anew."""
+    cohort = _before_origin(case.cohort.select(case.cohort.subjects.head(50)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        drawn = case.make().fit(cohort, seed=0).sample(100, seed=1)
+    if case.fitted.layout.sequence:
+        assert (drawn.tables["visits"]["time"] < timedelta()).mean() > 0.5
+    if not set(drawn.tables) & {"patients"}:
+        return
+    made = drawn.tables["patients"]["name"]
+    assert made.null_count() == 0 and not made.is_in(cohort.tables["patients"]["name"]).any()
+
+
 def check_where_is_kept(case: Case) -> None:
     """Fixed statics and first-visit values are exact; what can't be met is refused; without the ability, so is all."""
     sample = case.fitted.sample
@@ -497,6 +512,17 @@ def _odd(cohort: Cohort) -> dict[str, Cohort]:
         "no visits": Cohort.build(schema, {"patients": tables["patients"]}),
         "no statics": Cohort.build(schema, {"visits": tables["visits"]}),
     }
+
+
+def _before_origin(cohort: Cohort) -> Cohort:
+    """The cohort with courses that begin 300 days before their origin, and identifiers that may not be empty."""
+    tables = {
+        name: frame.with_columns(pl.col("time") - timedelta(days=300)) if "time" in frame.columns else frame
+        for name, frame in cohort.tables.items()
+    }
+    plain = cohort.schema.model_dump(mode="json")
+    plain["tables"]["patients"]["columns"]["name"]["missing"] = False
+    return Cohort.build(Schema.model_validate(plain), tables)
 
 
 def _files(generator: Generator, path: Path) -> dict[str, bytes]:
