@@ -268,7 +268,7 @@ def _spread(table: _Table, residual: np.ndarray) -> _Line:
         least = loss(test, null) - 1e-3
         for strength in SPREAD_RIDGE:
             b = climb(train, b, strength)
-            if (found := loss(test, b)) >= least:
+            if not (found := loss(test, b)) < least:  # no number is no gain either
                 break
             best, least = strength, found
     if best is None:
