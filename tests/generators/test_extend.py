@@ -260,12 +260,23 @@ def test_unused_statics_are_not_made_up(cohort, weekly):
     assert full.tables["patients"].height == cohort.tables["patients"].height < cohort.n_subjects
 
 
-def test_waveforms_are_filled_one_draw_at_a_time():
-    """Copies of patients would lose their records in silence."""
+def test_copies_of_patients_keep_their_waveforms():
+    """Each copy has every record of its patient, with its annotations, under names of its own."""
     from cohortloom.generators.impute import copies
     from cohortloom.testing.checks import small_waves
 
     waves = small_waves(4)
     assert copies(waves, 1) is waves
-    with pytest.raises(SettingsError, match="one draw at a time"):
-        copies(waves, 2)
+    thrice = copies(waves, 3)
+    name = next(iter(waves.signals))
+    one, many = waves.signals[name], thrice.signals[name]
+    assert many.records.height == 3 * one.records.height == many.records["record_id"].n_unique()
+    assert set(many.records["subject_id"]) == set(thrice.subjects) and thrice.n_subjects == 12
+    source = {str(r): i for i, r in enumerate(one.records["record_id"])}
+    for i, (record, subject) in enumerate(many.records.select("record_id", "subject_id").iter_rows()):
+        old = source[record.partition("#")[0]]
+        np.testing.assert_array_equal(many.samples[i], one.samples[old])
+        assert record.partition("#")[2] == subject.partition("#")[2]
+        assert subject.partition("#")[0] == str(one.records["subject_id"][old])
+    if one.annotations is not None:
+        assert many.annotations.height == 3 * one.annotations.height

@@ -442,6 +442,88 @@ def test_a_missing_lead_is_drawn_from_the_other(model, given):
     assert np.array_equal(filled[:, 0], truth[:, 0])
 
 
+def spread_of_draws(model, holed, n=6):
+    """Standard deviation over draws of every sample of lead II, mean over records; and what was seen came back."""
+    drawn = model.impute(holed, seed=1, draws=n).signals["ecg"]
+    before = holed.signals["ecg"].samples
+    x = drawn.samples.reshape(len(before), n, *before.shape[1:])
+    known = np.isfinite(before)
+    for k in range(n):
+        assert np.array_equal(x[:, k][known], before[known])
+    assert np.isfinite(drawn.samples).all()
+    return x[:, :, 0].std(axis=1).mean(axis=0)
+
+
+def test_draws_of_a_gap_part_from_each_other_inside(model, given):
+    few = given.select(given.subjects.head(24))
+    spread = spread_of_draws(model, with_hole(few, slice(None), 60, 210))
+    assert spread[60:210].min() > 0.01
+    edges = np.r_[spread[60:66], spread[204:210]].mean()
+    assert spread[110:160].mean() > 2 * edges
+
+
+def test_a_record_is_continued_less_and_less_surely(model, given):
+    few = given.select(given.subjects.head(24))
+    spread = spread_of_draws(model, with_hole(few, slice(None), 125, 250))
+    assert spread[200:].mean() > 1.3 * spread[125:155].mean() > 0
+    # and goes on in its own rhythm
+    whole = model.impute(with_hole(few, slice(None), 125, 250), seed=3).signals["ecg"]
+    assert np.median(np.abs(rates(whole) - rates(few.signals["ecg"]))) < 4
+
+
+def test_draws_of_a_missing_lead_differ_less_than_patients_do(model, given):
+    few = given.select(given.subjects.head(12))
+    drawn = model.impute(with_hole(few, 1, 0, None), seed=1, draws=4).signals["ecg"].samples[:, 1].reshape(12, 4, -1)
+    truth = few.signals["ecg"].samples[:, 1]
+    within = drawn.std(axis=1).mean()
+    assert 0.005 < within < 0.3 * truth.std()
+    assert np.sqrt(np.square(drawn - truth[:, None]).mean()) < 3 * within  # as sure as it is right
+
+
+def at_half_the_rate(cohort):
+    """The same records at 25 Hz, filtered and thinned."""
+    from scipy.signal import resample_poly
+
+    spec = cohort.schema.signals["ecg"].model_copy(update={"fs": FS / 2})
+    schema = cohort.schema.model_copy(update={"signals": {"ecg": spec}})
+    waves = cohort.signals["ecg"]
+    low = resample_poly(waves.samples, 1, 2, axis=2, padtype="edge").astype(np.float32)
+    records = waves.records.with_columns(n_samples=pl.lit(low.shape[2], pl.Int64))
+    return Cohort.build(schema, cohort.tables, signals={"ecg": SignalSet(spec, records, low)})
+
+
+def slow_part(x, share):
+    n = x.shape[-1]
+    c = np.fft.rfft(np.concatenate([x, x[..., ::-1]], axis=-1))
+    c[..., int(2 * n * share * 0.25) :] = 0  # share of the low rate's range
+    return np.fft.irfft(c, n=2 * n)[..., :n]
+
+
+def test_what_a_low_rate_lost_is_drawn_and_what_it_had_is_kept(model, given):
+    truth = given.signals["ecg"]
+    low = at_half_the_rate(given)
+    drawn, again = (model.refine(low, seed=s).signals["ecg"].samples for s in (1, 2))
+    assert drawn.shape == truth.samples.shape and not np.array_equal(drawn, again)
+    assert np.abs(slow_part(drawn - again, 0.75)).max() < 1e-4  # both keep what was seen
+    same = slow_part(drawn - truth.samples, 0.75)[..., 10:-10]
+    assert np.sqrt(np.square(same).mean()) < 0.02 * truth.samples.std()
+    # R waves are as steep as real ones again; plain interpolation leaves them blunt
+    steep = [np.abs(np.diff(x[:, 0], axis=1)).max(axis=1).mean() for x in (truth.samples, drawn)]
+    from scipy.signal import resample_poly
+
+    blunt = resample_poly(low.signals["ecg"].samples, 2, 1, axis=2, padtype="edge")
+    assert np.abs(np.diff(blunt[:, 0], axis=1)).max(axis=1).mean() < 0.9 * steep[0]
+    assert steep[1] == pytest.approx(steep[0], rel=0.12)
+    several = model.refine(low, seed=3, draws=4).signals["ecg"].samples.reshape(60, 4, *truth.samples.shape[1:])
+    far = several.mean(axis=1) - truth.samples, blunt[..., : truth.samples.shape[2]] - truth.samples
+    assert np.square(far[0]).mean() < np.square(far[1]).mean()
+
+
+def test_only_a_lower_rate_is_refined(model, given):
+    with pytest.raises(DataError, match="at less than 50 Hz"):
+        model.refine(given, seed=0)
+
+
 def test_nothing_missing_nothing_changed(model, given):
     assert model.impute(given, seed=1) is given
 

@@ -23,7 +23,7 @@ import polars as pl
 from cohortloom import rules
 from cohortloom.codec.steps import subject_rows
 from cohortloom.codec.tensors import Encoded
-from cohortloom.cohort import Cohort
+from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.errors import DataError, Problem, SamplingError, SettingsError, nearest
 from cohortloom.generators.extend import renamed, repeated
 from cohortloom.generators.redraw import REDRAWS
@@ -35,7 +35,7 @@ from cohortloom.version import __version__
 if TYPE_CHECKING:
     from cohortloom.generators.base import Generator
 
-__all__ = ["Holes", "copies", "imputed"]
+__all__ = ["Holes", "copies", "fillable", "imputed"]
 
 FILLED = ("number", "count", "category", "ordinal", "code", "flag")
 
@@ -67,17 +67,37 @@ def copies(cohort: Cohort, draws: int) -> Cohort:
         raise SettingsError("impute: draws must be at least 1.")
     if draws == 1 or not cohort.n_subjects:
         return cohort
-    if cohort.signals:
-        raise SettingsError("impute: waveforms are filled one draw at a time. Call it with several seeds instead.")
-    return renamed(cohort, cohort.subjects.gather(np.repeat(np.arange(cohort.n_subjects), draws)),
-                   repeated(cohort.subjects, draws))  # fmt: skip
+    source = cohort.subjects.gather(np.repeat(np.arange(cohort.n_subjects), draws))
+    ids = repeated(cohort.subjects, draws)
+    whole = renamed(cohort, source, ids)
+    if not cohort.signals:
+        return whole
+    names = pl.DataFrame({"subject_id": source, "__id": ids, "__draw": np.tile(np.arange(draws), cohort.n_subjects)})
+    return replace(whole, signals={n: _waves(s, names, draws) for n, s in cohort.signals.items()})
+
+
+def _waves(signals: SignalSet, names: pl.DataFrame, draws: int) -> SignalSet:
+    """Every record once for each draw of its patient, called "<record>#<draw>"."""
+    turn = [f"#{d:0{len(str(draws))}d}" for d in range(1, draws + 1)]
+    rows = names.join(
+        signals.records.with_row_index("__row"), on="subject_id", how="inner", maintain_order="left_right"
+    )
+    again = pl.col("record_id").cast(pl.String) + pl.col("__draw").replace_strict(list(range(draws)), turn)
+    records = rows.with_columns(again.alias("record_id"), pl.col("__id").alias("subject_id"))
+    notes = signals.annotations
+    if notes is not None:
+        old = rows.select("record_id", again.alias("__new"))
+        notes = old.join(notes, on="record_id", how="inner", maintain_order="left_right")
+        notes = notes.drop("record_id").rename({"__new": "record_id"}).select(signals.annotations.columns)
+    picked = np.asarray(signals.samples)[rows["__row"].to_numpy()]
+    return SignalSet(signals.spec, records.select(signals.records.columns), picked, notes)
 
 
 def imputed(generator: Generator, cohort: Cohort, rng: Rng, columns: Sequence[str] | None = None) -> Cohort:
     """The cohort with its holes filled."""
     if cohort.schema.digest != generator.schema_.digest:
         raise DataError("impute: the cohort has another schema than the training cohort.")
-    wanted = _columns(cohort.schema, columns)
+    wanted = fillable(cohort.schema, columns)
     parts = []
     for shard in plan(cohort.n_subjects):
         parts.append(_shard(generator, cohort, shard, wanted, rng.child(shard.number)))
@@ -91,8 +111,8 @@ def imputed(generator: Generator, cohort: Cohort, rng: Rng, columns: Sequence[st
     return replace(whole, origin=origin, signals=cohort.signals)
 
 
-def _columns(schema: Schema, columns: Sequence[str] | None) -> dict[str, list[str]]:
-    """Table -> columns to fill."""
+def fillable(schema: Schema, columns: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Table -> columns to fill; by default all that can be but dates."""
     can = {n: [c for c, spec in t.columns.items() if spec.kind != "identifier"]
            for n, t in schema.tables.items() if t.role in ("static", "visit")}  # fmt: skip
     if columns is None:

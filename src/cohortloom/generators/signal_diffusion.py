@@ -615,6 +615,23 @@ class SignalDiffusion(TorchGenerator):
             raise SettingsError(f"{self.name} fills waveforms; columns of tables can't be chosen.")
         return inpaint(self, cohort, rng)
 
+    def refine(self, cohort: Cohort, *, seed: int | None, draws: int = 1) -> Cohort:
+        """Records of a lower sampling rate drawn at the model's: what the rate could carry stays, the rest is drawn.
+
+        Args:
+            cohort: Patients and records as in training, the signal at a lower `fs`.
+            seed: Same seed, same cohort.
+            draws: Copies of each patient, with ids as for `impute`.
+
+        Raises:
+            DataError: other channels, or a rate that is not lower.
+        """
+        from cohortloom.generators.impute import copies
+        from cohortloom.generators.signal_inpaint import refined
+
+        self._require_fitted()
+        return refined(self, copies(cohort, draws), Rng(seed).child("refine"))
+
 
 def _start_of(facts: Mapping[str, Any]) -> GaussianStart:
     """Room for the Gaussian law of records of this kind."""

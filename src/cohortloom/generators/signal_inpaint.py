@@ -5,29 +5,42 @@ this record and then scaled so that the beats on both sides meet. The record's c
 the leads that are seen. Then the samples: at every noise level what is seen is put back with its noise (replacement),
 and a sampler that adds fresh noise at each step lets the seams settle. What was seen comes back unchanged.
 
-Several draws of the same record: `impute` with several seeds. To continue a record, lengthen it with NaN.
+Several draws of the same record: `impute(draws=...)`. To continue a record, lengthen it with NaN.
+
+Super-resolution is the same with another projection: of a record of a lower rate the first K cosines are seen, in place
+of some samples. They come back unchanged; what is faster is drawn.
 
 References:
     Lugmayr et al. (2022). RePaint. arXiv:2201.09865.
 """
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Bool, Float
 
 from cohortloom.codec.beats import Beats, averaged_beats, find_beats
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.diffusion.sampler import stochastic
-from cohortloom.generators.signal_records import N_RHYTHM, rhythm_of, spectrum_of, texture_of
+from cohortloom.errors import DataError, Problem
+from cohortloom.generators.signal_records import (
+    N_RHYTHM,
+    rhythm_of,
+    spectrum_centres,
+    spectrum_of,
+    texture_centres,
+    texture_of,
+)
 from cohortloom.rng import Rng
 
 if TYPE_CHECKING:
     from cohortloom.generators.signal_diffusion import SignalDiffusion
 
-__all__ = ["bridged", "inpaint"]
+__all__ = ["bridged", "inpaint", "refined"]
 
 _BATCH = 32
 #: A gap shorter than this holds no beat of its own [s].
@@ -62,32 +75,107 @@ def _filled(model: Any, cohort: Cohort, signals: SignalSet, rows: np.ndarray, rn
         notes = notes.join(records.select("record_id"), on="record_id", how="semi")
     part = SignalSet(signals.spec, records, np.asarray(signals.samples[rows]), notes)
     x, seen = model.codec_.samples.encode(part.samples)
+    known, where = torch.from_numpy(x), torch.from_numpy(seen)
+    found = _drawn(model, cohort, part, (x, seen), lambda new, old: torch.where(where, new, old), known, rng)
+    return np.where(np.isfinite(part.samples), part.samples, found)
+
+
+def _drawn(
+    model: Any, cohort: Cohort, part: SignalSet, scaled: tuple[np.ndarray, np.ndarray], put: Any, known: torch.Tensor,
+    rng: Rng, *, cut: float | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Physical samples of records of which a projection is known: put(a, b) is b with the projection of a."""
+    x, seen = scaled
+    records = part.records
     n_samples = records["n_samples"].to_numpy()
     context, observed = model.codec_.context.encode(cohort, records)
     _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
     drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
-    drawn, beats = _facts(model, part, x, seen, drawn, n_samples, rng)
-    place = np.arange(len(rows))
+    drawn, beats = _facts(model, part, x, seen, drawn, n_samples, rng, cut=cut)
+    place = np.arange(len(x))
     shown = model._shown(drawn, context, observed, beats, place, x.shape[2])
     denoise, law = model._denoise(*shown), shown[2]
     noise = torch.randn(x.shape, generator=rng.child("noise").torch)
-    known, where = torch.from_numpy(x), torch.from_numpy(seen)
 
     def held(y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        y = torch.where(where, known + sigma[:, None, None] * noise, y)
-        return torch.where(where, known, denoise(y, sigma))
+        y = put(known + sigma[:, None, None] * noise, y)
+        return put(known, denoise(y, sigma))
 
     levels = model._levels(2 * model.sampling_steps)
     start = levels[0] * noise if law is None else law.noisy(noise, levels[0])
     found = stochastic(held, start, levels, generator=rng.child("churn").torch, churn=0.5)
-    full = model.codec_.samples.decode(found.numpy(), n_samples)
-    return np.where(np.isfinite(part.samples), part.samples, full)
+    return model.codec_.samples.decode(found.numpy(), n_samples)
+
+
+#: Share of a low rate's own range that is taken as known: above it lies the slope of whatever filter was used.
+KNOWN = 0.8
+
+
+def refined(model: "SignalDiffusion", cohort: Cohort, rng: Rng) -> Cohort:
+    """Records of a lower sampling rate, drawn at the model's.
+
+    Args:
+        model: Fitted model.
+        cohort: As the model's, but for a lower `fs` of the signal.
+        rng: Random stream.
+
+    Raises:
+        DataError: the cohort lacks the signal, or its channels or rate do not fit.
+    """
+    from cohortloom.training import drawing_from, few_threads
+
+    name, wanted = model.codec_.signal, model.schema_.signals[model.codec_.signal]
+    low = cohort.signals.get(name)
+    if low is None or low.spec.channels != wanted.channels or not low.spec.fs < wanted.fs:
+        what = f"needs records of the channels {', '.join(wanted.channels)} at less than {wanted.fs:g} Hz"
+        raise DataError("", [Problem("other-signal", name, what, "Rename or resample the signal.")])
+    whole, n_samples = _upsampled(np.asarray(low.samples), low.records["n_samples"].to_numpy(), low.spec.fs, wanted.fs)
+    cut = KNOWN * low.spec.fs / 2
+    out = np.full((len(whole), len(wanted.channels), int(n_samples.max(initial=0))), np.nan, np.float32)
+    records = low.records.with_columns(pl.Series("n_samples", n_samples, dtype=low.records["n_samples"].dtype))
+    people = Cohort.build(model.schema_, cohort.tables)
+    with few_threads(model.net_, model.training.threads), torch.no_grad(), drawing_from(rng.child("layers").torch):
+        for length in np.unique(n_samples):  # cosines belong to a length
+            same = np.flatnonzero(n_samples == length)
+            for rows in np.split(same, range(_BATCH, len(same), _BATCH)):
+                part = SignalSet(wanted, records[rows], whole[rows, :, :length])
+                out[rows, :, :length] = _finer(model, people, part, cut, rng.child(int(rows[0])))
+    waves = SignalSet(wanted, records, out)
+    return Cohort.build(model.schema_, cohort.tables, signals={name: waves}, origin=cohort.origin)
+
+
+def _finer(model: Any, people: Cohort, part: SignalSet, cut: float, rng: Rng) -> np.ndarray:
+    x, seen = model.codec_.samples.encode(part.samples)
+    known = torch.from_numpy(x)
+    keep = torch.arange(x.shape[2] + 1) < 2 * x.shape[2] * cut / part.spec.fs
+
+    def put(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        c = torch.fft.rfft(torch.cat([new - old, (new - old).flip(-1)], dim=-1))
+        return old + torch.fft.irfft(c * keep, n=2 * old.shape[-1])[..., : old.shape[-1]]
+
+    return _drawn(model, people, part, (x, seen), put, known, rng, cut=cut)
+
+
+def _upsampled(x: np.ndarray, n_samples: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Records at the higher rate, first sample at first sample, and their lengths."""
+    from fractions import Fraction
+
+    from scipy.signal import resample_poly  # heavy
+
+    ratio = Fraction(high / low).limit_denominator(1000)
+    within = np.arange(x.shape[2]) < n_samples[:, None]
+    last = np.take_along_axis(x, np.maximum(n_samples - 1, 0)[:, None, None], axis=2)
+    held = np.nan_to_num(np.where(within[:, None], x, last))  # what follows the end does not ring into it
+    fine = resample_poly(held, ratio.numerator, ratio.denominator, axis=2, padtype="edge")
+    length = np.ceil(n_samples * float(ratio) - 1e-9).astype(int)
+    return fine.astype(np.float32), np.minimum(length, fine.shape[2])
 
 
 def _facts(
-    model: Any, part: SignalSet, x: np.ndarray, seen: np.ndarray, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng
-) -> tuple[np.ndarray, Beats | None]:
-    """Facts of records from what is seen, and from the prior where nothing is."""
+    model: Any, part: SignalSet, x: np.ndarray, seen: np.ndarray, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng,
+    *, cut: float | None = None,
+) -> tuple[np.ndarray, Beats | None]:  # fmt: skip
+    """Facts of records from what is seen (of frequencies below `cut`), and from the prior where nothing is."""
     net, fs = model.net_, model.shape_.facts["fs"]
     middle, spread = net.middle.numpy(), net.spread.numpy()
     draw = rng.child("code").numpy
@@ -95,7 +183,8 @@ def _facts(
     if not model.shape_.facts["n_code"]:
         return drawn, None
     if not model.shape_.facts["beats"]:
-        mean, sd = net.code.encode(spectrum_of(x, seen, fs))
+        below = np.tile(np.array(spectrum_centres(x.shape[2], fs)) < (cut or fs), x.shape[1])
+        mean, sd = net.code.encode(spectrum_of(x, seen, fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
         return np.where(anything[:, None], (z - middle) / spread, drawn), None
     beats = find_beats(part, model.codec_.samples.modelled)
@@ -104,10 +193,13 @@ def _facts(
     points = shapes.shape[2]
     flat = np.repeat(ok, points, axis=1)
     wave = np.where(flat, shapes.reshape(len(x), -1), 0.0)
-    usual = np.where(flat, net.code.centre.numpy(), 0.0)  # of the leads that are seen
+    code = net.code if cut is None else _blurred(net.code, points, min(fs, 125.0), cut)
+    usual = np.where(flat, code.centre.numpy(), 0.0)  # of the leads that are seen
     log_size = np.log(np.maximum(np.linalg.norm(wave, axis=1), 1e-3) / np.maximum(np.linalg.norm(usual, axis=1), 1e-3))
-    log_size = np.where(flat.all(axis=1), np.log(np.maximum(np.sqrt(np.square(wave).mean(axis=1)), 1e-3)), log_size)
-    mean, sd = net.code.encode(wave / np.exp(log_size)[:, None], flat)
+    log_size = np.where(
+        flat.all(axis=1) & (cut is None), np.log(np.maximum(np.sqrt(np.square(wave).mean(axis=1)), 1e-3)), log_size
+    )
+    mean, sd = code.encode(wave / np.exp(log_size)[:, None], flat)
     z = mean + sd * draw.standard_normal(mean.shape)
     k = z.shape[1]
     known = ok.any(axis=1)
@@ -124,9 +216,23 @@ def _facts(
     left = (x - guide[:, : x.shape[1]].numpy()) * seen
     share = np.maximum(seen.mean(axis=(1, 2)), 1e-3)
     texture = texture_of(left, fs) - np.log(share)[:, None]
-    some, bands = share > 0.2, slice(N_RHYTHM, N_RHYTHM + texture.shape[1])
-    drawn[some, bands] = np.clip(((texture - middle[bands]) / spread[bands])[some], -3, 3)
+    told = N_RHYTHM + np.flatnonzero(np.array(texture_centres(fs)) < (cut or fs))
+    found = np.clip((texture[:, told - N_RHYTHM] - middle[told]) / spread[told], -3, 3)
+    drawn[:, told] = np.where((share > 0.2)[:, None], found, drawn[:, told])
     return drawn, beats
+
+
+def _blurred(code: Any, points: int, rate: float, cut: float) -> Any:
+    """The code of averaged beats that have lost all above `cut`."""
+    k, t = np.meshgrid(np.arange(points), np.arange(points))
+    cosine = np.cos(np.pi * k * (t + 0.5) / points) * np.sqrt(np.where(k == 0, 1, 2) / points)
+    smooth = cosine[:, : int(2 * points * cut / rate) + 1]
+    smooth = torch.from_numpy(smooth @ smooth.T)
+    found = copy.deepcopy(code)
+    found.centre.copy_((code.centre.reshape(-1, points) @ smooth).reshape(-1))
+    wide = code.loading.T.reshape(code.loading.shape[1], -1, points) @ smooth
+    found.loading.copy_(wide.reshape(code.loading.shape[1], -1).T)
+    return found
 
 
 def bridged(
