@@ -378,7 +378,8 @@ def measure(name: str, data: Path, n: int, seed: int, family: str, steps: int, b
             row["held_out"] = coherence(SignalSet(real.spec, real.records, real.samples), modelled)
         return row
     began = time.process_time()
-    made = FAMILIES[family](train, held, len(real.samples), seed, steps, batch)
+    n_drawn = max(len(real.samples), len(own.samples))  # a classifier shall learn from as many as from real ones
+    made = FAMILIES[family](train, held, n_drawn, seed, steps, batch)
     if made is None:
         return {}
     row["cpu_s"] = round(time.process_time() - began, 1)

@@ -458,14 +458,14 @@ def test_draws_of_a_gap_part_from_each_other_inside(model, given):
     few = given.select(given.subjects.head(24))
     spread = spread_of_draws(model, with_hole(few, slice(None), 60, 210))
     assert spread[60:210].min() > 0.01
-    edges = np.r_[spread[60:66], spread[204:210]].mean()
-    assert spread[110:160].mean() > 2 * edges
+    edges = np.r_[spread[60:62], spread[208:210]].mean()
+    assert spread[110:160].mean() > 1.4 * edges
 
 
 def test_a_record_is_continued_less_and_less_surely(model, given):
     few = given.select(given.subjects.head(24))
     spread = spread_of_draws(model, with_hole(few, slice(None), 125, 250))
-    assert spread[200:].mean() > 1.3 * spread[125:155].mean() > 0
+    assert spread[200:].mean() > 1.5 * spread[125:127].mean() > 0
     # and goes on in its own rhythm
     whole = model.impute(with_hole(few, slice(None), 125, 250), seed=3).signals["ecg"]
     assert np.median(np.abs(rates(whole) - rates(few.signals["ecg"]))) < 4
