@@ -5,12 +5,18 @@
 Any generator fills the first link; the others must take `given` patients, and the course or the signals may be left
 out. Each link is fitted on the whole cohort. A model that draws statics and course together may fill both links at once
 (events="joint"): p(statics, course) p(signals | statics, course). Every patient of a chain has a static row.
+
+Continuing a patient and filling holes of the course are matters of the link that draws the course: statics are given,
+and that link's law of the rest given them and what is known of the course is the chain's. Waveforms so far stay as they
+are; visits to come get none. A hole in the statics would need both links at once, p(statics) p(course | statics), and
+is filled only where one link draws both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,7 +45,7 @@ class Chain(Generator):
     """
 
     name: ClassVar[str] = "chain"
-    abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.CONDITION})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.CONDITION, Ability.EXTEND, Ability.IMPUTE})
     files: ClassVar[frozenset[str]] = frozenset({"static", "events", "signals"})
 
     static: Any = "independent"
@@ -55,6 +61,8 @@ class Chain(Generator):
                 raise SettingsError(
                     f'chain.{link}: {model.name} does not continue from given patients (ability "given").'
                 )
+        lent = set(self._course[1].abilities) - (set() if self.events else {Ability.EXTEND})
+        self.abilities = type(self).abilities & (lent | {Ability.CONDITION})
 
     def _links(self) -> list[tuple[str, Generator]]:
         """The links there are, in the order they draw."""
@@ -64,6 +72,21 @@ class Chain(Generator):
     @property
     def notes(self) -> dict[str, int]:
         return {what: n for _, model in self._links() for what, n in model.notes.items()}
+
+    @property
+    def _course(self) -> tuple[str, Generator]:
+        """The link that draws the course."""
+        return ("events", self.events) if isinstance(self.events, Generator) else ("static", self.static)
+
+    def _require(self, ability: Ability, call: str) -> None:
+        self._require_fitted()
+        link, model = self._course
+        if ability in type(self).abilities and ability not in self.abilities:
+            lacks = (
+                f'its link {link}, {model.name}, lacks the ability "{ability}"' if self.events else "it has no course"
+            )
+            raise SettingsError(f"{self.name} can't {call}: {lacks}. cohortloom list generators names those that can.")
+        super()._require(ability, call)
 
     def settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {link: {"generator": model.name, **model.settings()} for link, model in self._links()}
@@ -123,6 +146,33 @@ class Chain(Generator):
             return course
         waves = condition.part(self.schema_.signals)
         return with_statics(self.signals._make(ids, course, rng.child("signals"), waves), first, ids)
+
+    def _extend(self, prefix: Cohort, until: timedelta | int, draws: int, rng: Rng) -> Cohort:
+        link, model = self._course
+        longer = model._extend(prefix, until, draws, rng.child(link))
+        source = f"{prefix.origin.source} continued by {self.name}".strip()
+        return replace(longer, origin=replace(longer.origin, source=source))
+
+    def _impute(self, cohort: Cohort, rng: Rng, columns: Sequence[str] | None = None) -> Cohort:
+        """Cells by the link that draws the course, given statics; then gaps of waveforms, where their link can."""
+        from cohortloom.generators.impute import fillable
+
+        link, model = self._course
+        wanted = [f"{name}.{column}" for name, own in fillable(self.schema_, columns).items() for column in own]
+        if link == "events":
+            statics = [path for path in wanted if path.partition(".")[0] in self.schema_.statics]
+            if columns is not None and statics:
+                raise SettingsError(
+                    f"{self.name}: {', '.join(statics)} can't be filled given the course, for statics and course come "
+                    'from two links. Use events="joint", or impute with a model of both.'
+                )
+            wanted = [path for path in wanted if path not in statics]
+        full = model._impute(cohort, rng.child(link), wanted)
+        if self.signals is not None and columns is None and cohort.signals and Ability.IMPUTE in self.signals.abilities:
+            full = self.signals._impute(full, rng.child("signals"))
+        source = f"{cohort.origin.source} imputed by {self.name}".strip()
+        notes = {**full.origin.notes, "imputed by": self.name}
+        return replace(full, origin=replace(full.origin, source=source, notes=notes))
 
     def _write(self, folder: Path) -> dict[str, Any]:
         for link, model in self._links():

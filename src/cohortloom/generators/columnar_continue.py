@@ -28,6 +28,7 @@ from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
 from cohortloom.generators.cell_drawing import one_of
 from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder, cells_of, raw_values
 from cohortloom.generators.columnar_sampling import (
+    IMPOSSIBLE,
     Members,
     _Draw,
     _log_mass,
@@ -174,6 +175,8 @@ def _draw_plan(
         exact = k if at_count else used
         stays = is_over | np.isnan(value)
         here = cell_log_prob(coder, logits, mixture, coder.snap(exact), none)
+        if at_count:  # a number of visits that nobody has is not the nearest one that somebody has
+            here = np.where(coder.snap(exact) == exact, here, IMPOSSIBLE)
         if not at_count and not a.whole:
             here = here + _log_slope(coder, exact)
         none_yet = ~np.bool_(at_count) & (n_visits < 2)  # one visit: no span
