@@ -305,7 +305,11 @@ def check_courses_before_the_origin(case: Case) -> None:
         warnings.simplefilter("error", RuntimeWarning)
         drawn = case.make().fit(cohort, seed=0).sample(100, seed=1)
     if case.fitted.layout.sequence:
-        assert (drawn.tables["visits"]["time"] < timedelta()).mean() > 0.5
+        start, real = (
+            c.tables["visits"].group_by("subject_id").agg(pl.col("time").min().dt.total_days())["time"]
+            for c in (drawn, cohort)
+        )
+        assert start.std() > 0.3 * real.std() and 0.1 < (start < 0).mean() < 1.0
     if not set(drawn.tables) & {"patients"}:
         return
     made = drawn.tables["patients"]["name"]
@@ -515,9 +519,14 @@ def _odd(cohort: Cohort) -> dict[str, Cohort]:
 
 
 def _before_origin(cohort: Cohort) -> Cohort:
-    """The cohort with courses that begin 300 days before their origin, and identifiers that may not be empty."""
+    """The cohort with courses that begin some 40 days before their origin, and identifiers that may not be empty."""
+    days = np.random.default_rng(1).normal(-40, 30, cohort.n_subjects).round().astype(np.int64)
+    shift = pl.DataFrame({"subject_id": cohort.subjects, "shift": days * 86_400_000_000})
+    shift = shift.cast({"shift": pl.Duration("us")})
     tables = {
-        name: frame.with_columns(pl.col("time") - timedelta(days=300)) if "time" in frame.columns else frame
+        name: frame.join(shift, on="subject_id").with_columns(pl.col("time") + pl.col("shift")).drop("shift")
+        if "time" in frame.columns
+        else frame
         for name, frame in cohort.tables.items()
     }
     plain = cohort.schema.model_dump(mode="json")
