@@ -91,7 +91,8 @@ def scores(ctx: Context) -> list[Score]:
     among = _telling(whole)
     mine, held = ctx.views["synthetic"], ctx.views["held_out"]
     own, theirs, ind = (_telling(v) for v in (mine, held, ctx.views["independent"]))
-    if not len(own) or not len(theirs):
+    real = _telling(ctx.views["train"])
+    if not min(len(own), len(theirs), len(real)):
         why = "no patient has two rows"
         return [
             not_computed(ctx, "copies.patients", "whole patients copied from training data", why),
@@ -110,7 +111,6 @@ def scores(ctx: Context) -> list[Score]:
     else:
         marks = [(x[np.isfinite(x)] >= 0.8) for x in nearly]
         found.append(_share(ctx, key, name, *marks, 1.0))
-    real = _telling(ctx.views["train"])
     train_copies = np.repeat(True, 1)
     found.append(
         _share(

@@ -38,6 +38,7 @@ __all__ = ["figures", "odds_gap", "scores"]
 MOST_PARTS = 40
 FEWEST = 10
 FEWEST_OF_CLASS = 8
+LAWS = ("marginal", "missingness", "codes")
 
 
 def scores(ctx: Context) -> list[Score]:
@@ -127,7 +128,7 @@ def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
             return np.nan_to_num(d.reshape(*d.shape[:-2], -1), nan=1.0)  # nothing left of a column: all is lost
 
         flat = {k: s.reshape(len(s), -1) for k, s in made.items()}
-        useless = 0.2 if summary.name == "marginal" else None  # independent columns keep overall laws
+        useless = 0.2 if summary.name in LAWS else None  # independent columns keep overall laws
         found += assess(
             ctx,
             Measure(key, name, labels, flat, curve, distance, keep, (0.05, 0.1), useless=useless),

@@ -17,7 +17,9 @@ a point reaches to its k-th neighbour within its own cohort.
 In authenticity, x is the nearest real patient of each synthetic one and nothing else: an implementation in wide use
 looks x's own distance up by the number of the synthetic patient.
 
-Floor and limits come from real patients dealt anew into two cohorts of n (training and held-out pooled).
+Limits come from synthetic and held-out patients dealt anew into two cohorts of n (`intervals.py` says why), the
+quantile from the gamma law with the mean, variance and skewness of these dealings. Authenticity and near copies are
+shares of patients, with binomial limits.
 
 References:
     Kynkäänniemi et al. (2019). Improved precision and recall metric for assessing generative models.
@@ -30,7 +32,7 @@ from __future__ import annotations
 import numpy as np
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
+from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable, upper_quantile
 from cohortloom.evaluation.space import distances, points
 from cohortloom.report import Goal, Score
 
@@ -109,15 +111,16 @@ def compared(ctx: Context, some: dict[str, np.ndarray], draw: np.random.Generato
     """All scores of equally many points of each cohort."""
     n = len(some["synthetic"])
     some = {**some, "bootstrap": some["train"][draw.integers(0, n, n)]}
-    pool = np.concatenate([some["train"], some["held_out"]])
+    pool = np.concatenate([some["synthetic"], some["held_out"]])
     inner = distances(pool, pool)
     np.fill_diagonal(inner, 0)
-    null = _null(pool, inner, n, draw, 40 if ctx.fast else 80)
+    null = _null(pool, inner, n, draw, 50 if ctx.fast else 80)
     made = {k: _summary(some["held_out"], v, inner[n:, n:]) for k, v in some.items() if k != "held_out"}
-    z = _z(n, alpha)
-    found = [_high(k, words, made, null, draw, n, z) for k, words in HIGH.items()]
-    found.append(_diversity(made, null, some["synthetic"], draw, n, z))
-    found += _copies(some, inner[:n, :n], inner[n:, :n], n, z, alpha)
+    found = [_high(k, words, made, null, draw, n, alpha) for k, words in HIGH.items()]
+    found.append(_diversity(made, null, some["synthetic"], draw, n, alpha))
+    within = distances(some["train"], some["train"])
+    np.fill_diagonal(within, 0)
+    found += _copies(some, within, distances(some["held_out"], some["train"]), n, alpha)
     return found
 
 
@@ -144,7 +147,7 @@ def _ratio(ss: np.ndarray, rr: np.ndarray) -> float:
 
 
 def _null(pool: np.ndarray, inner: np.ndarray, n: int, draw: np.random.Generator, times: int) -> dict[str, np.ndarray]:
-    """The measures between two real cohorts, over splits of the pooled real patients."""
+    """The measures between two cohorts of one kind, over dealings of the pooled patients."""
     rows = []
     for _ in range(times):
         order = draw.permutation(len(pool))
@@ -158,16 +161,15 @@ def _null(pool: np.ndarray, inner: np.ndarray, n: int, draw: np.random.Generator
     return {k: np.array([r[k] for r in rows]) for k in rows[0]}
 
 
-def _z(n: int, alpha: float) -> float:
-    from scipy.stats import norm  # heavy
+def _farthest(null: np.ndarray, n: int, alpha: float) -> float:
+    """How far above their mean dealings reach in a share alpha of cases; the way is longer where patients are few."""
+    return (1 + 10 / n) * (upper_quantile(null, 1 - alpha) - float(null.mean()))
 
-    return float(norm.ppf(1 - alpha)) * (1 + 10 / n)
 
-
-def _high(k: str, words: str, made: dict, null: dict, draw, n: int, z: float) -> Score:
+def _high(k: str, words: str, made: dict, null: dict, draw, n: int, alpha: float) -> Score:
     value, floor = float(made["synthetic"][k].mean()), float(made["train"][k].mean())
     anchors = {a: float(made[a][k].mean()) for a in ("bootstrap", "independent")}
-    limit = float(null[k].mean() - max(TOLERANCE, z * null[k].std(ddof=1)))
+    limit = float(null[k].mean()) - max(TOLERANCE, _farthest(-null[k], n, alpha))
     parts = made["synthetic"][k]
     if len(parts) > 1:
         draws = draw.choice(parts, (200, len(parts))).mean(axis=1)
@@ -184,9 +186,10 @@ def _high(k: str, words: str, made: dict, null: dict, draw, n: int, z: float) ->
     )  # fmt: skip
 
 
-def _diversity(made: dict, null: dict, points_made: np.ndarray, draw, n: int, z: float) -> Score:
+def _diversity(made: dict, null: dict, points_made: np.ndarray, draw, n: int, alpha: float) -> Score:
     value = abs(float(made["synthetic"]["diversity"][0]) - 1)
-    limit = max(TOLERANCE, z * float(np.sqrt(np.mean((null["diversity"] - 1) ** 2))))
+    gone = np.abs(null["diversity"] - 1)
+    limit = max(TOLERANCE, float(gone.mean()) + _farthest(gone, n, alpha))
     few = draw.integers(0, n, (60, n))
     half = points_made[: min(n, 300)]
     d = distances(half, half)
@@ -206,15 +209,17 @@ def _diversity(made: dict, null: dict, points_made: np.ndarray, draw, n: int, z:
     )  # fmt: skip
 
 
-def _copies(some: dict, within, held_to_train, n: int, z: float, alpha: float) -> list[Score]:
+def _copies(some: dict, within, held_to_train, n: int, alpha: float) -> list[Score]:
     """Authenticity and near copies; both ask how synthetic patients lie beside training patients."""
+    from scipy.stats import norm  # heavy
+
     to = {k: distances(some[k], some["train"]) for k in ("synthetic", "bootstrap", "independent")}
     to["held_out"] = held_to_train
     real = {k: authentic(d, within) for k, d in to.items()}
     p = float(real["held_out"].mean())
     se = np.sqrt(max(p * (1 - p), 0.01) * 2 / n)
     value = float(real["synthetic"].mean())
-    limit = p - max(TOLERANCE, z * float(se))
+    limit = p - max(TOLERANCE, (1 + 10 / n) * float(norm.ppf(1 - alpha)) * float(se))
     measurable = value < limit or limit > 0
     own = 1.96 * np.sqrt(max(value * (1 - value), 1 / n) / n)
     first = Score(

@@ -267,12 +267,13 @@ def _added(ctx: Context, task: Task, fit: Fitted) -> Score:
 
 
 def _tested_on_synthetic(ctx: Context, task: Task, fit: Fitted) -> Score:
-    """|TRTS - TRTR|: synthetic patients that are too easy or too hard to predict."""
+    """|TRTS - TRTR|: synthetic patients that are too easy or too hard to predict (or the training patients themselves,
+    as the bootstrap anchor shows)."""
     model, held = fit.models[fit.family]["train"], fit.data["held_out"]
     draw = ctx.rng.child("utility", task.name, "trts").numpy
     real = fit.marks[fit.family]["train"]
     found = {}
-    for k in ("synthetic", "independent"):
+    for k in ("synthetic", "bootstrap", "independent"):
         d = fit.data[k]
         if len(d.y) < 10 or (fit.kind != "regression" and min(d.event.sum(), (1 - d.event).sum()) < 4):
             found[k] = np.full(len(real), BLANK[fit.kind])
@@ -290,7 +291,7 @@ def _tested_on_synthetic(ctx: Context, task: Task, fit: Fitted) -> Score:
     name = f"{METRIC[fit.kind]} of real-trained models on synthetic against real patients, difference"
     interval, floor = (float(low), float(high)), float(abs(alone[0] - alone[1]))
     return _score(ctx, task, fit, "trts", name, value, interval, limit, floor,
-                  {"bootstrap": None, "independent": float(abs(found["independent"][0] - real[0]))},
+                  {k: float(abs(found[k][0] - real[0])) for k in ("bootstrap", "independent")},
                   useless=float(real[0] - BLANK[fit.kind]), details=details)  # fmt: skip
 
 
@@ -433,7 +434,7 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
     measurable = n >= 3 and (value >= 0.5 or high < 0.5)
     return Score(
         name=full, group="utility", key=_key(task, key), value=value, interval=(low, high), n=ctx.n, goal=Goal.HIGH,
-        limit=0.5, floor=1.0, measurable=measurable, reason="" if measurable else few, details=details,
+        limit=0.5, measurable=measurable, reason="" if measurable else few, details=details,
     )  # fmt: skip
 
 

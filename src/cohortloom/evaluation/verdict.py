@@ -9,6 +9,24 @@ from cohortloom.report import Goal, Score
 
 __all__ = ["not_tested", "shortened", "verdict"]
 
+# groups of scores, as a clinician would say them
+WORDS = {
+    "marginal": "single columns",
+    "missingness": "missing values",
+    "association": "associations between columns",
+    "temporal": "courses over time",
+    "codes": "codes and their order",
+    "detection": "the patients as a whole, as judges see them",
+    "utility": "usefulness for the declared tasks",
+    "survival": "survival",
+    "realism": "realism and variety",
+    "fairness": "subgroups",
+    "shift": "transfer to other sites",
+    "likelihood": "memorisation by likelihood",
+    "copies": "copies",
+    "signals": "waveforms",
+}
+
 
 def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
     """Two to five sentences for a clinician."""
@@ -21,17 +39,18 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         said.append(f"With {n:,} synthetic and {held:,} held-out patients nothing could be judged.")
     elif not failed:
         said.append(
-            f"On all {len(judged)} scores that could be judged, {n:,} synthetic patients differ from {held:,} held-out "
-            "patients no more than a second sample of real patients might."
+            f"All {len(judged)} scores that could be judged lie within their limits: {n:,} synthetic patients differ "
+            f"from {held:,} held-out patients no more than a second sample of real patients might, or by too little to "
+            "matter."
         )
     else:
         said.append(
-            f"{len(failed)} of {len(judged)} judged scores differ from {held:,} held-out patients by more than a "
-            "second sample of real patients would."
+            f"{len(failed)} of {len(judged)} judged scores lie beyond their limits: there the {n:,} synthetic patients "
+            f"differ from {held:,} held-out patients by more than a second sample of real patients would."
         )
         good = [g for g in dict.fromkeys(s.group for s in judged) if not any(f.group == g for f in failed)]
         if good:
-            said.append(f"Nothing was found against: {', '.join(good)}.")
+            said.append(f"Nothing was found against {', '.join(WORDS.get(g, g) for g in good)}.")
         worst = sorted(failed, key=_excess, reverse=True)[:3]
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
@@ -57,9 +76,12 @@ def _subgroups(scores: Sequence[Score], failed: Sequence[Score]) -> list[str]:
 
 
 def _excess(score: Score) -> float:
-    """How many times beyond its limit a failed score lies."""
-    value, limit = max(score.value or 0, 1e-3), max(score.limit or 0, 1e-3)
-    return limit / value if score.goal is Goal.HIGH else value / limit
+    """How far beyond its limit a failed score lies: of the way to columns drawn apart, or of the limit itself where
+    these would pass."""
+    sign = -1 if score.goal is Goal.HIGH else 1
+    value, limit, useless = (sign * float(x or 0) for x in (score.value, score.limit, score.anchors.get("independent")))
+    way = useless - limit if score.anchors.get("independent") is not None else 0.0
+    return (value - limit) / (way if way > 1e-9 else max(abs(limit), 1e-3))
 
 
 def shortened(names: Sequence[str], most: int = 12) -> str:

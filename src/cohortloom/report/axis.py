@@ -26,7 +26,7 @@ GUTTER = 22
 LEGEND = (
     ("value", "value and 95 % interval"),
     ("limit", "limit; the shaded side fails"),
-    ("floor", "floor: real held-out patients, same score"),
+    ("floor", "floor: real patients in their place"),
     ("bootstrap", "anchor: copied patients (bootstrap)"),
     ("independent", "anchor: columns drawn apart (independent)"),
 )
