@@ -24,7 +24,9 @@ SMALL = {
 }
 #: Generators of waveforms, checked on waveforms.
 WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "code": 4,
-                              "training": {**STEPS, "batch_size": 8}}}  # fmt: skip
+                              "training": {**STEPS, "batch_size": 8}},
+         "signal-steps": {"patch": 25, "generator": {"generator": "temporal-vae", "width": 16, "training": STEPS}},
+         }  # fmt: skip
 SLOW = {"processes_equal_whole"}
 #: A Python step per visit: only its first few checks run in the fast suite.
 SLOW_GENERATORS = {"sdv-par"}

@@ -20,6 +20,7 @@ GENERATORS = Registry(
         "independent": "independent:Independent",
         "record-diffusion": "record_diffusion:RecordDiffusion",
         "signal-diffusion": "signal_diffusion:SignalDiffusion",
+        "signal-steps": "signal_steps:SignalSteps",
         "sdv-par": "sdv_par:SdvPar",
         "sdv-static": "sdv_static:SdvStatic",
         "temporal-vae": "temporal_vae:TemporalVAE",
