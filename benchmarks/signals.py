@@ -297,12 +297,37 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
     return make
 
 
+def in_steps(generator: str, **settings: Any) -> Callable[..., dict[str, Any] | None]:
+    """A generator of records on short waveforms: about 20 steps a record. None where records are longer than 512."""
+
+    def make(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
+        from cohortloom.generators.signal_steps import LONGEST, SignalSteps
+
+        waves = next(iter(train.signals.values()))
+        if waves.samples.shape[2] > LONGEST or train.schema.statics:
+            return None
+        model = SignalSteps(generator={"generator": generator, **settings}, patch=-(-waves.samples.shape[2] // 20))
+        began = time.process_time()
+        model.fit(train, seed=seed)
+        fitted, began = time.process_time() - began, time.process_time()
+        drawn = next(iter(model.sample(n, seed=seed + 1).signals.values()))
+        spent, made = time.process_time() - began, len(drawn.samples)
+        keep = np.sort(np.random.default_rng(seed).permutation(made)[:n])
+        return {"samples": np.asarray(drawn.samples)[keep], "labels": drawn.records["label"].gather(keep).to_list(),
+                "fit_cpu_s": round(fitted, 1), "samples_per_cpu_s": round(made / spent, 1)}  # fmt: skip
+
+    return make
+
+
 FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "bootstrap": bootstrap,
     "gaussian": gaussian,
     "barycentre": barycentre,
     "simulator": simulator,
     "neurokit2": neurokit,
+    "columnar-ar, in steps": in_steps("columnar-ar", training={"steps": 400}),
+    "temporal-vae, in steps": in_steps("temporal-vae", training={"steps": 1000, "evaluate_every": 200}),
+    "timegan, in steps": in_steps("timegan", training={"steps": 600, "evaluate_every": 200}),
     "signal-diffusion": diffusion(width=32),
     "without Gaussian start": diffusion(width=32, start=False),
     "without rhythm and code": diffusion(width=32, top_down=False),
