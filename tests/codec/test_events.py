@@ -205,7 +205,7 @@ def test_without_visits_a_step_is_a_day():
     cohort = Cohort.build(
         schema, {"patients": pl.DataFrame({"subject_id": np.arange(61), "sex": ["F"] * 61}), "home": frame}
     )
-    codec = Codec.fit(cohort, RAW)
+    codec = Codec.fit(cohort, RAW, step_days=1)
     encoded = codec.encode(cohort, rng=Rng(0))
     days = frame.with_columns(day=pl.col("time").dt.total_days()).select("subject_id", "day").n_unique()
     assert encoded.sequence.length.sum() == days and encoded.sequence.length[60] == 0

@@ -34,7 +34,7 @@ from cohortloom.codec.fold import Fold, fit_fold, rows_of
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
 from cohortloom.codec.laws import quantiles
 from cohortloom.codec.naturals import derived_statics, derived_visits, write_statics, write_visits
-from cohortloom.codec.steps import Steps, step_table, steps_of
+from cohortloom.codec.steps import Steps, step_table, steps_of, usual_width
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
 from cohortloom.codec.where import where_values
@@ -97,7 +97,7 @@ class Codec:
         k_min: int = 5,
         max_codes: int | None = None,
         bounds: Literal["schema", "data"] = "schema",
-        step_days: float = 1.0,
+        step_days: float | None = None,
     ) -> Codec:
         """Learn a codec from training patients.
 
@@ -108,14 +108,16 @@ class Codec:
             max_codes: Codes with a feature of their own, per table; None: by the size of the cohort.
             bounds: "schema": numbers keep the bounds of the schema; "data": where it has none, those of the training
                 data (k-th extremes).
-            step_days: Width of a step where the schema has no visit table.
+            step_days: Width of a step where the schema has no visit table; None: a day, or every time of its own where
+                few columns are recorded many times a day (monitors, sensors).
 
         Raises:
             SettingsError: a setting is out of range.
             DataError: a subject has two rows in a static table.
         """
         check_settings(layout, k_min, max_codes, bounds, step_days)
-        schema, width = cohort.schema, max(1, round(step_days * DAY))
+        schema = cohort.schema
+        width = usual_width(cohort) if step_days is None else max(1, round(step_days * DAY))
         ids = cohort.subjects
         steps = steps_of(cohort, ids, width=width)
         notes = {"visits without a time": steps.n_untimed} if steps.n_untimed else {}

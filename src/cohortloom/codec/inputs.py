@@ -18,7 +18,7 @@ from cohortloom.schema import Schema
 __all__ = ["check_arrays", "check_schema", "check_settings", "fit_cells", "one_row_each", "slice_of"]
 
 
-def check_settings(layout: Layout, k_min: int, max_codes: int | None, bounds: str, step_days: float) -> None:
+def check_settings(layout: Layout, k_min: int, max_codes: int | None, bounds: str, step_days: float | None) -> None:
     wrong = []
     if k_min < 1:
         wrong.append("k_min must be at least 1")
@@ -26,7 +26,7 @@ def check_settings(layout: Layout, k_min: int, max_codes: int | None, bounds: st
         wrong.append("max_codes must be at least 0")
     if bounds not in ("schema", "data"):
         wrong.append('bounds must be "schema" or "data"')
-    if not step_days > 0:
+    if step_days is not None and not step_days > 0:
         wrong.append("step_days must lie above 0")
     if layout.events:
         wrong.append("the codec has no events layout; events are folded into steps (sequence=True)")

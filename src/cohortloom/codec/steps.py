@@ -1,7 +1,9 @@
 """What a step is, and in which step an event falls.
 
 With a visit table a step is one of its rows. Without one, a step is a day (or another fixed width) of the subject on
-which something was recorded in any timed table; for clock "order" it is one place in the order.
+which something was recorded in any timed table; for clock "order" it is one place in the order. Where at most 64
+columns and codes are recorded, and on most days at more than two times, as by a monitor or a glucose sensor, every such
+time is a step of its own.
 
 An event falls in the visit it names; else in the last step that began at or before it; else in the subject's first
 step. Step starts are compared on the grid of the event table: a prescription dated by the day belongs to the admission
@@ -15,11 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from cohortloom.codec.clock import DAY, floor_to, ticks_of
+from cohortloom.codec.clock import DAY, floor_to, grid_of, ticks_of
 from cohortloom.cohort import Cohort
 from cohortloom.schema import Schema
 
-__all__ = ["Steps", "place", "step_table", "steps_of", "subject_rows"]
+__all__ = ["Steps", "place", "step_table", "steps_of", "subject_rows", "usual_width"]
+
+_MOST_COLUMNS = 64
+_FEW_TIMES = 2
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,27 @@ def subject_rows(ids: pl.Series, frame: pl.DataFrame) -> np.ndarray:
     table = pl.DataFrame({"subject_id": ids, "__row": np.arange(ids.len())})
     found = frame.select("subject_id").join(table, on="subject_id", how="left", maintain_order="left")["__row"]
     return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def usual_width(cohort: Cohort) -> int:
+    """Width of a step where there is no visit table [ticks]: a day, or the grid of the times themselves."""
+    schema, width = cohort.schema, 0
+    if schema.visit_table is not None or schema.clock == "order":
+        return DAY
+    times, ticks = [], []
+    for name, table in schema.events.items():
+        frame = cohort.tables[name]
+        if table.timed and frame.height:
+            width += frame[table.code].n_unique() if table.code else len(table.columns)
+            known = frame.select("subject_id", "time").drop_nulls()
+            ticks.append(ticks_of(known["time"])[0])
+            times.append(known.select("subject_id", day=floor_to(ticks[-1], DAY), time=ticks[-1]))
+    if not times or width > _MOST_COLUMNS:
+        return DAY
+    per_day = pl.concat(times).group_by("subject_id", "day").agg(pl.col("time").n_unique())["time"]
+    if not len(per_day) or (per_day > _FEW_TIMES).mean() <= 0.5:
+        return DAY
+    return grid_of(schema, np.concatenate(ticks))
 
 
 def steps_of(cohort: Cohort, ids: pl.Series, *, width: int = DAY) -> Steps:

@@ -213,7 +213,7 @@ class TimeLaw:
         apart = np.where(early, -laws["before"].quantile(u), apart)
         begin = np.where(early, start, left)
         ticks = np.round(np.nan_to_num(apart) * per_day).astype(np.int64) + begin
-        if self.outside.hours:
+        if self.outside.hours and (self.limit is None or self.limit * per_day > self.grid):  # a step is no moment
             moved = floor_to(ticks, DAY) + self.outside.ticks(draw.random(n))
             fits = (moved > begin) & (~has_next | (moved < following))
             ticks = np.where(~near & np.where(early, moved < start, fits), moved, ticks)
