@@ -7,7 +7,18 @@ import torch
 from cohortloom.nets.columnar import NEVER, ColumnNet, ColumnShape, Rows
 
 COLUMNS = [
-    ColumnShape("number", 4, (True,) * 4, (0.5, 0.2, 0.2, 0.1), repeat=2, own=(0, 1), last=0, mean=1, known=3),
+    ColumnShape(
+        "number",
+        4,
+        (True,) * 4,
+        (0.5, 0.2, 0.2, 0.1),
+        repeat=2,
+        own=(0, 1),
+        last=0,
+        mean=1,
+        known=3,
+        scales=(0.1, 1.2, -0.1, 0.8, 0.5),
+    ),
     ColumnShape("category", 3, (True,) * 3, (0.2, 0.3, 0.5), own=(2,)),
     ColumnShape("category", 50, (True,) * 50, (0.02,) * 50, lookup=0),
     ColumnShape("number", 3, (True, False, True), (0.5, 0.0, 0.5), own=(0, 1), last=0, mean=1, known=4),
@@ -65,6 +76,16 @@ def test_a_column_sees_earlier_columns_only(low_rank):
             changed = (net.log_prob(other) - before).abs().amax(0) > 1e-6
             assert not changed[:j].any(), "an earlier column saw a later one"
             assert changed[j + 1 :].all(), "a later column is blind to an earlier one"
+
+
+def test_change_and_departure_of_a_number_are_inputs_in_sd_of_its_changes():
+    net, rows = net_of(False), some_rows()
+    e, f = net.encode(rows.token, rows.score, rows.features), rows.features
+    there = (rows.token[:, 0] < 3) & (f[:, 3] >= 0)
+    assert 10 < there.sum() < 90
+    change, departure = (rows.score[:, 0] - f[:, 0] * 1.2 - 0.1) / 0.5, (rows.score[:, 0] - f[:, 1] * 0.8 + 0.1) / 0.5
+    expected = torch.where(there[:, None], torch.stack([change, departure], 1).clamp(-6, 6), 0.0)
+    torch.testing.assert_close(e[:, 5:7], expected)
 
 
 def test_repeat_is_impossible_before_anything_was_recorded():

@@ -4,7 +4,7 @@ import numpy as np
 
 from cohortloom.nets.history import NUMBER_FEATURES, History, HistorySpec, Steps, walk
 
-SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0, 0.5)
+SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0, 0.5, pull=(0.5, 3.0), usual=(0.2, 0.5, 0.3))
 
 
 def some_steps(length: np.ndarray, seed: int = 0) -> Steps:
@@ -14,7 +14,7 @@ def some_steps(length: np.ndarray, seed: int = 0) -> Steps:
     return Steps(score, recorded, rng.integers(0, 3, (n, 1)), rng.integers(0, 60, (n, 1)), rng.exponential(2, n))
 
 
-def slow_number_features(score, recorded, gap) -> list[float]:
+def slow_number_features(score, recorded, gap, pull) -> list[float]:
     """The features of one column after these visits."""
     time = np.cumsum(gap)
     x, when = score[recorded].astype(float), time[recorded]
@@ -35,7 +35,7 @@ def slow_number_features(score, recorded, gap) -> list[float]:
     moved = np.abs(np.diff(x)).mean() if len(x) > 1 else 0
     waits = [low - 0.5 < wait < high + 0.5 for low, high in ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))]
     found = [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
-    return [*found, overdue, x[-1] * recorded[-1], moved, *waits]
+    return [*found, overdue, x[-1] * recorded[-1], moved, x.sum() / (len(x) + pull), *waits]
 
 
 def test_features_equal_a_loop_over_the_past():
@@ -52,7 +52,8 @@ def test_features_equal_a_loop_over_the_past():
             for column in (0, 1):
                 block = SPEC.number_block(column)
                 assert len(block) == NUMBER_FEATURES
-                slow = slow_number_features(steps.score[past, column], steps.recorded[past, column], steps.gap[past])
+                mine = steps.score[past, column], steps.recorded[past, column], steps.gap[past]
+                slow = slow_number_features(*mine, SPEC.pull[column])
                 np.testing.assert_allclose(feature[block], slow, atol=1e-5)
             tokens = steps.small[past, 0]
             recorded = tokens[tokens > 0]
@@ -60,7 +61,9 @@ def test_features_equal_a_loop_over_the_past():
             shares = np.bincount(tokens, minlength=3) / len(tokens)
             moments = np.cumsum(steps.gap[past])
             waits = [min(moments[-1] - moments[tokens == k][-1], 8.0) if (tokens == k).any() else 8.0 for k in range(3)]
-            expected = [*last, tokens[-1] == 0, *shares, *(shares > 0), *waits]
+            count, usual = shares * len(tokens), np.asarray(SPEC.usual)
+            odds = np.log((count + usual) / (len(tokens) - count + 1 - usual))
+            expected = [*last, tokens[-1] == 0, *shares, *(shares > 0), *odds, *waits]
             np.testing.assert_allclose(feature[SPEC.category_block(0)], expected, atol=1e-5)
             large = steps.large[past, 0]
             assert code[0] == (large[large > 0][-1] if (large > 0).any() else -1)

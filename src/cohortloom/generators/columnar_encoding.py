@@ -20,13 +20,14 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import HistorySpec, Steps, walk
+from cohortloom.nets.history import CHANGE, HistorySpec, Steps, walk
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
 __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "raw_values"]
 
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
+PULLS = (0.05, 20.0)
 NOTHING = -1  # token of a number that follows from others
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
@@ -162,7 +163,33 @@ class Alphabet:
             time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
             usual_gap=max(float(np.median(later_gaps)), 1e-6),
+            pull=(*[1.0] * (self.gap is not None), *self._pulls(seq)),
+            usual=self._usual(seq),
         )
+
+    def _pulls(self, seq: SequenceArrays) -> list[float]:
+        """Variance within patients over variance between them of each number's normal scores."""
+        values, out, who = raw_values(seq), [], seq.subject
+        for j in self.numbers:
+            known = ~np.isnan(values[:, j])
+            score, mine = self.columns[j].history(self.columns[j].snap(values[known, j])).astype(float), who[known]
+            count = np.bincount(mine, minlength=len(seq.length))
+            mean = np.bincount(mine, score, minlength=len(count)) / np.maximum(count, 1)
+            some = count[count > 0]
+            within = ((score - mean[mine]) ** 2).sum() / max(len(score) - len(some), 1)
+            between = np.var(mean[count > 0]) - within * np.mean(1 / some) if len(some) > 1 else 0.0
+            out.append(float(np.clip(within / max(between, 1e-3), *PULLS)))
+        return out
+
+    def _usual(self, seq: SequenceArrays) -> tuple[float, ...]:
+        """Share of every token of the small categories."""
+        values, out = raw_values(seq), []
+        for j, c in enumerate(self.columns):
+            if c.kind == "category" and c.n_tokens <= LARGE:
+                token = c.token(values[:, j])
+                count = np.bincount(token[token >= 0], minlength=c.n_tokens)
+                out += ((count + 0.5) / (count.sum() + 0.5 * c.n_tokens + 0.5)).tolist()
+        return tuple(out)
 
     # --- columns by role ---
 
@@ -207,6 +234,7 @@ class Alphabet:
                     facts["own"] = (*range(n_static, n_static + self.spec.n_global), *facts["own"])
                 else:
                     facts |= {"last": int(block[0]), "known": int(block[1]), "mean": int(block[4])}
+                    facts["scales"] = self._scales(block - n_static)
             elif net == "later" and coder.n_tokens <= LARGE:
                 facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
                 small += 1
@@ -218,6 +246,15 @@ class Alphabet:
             allowed = tuple(coder.allowed.tolist())
             out.append(ColumnShape(coder.kind, coder.n_tokens, allowed, tuple(share.tolist()), **facts))
         return out
+
+    def _scales(self, block: np.ndarray) -> tuple[float, ...]:
+        """Of last value, mean and change in a numeric column's features; none where values never change."""
+        last, mean, change = (int(block[place]) for place in (0, 4, CHANGE))
+        if not len(self.mean) or self.sd[change] >= 1.0 or self.sd[change] <= 1e-3:
+            return ()
+        return tuple(
+            float(x) for x in (self.mean[last], self.sd[last], self.mean[mean], self.sd[mean], self.sd[change])
+        )
 
     @property
     def static_width(self) -> int:

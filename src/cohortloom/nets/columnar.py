@@ -6,8 +6,12 @@ With f the features of a row (statics and history) and x_1, ..., x_C its columns
 
 h = hidden(f) is shared; column c has a few units of its own, which also see the earlier columns of the row:
 
-    a_c = Wh_c h + sum over j < c of Wm_cj e_j        e_j: one-hot of the token and normal score of column j
-    out_c = Wo_c silu(a_c) + b_c + V_c f + sum over j < c of U_cj e_j
+    a_c = Wh_c h + sum over j < c of Wm_cj e_j        e_j: one-hot of the token and normal score of column j,
+    out_c = Wo_c silu(a_c) + b_c + V_c f + sum over j < c of U_cj e_j       its change and its departure
+
+Change and departure of a number are the distances of its score from the last one and from the mean of its history. A
+weight that is two kilos above the patient's own comes with a faster pulse, whatever the weight: in levels that is the
+difference of two large coefficients, which no small cohort learns.
 
 The last two terms are the *wide* part: linear, zero at the start, for token logits and, for a number, a shift and a log
 scale shared by all normals:
@@ -53,6 +57,7 @@ NEVER = -1e4
 LOG_SD = (-3.0, 1.5)
 LOG_SCALE = (-3.0, 2.0)
 LEAST_LOG_SD = -4.0
+MOST_MOVED = 6.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class ColumnShape:
         own: Features that tell the history of this column (low rank only).
         last, mean: Features for the persistence start, -1 without.
         known: Feature that is negative while no value of this column was recorded, -1 without.
+        scales: Mean and sd that standardised the features `last` and `mean`, and the sd of changes; empty: change and
+            departure are no inputs of later columns.
         lookup: Index that holds the last token of a large category, -1 without.
     """
 
@@ -81,6 +88,7 @@ class ColumnShape:
     mean: int = -1
     known: int = -1
     lookup: int = -1
+    scales: tuple[float, ...] = ()
 
     @property
     def large(self) -> bool:
@@ -89,7 +97,7 @@ class ColumnShape:
     @property
     def width(self) -> int:
         """Dimensions of this column as an input of later ones."""
-        return EMBEDDING if self.large else self.n_tokens + (self.kind == "number")
+        return EMBEDDING if self.large else self.n_tokens + (self.kind == "number") + 2 * bool(self.scales)
 
 
 @dataclass
@@ -157,6 +165,14 @@ class ColumnNet(nn.Module):
         size = np.cumsum([0] + [column.width for column in self.columns])
         self.start, self.n_inputs = size[:-1].tolist(), int(size[-1])
         n_in = self.n_features + EMBEDDING * len(lookup_sizes)
+        self.moving = [j for j, column in enumerate(self.columns) if column.scales]
+        moving = [self.columns[j] for j in self.moving]
+        for name, content, dtype in (
+            ("move_places", [(s.last, s.mean, s.known) for s in moving], torch.long),
+            ("move_scales", [s.scales for s in moving], torch.float),
+            ("move_missing", [(s.n_tokens - 1,) for s in moving], torch.long),
+        ):
+            self.register_buffer(name, torch.tensor(list(zip(*content)), dtype=dtype), persistent=False)
 
         def weight(*shape: int, fan_in: int | None = None, zero: bool = False) -> nn.Parameter:
             if zero:
@@ -290,7 +306,7 @@ class ColumnNet(nn.Module):
 
     # --- training: all columns at once ---
 
-    def encode(self, token: Tensor, score: Tensor) -> Tensor:
+    def encode(self, token: Tensor, score: Tensor, features: Tensor) -> Tensor:
         """Inputs e of all columns: row x input. A token of -1 (never seen) gives zeros."""
         n = len(token)
         out = torch.zeros(n, self.n_inputs + 1)
@@ -301,16 +317,28 @@ class ColumnNet(nn.Module):
         numbers = [j for j in small if self.columns[j].kind == "number"]
         if numbers:
             out[:, [self.start[j] for j in numbers]] = score[:, numbers]
+        if len(self.moving):
+            ends = torch.tensor([self.start[j] + self.columns[j].width for j in self.moving])
+            moved = self.moves(slice(None), token[:, self.moving], score[:, self.moving], features)
+            out[:, ends - 2], out[:, ends - 1] = moved
         out = out[:, :-1]
         for name, table in self.tables.items():
             j = int(name)
             out = torch.cat([out[:, : self.start[j]], table[token[:, j] + 1], out[:, self.start[j] + EMBEDDING :]], 1)
         return out
 
+    def moves(self, which: slice, token: Tensor, score: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Change and departure of some of the `moving` columns, in sd of their changes: row x column each; zeros where
+        there is no value, or was none before."""
+        place, scale = self.move_places[:, which], self.move_scales[:, which]
+        there = (token >= 0) & (token < self.move_missing[0, which]) & ~(features[:, place[2]] < 0)
+        usual = (features[:, place[k]] * scale[2 * k + 1] + scale[2 * k] for k in (0, 1))
+        return tuple(torch.where(there, ((score - u) / scale[4]).clamp(-MOST_MOVED, MOST_MOVED), 0.0) for u in usual)
+
     def log_prob(self, rows: Rows) -> Tensor:
         """Log-likelihood of each cell, row x column: token mass, plus the density of z where the token is CONT."""
         h = self.hidden(rows.features, rows.lookups)
-        e = self.encode(rows.token, rows.score)
+        e = self.encode(rows.token, rows.score, rows.features)
         n, c = len(e), len(self.columns)
         a = F.linear(h, self.own_hidden, self.own_bias).reshape(n, c, self.width)
         wide = self._wide(rows.features)
@@ -409,7 +437,7 @@ class Cursor:
     """Rows in the making: what is known of the columns so far."""
 
     def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
-        self.net, self.lookups = net, lookups
+        self.net, self.lookups, self.features = net, lookups, features
         h = net.hidden(features, lookups)
         self.own = F.linear(h, net.own_hidden, net.own_bias)
         self.wide, self.first = net._wide(features), net.first_values(features)
@@ -461,6 +489,10 @@ class Cursor:
             if number:
                 e[:, 0] = score
             e = e[:, :-1]
+            if shape.scales:
+                mine = net.moving.index(j)
+                moved = net.moves(slice(mine, mine + 1), token[:, None], score[:, None], self.features)
+                e[:, -2:] = torch.cat(moved, 1)
         if net.low_rank:
             self.known += e @ net.embed[at : at + shape.width]
         else:
@@ -469,7 +501,7 @@ class Cursor:
     def take(self, rows: Tensor) -> None:
         """Keep or repeat rows."""
         self.own, self.known, self.lookups = self.own[rows], self.known[rows], self.lookups[rows]
-        self.first = self.first[rows]
+        self.first, self.features = self.first[rows], self.features[rows]
         self.wide = [part[rows] for part in self.wide]
 
 

@@ -112,7 +112,7 @@ def _some(items: np.ndarray, rng: np.random.Generator, most: int = MOST_ROWS) ->
 
 def _inputs(net: ColumnNet, rows: Rows) -> np.ndarray:
     """Features, then what earlier columns of the row say: row x (feature + input)."""
-    e = net.encode(rows.token, rows.score)
+    e = net.encode(rows.token, rows.score, rows.features)
     for name in net.tables:
         start = net.start[int(name)]
         e[:, start : start + net.columns[int(name)].width] = 0.0

@@ -7,10 +7,12 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
     last r_k, recorded yet?, log time since (in usual gaps), missing at the last visit?, mean, sd, smoothed r (.7/.3),
     first r_1, log(1 + k), k / visits, r_k - r_(k-1), share of verbatim repeats, log time between the last two records,
     is the next one due at this pace, is it overdue?, last r_k if recorded at the last visit (it tells more then), mean
-    absolute change, and how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured
-    every four hours has odds that rise and fall, which no weight on a time can say
+    absolute change, the patient's own level (the sum over k + within-variance / between-variance: a mean of few records
+    is drawn to that of all patients), and how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11):
+    what is measured every four hours has odds that rise and fall, which no weight on a time can say
 
-per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far, which
+per small category: one-hot of the last recorded token, missing at the last visit?, share of every token so far, its
+log odds (with one visit of all patients added: never in twenty visits is another thing than never in one), which
 tokens were ever seen (a chronic diagnosis is written down at every second visit, but never before the first time), and
 with few tokens the time since each (a planned visit is due some time after the last planned one); per large category
 the last token alone, as an index to be embedded; and of the record as a whole: visits so far, time, visits left,
@@ -29,7 +31,8 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "signed_log", "walk"]
 
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
-NUMBER_FEATURES = 17 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+NUMBER_FEATURES = 18 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+CHANGE = 10  # the place of the last change among them
 SMOOTHING = 0.3
 FEW_TOKENS = 6  # of a category that tells the time since each
 LONGEST_WAIT = 8.0  # usual gaps
@@ -54,6 +57,8 @@ class HistorySpec:
         time_scale: 99 % point of the visits' distance from the origin [d].
         shortest_gap: Least time between two visits [d].
         usual_gap: Median time between two visits [d].
+        pull: Of each number, variance within patients over variance between them.
+        usual: Share of every token of the small categories, one category after the other.
     """
 
     n_numbers: int
@@ -65,6 +70,8 @@ class HistorySpec:
     time_scale: float
     shortest_gap: float = 0.0
     usual_gap: float = 1.0
+    pull: tuple[float, ...] = ()
+    usual: tuple[float, ...] = ()
 
     @property
     def n_global(self) -> int:
@@ -220,12 +227,15 @@ class History:
         blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
         blocks += [self.same / np.maximum(self.count - 1, 1), np.log1p(self.between / usual), due]
         blocks += [overdue, np.where(self.absent, 0, self.last), self.moved / np.maximum(self.count - 1, 1)]
+        blocks += [self.total / (self.count + np.asarray(spec.pull or 1.0))]
         blocks += [(gaps >= least) & (gaps <= most) for least, most in WAITS]
         at = spec.n_global
         for block in blocks:
             out[:, at : at + k] = block
             at += k
         share = self.shares / np.maximum(self.seen, 1)[:, None]
+        usual = np.asarray(spec.usual or [0.5] * self.shares.shape[1])
+        odds = np.log((self.shares + usual) / (self.seen[:, None] - self.shares + 1 - usual))
         for column, size in enumerate(spec.categories):
             start = self._first_token[column]
             out[:, at : at + size] = self.token[:, column, None] == np.arange(size)
@@ -233,17 +243,18 @@ class History:
             tokens = slice(start, start + size)
             out[:, at + size + 1 : at + 2 * size + 1] = share[:, tokens]
             out[:, at + 2 * size + 1 : at + 3 * size + 1] = self.shares[:, tokens] > 0
+            out[:, at + 3 * size + 1 : at + 4 * size + 1] = odds[:, tokens]
             if size <= FEW_TOKENS:
-                waited = (self.time[:, None] - self.seen_at[:, tokens]) / usual
+                waited = (self.time[:, None] - self.seen_at[:, tokens]) / spec.usual_gap
                 waited = np.where(self.shares[:, tokens] > 0, np.minimum(waited, LONGEST_WAIT), LONGEST_WAIT)
-                out[:, at + 3 * size + 1 : at + 4 * size + 1] = waited
+                out[:, at + 4 * size + 1 : at + 5 * size + 1] = waited
             at += _width(size)
         return out
 
 
 def _width(size: int) -> int:
     """Features of a category of so many tokens."""
-    return (4 if size <= FEW_TOKENS else 3) * size + 1
+    return (5 if size <= FEW_TOKENS else 4) * size + 1
 
 
 def walk(
