@@ -223,23 +223,26 @@ def figures(ctx: Context) -> list[Figure]:
     by_key = {s.key: s for s in found}
     summaries = summaries_of(ctx)
     within = {k: w for k, w in WITHIN.items() if f"fairness.{k}" in by_key}
-    columns = ["subgroup", "held-out patients", "share, held-out", "share, synthetic"]
-    columns += [*(f"{s.name} error" for s in summaries), *within.values()]
-    rows = []
+    views, rows, near = ctx.views, [], []
     for p in _parts(ctx):
-        member = {k: p.member(v) for k, v in ctx.views.items()}
-        row: list = [p.label, int(member["held_out"].sum())]
-        row += [round(float(member[k].mean()), 4) for k in ("held_out", "synthetic")]
-        enough = min(member["held_out"].sum(), member["synthetic"].sum()) >= FEWEST
+        member = {k: p.member(v) for k, v in views.items()}
+        n, made = int(member["held_out"].sum()), int(member["synthetic"].sum())
+        row: list = [p.label, n, *(round(float(member[k].mean()), 4) for k in ("held_out", "synthetic"))]
         for s in summaries:
-            a, b = (s.sums(ctx.views[k], member[k]).sum(0) for k in ("synthetic", "held_out"))
-            row.append(round(float(s.distance(a, b)), 4) if enough else None)
-        rows.append(row + [_of(by_key[f"fairness.{k}"], p.label) for k in within])
-    note = (
-        "Errors against held-out patients of the same subgroup (0 is best), judges (.5 is best) and neighbours among "
-        "its patients (1 is best); empty where it has too few."
-    )
-    made = [Figure("table", "Subgroups", {"columns": columns, "rows": rows}, note, "fairness")]
+            a, b = (s.sums(views[k], member[k]).sum(0) for k in ("synthetic", "held_out"))
+            row.append(round(float(s.distance(a, b)), 4) if min(n, made) >= FEWEST else None)
+        rows.append(row)
+        near.append([p.label, n, made, *(_of(by_key[f"fairness.{k}"], p.label) for k in within)])
+    columns = ["subgroup", "held-out patients", "share, held-out", "share, synthetic"]
+    content = {"columns": [*columns, *(f"{s.name} error" for s in summaries)], "rows": rows}
+    note = "Errors against held-out patients of the same subgroup; 0 is best, empty where it has too few patients."
+    drawn = [Figure("table", "Subgroups", content, note, "fairness")]
+    if within:
+        content = {"columns": ["subgroup", "held-out patients", "synthetic patients", *within.values()], "rows": near}
+        note = (
+            "Within each subgroup: .5 is best for judges, 1 for precision and coverage, 0 for copies; empty: few."
+        )
+        drawn.append(Figure("table", "Judges and neighbours by subgroup", content, note, "fairness"))
     tasks = []
     for task in ctx.schema.tasks:
         score = by_key.get(f"fairness.utility_{slug(task.name)}")
@@ -250,8 +253,8 @@ def figures(ctx: Context) -> list[Figure]:
         columns = ["task", "subgroup", "held-out patients", "trained on real", "trained on synthetic", "lost", "limit"]
         note = "The metric on held-out patients of the subgroup, by what the model was trained on."
         content = {"columns": [*columns, "verdict"], "rows": tasks}
-        made.append(Figure("table", "Usefulness by subgroup", content, note, "fairness"))
-    return made
+        drawn.append(Figure("table", "Usefulness by subgroup", content, note, "fairness"))
+    return drawn
 
 
 def _of(score: Score, label: str) -> float | None:

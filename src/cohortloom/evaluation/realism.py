@@ -42,6 +42,7 @@ MOST_PATIENTS = 800
 NEIGHBOURS = 5
 FEWEST = 20
 TOLERANCE = 0.05
+LEAST_SKEW = 0.2
 HIGH = {
     "precision": "precision: synthetic patients near real ones",
     "recall": "recall: real patients near synthetic ones",
@@ -163,7 +164,7 @@ def _null(pool: np.ndarray, inner: np.ndarray, n: int, draw: np.random.Generator
 
 def _farthest(null: np.ndarray, n: int, alpha: float) -> float:
     """How far above their mean dealings reach in a share alpha of cases; the way is longer where patients are few."""
-    return (1 + 10 / n) * (upper_quantile(null, 1 - alpha) - float(null.mean()))
+    return (1 + 10 / n) * (upper_quantile(null, 1 - alpha, LEAST_SKEW) - float(null.mean()))
 
 
 def _high(k: str, words: str, made: dict, null: dict, draw, n: int, alpha: float) -> Score:

@@ -218,7 +218,9 @@ def figures(ctx: Context) -> list[Figure]:
     if not panels:
         return []
     note = "Kaplan-Meier curves; the band is the 95 % interval of held-out patients."
-    content = {"x_label": "follow-up", "y_label": "share without the event", "panels": panels[:12]}
+    units = {f.unit for f in ctx.fields if f.name in [s.time for s in ctx.schema.survival]}
+    label = f"follow-up [{units.pop()}]" if len(units) == 1 else "follow-up"
+    content = {"x_label": label, "y_label": "share without the event", "panels": panels[:12]}
     return [Figure("curves", "Survival", content, note, "survival")]
 
 

@@ -51,7 +51,8 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         good = [g for g in dict.fromkeys(s.group for s in judged) if not any(f.group == g for f in failed)]
         if good:
             said.append(f"Nothing was found against {', '.join(WORDS.get(g, g) for g in good)}.")
-        worst = sorted(failed, key=_excess, reverse=True)[:3]
+        named = [s for s in failed if s.key != "detection.worst"]  # a judge is named by itself
+        worst = sorted(named, key=_excess, reverse=True)[:3]
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
@@ -95,9 +96,9 @@ def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
     from cohortloom.evaluation.suite import MEASURES, ON_REQUEST
 
     missing = [
-        "Privacy: attacks on the cohort and its generator are the business of `audit`.",
+        "Privacy: no attack on the cohort or its generator was made; that no copies were found is no proof.",
         "Clinical sense of single patients: let a clinician look at the timelines.",
-        "Values outside the schema, and rules: `validate` checks them.",
+        "Values outside the schema, and its rules: the validation report checks them.",
     ]
     left = [g for g in MEASURES if g not in (*groups, *ON_REQUEST)]
     if left:

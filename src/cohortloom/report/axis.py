@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEGEND", "axis_svg", "axis_words", "mark_svg"]
 
-WIDTH, HEIGHT, LEFT, RIGHT, MIDDLE = 272, 26, 36, 234, 13
+WIDTH, HEIGHT, LEFT, RIGHT, MIDDLE = 280, 26, 42, 240, 13
 GUTTER = 22
 LEGEND = (
     ("value", "value and 95 % interval"),
@@ -79,8 +79,8 @@ def axis_svg(score: Score) -> str:
     if score.interval and all(math.isfinite(v) for v in score.interval):
         parts.append(f'<path class="span" d="M{at(score.interval[0]):.1f} {MIDDLE}H{at(score.interval[1]):.1f}"/>')
     parts.append(_shape("value", at(score.value)))
-    parts.append(f'<text class="end" x="{LEFT - 6}" y="17" text-anchor="end">{say(low, 2)}</text>')
-    parts.append(f'<text class="end" x="{RIGHT + 6}" y="17">{say(high, 2)}</text>')
+    parts.append(f'<text class="end" x="{LEFT - 9}" y="17" text-anchor="end">{say(low, 2)}</text>')
+    parts.append(f'<text class="end" x="{RIGHT + 8}" y="17">{say(high, 2)}</text>')
     state = {True: "pass", False: "fail", None: "open"}[score.passed]
     label = axis_words(score)
     return (

@@ -23,6 +23,22 @@ __all__ = ["flat", "to_html"]
 
 MARK = {True: "✓", False: "✗", None: "○"}
 STATE = {True: "pass", False: "fail", None: "open"}
+# short words of score names, told to those who meet them first here
+TERMS = {
+    "KS": "largest difference of two distribution functions; 0 the same law, 1 no value in common",
+    "TV": "half the sum of the differences of shares; 0 the same shares, 1 nothing in common",
+    "AUC": "chance that a judge finds a synthetic patient more synthetic than a real one; .5 it can't tell, 1 it can",
+    "AUROC": "chance that a model ranks a patient with the event above one without; .5 guessing, 1 never wrong",
+    "concordance": "the same for survival: of two patients, the one with the higher predicted risk has the event first",
+    "skill": "share of the median's error that a model avoids; 0 no better than the median, 1 exact",
+    "autocorrelation": "how alike two values of one patient are, by the time between them",
+    "variogram": "how far two values of one patient lie apart, by the time between them",
+    "perplexity": "how many codes a model learned from these patients hesitates between on held-out visits",
+    "equalised-odds": "largest difference between subgroups in how often events are found, or falsely alarmed",
+    "precision": "share of synthetic patients who lie where real patients are",
+    "recall": "share of real patients who lie where synthetic patients are",
+    "coverage": "share of real patients with a synthetic one among their nearest",
+}
 GOAL = {"low": "lower is better", "high": "higher is better", "near": "near the floor is better"}
 
 
@@ -44,6 +60,7 @@ def to_html(report: Report) -> str:
         "counts": {state: sum(s.passed is p for s in report.scores) for p, state in STATE.items()},
         "groups": groups,
         "legend": [(Markup(mark_svg(name)), words) for name, words in LEGEND],
+        "terms": [(term, words) for term, words in TERMS.items() if any(term in s.name for s in report.scores)],
         "has_axes": any(g["axes"] for g in groups),
         "failed": [_row(s) for s in report.failed],
         "provenance": flat(plain(report.provenance)),

@@ -103,6 +103,9 @@ def timeline(patient: Mapping[str, Any], time_unit: str, prefix: str, label: str
             axes.locator_params(axis="y", nbins=3)
             axes.tick_params(labelbottom=False)
             axes.margins(y=0.15)
+        moments = _numbers([t for one in series for t in one.get("time", ())] + [e.get("time") for e in events])
+        if len(set(moments[np.isfinite(moments)])) == 1:  # a single visit: no scale of thousandths of a day
+            strips[-1].set_xlim(np.nanmin(moments) - 1, np.nanmin(moments) + 1)
         if lanes:
             _lanes(strips[-1], events, lanes)
         strips[-1].tick_params(labelbottom=True)

@@ -109,6 +109,7 @@ def bars(content: Mapping[str, Any], prefix: str, label: str) -> str:
             axes.grid(False, axis="y" if lying else "x")
             if lying:
                 axes.invert_yaxis()
+                axes.locator_params(axis="x", nbins=5)
 
     height = max(1.5, 0.5 + most * (0.1 + 0.085 * n_series)) if lying else 2.3
     return svg(*_size(content, height), draw, prefix=prefix, label=label)
