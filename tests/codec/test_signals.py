@@ -84,6 +84,26 @@ def test_gaps_ends_flat_and_extreme_samples():
     assert SignalCodec.from_json(codec.to_json()) == codec
 
 
+def test_steps_of_the_converter_are_kept():
+    """Samples in whole steps come back in whole steps, others as they are; the step is found to what float32 holds."""
+    draw = np.random.default_rng(0)
+    x = np.stack([0.005 * draw.integers(-900, 900, (20, 400)) + 0.0013, draw.standard_normal((20, 400))], axis=1)
+    codec = SignalCodec.fit(wave_set(x.astype(np.float32), ("a", "b")))
+    assert codec.step[0] == pytest.approx(0.005, rel=1e-5) and codec.step[1] == 0
+    drawn = codec.decode(draw.standard_normal((5, 2, 400)).astype(np.float32))
+    steps = (drawn[:, 0].astype(float) - codec.zero[0]) / 0.005
+    assert np.abs(steps - np.rint(steps)).max() < 0.01
+    np.testing.assert_allclose(codec.decode(codec.encode(x)[0]), x, atol=1e-5)
+    # the plant: without steps drawn samples lie between them
+    loose = SignalCodec.from_json({**codec.to_json(), "step": [], "zero": []})
+    between = loose.decode(draw.standard_normal((5, 2, 400)).astype(np.float32))[:, 0] / 0.005
+    assert np.abs(between - np.rint(between)).mean() > 0.2
+    # a ruined channel, a flat one and short ones have no steps
+    jittered = np.where(draw.random(x.shape) < 0.3, x + 0.001 * draw.random(x.shape), x)
+    for odd in (np.zeros((3, 2, 400)), x[:1, :, :10], jittered):
+        assert SignalCodec.fit(wave_set(odd.astype(np.float32), ("a", "b"))).step == (0.0, 0.0)
+
+
 def test_a_channel_without_samples_is_named():
     x = np.zeros((2, 2, 10))
     x[:, 1] = np.nan

@@ -7,6 +7,8 @@ eight are independent; the other four are
     III = II - I,   aVR = -(I + II) / 2,   aVL = I - II / 2,   aVF = II - I / 2
 
 so only I, II and V1..V6 are modelled and the rest is computed on the way back: lead identities hold to rounding.
+Recordings come in whole steps of a converter (1 or 5 microvolts, say). Where training samples of a channel do, drawn ones
+are rounded to the same steps: equal neighbours are as frequent as in real records.
 Records are read row by row from the (memory-mapped) samples, so nothing here grows with their number. What lies behind
 a record's end, and gaps, are unobserved: 0 in the array, False in the mask, NaN on the way back.
 """
@@ -38,6 +40,7 @@ class SignalCodec:
         modelled: Places of the channels a generator draws.
         centre, scale: Of each modelled channel, in the signal's unit.
         low, high: Bounds of the signal's samples, None if open.
+        step, zero: Of each modelled channel, samples are whole steps from zero; step 0: they are not.
     """
 
     channels: tuple[str, ...]
@@ -46,6 +49,8 @@ class SignalCodec:
     scale: tuple[float, ...]
     low: float | None = None
     high: float | None = None
+    step: tuple[float, ...] = ()
+    zero: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, signals: SignalSet) -> "SignalCodec":
@@ -71,7 +76,11 @@ class SignalCodec:
         mean = total / count
         spread = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))
         spread = np.where(spread > 1e-9, spread, 1.0)  # a flat channel
-        return cls(spec.channels, tuple(modelled), tuple(mean.tolist()), tuple(spread.tolist()), spec.low, spec.high)
+        some = np.asarray(samples[:: max(1, len(samples) // 64)][:64], dtype=np.float64)[:, modelled]
+        step, zero = zip(*(_steps_of(some[:, k], s) for k, s in enumerate(spread))) if modelled else ((), ())
+        return cls(
+            spec.channels, tuple(modelled), tuple(mean.tolist()), tuple(spread.tolist()), spec.low, spec.high, step, zero
+        )  # fmt: skip
 
     @property
     def n_modelled(self) -> int:
@@ -91,6 +100,10 @@ class SignalCodec:
     ) -> Float[np.ndarray, "record channel sample"]:
         """Physical samples of all channels, NaN behind each record's end."""
         x = np.clip(x, -CLIP, CLIP) * np.float32(self.scale)[:, None] + np.float32(self.centre)[:, None]
+        if any(self.step):
+            step, zero = (np.asarray(v, np.float64)[:, None] for v in (self.step, self.zero))
+            whole = np.rint((x - zero) / np.where(step > 0, step, 1.0)) * step + zero
+            x = np.where(step > 0, whole, x).astype(np.float32)
         if self.low is not None or self.high is not None:
             x = np.clip(x, self.low, self.high)
         out = np.empty((len(x), len(self.channels), x.shape[2]), dtype=np.float32)
@@ -119,3 +132,24 @@ def _modelled(spec: Signal) -> list[int]:
         return list(range(len(spec.channels)))
     derived = {name.lower() for name in _DERIVED}
     return [i for i, c in enumerate(spec.channels) if c.lower() not in derived]
+
+
+def _steps_of(x: np.ndarray, spread: float) -> tuple[float, float]:
+    """(step, zero) of a channel whose samples are whole steps of a converter, (0, 0) for one whose are not."""
+    seen = x[np.isfinite(x)]
+    if len(seen) < 100:
+        return 0.0, 0.0
+    values, counts = np.unique(seen, return_counts=True)
+    gaps = np.diff(values)
+    gaps = gaps[gaps > 1e-6 * max(abs(values[0]), abs(values[-1]))]  # smaller ones are rounding of float32
+    if len(values) > 0.5 * len(seen) or not len(gaps):
+        return 0.0, 0.0
+    zero, step = float(values[counts.argmax()]), float(gaps.min())
+    if step < 1e-4 * spread:
+        return 0.0, 0.0
+    for reach in (1.5, 20, 400, 8000):  # samples are float32: the farther from zero, the better the step is known
+        near = values[np.abs(values - zero) <= reach * step] - zero
+        number = np.rint(near / step)
+        step = float(near @ number / max(number @ number, 1.0)) or step
+    off = np.abs((values - zero) / step - np.rint((values - zero) / step))
+    return (step, zero) if np.average(off < 0.1, weights=counts) > 0.999 else (0.0, 0.0)
