@@ -6,7 +6,8 @@
     joint      critic and generator:    min_G max_D  hinge(D) - R1,   plus `supervision` times the likelihood
 
 `nets.gan_autoencoder`, `nets.recurrent_gan` and `nets.gan_critic` hold the networks, `timegan_training` sizes and
-losses, `timegan_sampling` draws under conditions, `timegan_original` the objective of the paper.
+losses, `timegan_sampling` draws under conditions, `timegan_imputing` fills holes, `timegan_original` the objective of
+the paper.
 
 Published faults that are not repeated: embeddings that move under the critic, saturating latents, losses over padding,
 lengths copied from data, ignored statics, per-step noise only, collapse that nobody watches (docs/methods/timegan.md).
@@ -29,6 +30,8 @@ import torch
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.impute import Holes
+from cohortloom.generators.timegan_imputing import fill
 from cohortloom.generators.timegan_original import original_phases
 from cohortloom.generators.timegan_records import Records, decoded, followed_by, measured, records
 from cohortloom.generators.timegan_sampling import continued, drawn_patients, evidence
@@ -67,7 +70,7 @@ class TimeGAN(TorchGenerator):
     name: ClassVar[str] = "timegan"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="normal")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.EXTEND, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.SCORE, Ability.EXTEND, Ability.IMPUTE, Ability.RESUME}
     )
 
     objective: Literal["hinge", "wasserstein", "original"] = "hinge"
@@ -168,6 +171,13 @@ class TimeGAN(TorchGenerator):
         batch = continued(self.net_, past, rng.child("net").torch, noise=self.noise and not self._original)
         drawn = decoded(self.codec_, self.shape_.facts, batch, self.shape_.static, self.shape_.sequence)
         return Encoded(encoded.static, followed_by(encoded.sequence, drawn.sequence))
+
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        """Holes drawn given all that is observed; see `timegan_imputing`."""
+        if self._original or self.normalise:
+            what = 'objective="original" trains no likelihood' if self._original else "normalise=True hides the range"
+            raise SettingsError(f"{self.name}: {what}, so holes have no law. Fit with the default, or use columnar-ar.")
+        return fill(self.net_, self.codec_, self.shape_.facts, encoded, holes, rng)
 
     def _first(self, fixed: dict[int, float]) -> dict[int, float]:
         """Fixed values of a first visit; auto-normalised ones can't be weighed and are only written at the end."""

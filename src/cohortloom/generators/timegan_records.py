@@ -29,11 +29,12 @@ from cohortloom.nets.length_law import length_bins
 from cohortloom.nets.tokens import carried
 from cohortloom.rng import Rng
 
-__all__ = ["MAX_STEPS", "Records", "decoded", "followed_by", "measured", "records"]
+__all__ = ["MAX_STEPS", "NEVER", "Records", "decoded", "followed_by", "measured", "raw_of", "records"]
 
 #: Longest course that is modelled [steps].
 MAX_STEPS = 512
-_NEVER = -12.0
+#: Log share of what never occurs.
+NEVER = -12.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def followed_by(past: SequenceArrays, drawn: SequenceArrays) -> SequenceArrays:
 # -- repeats -----------------------------------------------------------------------------------------------------------
 
 
-def _raw(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
+def raw_of(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
     """A column of a step as it stands in the table (ids of a category), NaN where missing [step]."""
     law = codec.transforms.get(seq.features[j].name)
     x = seq.values[:, j].astype(float)
@@ -166,7 +167,7 @@ def _repeats(codec: Codec, seq: SequenceArrays) -> list[int]:
     """
     found = []
     for j, feature in enumerate(seq.features):
-        raw = _raw(codec, seq, j)
+        raw = raw_of(codec, seq, j)
         last = carried(raw, seq.subject)
         both = ~np.isnan(raw) & ~np.isnan(last)
         if both.sum() < 30:
@@ -189,7 +190,7 @@ def _marks(codec: Codec, seq: SequenceArrays, columns: Sequence[int]) -> np.ndar
     """0 where there is nothing to repeat, 1 no, 2 yes [step repeat]."""
     out = np.zeros((len(seq.values), len(columns)))
     for i, j in enumerate(columns):
-        raw = _raw(codec, seq, j)
+        raw = raw_of(codec, seq, j)
         last = carried(raw, seq.subject)
         both = ~np.isnan(raw) & ~np.isnan(last)
         out[:, i] = np.where(both, np.where(raw == last, 2.0, 1.0), 0.0)
@@ -262,5 +263,5 @@ def _starts(counts: Sequence[int], values: torch.Tensor, seen: torch.Tensor) -> 
             found.append([float(np.log(share / (1 - share)))])
         else:
             count = np.bincount(values[:, j].numpy().astype(int), minlength=n_ids)
-            found.append(np.where(count > 0, np.log(np.maximum(count, 1) / n), _NEVER).tolist())
+            found.append(np.where(count > 0, np.log(np.maximum(count, 1) / n), NEVER).tolist())
     return found

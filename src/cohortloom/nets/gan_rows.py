@@ -143,6 +143,44 @@ class RowLaw(nn.Module):
         terms = self.terms(h, values, observed, blank)
         return (terms if columns is None else terms[..., list(columns)]).sum(-1)
 
+    def numbers_of(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log sd of the numbers [... number]."""
+        return self._laws(h)[:2]
+
+    def filled(
+        self,
+        h: torch.Tensor,
+        values: torch.Tensor,
+        observed: torch.Tensor,
+        holes: torch.Tensor,
+        stream: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows with values drawn in their holes [... column], given that these are recorded.
+
+        Returns:
+            Values, observed, and the log-probability of all other cells and of every hole being recorded [...].
+        """
+        mean, log_sd, seen, few, many = self._laws(h)
+        values, observed = values.clone(), observed | holes
+        terms = torch.zeros(values.shape)
+        if self.numbers:
+            here = holes[..., self.numbers]
+            x = mean + log_sd.exp() * torch.randn(mean.shape, generator=stream)
+            values[..., self.numbers] = torch.where(here, x, values[..., self.numbers])
+            mark = torch.where(self.always, 0.0, nn.functional.logsigmoid(seen))
+            terms[..., self.numbers] = torch.where(here, mark, 0.0)
+        for law, j in [*((few[..., k, :], j) for k, j in enumerate(self.few)), *zip(many, self.many)]:
+            here = holes[..., j]
+            if not here.any():
+                continue
+            there = law.clone()
+            there[..., 0] = -torch.inf
+            ids = (there + _gumbel(there.shape, stream)).argmax(-1)
+            values[..., j] = torch.where(here, ids.to(values.dtype), values[..., j])
+            terms[..., j] = torch.where(here, there.logsumexp(-1), 0.0)
+        rest = self.terms(h, values, observed).masked_fill(holes, 0.0)
+        return values, observed, (rest + terms).sum(-1)
+
     def expected(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Mean of the dense form [... width]; without noise, so a critic tells it from data at a glance."""
         mean, _, seen, few, many = self._laws(h)
