@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohortloom.errors import FileFormatError
+from cohortloom.formats import read
 from cohortloom.schema.infer import infer_schema
-from cohortloom.schema.profile import outward, profile, snake
+from cohortloom.schema.profile import outward, profile, snake, with_points
 from cohortloom.schema.text import parse_schema
 
 DATA = Path(os.path.abspath(__file__)).parents[2].parent / "shared" / "data"
@@ -314,3 +316,32 @@ def test_the_draft_of_a_real_folder_reads_it_without_a_fault(folder):
     assert draft.schema.problems() == []
     cohort = read(DATA / folder, format="tabular", schema=draft.schema)
     assert all(not f.is_empty() for f in cohort.tables.values())
+
+
+def test_a_european_export_is_read_as_it_is(tmp_path):
+    """Semicolons, decimal commas, day-first dates, a Windows encoding, limits of detection and empty last lines."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    people = [f"{k:06d};{'männlich' if k % 3 else 'weiblich'};{k % 28 + 1:02d}.05.1950;17{k % 10},5" for k in range(40)]
+    visits = [f"{k:06d};{d:02d}.01.2020;{'<0,5' if (k + d) % 4 == 0 else f'{k % 7},{d % 10}'}" for k in range(40)
+              for d in (1, 9, 23)]  # fmt: skip
+    head = "PatientenNr;Geschlecht;Geburtsdatum;Größe (cm)"
+    (folder / "patienten.csv").write_bytes("\r\n".join([head, *people, ""]).encode("cp1252"))
+    (folder / "labor.csv").write_bytes("\n".join(["PatientenNr;Datum;CRP", *visits, ";;", ""]).encode("cp1252"))
+    draft = infer_schema(folder, name="klinik")
+    source = draft.schema.tables["patienten"].source
+    assert (source.separator, source.decimal, source.encoding) == (";", ",", "cp1252")
+    assert source.formats == {"geburtsdatum": "%d.%m.%Y"}
+    cohort = read(folder, format="tabular", schema=draft.schema)
+    assert cohort.tables["patienten"]["größe_cm"].to_list() == [170.5 + k % 10 for k in range(40)]
+    assert cohort.tables["patienten"]["geschlecht"][:2].to_list() == ["weiblich", "männlich"]
+    assert cohort.tables["patienten"]["geburtsdatum"][3] == datetime(1950, 5, 4)
+    want = [0.5 if (k + d) % 4 == 0 else k % 7 + d % 10 / 10 for k in range(40) for d in (1, 9, 23)]
+    assert cohort.tables["labor"]["crp"].to_list() == pytest.approx(want)
+    assert cohort.origin.notes["labor: empty rows passed over"] == 1
+
+
+def test_numbers_with_decimal_commas_only():
+    cells = ["12,5", "<0,5", "1.234,5", "1.234", "12.5", "a,b", "-3,0", "01.02.2020", None, "7"]
+    found = pl.DataFrame({"x": cells}).select(with_points(pl.col("x")))["x"].to_list()
+    assert found == ["12.5", "<0.5", "1234.5", "1234", "12.5", "a,b", "-3.0", "01.02.2020", None, "7"]

@@ -135,6 +135,7 @@ def typed(
     frame = query.collect(engine="streaming")
     if wanted != given and _other_dates(frame, cells):
         return typed(raw, name, {c: _every_layout(s) for c, s in given.items()}, clock, findings)
+    frame = _without_blank(frame, name, list(flags), findings)
     counts = frame.select(pl.col(n).sum() for n in flags).row(0) if flags else ()
     hit = {n: int(k or 0) for n, k in zip(flags, counts)}
     empty = {}
@@ -168,6 +169,17 @@ def typed(
         frame = frame.with_columns(pl.when(mask).then(None).otherwise(pl.col(c)).alias(c) for c, mask in empty.items())
     frame = frame.drop(list(flags))
     return frame.filter(~drop) if drop.any() else frame
+
+
+def _without_blank(frame: pl.DataFrame, name: str, flags: list[str], findings: Findings) -> pl.DataFrame:
+    """Without rows that hold nothing at all, as spreadsheets leave behind."""
+    if "subject_id" not in frame.columns or not frame["subject_id"].null_count():
+        return frame
+    blank = pl.all_horizontal(pl.exclude(ROW, *flags).is_null()) & ~pl.any_horizontal(pl.lit(False), *flags)
+    kept = frame.filter(~blank)
+    if kept.height < frame.height:
+        findings.note(f"{name}: empty rows passed over", frame.height - kept.height)
+    return kept
 
 
 def _dated(

@@ -16,6 +16,7 @@ from cohortloom.errors import FileFormatError, nearest
 from cohortloom.formats.base import Findings
 from cohortloom.formats.check import ROW
 from cohortloom.schema import Source
+from cohortloom.schema.profile import with_points
 
 __all__ = ["collect", "locate", "parquet", "scan"]
 
@@ -111,7 +112,7 @@ def _scan_one(file: Path, source: Source) -> pl.LazyFrame:
         options.pop("glob")
         frame = pl.read_csv(content.decode(source.encoding).encode(), **options).lazy()
     frame.collect_schema()
-    return frame
+    return frame.with_columns(with_points(pl.all())) if source.decimal == "," else frame
 
 
 def _header_is_sound(part: pl.LazyFrame, source: Source, place: str, findings: Findings) -> bool:

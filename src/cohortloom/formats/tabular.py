@@ -164,7 +164,7 @@ def _reading(source: Source, column: str, code: CodeMap | None = None) -> Readin
         shift=shift,
         out_of_range=source.out_of_range,
         unit=when.unit,
-        format=when.format,
+        format=source.formats.get(column, when.format),
         origin=when.origin,
     )
 

@@ -96,6 +96,9 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     drafted.column.update(marks)
     drafted.marks = (*p.sentinels, *drafted.marks)
     sentinel = f"; {', '.join(p.sentinels)} taken as missing" if p.sentinels else ""
+    if p.limits and kind in ("number", "count"):
+        drafted.values |= p.limits
+        sentinel += f"; values like {next(iter(p.limits))[0]}... lie beyond what was measured and are read as the limit"
     drafted.comment = f"{drafted.comment}; {gone}{sentinel}."
     return drafted
 
@@ -159,10 +162,8 @@ def _typical(p: Profile, patients: pl.Series) -> str:
 def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     if clock != "timestamp":
         return Guess(None, f"dates, which have no place on the {clock} clock of this schema")
-    if p.format:
-        return Guess(None, f"dates written as {p.format}; bring them to YYYY-MM-DD to have them read")
     grain = {} if p.clock_time else {"granularity": "day"}
-    return Guess({"kind": "timestamp", **grain}, "dates with time of day" if p.clock_time else "dates")
+    return Guess({"kind": "timestamp", **grain}, "dates with time of day" if p.clock_time else "dates", format=p.format)
 
 
 def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:

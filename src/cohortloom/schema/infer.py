@@ -221,8 +221,9 @@ class _Drafter:
             said = " ".join(filter(None, [said, self._time(sheet, table, source, clock, role)]))
         if sheet.time in wanted and ("time" in source or role == "static"):
             wanted = [c for c in wanted if c != sheet.time]
-        if sheet.separator != ",":
-            source["separator"] = sheet.separator
+        for key, usual in (("separator", ","), ("encoding", "utf8"), ("decimal", ".")):
+            if getattr(sheet, key) != usual:
+                source[key] = getattr(sheet, key)
         columns: dict[str, Any] = {}
         if sheet.value and role == "event" and self._pivots(sheet, wanted):
             said += " " + self._wide_codes(name, sheet, columns, source)
@@ -402,6 +403,10 @@ class _Drafter:
             special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
             if special:
                 source.setdefault("missing_in", {})[ours] = list(dict.fromkeys(special))
+            if drafted.values:
+                source.setdefault("values", {})[ours] = drafted.values
+            if drafted.format:
+                source.setdefault("formats", {})[ours] = drafted.format
             self.notes["tables", name, "columns", ours] = drafted.comment[:1].upper() + drafted.comment[1:]
         if sheet.value and role == "event" and "code" in table:
             value = next(o for o in columns if source.get("columns", {}).get(o, o) == sheet.value)

@@ -43,7 +43,9 @@ _SUBJECT = frozenset(
         "ssid",
     ]
 )
-_PERSON = re.compile(r"(^|_)(patient|subject|person|participant)(_|$)|_(pid|mrn)$")
+_PERSON = re.compile(
+    r"(^|_)(patient(en|e|s)?|subject|person(en)?|participant|proband(en)?|sujet|paciente|paziente)(_|$)|_(pid|mrn)$"
+)
 _VISIT = re.compile(
     r"(^|_)(visit|hadm|encounter|enc|admission|episode)(_|$).*(id|no|nr|num|number|occurrence)|^csn$|^hadm_id"
 )

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-__all__ = ["Profile", "decimals_of", "outward", "profile", "snake"]
+__all__ = ["LIMIT", "MARKS", "NUMBER_MARKS", "Profile", "decimals_of", "outward", "profile", "snake", "with_points"]
 
 MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
 NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
+#: How laboratories write a value beyond what they can measure: <5.
+LIMIT = r"^[<>]=?\s*"
 SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)
 FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f", "%d.%m.%Y %H:%M",
@@ -42,6 +44,7 @@ class Profile:
         whole: Are all numbers whole?
         format: Date layout; "" for native dates and ISO.
         clock_time: Do dates carry a time of day?
+        limits: Values beyond what could be measured ("<5") -> their number.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Profile:
     whole: bool = False
     format: str = ""
     clock_time: bool = False
+    limits: dict[str, str] = field(default_factory=dict)
 
     @property
     def share_missing(self) -> float:
@@ -74,6 +78,14 @@ class Profile:
     @property
     def high(self) -> float:
         return float(self.values["number"].max())  # type: ignore[arg-type]
+
+
+def with_points(cells: pl.Expr) -> pl.Expr:
+    """Text in which numbers with a decimal comma (1.234,5) are written with a point (1234.5); other text stays."""
+    start = r"^(\s*(?:[<>]=?\s*)?[-+]?"
+    grouped = cells.str.contains(start + r"\d{1,3}(\.\d{3})+)(,\d+)?\s*$")
+    cells = pl.when(grouped).then(cells.str.replace_all(".", "", literal=True)).otherwise(cells)
+    return cells.str.replace(start + r"\d+),(\d+\s*)$", "${1}.${2}")
 
 
 def snake(name: str) -> str:
@@ -109,6 +121,7 @@ def profile(series: pl.Series) -> Profile:
         counts = counts.group_by("value").agg(pl.col("count").sum())
         counts = counts.with_columns(number=pl.col("value").cast(pl.Float64, strict=False))
         counts = counts.with_columns(number=pl.when(pl.col("number").is_finite()).then("number"))
+    counts, limits = _limits(counts)
     words = set(counts["value"].head(200_000)) & {*MARKS}
     counts = counts.filter(~pl.col("value").is_in(list(words)))
     counts = counts.sort("count", "value", descending=[True, False])
@@ -122,7 +135,8 @@ def profile(series: pl.Series) -> Profile:
     )
     if numeric:
         words |= set(bad["value"])
-        return _numbers(name, rows, counts.drop_nulls("number"), tuple(sorted(words - {""})))
+        found = _numbers(name, rows, counts.drop_nulls("number"), tuple(sorted(words - {""})))
+        return replace(found, limits=limits)
     found = None if series.dtype != pl.String else _format(counts["value"])
     marks = tuple(sorted(words - {""}))
     if found is not None:
@@ -142,6 +156,18 @@ def profile(series: pl.Series) -> Profile:
             clock_time=has_time,
         )
     return Profile(name, "text", rows, rows - int(counts["count"].sum()), counts.height, counts, marks)
+
+
+def _limits(counts: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Read "<5" as 5 where most of a column are numbers."""
+    beyond = pl.col("value").str.contains(LIMIT + r"\d+(\.\d+)?$")
+    found = counts.filter(pl.col("number").is_null() & beyond)
+    if found.is_empty() or 2 * counts.drop_nulls("number").height < counts.height:
+        return counts, {}
+    bare = pl.col("value").str.replace(LIMIT, "")
+    limits = dict(found.select("value", bare.alias("bare")).rows())
+    number = pl.when(pl.col("number").is_null() & beyond).then(bare.cast(pl.Float64, strict=False)).otherwise("number")
+    return counts.with_columns(number=number), limits
 
 
 def _dates(name: str, rows: int, series: pl.Series, absolute: bool) -> Profile:

@@ -10,11 +10,13 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from cohortloom.errors import FileFormatError, Problem
-from cohortloom.schema.profile import Profile, profile, snake
+from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, profile, snake, with_points
 
 __all__ = ["MAX_ROWS", "Sheet", "ids", "read_sheets", "sheet_of"]
 
@@ -32,6 +34,8 @@ class Sheet:
     profiles: dict[str, Profile]
     cut: bool = False
     separator: str = ","
+    encoding: str = "utf8"
+    decimal: str = "."
     subject: str | None = None
     visit: str | None = None
     time: str | None = None
@@ -67,7 +71,7 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
     for path in paths:
         label = path.relative_to(root).as_posix() if root else path.name
         try:
-            frame, separator = _open(path)
+            frame, separator, encoding = _open(path)
         except FileNotFoundError:
             problems.append(Problem("no-file", label, "the file does not exist", "Check the path."))
         except Exception as error:  # parsers quote cells, so their words stay out
@@ -77,7 +81,7 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             short = path.name
             for suffix in SUFFIXES:
                 short = short.removesuffix(suffix)
-            sheets.append(sheet_of(short, label, frame, separator))
+            sheets.append(sheet_of(short, label, frame, separator, encoding))
     if problems:
         raise FileFormatError("no schema can be drafted from these files", problems)
     if not sheets:
@@ -86,13 +90,24 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
     return sheets
 
 
-def _open(path: Path) -> tuple[pl.DataFrame, str]:
-    """The first rows of a file (text, unless Parquet), and its separator."""
+def _open(path: Path) -> tuple[pl.DataFrame, str, str]:
+    """The first rows of a file (text, unless Parquet), its separator and its encoding."""
     if path.name.endswith(".parquet"):
-        return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ","
+        return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ",", "utf8"
     separator = "\t" if ".tsv" in path.name else _separator(path)
-    frame = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=MAX_ROWS + 1, encoding="utf8-lossy")
-    return frame, separator
+    options: dict[str, Any] = {"separator": separator, "infer_schema": False, "n_rows": MAX_ROWS + 1}
+    frame, encoding = pl.read_csv(path, encoding="utf8-lossy", **options), "utf8"
+    odd = pl.all().cast(pl.String).str.contains("\ufffd", literal=True).any()
+    if any("\ufffd" in name for name in frame.columns) or any(frame.select(odd).row(0) if frame.width else ()):
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        for encoding in ("cp1252", "latin1"):  # what spreadsheets of western hospitals write
+            try:
+                frame = pl.read_csv(content.decode(encoding).encode(), **options)
+                break
+            except UnicodeDecodeError:
+                continue
+    return frame, separator, encoding
 
 
 def _separator(path: Path) -> str:
@@ -101,6 +116,26 @@ def _separator(path: Path) -> str:
     return max(",;\t|", key=head.count)
 
 
-def sheet_of(name: str, file: str, frame: pl.DataFrame, separator: str = ",") -> Sheet:
+def sheet_of(name: str, file: str, frame: pl.DataFrame, separator: str = ",", encoding: str = "utf8") -> Sheet:
     cut, frame = frame.height > MAX_ROWS, frame.head(MAX_ROWS)
-    return Sheet(snake(name), file, frame, {c: profile(frame[c]) for c in frame.columns}, cut, separator)
+    decimal = "," if _has_decimal_commas(frame) else "."
+    frame = frame.with_columns(with_points(cs.string())) if decimal == "," else frame
+    profiles = {c: profile(frame[c]) for c in frame.columns}
+    return Sheet(snake(name), file, frame, profiles, cut, separator, encoding, decimal)
+
+
+def _has_decimal_commas(frame: pl.DataFrame) -> bool:
+    """Are there columns of numbers like 12,5, and none of numbers like 12.5?"""
+    marks = [*MARKS, *NUMBER_MARKS]
+    commas = False
+    for series in frame.select(cs.string()):
+        cells = series.drop_nulls().str.strip_chars()
+        cells = cells.filter(~cells.is_in(marks)).str.replace(LIMIT, "")
+        whole = cells.str.contains(r"^[-+]?\d+$")
+        for mark in (r"\.", ","):
+            broken = cells.str.contains(rf"^[-+]?\d+{mark}\d+$")
+            if broken.any() and (whole | broken).mean() > 0.95:  # type: ignore[operator]
+                if mark != ",":
+                    return False
+                commas = True
+    return commas

@@ -110,7 +110,14 @@ class Source(Strict):
         description="What a value outside the column's bounds becomes; 'fail': on_error decides. Always counted.",
     )
     grid: Grid | None = None
+    formats: dict[str, str] = Field(
+        default_factory=dict,
+        description="Our column of dates -> its strptime format, where it is not that of the time.",
+    )
     separator: str = ","
+    decimal: Literal[".", ","] = Field(
+        ".", description="Mark before decimals; with ',' a point between groups of three digits is passed over."
+    )
     encoding: str = "utf8"
 
     @model_validator(mode="after")
