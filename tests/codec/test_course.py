@@ -131,3 +131,25 @@ def test_what_falls_during_a_stay_starts_higher():
     assert made - last[0] == pytest.approx(scale, abs=0.35)
     flat, _ = fitted(subject, time, (z + 0.1 * time)[:, None])
     assert np.abs(flat.drift).max() < 0.25
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_stands_at_the_beginning_of_a_stay_only_is_drawn_there(told):
+    """Stays of 5 to 40 hours; the first row lies 2 sd higher, whatever the length. `told`: does drawing know where it
+    begins?"""
+    draw = np.random.default_rng(0)
+    length = draw.integers(5, 41, 300)
+    subject = np.repeat(np.arange(300), length)
+    time = np.arange(len(subject)) - np.repeat(np.cumsum(length) - length, length)
+    z = draw.normal(size=300)[subject] * 0.3 + 0.3 * draw.normal(size=len(subject)) + 2.0 * (time == 0)
+    course, laws = fitted(subject, time / 24, z[:, None])
+    usual = laws[0].score(np.array([0.0]))
+    since, none = np.array([0.0, 6.0]) / 24, np.full(2, np.inf)
+    lag = (none, (30 - np.array([0.0, 6.0])) / 24, none)
+    made = course.led(0, np.zeros(2), lag, (np.zeros(2), np.repeat(usual, 2)), 1.0, since if told else None)
+    again = Course.from_json(course.to_json()).led(
+        0, np.zeros(2), lag, (np.zeros(2), np.repeat(usual, 2)), 1.0, since if told else None
+    )
+    np.testing.assert_allclose(made, again)
+    high = laws[0].score(np.array([2.0]))[0] - usual[0]
+    assert (made[0] - made[1] > 0.7 * high) == told

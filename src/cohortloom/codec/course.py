@@ -13,7 +13,9 @@ t_1, z_0 = z(t_0) told by the step before and z_1 by this one, a free course z* 
     z(t) = z*(t) + [k(t - t_0), k(t_1 - t)] [[1, r], [r, 1]]^-1 [z_0 - z*(t_0), z_1 - z*(t_1)],   r = k(t_1 - t_0)
 
 Values on the way to the last one of a step may lie higher or lower than that alone would say (haemoglobin falls during
-a stay): m_c(t_1 - t), the mean of z(t) - k(t_1 - t) z_1 in classes of lag, is added. Patients differ in how much they
+a stay): m_c(t_1 - t), the mean of z(t) - k(t_1 - t) z_1 in classes of lag, is added, and then b_c(t - t_s), the mean of
+what that leaves at the first row of a step, t_s, and in classes of time since: who has just been intubated breathes
+pure oxygen, however long the stay will be. Patients differ in how much they
 move: all parts but the levels are s_i times as wide, log s_i ~ Normal with E s_i = 1, half of its variance shared by
 the columns of a patient.
 
@@ -65,6 +67,7 @@ class Course:
         correlation: Of the columns at one moment, within the patient.
         spread: Standard deviation of log s_i, column by column.
         drift: m, column x class of lag; `edges` are the middles of the classes [d].
+        onset: b, column x (the first row, then the same classes of time since).
     """
 
     tau: tuple[float, ...]
@@ -73,6 +76,7 @@ class Course:
     spread: np.ndarray
     drift: np.ndarray
     edges: tuple[float, ...] = ()
+    onset: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -114,9 +118,10 @@ class Course:
             if weight[c, ~moves].sum() > 0 and weight[c, moves].sum() > 0:
                 weight[c, ~moves] *= (1 - wider) / weight[c, ~moves].sum()
         used = weight.max(0, initial=0.0) > 0.005
-        drift = np.array([_drift(edges, one, own, tau) for one, own in zip(scores, weight)])
-        kept = tuple(tau[used].tolist())
-        return cls(kept, weight[:, used], _between(scores), spread, drift, tuple(middle[:_CLASSES].tolist()))
+        found = [_drift(edges, one, own, tau) for one, own in zip(scores, weight)]
+        drift, onset = (np.array(part) for part in zip(*found))
+        middles, kept = tuple(middle[:_CLASSES].tolist()), tuple(tau[used].tolist())
+        return cls(kept, weight[:, used], _between(scores), spread, drift, middles, onset)
 
     @property
     def moves(self) -> np.ndarray:
@@ -178,7 +183,13 @@ class Course:
         return out
 
     def led(
-        self, column: int, free: np.ndarray, lag: tuple, pull: tuple, scale: np.ndarray | float = 1.0
+        self,
+        column: int,
+        free: np.ndarray,
+        lag: tuple,
+        pull: tuple,
+        scale: np.ndarray | float = 1.0,
+        since: np.ndarray | None = None,
     ) -> np.ndarray:
         """Scores of free courses led through what the steps tell.
 
@@ -187,6 +198,7 @@ class Course:
             lag: t - t_0, t_1 - t and t_1 - t_0 [d]; infinite where no step before tells.
             pull: z - z* at t_0 (0 where nothing is told) and at t_1.
             scale: s of the patient of each row.
+            since: Time since the first row of the step [d]; None: of a step that tells nothing of its beginning.
         """
         back, ahead, across = (self.kernel(column, x, same, scale) for x, same in zip(lag, (False, True, False)))
         back = np.where(np.isfinite(lag[0]), back, 0.0)
@@ -196,13 +208,21 @@ class Course:
         drift = np.zeros(len(free))
         if self.edges:
             drift = np.interp(np.log(np.maximum(lag[1], 1e-9)), np.log(self.edges), self.drift[column])
+            if since is not None and self.onset is not None:
+                first_row, later = self.onset[column, 0], self.onset[column, 1:]
+                later = np.interp(np.log(np.maximum(since, 1e-9)), np.log(self.edges), later)
+                drift = drift + np.where(since > 0, later, first_row)
         return free + first * pull[0] + last * pull[1] + np.where(lag[1] > 0, drift, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         tau = [t if np.isfinite(t) else "inf" for t in self.tau]  # JSON has no infinity
         state = {name: getattr(self, name).tolist() for name in ("weight", "correlation", "spread", "drift")}
-        return {"tau": tau, "edges": list(self.edges)} | state
+        return {
+            "tau": tau,
+            "edges": list(self.edges),
+            "onset": None if self.onset is None else self.onset.tolist(),
+        } | state
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Course:
@@ -210,7 +230,8 @@ class Course:
         weight = np.asarray(state["weight"], float).reshape(-1, len(tau))
         correlation = np.asarray(state["correlation"], float).reshape(len(weight), len(weight))
         spread, drift = (np.asarray(state[name], float) for name in ("spread", "drift"))
-        return cls(tau, weight, correlation, spread, drift, tuple(state["edges"]))
+        onset = None if state["onset"] is None else np.asarray(state["onset"], float)
+        return cls(tau, weight, correlation, spread, drift, tuple(state["edges"]), onset)
 
 
 def closest_correlation(r: np.ndarray) -> np.ndarray:
@@ -323,26 +344,33 @@ def _spread(one: _Scores, weight: np.ndarray, tau: np.ndarray, law: QuantileTran
     return float(np.sqrt(np.clip(found, 0.0, 0.5)))
 
 
-def _drift(edges: np.ndarray, one: _Scores, weight: np.ndarray, tau: np.ndarray) -> np.ndarray:
-    """Mean of z(t) - k(t_1 - t) z_1 over the rows before the last of their step, by class of lag, drawn towards 0 where
-    few patients have such rows."""
-    found = np.zeros(len(edges))
+def _drift(edges: np.ndarray, one: _Scores, weight: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of z(t) - k(t_1 - t) z_1 over the rows before the last of their step, by class of lag; and of what that
+    leaves, by class of time since the first row (0: that row itself)."""
+    n_classes = len(edges)
     if len(one.z) < 2:
-        return found
+        return np.zeros(n_classes), np.zeros(n_classes + 1)
     order = np.lexsort((one.time, one.step))
     step, time, z, subject = (part[order] for part in (one.step, one.time, one.z, one.subject))
-    end = np.flatnonzero(np.append(step[1:] != step[:-1], True))
-    own = end[np.searchsorted(end, np.arange(len(step)))]
-    inner = np.flatnonzero(own != np.arange(len(step)))
-    lag, true = time[own[inner]] - time[inner], np.ones(len(inner), bool)
-    rest = z[inner] - sum(w * _memory(t, lag, true) for w, t in zip(weight, tau)) * z[own[inner]]
-    place = np.clip(np.searchsorted(edges, lag, side="right") - 1, 0, len(edges) - 1)
-    _, who = np.unique(subject[inner], return_inverse=True)
-    key, index, n = np.unique(who.reshape(-1) * len(edges) + place, return_inverse=True, return_counts=True)
-    mean = np.bincount(index.reshape(-1), rest) / np.maximum(n, 1)  # of each patient and class
-    patients = np.bincount(key % len(edges), minlength=len(edges))
-    total = np.bincount(key % len(edges), mean, len(edges))
-    return total / (patients + _FEW)
+    new = step[1:] != step[:-1]
+    begin, end = np.flatnonzero(np.append(True, new)), np.flatnonzero(np.append(new, True))
+    own = np.cumsum(np.append(0, new))
+    inner = np.flatnonzero(end[own] != np.arange(len(step)))
+    who = np.unique(subject[inner], return_inverse=True)[1].reshape(-1)
+    lag, true = time[end[own[inner]]] - time[inner], np.ones(len(inner), bool)
+    since = time[inner] - time[begin[own[inner]]]
+    rest = z[inner] - sum(w * _memory(t, lag, true) for w, t in zip(weight, tau)) * z[end[own[inner]]]
+    place, later = (np.clip(np.searchsorted(edges, x, side="right") - 1, 0, n_classes - 1) for x in (lag, since))
+    drift = _by_class(rest, who, place, n_classes)
+    return drift, _by_class(rest - drift[place], who, np.where(since > 0, later + 1, 0), n_classes + 1)
+
+
+def _by_class(x: np.ndarray, who: np.ndarray, place: np.ndarray, n_classes: int) -> np.ndarray:
+    """Mean of the patients' means by class, drawn towards 0 where few patients have such rows."""
+    key, index, n = np.unique(who * n_classes + place, return_inverse=True, return_counts=True)
+    mean = np.bincount(index.reshape(-1), x) / np.maximum(n, 1)
+    patients = np.bincount(key % n_classes, minlength=n_classes)
+    return np.bincount(key % n_classes, mean, n_classes) / (patients + _FEW)
 
 
 def _weights(lag: np.ndarray, same: np.ndarray, rho: np.ndarray, share: np.ndarray, tau: np.ndarray) -> np.ndarray:

@@ -523,8 +523,10 @@ def _led(
     ahead = np.maximum(when[group] - t, 0.0)
     across = np.where(prior, np.maximum(when[group] - when[before[group]], 0.0), np.inf)
     pulls = (np.where(prior, pull[before[group]], 0.0), pull[group])
-    own = scale[rows.subject[at[inner]], column]
-    return course.led(column, free[moment[at[inner]], column], (back, ahead, across), pulls, own)
+    own, begin = scale[rows.subject[at[inner]], column], np.full(len(last), np.inf)
+    np.minimum.at(begin, row, rows.days[at])
+    since = np.maximum(t - begin[group], 0.0)
+    return course.led(column, free[moment[at[inner]], column], (back, ahead, across), pulls, own, since)
 
 
 def _on_grid(cell: Cell, x: np.ndarray) -> np.ndarray:
