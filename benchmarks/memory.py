@@ -42,10 +42,9 @@ def whole_stage(folder: str, n: int) -> dict[str, Any]:
 
 def shard_stage(folder: str, n: int) -> dict[str, Any]:
     from cohortloom import load
-    from cohortloom.sharding import plan
 
     model = load(Path(folder) / "model")
-    for shard in plan(n):
+    for shard in model.plan(n):
         model.sample_shard(shard, seed=1).save(Path(folder) / "shards" / str(shard.number), force=True)
     return {}
 

@@ -40,6 +40,7 @@ from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.sharding import Shard, merge, plan, run
 from cohortloom.sharding.merge import add_notes
+from cohortloom.sharding.plan import SHARD_SIZE
 from cohortloom.version import __version__
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Generator(ABC):
     codec_class: ClassVar[Any] = Codec
     #: Can a fitted model be written without anything that runs?
     storable: ClassVar[bool] = True
+    #: Patients drawn at a time. Changing it changes every sample.
+    shard_size: ClassVar[int] = SHARD_SIZE
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         problems = unknown_settings(cls, settings, cls.name)
@@ -222,7 +225,7 @@ class Generator(ABC):
         stream = Rng(seed)
         if rebalance:
             return self._rebalanced(n_subjects, rebalance, dict(where or {}), given, stream, workers, progress)
-        pieces = [(shard, dict(where or {})) for shard in plan(n_subjects)]
+        pieces = [(shard, dict(where or {})) for shard in self.plan(n_subjects)]
         return self._drawn(pieces, given, stream.seed, workers, progress)
 
     def _rebalanced(
@@ -244,7 +247,11 @@ class Generator(ABC):
         counts = counts_of(self, shares, n, where)
         groups = combined(self, counts, where, stream.child("rebalance")) if n else []
         drawn = self._drawn(
-            [(shard, {**where, **values}) for shard, values in pieces(groups)], None, stream.seed, workers, progress
+            [(shard, {**where, **values}) for shard, values in pieces(groups, size=self.shard_size)],
+            None,
+            stream.seed,
+            workers,
+            progress,
         )
         origin = replace(drawn.origin, notes={**drawn.origin.notes, "rebalanced": counts})
         return replace(shuffled(drawn, stream.child("rebalance", "order")), origin=origin)
@@ -275,10 +282,14 @@ class Generator(ABC):
         notes = add_notes(part.origin.notes for part in parts)
         return merge(self.schema_, parts, origin=self._origin(seed, notes))
 
+    def plan(self, n_subjects: int) -> list[Shard]:
+        """The shards of a cohort of `n_subjects` patients, for `sample_shard`."""
+        return plan(n_subjects, size=self.shard_size)
+
     def sample_shard(
         self, shard: Shard, *, seed: int, where: Mapping[str, Any] | None = None, given: Cohort | None = None
     ) -> Cohort:
-        """One shard of `sample(n, seed=seed)`; merging all of `plan(n)` gives the same cohort, in any order."""
+        """One shard of `sample(n, seed=seed)`; merging all of `self.plan(n)` gives the same cohort, in any order."""
         self._require_fitted()
         self._check_given(None if given is not None else shard.size, given)
         return self._draw_shard(shard, seed=seed, condition=Condition.of(self, where), given=_slice(given, shard))
@@ -425,6 +436,12 @@ class Generator(ABC):
             The arrays with `observed` set where a hole got a value; what stays unobserved stays missing.
         """
         raise NotImplementedError
+
+    def _holes(self, cohort: Cohort, encoded: Encoded, wanted: dict[str, list[str]]) -> Holes:
+        """Cells to draw of the wanted columns, as `_impute_cells` takes them."""
+        from cohortloom.generators.impute import holes_of
+
+        return holes_of(cohort, encoded, wanted)
 
     def _rows_after(
         self, past: Prefix, rows: np.ndarray, drawn: Encoded, rng: Rng

@@ -61,6 +61,8 @@ class ColumnarAR(TorchGenerator):
         {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
 
+    shard_size: ClassVar[int] = 4096  # a step costs little more for 4,000 patients than for 1,000
+
     hidden: int | None = None
     members: int | None = None
     temperature: float = 1.0

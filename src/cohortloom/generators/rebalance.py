@@ -97,11 +97,11 @@ def combined(generator: Generator, counts: Mapping[str, Mapping[str, int]], wher
     return groups
 
 
-def pieces(groups: list[tuple[dict[str, str], int]]) -> list[tuple[Shard, dict[str, str]]]:
-    """Shards of every combination, one after the other, with what is fixed in each."""
+def pieces(groups: list[tuple[dict[str, str], int]], *, size: int) -> list[tuple[Shard, dict[str, str]]]:
+    """Shards of at most `size` patients of every combination, one after the other, with what is fixed in each."""
     out, start = [], 0
     for values, number in groups:
-        for shard in plan(number):
+        for shard in plan(number, size=size):
             out.append((Shard(len(out), start + shard.start, shard.size), values))
         start += number
     return out

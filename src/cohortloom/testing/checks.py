@@ -34,8 +34,7 @@ from cohortloom.generators import load
 from cohortloom.generators.base import Ability, Generator
 from cohortloom.registry import with_settings
 from cohortloom.schema import Schema
-from cohortloom.sharding import merge, plan
-from cohortloom.sharding.plan import SHARD_SIZE
+from cohortloom.sharding import merge
 
 __all__ = ["CHECKS", "LONGEST", "WAVE_CHECKS", "Case", "assert_same", "small_cohort", "small_waves"]
 
@@ -247,7 +246,7 @@ def check_schema_and_rules_hold(case: Case) -> None:
 
 def check_exactly_n(case: Case) -> None:
     """n patients, whatever n."""
-    for n in (0, 1, 37, SHARD_SIZE + 1):
+    for n in (0, 1, 37, case.fitted.shard_size + 1):
         assert case.fitted.sample(n, seed=1).n_subjects == n
 
 
@@ -443,9 +442,9 @@ def check_resumed_equals_uninterrupted(case: Case) -> None:
 
 def check_shards_equal_whole(case: Case) -> None:
     """Shards drawn apart, last first, make the same cohort."""
-    n = SHARD_SIZE + 60
+    n = case.fitted.shard_size + 60
     whole = case.fitted.sample(n, seed=3)
-    parts = [case.fitted.sample_shard(shard, seed=3) for shard in reversed(plan(n))]
+    parts = [case.fitted.sample_shard(shard, seed=3) for shard in reversed(case.fitted.plan(n))]
     assert_same(merge(whole.schema, parts, origin=whole.origin), whole)
 
 
@@ -458,8 +457,8 @@ def check_memory_is_flat(case: Case) -> None:
         return make(ids, *rest)
 
     with mock.patch.object(case.fitted, "_make", watched):
-        case.fitted.sample(2 * SHARD_SIZE + 1, seed=1)
-    assert max(sizes) <= SHARD_SIZE
+        case.fitted.sample(2 * case.fitted.shard_size + 1, seed=1)
+    assert max(sizes) <= case.fitted.shard_size
 
 
 def check_score(case: Case) -> None:
@@ -474,7 +473,7 @@ def check_score(case: Case) -> None:
 
 def check_processes_equal_whole(case: Case) -> None:
     """Three processes make the same cohort as one (slow: they load torch)."""
-    n = 2 * SHARD_SIZE + 10
+    n = 2 * case.fitted.shard_size + 10
     if not case.fitted.storable:  # workers read the model from disk
         _raises(SettingsError, lambda: case.fitted.sample(n, seed=3, workers=3))
         return
