@@ -1,5 +1,7 @@
 """Facts of which codes stand at which moment, and of the time of day."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,25 @@ def test_a_correlation_rounded_on_disk_still_has_a_root():
     np.testing.assert_allclose(root @ root.T, exact, atol=1e-3)
     np.testing.assert_allclose(root_of(np.eye(3) * 1.0), np.linalg.cholesky(np.eye(3) * (1 + 1e-9)))
     assert root_of(np.zeros((0, 0))).shape == (0, 0)
+
+
+@pytest.mark.parametrize("fault", [None, "every moment anew"])
+def test_what_stands_at_a_moment_stands_at_the_next(fault):
+    """40 moments a step: unit 0 at 20 in a row, unit 1 at every second one by chance."""
+    draw = np.random.default_rng(0)
+    step, place = np.repeat(np.arange(200), 40), np.tile(np.arange(40), 200)
+    begin = draw.integers(0, 21, 200)[step]
+    here = np.stack([(place >= begin) & (place < begin + 20), draw.random(8000) < 0.5], 1)
+    moment, code = np.nonzero(here)
+    kind = moment_class(step, np.ones(8000, bool), place * 30 * MINUTE)
+    panels = Panels.fit(np.arange(2), moment, code, step, kind)
+    assert panels.lasting[1, 0] > 0.9
+    if fault:
+        panels = replace(panels, lasting=np.tile([1.0, 0.0, 0.0], (3, 1)))
+    noise = Panels.from_json(panels.to_json()).noise(step, np.random.default_rng(1))
+    assert noise.std(0) == pytest.approx(1, abs=0.12)
+    slots = np.full(200, 40)
+    taken = deal(slots, np.arange(200), slots // 2, lambda slot, pair: noise[slot, 0])
+    drawn = np.bincount(taken, minlength=8000).reshape(200, 40)
+    lasts = (drawn[:, 1:] * drawn[:, :-1]).sum() / drawn[:, :-1].sum()  # planted: .95, by chance: .49
+    assert (lasts > 0.7 if fault is None else lasts < 0.55) and drawn.sum() == 4000

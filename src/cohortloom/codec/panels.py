@@ -4,12 +4,15 @@ A step says how many moments it has and at how many of them each code stands. Co
 count, the three numbers of a blood pressure) form a *group*, found by average linkage on the share of moments that have
 both among those that have either; a group is a unit, and so is every other code. The utility of moment j for unit u is
 
-    v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R)
+    v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R),   corr(e_uj, e_uk) = sum over p of w_up exp(-|j - k| / m_p)
 
-f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later
-ones by time of day, on the full hour and off it), R the tetrachoric correlation of presence within steps. The unit
-takes the n_u moments of greatest utility, so counts hold exactly. A moment nobody took goes to the unit that gives up
-least. Codes of a group are dealt over the moments of the group in the same way, at random.
+f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later ones
+by time of day, on the full hour and off it), R the tetrachoric correlation of presence within steps. What stands at a
+moment often stands at the next: an arterial line is in for two days, then the cuff measures. The weights w of parts
+that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step some places apart,
+beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of greatest utility, so
+counts hold exactly. A moment nobody took goes to the unit that gives up least. Codes of a group are dealt over the
+moments of the group in the same way, at random.
 
 References:
     Bonett, Price (2005). Inferential methods for the tetrachoric correlation coefficient. Journal of Educational and
@@ -36,6 +39,10 @@ _MOST_MOMENTS = 50_000
 _SHRUNK = 10.0  # moments of the average that count beside those of a class
 _ALIKE = 0.5
 _AT_ONCE = 4_000_000
+_LASTS = (0.0, 6.0, 60.0)  # m_p [moment]
+_PLACES = (1, 2, 4, 8, 16, 32)
+_MOST_LASTING = 0.98
+_CHANCE = 30.0  # pairs of moments without memory that count beside those seen
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,13 @@ class Panels:
         unit: Unit of each frequent code.
         favour: Unit x class of moment; the last unit stands for all rare codes.
         together: Correlation of the units.
+        lasting: Unit x part of e: w.
     """
 
     unit: np.ndarray
     favour: np.ndarray
     together: np.ndarray
+    lasting: np.ndarray
 
     @classmethod
     def fit(cls, unit: np.ndarray, moment: np.ndarray, code: np.ndarray, step: np.ndarray, kind: np.ndarray) -> Panels:
@@ -68,7 +77,28 @@ class Panels:
         of = np.where(code >= 0, unit[np.maximum(code, 0)] if len(unit) else 0, n_units - 1)
         here[moment[keep], of[keep]] = 1.0
         step, kind = np.unique(step[:n], return_inverse=True)[1].reshape(-1), kind[:n]
-        return cls(unit, _favour(here, kind), _together(here, step))
+        return cls(unit, _favour(here, kind), _together(here, step), _lasting(here, step))
+
+    def noise(self, step: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """e: moment x unit. `step`: of each moment, one step after the other in the order of time."""
+        n, root, amount = len(step), root_of(self.together), np.sqrt(self.lasting)
+        out = np.zeros((n, len(root)), np.float32)
+        begin = np.flatnonzero(np.append(True, step[1:] != step[:-1])) if n else np.zeros(0, np.int64)
+        length = np.diff(np.append(begin, n))
+        order = np.argsort(-length, kind="stable")
+        begin, length = begin[order], length[order]
+        for part, lasts in enumerate(_LASTS):
+            if not amount[:, part].any():
+                continue
+            fresh = (draw.standard_normal(out.shape) @ root.T).astype(np.float32)
+            if lasts:
+                rho = np.float32(np.exp(-1 / lasts))
+                fresh[np.setdiff1d(np.arange(n), begin)] *= np.sqrt(1 - rho**2)
+                for place in range(1, int(length.max(initial=0))):  # once per moment of the longest step
+                    at = begin[: int(np.searchsorted(-length, -place))] + place
+                    fresh[at] += rho * fresh[at - 1]
+            out += amount[:, part].astype(np.float32) * fresh
+        return out
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
@@ -78,7 +108,8 @@ class Panels:
     def from_json(cls, state: Mapping[str, Any]) -> Panels:
         favour = np.asarray(state["favour"], float).reshape(-1, N_CLASSES)
         together = np.asarray(state["together"], float).reshape(len(favour), len(favour))
-        return cls(np.asarray(state["unit"], np.int64), favour, together)
+        lasting = np.asarray(state["lasting"], float).reshape(len(favour), len(_LASTS))
+        return cls(np.asarray(state["unit"], np.int64), favour, together, lasting)
 
 
 def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarray:
@@ -153,6 +184,34 @@ def _together(here: np.ndarray, step: np.ndarray) -> np.ndarray:
     r = np.cos(np.pi / (1 + odds**power)) * total / (total + 50.0)
     np.fill_diagonal(r, 1.0)
     return closest_correlation(np.clip((r + r.T) / 2, -0.95, 0.995))
+
+
+def _lasting(here: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Weights of the parts of e that last, unit by unit; the rest is new at every moment."""
+    from scipy.optimize import nnls  # heavy
+
+    n_units = here.shape[1]
+    out = np.tile(np.eye(1, len(_LASTS)), (n_units, 1))
+    if not len(here):
+        return out
+    begin = np.flatnonzero(np.append(True, step[1:] != step[:-1]))
+    size = np.diff(np.append(begin, len(step))).astype(float)[:, None]
+    held = np.add.reduceat(here, begin).astype(float)  # step x unit
+    chance = held * (held - 1) / np.maximum(size * (size - 1), 1)
+    rho, weight = np.zeros((len(_PLACES), n_units)), np.zeros((len(_PLACES), n_units))
+    for i, places in enumerate(_PLACES):
+        pairs = np.maximum(size - places, 0)
+        both = (here[places:] * here[:-places])[step[places:] == step[:-places]].sum(0)
+        expected, most = (pairs * chance).sum(0), (pairs * held / size).sum(0)
+        weight[i] = np.maximum(most - expected, 0.0)
+        rho[i] = np.sin(np.pi / 2 * np.clip((both - expected) / (weight[i] + _CHANCE), 0, 1))
+    design = np.stack([np.exp(-np.array(_PLACES) / lasts) for lasts in _LASTS[1:]], 1)
+    for u in np.flatnonzero(weight.any(0)):
+        root = np.sqrt(weight[:, u])
+        found = nnls(design * root[:, None], rho[:, u] * root)[0]
+        found *= min(1.0, _MOST_LASTING / max(found.sum(), 1e-9))
+        out[u] = np.append(1 - found.sum(), found)
+    return out
 
 
 def deal(

@@ -18,7 +18,7 @@ from cohortloom.codec.clock import series_of, ticks_per_day
 from cohortloom.codec.course import Course
 from cohortloom.codec.fold import CodeFold, Fold, place_of, value_ids
 from cohortloom.codec.laws import CellLaw, Repeats
-from cohortloom.codec.panels import deal, moment_class, root_of
+from cohortloom.codec.panels import deal, moment_class
 from cohortloom.codec.precedence import moments
 from cohortloom.codec.rare import NO_CODE
 from cohortloom.codec.steps import Steps
@@ -281,8 +281,7 @@ def _deal(
         size[mine] = np.maximum(most, _counted(fold, features, fold.count_of(group))[owner])[mine]
     size = np.where(shared[unit], np.minimum(np.minimum(size, total), np.maximum(count[owner], most)), size)
     draw = rng.numpy
-    root = root_of(panels.together)
-    noise = (draw.standard_normal((len(step), n_units)) @ root.T).astype(np.float32)
+    noise = panels.noise(step, draw)
     own = draw.standard_normal(_NOISE)
     favour, rare = panels.favour[:, moment_class(step, linked, time)], n_units - 1
 
