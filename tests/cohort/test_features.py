@@ -134,3 +134,26 @@ def test_equal_values_vary_by_exactly_nothing_however_rows_lie_in_memory():
         for name in constant:
             assert (found.values[:, found.names.index(name)] == 0).all(), name
         assert (found.values[:, found.names.index("visits.y: sd")] > 0.5).all()
+
+
+def test_starts_count_from_the_origin_or_from_the_first_time_of_the_patient():
+    def starts(clock, origin, dtype):
+        table = {"role": "event", "columns": {"x": {"kind": "number"}}}
+        born = {"born": {"kind": "timestamp"}} if clock == "timestamp" else {"sex": {"kind": "flag"}}
+        schema = Schema.model_validate(
+            {"name": "two", "clock": clock, "tables": {"people": {"role": "static", "columns": born},
+             "labs": table, "drugs": table}}
+        )  # fmt: skip
+        time = lambda *days: pl.Series([(origin + d) * 86_400_000_000 for d in days]).cast(dtype)  # noqa: E731
+        fact = {"born": time(-40, 3)} if "born" in born else {"sex": [True] * 2}
+        people = pl.DataFrame({"subject_id": [1, 2], **fact})
+        labs = pl.DataFrame({"subject_id": [1, 1, 2], "time": time(2, 5, -3), "x": [1.0, 2.0, 3.0]})
+        drugs = pl.DataFrame({"subject_id": [1, 2], "time": time(9, -7), "x": [1.0, 2.0]})
+        f = patient_features(Cohort.build(schema, {"people": people, "labs": labs, "drugs": drugs}))
+        return {name: f.values[:, i].tolist() for i, name in enumerate(f.names)}
+
+    found = starts("offset", 0, pl.Duration("us"))
+    assert found["labs: start"] == [2, -3] and found["drugs: start"] == [9, -7]
+    found = starts("timestamp", 18_000, pl.Datetime("us"))
+    assert found["labs: start"] == [0, 4] and found["drugs: start"] == [7, 0]
+    assert found["people.born: after the first time"] == [-42, 10]

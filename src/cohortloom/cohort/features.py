@@ -3,9 +3,9 @@
 A judge that is told means only can't see that a synthetic patient's creatinine jumps where a real one's drifts. So
 each number over time gives count, missing share, mean, sd, least, greatest, first, last, trend, lag-1 product, mean
 absolute change, and the share of exact repeats; each category the share of its levels, of changes, its first and last
-level; each table its row count, length, mean and sd of gaps, and the product of consecutive gaps; and each pair of
-numbers the mean product of their deviations within the patient. A long table gives count, mean, sd, last and trend by
-frequent code.
+level; each table its row count, start, length, mean and sd of gaps, and the product of consecutive gaps; and each pair
+of numbers the mean product of their deviations within the patient. A long table gives count, mean, sd, last and trend
+by frequent code. Where times are dates, starts and the dates of statics count from the patient's first time anywhere.
 
 Level and code lists come from a reference (real patients), so that vectors of two cohorts have the same columns.
 """
@@ -102,8 +102,10 @@ def patient_features(
     base = pl.DataFrame({"subject_id": order})
     columns: dict[str, str] = {}
     parts = []
+    begun = _begun(cohort)
     for table, spec in cohort.schema.tables.items():
         frame = cohort.tables[table].join(base.unique(), on="subject_id", how="semi")
+        frame = frame if begun is None else frame.join(begun, on="subject_id", how="left", maintain_order="left")
         if spec.role == "static":
             made = _static(frame, cohort.schema, table, vocabulary)
         else:
@@ -132,7 +134,11 @@ def _static(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Vocabul
         if column.kind in _NUMBERS:
             exprs.append(pl.col(name).cast(pl.Float64).alias(path))
         elif column.kind == "timestamp":
-            exprs.append((pl.col(name).cast(pl.Int64) / MICROSECONDS_PER_DAY).alias(path))
+            day = pl.col(name).cast(pl.Int64) / MICROSECONDS_PER_DAY
+            exprs.append(day.alias(path))
+            if schema.clock == "timestamp" and any(map(schema.has_time, schema.tables)):
+                exprs.append((day - pl.col("_begun")).alias(f"{path}: after the first time"))
+                origin[f"{path}: after the first time"] = path
         elif column.kind in _LEVELS:
             for level in vocabulary.levels.get(path, ()):
                 exprs.append((pl.col(name).cast(pl.String) == level).alias(f"{path} = {level}"))
@@ -140,6 +146,15 @@ def _static(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Vocabul
         if column.kind in (*_NUMBERS, "timestamp"):
             origin[path] = path
     return exprs, origin, None
+
+
+def _begun(cohort: Cohort) -> pl.DataFrame | None:
+    """First time of each patient in any table [d]; None where times count from the patient's own origin."""
+    timed = [t for t in cohort.schema.tables if cohort.schema.has_time(t)]
+    if cohort.schema.clock != "timestamp" or not timed:
+        return None
+    times = pl.concat(cohort.tables[t].select("subject_id", "time") for t in timed)
+    return times.group_by("subject_id").agg(_begun=_time(cohort.schema).min())
 
 
 def _time(schema: Schema) -> pl.Expr:
@@ -196,7 +211,9 @@ def _over_time(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Voca
         frame = frame.with_columns(_t=_time(schema))
         if schema.clock != "order":
             gap = pl.col("_t").diff().drop_nulls()
+            since = pl.col("_begun").first() if schema.clock == "timestamp" else pl.lit(0.0)
             made = {
+                "start": pl.col("_t").min() - since,
                 "length": pl.col("_t").max() - pl.col("_t").min(),
                 "mean gap": gap.mean(),
                 "sd of gaps": gap.std(),
