@@ -197,3 +197,13 @@ def test_null_has_no_place_in_toml_and_other_suffixes_are_refused(tmp_path):
         dump_schema(schema)
     with pytest.raises(SchemaError, match=r"ends in .toml or .json"):
         write_schema(schema, tmp_path / "x.yaml")
+
+
+def test_the_digest_tells_tables_apart_and_not_where_they_were_read_from():
+    schema = read_schema(Path(__file__).parents[2] / "schemas" / "pbc.toml")
+    plain = schema.model_dump(mode="json")
+    moved = Schema.model_validate({**plain, "tables": {n: {**t, "source": None} for n, t in plain["tables"].items()}})
+    assert schema.tables["patients"].source is not None and moved.digest == schema.digest
+    table = plain["tables"]["patients"]
+    fewer = {**table, "columns": dict(list(table["columns"].items())[1:])}
+    assert Schema.model_validate({**plain, "tables": {**plain["tables"], "patients": fewer}}).digest != schema.digest

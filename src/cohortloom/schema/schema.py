@@ -140,8 +140,10 @@ class Schema(Strict):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON form."""
-        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
+        """SHA-256 of the canonical JSON form, without the sources: where a cohort was read from does not tell it from
+        another of the same tables."""
+        sources = {part: {"__all__": {"source"}} for part in ("tables", "signals")}
+        return hashlib.sha256(self.model_dump_json(exclude_none=True, exclude=sources).encode()).hexdigest()
 
     # -- consistency ---------------------------------------------------------------------------------------------
 
