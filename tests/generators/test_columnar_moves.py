@@ -52,4 +52,4 @@ def test_columns_move_together_within_a_patient(monkeypatch):
 
 
 def test_levels_alone_do_not_tell_how_columns_move(monkeypatch):
-    assert together(monkeypatch, levels_only=True) < 0.52
+    assert together(monkeypatch, levels_only=True) < 0.55

@@ -40,9 +40,10 @@ def some_rows(n: int = 100) -> Rows:
     token = torch.stack([torch.randint(0, k, (n,), generator=draw) for k in (4, 3, 50, 3)], 1)
     token[:, 3] *= token[:, 3] != 1
     hidden = torch.full((n, 4), -1)
+    barred = torch.sort(torch.randn(2, n, 4, generator=draw), 0).values * torch.tensor([1.0, 0, 0, 0])
     return Rows(
         torch.randn(n, 6, generator=draw), torch.randint(-1, 50, (n, 1), generator=draw), token,
-        torch.randn(n, 4, generator=draw), torch.randn(n, 4, generator=draw), hidden,
+        torch.randn(n, 4, generator=draw), torch.randn(n, 4, generator=draw), hidden, barred,
     )  # fmt: skip
 
 
@@ -59,6 +60,9 @@ def test_column_by_column_equals_all_at_once(low_rank):
             weight, mean, log_sd = mixture
             normal = torch.distributions.Normal(mean, log_sd.exp()).log_prob(rows.target[:, j : j + 1])
             density = torch.logsumexp(torch.log_softmax(weight, 1) + normal, 1)
+            if COLUMNS[j].repeat >= 0:  # what a repeat has for itself is no CONT
+                low, high = (torch.distributions.Normal(mean, log_sd.exp()).cdf(e[:, j, None]) for e in rows.barred)
+                density = density - torch.log1p(-(torch.softmax(weight, 1) * (high - low)).sum(1).clamp(max=0.98))
             cell = cell + torch.where(rows.token[:, j] == 0, density, 0.0)
         torch.testing.assert_close(cell, whole[:, j], atol=1e-4, rtol=1e-4)
         cursor.push(j, rows.token[:, j], rows.score[:, j])
@@ -101,11 +105,15 @@ def test_repeat_is_impossible_before_anything_was_recorded():
 def test_persistence_start_follows_the_last_value(low_rank):
     with torch.random.fork_rng():
         net = ColumnNet(COLUMNS, 6, [50], low_rank=low_rank, persistence=1.0).eval()
+    for head in net.heads:
+        head.data.zero_()
     for last, mean in ((2.0, 0.0), (0.0, 2.0), (-1.0, -1.0)):
         features = torch.zeros(1, 6)
         features[0, 0], features[0, 1] = last, mean
         _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([-1]))
-        assert float(means.mean()) == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
+        means = means[0].numpy()
+        assert means[~net.is_anchored].mean() == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
+        np.testing.assert_allclose(means[net.is_anchored], last, atol=1e-5)
 
 
 def test_every_parameter_learns():

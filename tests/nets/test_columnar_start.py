@@ -42,7 +42,7 @@ def started(low_rank: bool, shuffled: bool = False) -> tuple[ColumnNet, Rows]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = ColumnNet(SHAPES, 30, low_rank=low_rank).eval()
-    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
     start_at_lines(net, look_up, token, subject, np.arange(len(token)), np.random.default_rng(2))
     return net, planted(seed=5)[0]
 
@@ -89,7 +89,7 @@ def test_too_few_rows_are_left_alone():
     rows, token, subject = planted()
     net = ColumnNet(SHAPES, 30).eval()
     before = net.wide.clone()
-    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
     start_at_lines(net, look_up, token, subject, np.arange(10), np.random.default_rng(0))
     assert torch.equal(net.wide, before)
 
@@ -103,7 +103,7 @@ def columns_of(f: np.ndarray, z: np.ndarray, **facts) -> tuple[ColumnNet, Rows]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = ColumnNet([ColumnShape("number", 3, (True, False, False), (1.0, 0.0, 0.0), **facts)], f.shape[1]).eval()
-    look_up = lambda i: Rows(*[part[i] for part in vars(rows).values()])  # noqa: E731
+    look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
     start_at_lines(net, look_up, np.zeros((n, 1), int), np.arange(n) // 4, np.arange(n), np.random.default_rng(1))
     for head in net.heads:
         head.data.zero_()

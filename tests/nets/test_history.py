@@ -4,7 +4,12 @@ import numpy as np
 
 from cohortloom.nets.history import NUMBER_FEATURES, History, HistorySpec, Steps, walk
 
-SPEC = HistorySpec(2, (3,), (0,), (60,), (0,), 1, 10.0, 0.5, pull=(0.5, 3.0), usual=(0.2, 0.5, 0.3))
+ODDS = np.linspace(0.2, 0.9, 8)
+LEVELS = (-1.0, 0.0, 1.0)
+SPEC = HistorySpec(
+    2, (3,), (0,), (60,), (0,), 1, 10.0, 0.5, pull=(0.5, 3.0), usual=(0.2, 0.5, 0.3), usual_spread=(0.25, 0.25),
+    usual_change=(0.5, 0.5), usual_odds=(tuple(ODDS), tuple(ODDS)), levels=((), LEVELS),
+)  # fmt: skip
 
 
 def some_steps(length: np.ndarray, seed: int = 0) -> Steps:
@@ -18,24 +23,38 @@ def slow_number_features(score, recorded, gap, pull) -> list[float]:
     """The features of one column after these visits."""
     time = np.cumsum(gap)
     x, when = score[recorded].astype(float), time[recorded]
+    rate = 0.0
+    for k, here in enumerate(recorded, 1):
+        rate += max(1 / k, 0.1) * (here - rate)
+    spread, moved = 0.5 * np.log(0.25), np.log(0.5)  # the cohort's own, in `SPEC`
     if not len(x):
-        return [0, 0, 0, float(not recorded[-1]), *[0] * (NUMBER_FEATURES - 4)]
-    smooth = x[0]
-    for value in x[1:]:
-        smooth = 0.7 * smooth + 0.3 * value
+        empty = [0, 0, 0, float(not recorded[-1]), 0, spread, *[0] * 10, moved, 0, np.log(0.52), rate]
+        return [*empty, np.log1p(time[-1]), *[0] * 9]
+    smooth = slow = x[0]
+    restless = 0.5
+    for k, value in enumerate(x[1:], 2):
+        smooth += max(1 / k, 0.3) * (value - smooth)
+        slow += max(1 / k, 0.1) * (value - slow)
+        restless += max(1 / k, 0.3) * (abs(value - x[k - 2]) - restless)
     change = x[-1] - x[-2] if len(x) > 1 else 0
     since = np.log1p(time[-1] - when[-1])
     absent = float(not recorded[-1])
     same = np.mean(x[1:] == x[:-1]) if len(x) > 1 else 0
-    level = [x[-1], 1, since, absent, x.mean(), x.std(), smooth, x[0]]
+    spread = 0.5 * np.log((np.sum((x - x.mean()) ** 2) + 4 * 0.25) / (len(x) - 1 + 4))
+    level = [x[-1], 1, since, absent, x.mean(), spread, smooth, x[0]]
     between = when[-1] - when[-2] if len(x) > 1 else 0.0
     wait = time[-1] - when[-1]
     due = between > 0 and abs(wait + 1.0 - between) < 0.5  # the usual gap is 1 day
     overdue = between > 0 and wait + 1.0 > 1.5 * between
-    moved = np.abs(np.diff(x)).mean() if len(x) > 1 else 0
+    moved = np.log((np.abs(np.diff(x)).sum() + 4 * 0.5) / (len(x) - 1 + 4))
+    place = lambda gaps: np.searchsorted([1.5, 2.5, 3.5, 4.5, 5.5, 7.5, 11.5], gaps)  # noqa: E731
+    before, following = place(np.diff(when)), place(wait + 1)
+    chance = (np.sum(before == following) + 2 * ODDS[following]) / (np.sum(before >= following) + 2)
+    odds = np.log(chance / (1 - chance))
     waits = [low - 0.5 < wait < high + 0.5 for low, high in ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))]
     found = [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
-    return [*found, overdue, x[-1] * recorded[-1], moved, x.sum() / (len(x) + pull), *waits]
+    found += [overdue, x[-1] * recorded[-1], moved, slow, np.log(restless + 0.02), rate, 0, odds]
+    return [*found, x.sum() / (len(x) + pull), *waits]
 
 
 def test_features_equal_a_loop_over_the_past():
@@ -51,9 +70,11 @@ def test_features_equal_a_loop_over_the_past():
             past = slice(start[who], row)
             for column in (0, 1):
                 block = SPEC.number_block(column)
-                assert len(block) == NUMBER_FEATURES
-                mine = steps.score[past, column], steps.recorded[past, column], steps.gap[past]
-                slow = slow_number_features(*mine, SPEC.pull[column])
+                assert len(block) == NUMBER_FEATURES + len(SPEC.levels[column])
+                score, recorded = steps.score[past, column], steps.recorded[past, column]
+                slow = slow_number_features(score, recorded, steps.gap[past], SPEC.pull[column])
+                if column == 1:
+                    slow += [recorded.any() and score[recorded][-1] == level for level in LEVELS]
                 np.testing.assert_allclose(feature[block], slow, atol=1e-5)
             tokens = steps.small[past, 0]
             recorded = tokens[tokens > 0]

@@ -20,7 +20,7 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import CHANGE, HistorySpec, Steps, walk
+from cohortloom.nets.history import CHANGE, WAIT_ENDS, HistorySpec, Steps, walk
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
 __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "raw_values"]
@@ -28,6 +28,8 @@ __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "raw_values"]
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
 PULLS = (0.05, 20.0)
+MOST_LEVELS = 16
+LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
 NOTHING = -1  # token of a number that follows from others
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
@@ -153,6 +155,8 @@ class Alphabet:
             self.bounds = _follow_up_ends(encoded) if encoded.static is not None else []
         small = [c for c in self._categories() if c.n_tokens <= LARGE]
         large = [c for c in self._categories() if c.n_tokens > LARGE]
+        usual_gap = max(float(np.median(later_gaps)), 1e-6)
+        spreads, changes, odds = self._manners(seq, usual_gap)
         self.spec = HistorySpec(
             n_numbers=len(self.numbers) + (self.gap is not None),
             categories=tuple(c.n_tokens for c in small),
@@ -162,9 +166,13 @@ class Alphabet:
             n_bounds=len(self.bounds) + self.spanned,
             time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
-            usual_gap=max(float(np.median(later_gaps)), 1e-6),
+            usual_gap=usual_gap,
             pull=(*[1.0] * (self.gap is not None), *self._pulls(seq)),
             usual=self._usual(seq),
+            usual_spread=spreads,
+            usual_change=changes,
+            usual_odds=odds,
+            levels=((),) * (self.gap is not None) + tuple(_levels(self.columns[j]) for j in self.numbers),
         )
 
     def _pulls(self, seq: SequenceArrays) -> list[float]:
@@ -190,6 +198,29 @@ class Alphabet:
                 count = np.bincount(token[token >= 0], minlength=c.n_tokens)
                 out += ((count + 0.5) / (count.sum() + 0.5 * c.n_tokens + 0.5)).tolist()
         return tuple(out)
+
+    def _manners(self, seq: SequenceArrays, usual_gap: float) -> tuple[tuple, tuple, tuple]:
+        """Of every number, the gap first: variance within subjects and mean absolute change of its scores, and of the
+        waits between two records the share of those at least as long that end at each length."""
+        values, spreads, changes, odds = raw_values(seq), [], [], []
+        columns = [(self.columns[j], values[:, j]) for j in self.numbers]
+        if self.gap is not None:
+            columns.insert(0, (self.gap, np.where(seq.position > 0, self.in_units(seq.gap), np.nan)))
+        for coder, x in columns:
+            row = np.flatnonzero(~np.isnan(x))
+            score, who = coder.history(coder.snap(x[row])).astype(float), seq.subject[row]
+            count = np.bincount(who, minlength=1)
+            mean = np.bincount(who, weights=score, minlength=1) / np.maximum(count, 1)
+            freedom, same = np.maximum(count - 1, 0).sum(), who[1:] == who[:-1]
+            spread = np.sum((score - mean[who]) ** 2) / freedom if freedom else 1.0
+            change = np.abs(np.diff(score))[same].mean() if same.any() else 1.0
+            spreads.append(max(float(spread), LEAST_USUAL**2))
+            changes.append(max(float(change), LEAST_USUAL))
+            wait = np.searchsorted(WAIT_ENDS, np.diff(seq.time[row])[same] / usual_gap)
+            ended = np.bincount(wait, minlength=len(WAIT_ENDS) + 1)
+            at_least = np.cumsum(ended[::-1])[::-1]
+            odds.append(tuple(((ended + 0.5) / (at_least + 1.0)).tolist()))
+        return tuple(spreads), tuple(changes), tuple(odds)
 
     # --- columns by role ---
 
@@ -235,6 +266,8 @@ class Alphabet:
                 else:
                     facts |= {"last": int(block[0]), "known": int(block[1]), "mean": int(block[4])}
                     facts["scales"] = self._scales(block - n_static)
+                    at = block[0] - n_static
+                    facts |= {"last_mean": float(self.mean[at]), "last_sd": float(self.sd[at])}
             elif net == "later" and coder.n_tokens <= LARGE:
                 facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
                 small += 1
@@ -446,6 +479,14 @@ def cells_of(coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | 
 def _beside(left: Cells, right: Cells) -> Cells:
     pairs = zip(vars(left).values(), vars(right).values())
     return Cells(*[np.concatenate(pair, 1) for pair in pairs])
+
+
+def _levels(coder: NumberCoder) -> tuple[float, ...]:
+    """Scores of all values of a number that has few."""
+    values = np.union1d(coder.spikes, coder.x)
+    if len(values) > MOST_LEVELS or not (coder.exact or len(coder.x) == 0):
+        return ()
+    return tuple(coder.history(values).tolist())
 
 
 def _large(coder: Coder) -> bool:

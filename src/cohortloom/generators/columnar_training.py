@@ -5,7 +5,7 @@ cohorts (docs/methods/columnar-ar.md):
 
     patients        hidden / per column: later, first, statics   dropout     rate   batch   persistence   members
     below 500       64 / 16     32 / 16     64 / 24              .3 .3 .2    1.5e-3 128     1.2           4
-    up to 3,000     128 / 32    64 / 32     64 / 24              .2 .1 .1    7e-4   256     1             1
+    up to 3,000     128 / 32    64 / 32     64 / 24              .2 .1 .1    1e-3   256     1             1
     above           128 / 32    64 / 32     64 / 24              .1          1e-3   512     1             1
 
 Rates are those of `later`; `first` and `statics` learn at 3e-3. All networks start at regressions
@@ -15,9 +15,10 @@ Members of an ensemble leave out different patients for early stopping and share
 patients one model remembers its patients measurably, and this halves the trace.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_targets import Targets
-from cohortloom.generators.columnar_encoding import Alphabet, Cells
+from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
@@ -38,6 +39,7 @@ __all__ = ["ColumnarNets", "Size", "Tables", "phases", "size_of", "subset_that_f
 
 FEATURE_BYTES = 2**30  # history features kept at once; a larger cohort trains on as many patients as fit
 MAX_STEPS = 12_000
+MIDDLE_STEPS = 3_000  # 500 to 3,000 patients: validation would end the run thereabouts, with the rate still high
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         width = 16 if small or n_columns > 30 else 32
         batch = 128 if small else 512 if large else 256
         steps = int(min(40 * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
+        steps = steps if small or large else min(steps, MIDDLE_STEPS)
         training = Training(
-            batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3 if large else 7e-4,
+            batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3,
             weight_decay=0.01, patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
@@ -108,10 +111,15 @@ class Table:
     subject: np.ndarray
     inputs: Callable[[Tensor], tuple[Tensor, Tensor]]
     targets: Targets
+    barred: Tensor
+
+    @classmethod
+    def of(cls, coders: Sequence[Coder], cells: Cells, subject: np.ndarray, inputs: Callable) -> Self:
+        return cls(subject, inputs, Targets.of(coders, cells), _barred(coders, cells))
 
     def rows(self, items: Tensor, draw: torch.Generator) -> Rows:
         """A batch; z is drawn within the interval of each value, anew every time."""
-        return Rows(*self.inputs(items), *self.targets.at(items, draw))
+        return Rows(*self.inputs(items), *self.targets.at(items, draw), self.barred[:, items])
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Tables:
         if alphabet.statics:
             ones, none = torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long)
             cells["statics"] = statics
-            table["statics"] = Table(np.arange(n), lambda i: (ones[i], none[i]), Targets.of(alphabet.statics, statics))
+            table["statics"] = Table.of(alphabet.statics, statics, np.arange(n), lambda i: (ones[i], none[i]))
         seq = encoded.sequence
         if seq is None or not alphabet.coders("first"):
             return cls(n, table, cells)
@@ -139,19 +147,29 @@ class Tables:
         has = torch.from_numpy(np.flatnonzero(seq.length > 0))
         if len(has):
             cells["first"] = firsts
-            table["first"] = Table(
-                has.numpy(), lambda i: (dense[has[i]], lookups[has[i]]), Targets.of(alphabet.coders("first"), firsts)
+            table["first"] = Table.of(
+                alphabet.coders("first"), firsts, has.numpy(), lambda i: (dense[has[i]], lookups[has[i]])
             )
         if alphabet.spec is not None and (seq.length > 1).any():
             rows = alphabet.later_rows(statics, alls, seq, fit=True)
             cells["later"] = alls.take(rows.step)
             who, features, codes = (torch.from_numpy(a) for a in (rows.subject, rows.features, rows.codes))
-            table["later"] = Table(
-                rows.subject,
+            table["later"] = Table.of(
+                alphabet.coders("later"), cells["later"], rows.subject,
                 lambda i: (torch.cat([dense[who[i]], features[i]], 1), torch.cat([lookups[who[i]], codes[i]], 1)),
-                Targets.of(alphabet.coders("later"), cells["later"]),
-            )
+            )  # fmt: skip
         return cls(n, table, cells)
+
+
+def _barred(coders: Sequence[Coder], cells: Cells) -> Tensor:
+    """Ends of the z that each number can't have as CONT because they would repeat its last value: end row column."""
+    from scipy.special import ndtri  # heavy
+
+    out = np.zeros((2, *cells.value.shape), np.float32)
+    for j, coder in enumerate(coders):
+        if coder.kind == "number" and coder.repeat:
+            out[:, :, j] = ndtri(np.clip(coder.barred(cells.last[:, j]), 1e-6, 1 - 1e-6))
+    return torch.from_numpy(out)
 
 
 def subset_that_fits(alphabet: Alphabet, encoded: Encoded, rng: Rng) -> Encoded:

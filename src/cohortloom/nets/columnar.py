@@ -6,24 +6,27 @@ With f the features of a row (statics and history) and x_1, ..., x_C its columns
 
 h = hidden(f) is shared; column c has a few units of its own, which also see the earlier columns of the row:
 
-    a_c = Wh_c h + sum over j < c of Wm_cj e_j        e_j: one-hot of the token and normal score of column j,
+    a_c = Wh_c h + Wf_c f_c + sum over j < c of Wm_cj e_j     e_j: one-hot of the token and normal score of column j,
     out_c = Wo_c silu(a_c) + b_c + V_c f + sum over j < c of U_cj e_j       its change and its departure
 
 Change and departure of a number are the distances of its score from the last one and from the mean of its history. A
 weight that is two kilos above the patient's own comes with a faster pulse, whatever the weight: in levels that is the
 difference of two large coefficients, which no small cohort learns.
 
-The last two terms are the *wide* part: linear, zero at the start, for token logits and, for a number, a shift and a log
-scale shared by all normals:
+f_c is the column's own history. The last two terms of out_c are the *wide* part: linear, zero at the start, for token
+logits and, for a number, a shift and a log scale shared by all normals:
 
     z = shift + exp(log scale) (a draw from K normals of out_c)      used with the token CONT
 
+(every third normal lies around the last value instead of the shift: most changes are small whatever the regression to
+the mean; the log scale levels off beyond what the start saw, so that spread can't feed on spread; and the density is
+that of z outside the interval of the last value, which REPEAT has for itself)
+
 so that a value measured an hour ago and one never measured, a calm patient and a restless one need no hidden units to
 differ in spread. The first value of a column has weights of the normals of its own: changes have heavy tails, levels
-have not. Training computes all
-columns at once with a block-triangular mask; sampling goes column by column. Above `LOW_RANK_FROM` columns the masked
-products are replaced by a running sum of r-dimensional embeddings e_j, as in NADE, and V_c f by the column's own
-features plus a rank-r product: cost then grows with C, not C^2.
+have not. Training computes all columns at once with a block-triangular mask; sampling goes column by column. Above
+`LOW_RANK_FROM` columns the masked products are replaced by a running sum of r-dimensional embeddings e_j, as in NADE,
+and V_c f by the column's own features plus a rank-r product: cost then grows with C, not C^2.
 
 *Persistence start*: the shift of a column begins as 0.5 s last + 0.35 s mean of its own history, the mixture narrow
 around it. A cohort of 200 patients ends training near where it starts, so the start is the prior; `columnar_start`
@@ -53,11 +56,13 @@ LARGE = 40
 LOW_RANK_FROM = 60
 RANK = 48
 EMBEDDING = 16
+ANCHORED = 3  # one of so many normals lies around the last value instead of the shift
 NEVER = -1e4
 LOG_SD = (-3.0, 1.5)
-LOG_SCALE = (-3.0, 2.0)
+MOST_REACH = 2.0
 LEAST_LOG_SD = -4.0
 MOST_MOVED = 6.0
+MOST_BARRED = 0.98
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class ColumnShape:
         repeat: Token that needs a last value, -1 if none.
         own: Features that tell the history of this column (low rank only).
         last, mean: Features for the persistence start, -1 without.
+        last_mean, last_sd: What `last` was standardised by.
         known: Feature that is negative while no value of this column was recorded, -1 without.
         scales: Mean and sd that standardised the features `last` and `mean`, and the sd of changes; empty: change and
             departure are no inputs of later columns.
@@ -86,6 +92,8 @@ class ColumnShape:
     own: tuple[int, ...] = ()
     last: int = -1
     mean: int = -1
+    last_mean: float = 0.0
+    last_sd: float = 1.0
     known: int = -1
     lookup: int = -1
     scales: tuple[float, ...] = ()
@@ -110,6 +118,7 @@ class Rows:
     score: Tensor  # row column: normal score over all recorded values, 0 where none
     target: Tensor  # row column: z where the token is CONT
     hidden: Tensor  # row column
+    barred: Tensor | None = None  # end row column: z between these is no CONT but a repeat; equal ends: all are
 
 
 @dataclass
@@ -185,6 +194,12 @@ class ColumnNet(nn.Module):
         self.layer_bias = nn.ParameterList([weight(hidden, zero=True) for _ in range(n_layers)])
         self.own_hidden = weight(c * width, hidden)
         self.own_bias = weight(c * width, zero=True)
+        self.has_own = any(shape.own for shape in self.columns)
+        if self.has_own:
+            n_own = max(len(shape.own) for shape in self.columns)
+            self.own_history = weight(c, n_own, width, fan_in=n_own)
+            padded = [list(s.own) + [self.n_features] * (n_own - len(s.own)) for s in self.columns]
+            self.register_buffer("own", torch.tensor(padded, dtype=torch.long), persistent=False)
         self.tables = nn.ParameterDict(
             {str(j): weight(s.n_tokens + 1, EMBEDDING, fan_in=10) for j, s in enumerate(self.columns) if s.large}
         )
@@ -196,6 +211,16 @@ class ColumnNet(nn.Module):
         self.fresh = nn.ParameterDict(
             {str(i): weight(len(g.columns), n_normals, zero=True) for i, g in enumerate(self.groups) if g.mixture}
         )
+        self.anchor = nn.ParameterDict(
+            {str(i): weight(len(g.columns), 2, zero=True) for i, g in enumerate(self.groups) if self._anchored(g)}
+        )
+        for key, anchor in self.anchor.items():
+            shapes = [self.columns[j] for j in self.groups[int(key)].columns]
+            anchor.data = torch.tensor([[shape.last_mean, shape.last_sd] for shape in shapes])
+            self.register_buffer(f"last_{key}", torch.tensor([shape.last for shape in shapes]), persistent=False)
+        for index, group in enumerate(self.groups):
+            if group.mixture:  # middle and reach of the log scale of each column
+                self.register_buffer(f"scale_{index}", torch.tensor([[0.0, MOST_REACH]] * len(group.columns)))
         wide_groups = self.small = [g for g in self.groups if g.n_tokens <= LARGE]
         self.n_wide = sum(len(g.columns) * g.wide for g in wide_groups)
         at = 0
@@ -230,6 +255,15 @@ class ColumnNet(nn.Module):
         if persistence:
             self._persist(persistence)
 
+    def _anchored(self, group: _Group) -> bool:
+        """Do some normals lie around the last value?"""
+        return group.mixture and any(self.columns[j].last >= 0 for j in group.columns)
+
+    @property
+    def is_anchored(self) -> np.ndarray:
+        """Of each normal."""
+        return np.arange(self.n_normals) % ANCHORED == ANCHORED - 1
+
     def _first_bias(self, group: _Group, n_out: int, persistence: float) -> nn.Parameter:
         """Log shares for the tokens; mixture means spread out (narrower with persistence)."""
         bias = torch.zeros(len(group.columns), n_out)
@@ -243,7 +277,9 @@ class ColumnNet(nn.Module):
             if group.mixture:
                 near = bool(persistence) and shape.last >= 0
                 spread, log_sd = (0.8, -0.7) if near else (1.5, -0.3)
-                bias[row, t + k : t + 2 * k] = torch.linspace(-spread, spread, k) if k > 1 else 0.0
+                free = np.flatnonzero(~self.is_anchored | (shape.last < 0))
+                if len(free) > 1:
+                    bias[row, t + k + free] = torch.linspace(-spread, spread, len(free))
                 bias[row, t + 2 * k : t + 3 * k] = log_sd
         self.register_buffer(f"never_{len(self.head_bias)}", never, persistent=False)
         return nn.Parameter(bias)
@@ -282,6 +318,13 @@ class ColumnNet(nn.Module):
         for layer, bias in zip(list(self.layers)[1:], list(self.layer_bias)[1:]):
             h = h + self._drop(F.silu(F.linear(h, layer, bias)))
         return h
+
+    def units(self, h: Tensor, features: Tensor) -> Tensor:
+        """What the units of each column hear of the row: row x column x width."""
+        a = F.linear(h, self.own_hidden, self.own_bias).reshape(len(h), len(self.columns), self.width)
+        if self.has_own:
+            a = a + torch.einsum("nck,ckw->ncw", F.pad(features, (0, 1))[:, self.own], self.own_history)
+        return a
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -340,7 +383,7 @@ class ColumnNet(nn.Module):
         h = self.hidden(rows.features, rows.lookups)
         e = self.encode(rows.token, rows.score, rows.features)
         n, c = len(e), len(self.columns)
-        a = F.linear(h, self.own_hidden, self.own_bias).reshape(n, c, self.width)
+        a = self.units(h, rows.features)
         wide = self._wide(rows.features)
         if self.low_rank:
             before = self._running(e)
@@ -376,10 +419,12 @@ class ColumnNet(nn.Module):
         return torch.cumsum(total, 1) - total
 
     def _cells(self, group: _Group, index: int, out: Tensor, wide: Tensor | None, rows: Rows, first: Tensor) -> Tensor:
-        never, fresh = getattr(self, f"never_{index}"), None
+        never, fresh, anchor, bound = getattr(self, f"never_{index}"), None, None, None
         if group.mixture:
             fresh = first[:, group.columns, None] * self.fresh[str(index)]
-        logits, mixture = self._split(group, never, out, wide, rows.lookups, rows.hidden[:, group.columns], fresh)
+            anchor, bound = self.anchors(index, rows.features), getattr(self, f"scale_{index}")
+        hidden = rows.hidden[:, group.columns]
+        logits, mixture = self._split(group, never, out, wide, rows.lookups, hidden, fresh, anchor, bound)
         token = rows.token[:, group.columns]
         cell = -F.cross_entropy(logits.transpose(1, 2), token.clamp_min(0), reduction="none")
         cell = torch.where(token >= 0, cell, 0.0)
@@ -389,6 +434,12 @@ class ColumnNet(nn.Module):
         z = rows.target[:, group.columns, None]
         log_normal = -0.5 * ((z - mean) * torch.exp(-log_sd)) ** 2 - log_sd - 0.5 * math.log(2 * math.pi)
         density = torch.logsumexp(weight + log_normal, -1) - torch.logsumexp(weight, -1)
+        if rows.barred is not None and any(self.columns[j].repeat >= 0 for j in group.columns):
+            low, high = (
+                torch.special.ndtr((end[:, group.columns, None] - mean) * torch.exp(-log_sd)) for end in rows.barred
+            )
+            taken = (torch.softmax(weight, -1) * (high - low)).sum(-1)
+            density = density - torch.log1p(-taken.clamp(0.0, MOST_BARRED))
         return cell + torch.where(token == 0, density, 0.0)
 
     def first_values(self, features: Tensor) -> Tensor:
@@ -396,6 +447,14 @@ class ColumnNet(nn.Module):
         place = torch.tensor([max(s.known, 0) for s in self.columns])
         asked = torch.tensor([s.known >= 0 for s in self.columns])
         return ((features[:, place] < 0) & asked).float()
+
+    def anchors(self, index: int, features: Tensor) -> Tensor | None:
+        """Where the last value of each column of a group lies: row x column, NaN without one."""
+        if str(index) not in self.anchor:
+            return None
+        last, line = getattr(self, f"last_{index}"), self.anchor[str(index)]
+        place = line[:, 0] + line[:, 1] * features[:, last.clamp_min(0)]
+        return torch.where(last >= 0, place, torch.nan)
 
     def _split(
         self,
@@ -405,7 +464,9 @@ class ColumnNet(nn.Module):
         wide: Tensor | None,
         lookups: Tensor,
         hidden: Tensor,
-        fresh: Tensor,
+        fresh: Tensor | None,
+        anchor: Tensor | None,
+        bound: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Outputs of a group as token logits and (weights, means, log sd) of the normals."""
         k, t = self.n_normals, group.n_tokens
@@ -421,8 +482,14 @@ class ColumnNet(nn.Module):
         if any(self.columns[j].repeat >= 0 for j in group.columns):
             hide = torch.where(hidden >= 0, NEVER, 0.0)[..., None]
             logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
-        log_sd, log_scale = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD), wide[..., t + 1 : t + 2].clamp(*LOG_SCALE)
-        mean = wide[..., t : t + 1] + torch.exp(log_scale) * out[..., t + k : t + 2 * k]
+        middle, reach = bound[..., :1], bound[..., 1:]
+        log_sd, log_scale = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD), wide[..., t + 1 : t + 2]
+        log_scale = middle + reach * torch.tanh((log_scale - middle) / reach)
+        shift = wide[..., t : t + 1]
+        if anchor is not None:
+            near = torch.from_numpy(self.is_anchored) & ~anchor.isnan()[..., None]
+            shift = torch.where(near, anchor.nan_to_num()[..., None], shift)
+        mean = shift + torch.exp(log_scale) * out[..., t + k : t + 2 * k]
         return logits, (out[..., t : t + k] + fresh, mean, (log_sd + log_scale).clamp_min(LEAST_LOG_SD))
 
     # --- sampling and scoring: one column after the other ---
@@ -439,8 +506,9 @@ class Cursor:
     def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
         self.net, self.lookups, self.features = net, lookups, features
         h = net.hidden(features, lookups)
-        self.own = F.linear(h, net.own_hidden, net.own_bias)
+        self.own = net.units(h, features).flatten(1)
         self.wide, self.first = net._wide(features), net.first_values(features)
+        self.anchor = {i: net.anchors(i, features) for i, g in enumerate(net.groups) if g.mixture}
         n = len(features)
         self.known = torch.zeros(n, RANK) if net.low_rank else torch.zeros(n, net.n_inputs)
         self.place = {}
@@ -470,7 +538,13 @@ class Cursor:
         single = _Group([j], group.n_tokens, group.mixture)
         never = getattr(net, f"never_{index}")[row]
         fresh = self.first[:, j, None, None] * net.fresh[str(index)][row] if group.mixture else None
-        logits, mixture = net._split(single, never, out[:, None], wide, self.lookups, hidden[:, None], fresh)
+        anchor = bound = None
+        if group.mixture:
+            bound = getattr(net, f"scale_{index}")[row]
+            anchor = None if self.anchor[index] is None else self.anchor[index][:, row : row + 1]
+        logits, mixture = net._split(
+            single, never, out[:, None], wide, self.lookups, hidden[:, None], fresh, anchor, bound
+        )
         if mixture is not None:
             mixture = tuple(part[:, 0] for part in mixture)
         return logits[:, 0, : net.columns[j].n_tokens], mixture
@@ -503,6 +577,7 @@ class Cursor:
         self.own, self.known, self.lookups = self.own[rows], self.known[rows], self.lookups[rows]
         self.first, self.features = self.first[rows], self.features[rows]
         self.wide = [part[rows] for part in self.wide]
+        self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
 
 
 def _groups(columns: Sequence[ColumnShape]) -> list[_Group]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cohortloom.nets.columnar import LOG_SCALE, LOG_SD, ColumnNet, Rows
+from cohortloom.nets.columnar import LOG_SD, ColumnNet, Rows
 
 __all__ = ["start_at_lines"]
 
@@ -32,15 +32,17 @@ MOST_ROWS = 8_000
 MOST_FEATURES = 80
 FEWEST_ROWS = 30
 FOLDS = 4
-RIDGE = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
+RIDGE = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
 OTHERS = (1.0, 5.0, 30.0)  # penalty of what is not the column's own history, relative to that
 LAST = 0.01  # the same of its last value: what is shrunk is shrunk towards "as last time"
 SOFTMAX_RIDGE = (200.0, 50.0, 12.0, 3.0)
 SOFTMAX_STEPS = 20
 SOFTMAX_ROWS = 6_000
+LOG_SCALE = (-3.0, 2.0)
 SPREAD_RIDGE = (1.0, 0.3, 0.1, 0.03, 0.01)
 SPREAD_STEPS = 12
 HEAD_SCALE = 0.3
+REACH, LEAST_REACH = 4.0, 0.5  # how far log scales may lie from their mean, in their standard deviations and at least
 
 
 @torch.no_grad()
@@ -97,8 +99,19 @@ def start_at_lines(
             for output, found in ((at, line), (at + 1, scale)):
                 _write(net, number, row, j, output, usable[found.chosen], found.weight)
                 net.wide_bias[group.first_wide + row * group.wide + output] = found.constant
+            log_size = np.log(size)
+            reach = max(REACH * float(log_size.std()), LEAST_REACH)
+            getattr(net, f"scale_{index}")[row] = torch.tensor([float(log_size.mean()), reach])
             first = net.first_values(part.features)[:, j].numpy().astype(int)
-            *law, fresh = _mixture(line.residual / size, net.n_normals, first)
+            residual = np.tile((line.residual / size)[:, None], net.n_normals)
+            anchored = net.is_anchored & (shape.last >= 0) & bool((first == 0).any())
+            if anchored.any():
+                constant, slope = _through(part.score[:, j].numpy().astype(float), z)
+                line_of_last = constant + slope * shape.last_mean, slope * shape.last_sd
+                net.anchor[str(index)][row] = torch.tensor(line_of_last)
+                last = part.features[:, shape.last].numpy()
+                residual[:, anchored] = ((z - line_of_last[0] - line_of_last[1] * last) / size)[:, None]
+            *law, fresh = _mixture(residual, anchored, first)
             net.fresh[str(index)][row] = torch.from_numpy(fresh).float()
             for part_of_law in law:
                 net.head_bias[index][row, at : at + net.n_normals] = torch.from_numpy(part_of_law).float()
@@ -331,28 +344,43 @@ def _loss(a: np.ndarray, token: np.ndarray, weight: np.ndarray) -> float:
     return float(-np.mean(np.log(np.maximum(p[np.arange(len(p)), token], 1e-12))))
 
 
-def _mixture(residual: np.ndarray, k: int, first: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Logits, means and log sd of k normals fitted to residuals, and what is added to the logits for first values.
+def _through(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Constant and slope of a straight line."""
+    if x.std() < 1e-6:
+        return float(y.mean() - x.mean()), 1.0
+    slope = float(np.mean((x - x.mean()) * (y - y.mean())) / x.var())
+    return float(y.mean() - slope * x.mean()), slope
+
+
+def _mixture(residual: np.ndarray, anchored: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Logits, means and log sd of normals fitted to residuals, and what is added to the logits for first values.
 
     EM from quantiles, spreads drawn to the common one; first values (`first` 1) and later ones (0) share the normals
     and have weights of their own.
+
+    Args:
+        residual: row x normal; those of an anchored normal are distances from the last value.
     """
-    mean, sd = float(residual.mean()), max(float(residual.std()), 0.06)
-    r = (residual - mean) / sd
-    centre = np.linspace(-1.0, 1.0, k) if k > 1 else np.zeros(1)
-    spread, share = np.full(k, 0.7), np.full((2, k), 1 / k)
-    spread[k // 2] = 0.3
+    k, free = len(anchored), ~anchored
+    origin = np.where(anchored, 0.0, residual[:, free].mean())
+    sd = max(float(residual[:, free].std()), 0.06)
+    r = (residual - origin) / sd
+    centre, spread, share = np.zeros(k), np.full(k, 0.7), np.full((2, k), 1 / k)
+    centre[free] = np.linspace(-1.0, 1.0, free.sum()) if free.sum() > 1 else 0.0
+    spread[np.flatnonzero(free)[free.sum() // 2]] = 0.3
+    spread[np.flatnonzero(anchored)[:1]] = 0.1
+    share[1, anchored] = 1e-3
     prior = 10.0
     for _ in range(25):
-        log = np.log(share)[first] - 0.5 * ((r[:, None] - centre) / spread) ** 2 - np.log(spread)
+        log = np.log(share)[first] - 0.5 * ((r - centre) / spread) ** 2 - np.log(spread)
         p = _shares(log)
         n = p.sum(0)
-        centre = (p.T @ r + prior * centre) / (n + prior)
-        variance = ((p * (r[:, None] - centre) ** 2).sum(0) + prior * 0.3) / (n + prior)
+        centre = ((p * r).sum(0) + prior * centre) / (n + prior)
+        variance = ((p * (r - centre) ** 2).sum(0) + prior * np.where(anchored, spread**2, 0.3)) / (n + prior)
         spread, common = np.sqrt(variance), (n + prior / 2) / (n + prior / 2).sum()
         for group in (0, 1):
-            mine = p[first == group].sum(0) + prior * common
+            mine = p[first == group].sum(0) + prior * np.where(anchored & (group == 1), 1e-3, common)
             share[group] = mine / mine.sum()
     added = np.log(share[1] / share[0]) if (first == 0).any() and (first == 1).any() else np.zeros(k)
     base = share[0] if (first == 0).any() else share[1]
-    return np.log(base), mean + sd * centre, np.clip(np.log(sd * spread), *LOG_SD), added
+    return np.log(base), origin + sd * centre, np.clip(np.log(sd * spread), *LOG_SD), added

@@ -239,6 +239,12 @@ class NumberCoder:
             right = np.where(values + half >= self.x[-1], 1.0, right)
         return left, right
 
+    def barred(self, last: Float[np.ndarray, "row"]) -> tuple[Float[np.ndarray, "row"], Float[np.ndarray, "row"]]:
+        """Ends in u of the interval that CONT can't use because it says REPEAT; equal ends where there is none."""
+        left, right = self.interval(last)
+        there = self.repeat & ~np.isnan(last) & ~np.isin(last, self.spikes)
+        return np.where(there, left, 0.5), np.where(there, right, 0.5)
+
     def decode(
         self, token: Int[np.ndarray, "row"], z: Float[np.ndarray, "row"], last: Float[np.ndarray, "row"]
     ) -> Float[np.ndarray, "row"]:
