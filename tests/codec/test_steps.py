@@ -1,5 +1,6 @@
 """Every reading of a sensor is a step; a patient's few findings of a day share one."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -59,3 +60,34 @@ def test_days_stay_steps_of_streams_of_many_codes():
     for codes, width in ((20, DAY // 1440), (80, DAY)):
         stream = plain.with_columns(code=pl.Series([f"c{k % codes}" for k in range(plain.height)]))
         assert usual_width(Cohort.build(schema, {"events": stream})) == width
+
+
+def index_cohort(n=60):
+    """Histories of irregular length that all end in a diagnosis on day 0, then a few later findings."""
+    table = {"role": "event", "code": "event", "columns": {"event": {"kind": "code"}}}
+    schema = Schema.model_validate({"name": "index", "clock": "offset", "tables": {"events": table}})
+    draw, rows = np.random.default_rng(0), []
+    for k in range(n):
+        before = sorted(draw.choice(np.arange(1, 3000), draw.integers(1, 4), replace=False).tolist(), reverse=True)
+        after = sorted(draw.choice(np.arange(1, 900), draw.integers(0, 3), replace=False).tolist())
+        days = [-d for d in before] + [0] + after
+        rows += [{"subject_id": k, "time": timedelta(days=d), "event": "index" if d == 0 else "other"} for d in days]
+    return Cohort.build(schema, {"events": pl.DataFrame(rows)})
+
+
+def test_the_day_of_the_index_is_met_exactly():
+    cohort = index_cohort()
+    codec = Codec.fit(cohort, Layout())
+    encoded = codec.encode(cohort, rng=Rng(0))
+    assert encoded.sequence.features[0].name == "steps.index" and codec.index
+    again = Codec.from_json(cohort.schema, codec.to_json()).decode(encoded, Rng(1), ids=np.arange(60))
+    assert again.tables["events"]["time"].to_list() == cohort.tables["events"]["time"].to_list()
+    off = replace(encoded.sequence, gap=encoded.sequence.gap * np.linspace(0.9, 1.1, len(encoded.sequence.gap)))
+    drawn = codec.decode(replace(encoded, sequence=off), Rng(1), ids=np.arange(60)).tables["events"]
+    met = drawn.filter(pl.col("event") == "index")
+    assert met.height == 60 and (met["time"] == timedelta()).all()
+    assert drawn.filter(pl.col("time").diff().over("subject_id") < timedelta()).is_empty()
+
+
+def test_a_course_that_never_passes_its_origin_has_no_index():
+    assert not Codec.fit(sensor(timedelta(hours=15), clock="offset"), Layout()).index

@@ -13,7 +13,9 @@ an event from the event. `gap` is always in days, on both scales, and is what de
 turn it into a normal score and back for models that want one.
 
 Visits on different days have a time of day: start and gaps are then whole days, from calendar day to calendar day, and
-"<visits>.clock" is the time of day [h]. Steps that lie hours apart keep fractions of days.
+"<visits>.clock" is the time of day [h]. Steps that lie hours apart keep fractions of days. Where courses begin before
+the origin of clock "offset" (an index date) and many of those that reach it have a step exactly there, "<visits>.index"
+says which step that is, as a sum of gaps would miss it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ __all__ = ["Codec"]
 
 _MOST_LEVELS = 12  # of a static column that tells rare codes apart
 _VISITS_PER_SUBJECT = 1_000_000
+_NO_YES = ("<missing>", "<rare>", "no", "yes")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Codec:
         reference: Origin of subjects without steps [ticks].
         width: Width of a step where there is no visit table [ticks].
         notes: What was left out or settled while fitting (counts only).
+        index: Has the step at the origin a feature?
     """
 
     schema: Schema
@@ -85,6 +89,7 @@ class Codec:
     width: int = DAY
     k_min: int = 5
     notes: dict[str, int] = field(default_factory=dict)
+    index: bool = False
 
     # -- fitting -------------------------------------------------------------------------------------------------
 
@@ -156,6 +161,7 @@ class Codec:
         if step_table(schema) is not None:
             per_day = ticks_per_day(schema)
             gap, first, subject = codec._gaps(steps), steps.first, steps.subject
+            learned["index"] = codec.layout.sequence and schema.clock == "offset" and _meets_origin(steps, k_min)
             learned["grid"] = grid_of(schema, steps.time) if steps.frame is not None or not dated else width
             whole = schema.clock == "order" or codec.clock is not None or learned["grid"] % DAY == 0
             decimals = 0 if whole else None
@@ -223,8 +229,7 @@ class Codec:
         """Features of a subject, in the order of the array's columns."""
         if not self.layout.static:
             return ()
-        made = [Feature(f"{name}.#row", "category", ("<missing>", "<rare>", "no", "yes"), always=True)
-                for name in self.absent]  # fmt: skip
+        made = [Feature(f"{name}.#row", "category", _NO_YES, always=True) for name in self.absent]
         if self.start is not None:
             made.append(Feature(f"{step_table(self.schema)}.start", "number", decimals=self.start.decimals))
         folded = (feature for fold in self.folds if fold.per_subject for feature in fold.features)
@@ -238,6 +243,8 @@ class Codec:
         folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
         name = f"{step_table(self.schema)}.clock"
         clock = [Feature(name, "number", low=0.0, high=24.0, always=True)] if self.clock is not None else []
+        if self.index:
+            clock = [Feature(f"{step_table(self.schema)}.index", "category", _NO_YES, always=True)]
         return (*clock, *(cell.feature for cell in self._modelled(self.visits)), *folded)
 
     @cached_property
@@ -291,6 +298,7 @@ class Codec:
 
     def _encode_steps(self, cohort: Cohort, steps: Steps, rng: Rng) -> SequenceArrays:
         columns = [] if self.clock is None else [(_hours(steps.time), np.ones(len(steps.time), bool))]
+        columns += [(2.0 + (steps.time == 0), np.ones(len(steps.time), bool))] if self.index else []
         cells = self._modelled(self.visits)
         columns += [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in cells]
         columns += self._encode_folds(cohort, steps, per_subject=False)
@@ -405,6 +413,9 @@ class Codec:
         time = round_to(ticks + np.round(elapsed * per_day).astype(np.int64), grid)
         if self.clock is not None and encoded.sequence is not None:
             time = time + self._decode_clock(encoded.sequence, time, rng.child("clock"))
+        if self.index and encoded.sequence is not None:
+            at = (encoded.sequence.values[:, 0] >= 2.5) & encoded.sequence.observed[:, 0]
+            time = _moved_to_origin(time, at, encoded.sequence.subject)
         return Steps(pl.Series("subject_id", ids), length, time, None)
 
     def _from_shared(self, part: StaticArrays, origin: np.ndarray) -> np.ndarray:
@@ -632,6 +643,7 @@ class Codec:
             "width": self.width,
             "k_min": self.k_min,
             "notes": dict(self.notes),
+            "index": self.index,
         }
 
     @classmethod
@@ -655,7 +667,32 @@ class Codec:
             state["width"],
             state["k_min"],
             dict(state["notes"]),
+            state["index"],
         )
+
+
+def _meets_origin(steps: Steps, k_min: int) -> bool:
+    """Have a fifth of the courses that pass the origin, and `k_min` of them, a step exactly there?"""
+    later = steps.time[1:][~steps.first[1:]]
+    before, owner = steps.time[:-1][~steps.first[1:]], steps.subject[1:][~steps.first[1:]]
+    passed = len(np.unique(owner[(before < 0) & (later >= 0)]))
+    met = len(np.unique(owner[(before < 0) & (later == 0)]))
+    return met >= k_min and met >= 0.2 * passed
+
+
+def _moved_to_origin(time: np.ndarray, at: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Times [ticks] with the first step that says so, and follows one before the origin, moved there; later steps keep
+    their distance to it."""
+    hit = at.copy()
+    hit[0:1] = False
+    hit[1:] &= (subject[1:] == subject[:-1]) & (time[:-1] < 0)
+    rows = np.flatnonzero(hit)
+    rows = rows[np.unique(subject[rows], return_index=True)[1]]
+    start, off = np.full(subject[-1] + 1 if len(subject) else 0, len(time)), np.zeros(len(time), np.int64)
+    start[subject[rows]] = rows
+    moved = np.arange(len(time)) >= start[subject]
+    off[moved] = time[start[subject[moved]]]
+    return time - off
 
 
 def _hours(ticks: np.ndarray) -> np.ndarray:
