@@ -24,7 +24,7 @@ from cohortloom.generators.event_encoding import (
 from cohortloom.nets.event_transformer import Cache, EventTransformer, StaticNet
 from cohortloom.rng import Rng
 
-__all__ = ["Drawing", "FirstVisit", "draw_rest", "draw_statics", "draw_streams"]
+__all__ = ["Course", "Drawing", "FirstVisit", "draw_rest", "draw_statics", "draw_streams"]
 
 #: Candidates per patient where statics are fixed.
 _CANDIDATES = 64
@@ -148,7 +148,7 @@ def draw_streams(
     values, gaps = np.zeros((total, 3)), np.zeros(total)
     on = np.flatnonzero(length > 0)
     order = on[np.argsort(-length[on], kind="stable")]  # the longest first: those who leave stand at the end
-    course = _Course.begin(net, drawing, ids[order], codec.origins(static)[order], rng)
+    course = Course.begin(net, drawing, ids[order], codec.origins(static)[order], rng)
     for k in range(int(length.max(initial=0))):
         alive = int((length[order] > k).sum())
         course.keep(alive)
@@ -183,7 +183,7 @@ def draw_rest(
     for size in np.unique(had):  # those with as many tokens go together
         rows = np.flatnonzero(had == size)
         past = stream.take(rows)
-        course = _Course.begin(
+        course = Course.begin(
             nets.stream, drawing, known[rows], drawing.codec.origins(static.take(rows)), rng.child(int(size))
         )
         values, gap = past.values.reshape(len(rows), size, 3), past.gap.reshape(len(rows), size)
@@ -231,7 +231,7 @@ def first_visit_weight(
 ) -> torch.Tensor:
     """Log probability of the fixed columns in one draw of each patient's first visit [patient]."""
     length = np.maximum(drawing.statics.draw_length(ids.numpy(), rng.child("length").numpy), 1)
-    course = _Course.begin(net, drawing, ids, drawing.codec.origins(static), rng)
+    course = Course.begin(net, drawing, ids, drawing.codec.origins(static), rng)
     most = 1 + int(first.column.max(initial=-1) + 1)
     for k in range(most + 4):  # a few rows may stand before the first visit
         course.step(np.maximum(length - k, 1), first)
@@ -239,7 +239,7 @@ def first_visit_weight(
 
 
 @dataclass
-class _Course:
+class Course:
     """Streams under way."""
 
     net: EventTransformer
@@ -253,7 +253,7 @@ class _Course:
     place: int = 0
 
     @classmethod
-    def begin(cls, net: EventTransformer, drawing: Drawing, ids: torch.Tensor, origin: np.ndarray, rng: Rng) -> _Course:
+    def begin(cls, net: EventTransformer, drawing: Drawing, ids: torch.Tensor, origin: np.ndarray, rng: Rng) -> Course:
         n = len(ids)
         patient = net.patient(ids[:, :-1]) if n else torch.zeros(0, net.sizes.width)
         state = _State.begin(n, net.sizes.tokens, origin)
@@ -262,8 +262,12 @@ class _Course:
 
     def keep(self, n: int) -> None:
         if n < len(self.state.now):
-            self.cache.keep(torch.arange(n))
-            self.state, self.patient, self.weight = self.state.keep(n), self.patient[:n], self.weight[:n]
+            self.pick(torch.arange(n))
+
+    def pick(self, rows: torch.Tensor) -> None:
+        """Go on with some rows, in this order; one may come again."""
+        self.cache.keep(rows)
+        self.state, self.patient, self.weight = self.state.pick(rows), self.patient[rows], self.weight[rows]
 
     def _state_of(self, left: np.ndarray) -> torch.Tensor:
         """Read the last token; the state that draws the next one [patient width]."""
@@ -278,18 +282,42 @@ class _Course:
         )  # fmt: skip
         return self.net.step(x, self.cache)[:, 0]
 
-    def _advance(
+    def token_law(self, left: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the last token; the state, and logits of the next token [patient token]."""
+        state, facts = self.state, self.drawing.codec.facts
+        h = self._state_of(left)
+        logits = self.net.token_logits(
+            h,
+            torch.from_numpy(state.row),
+            torch.from_numpy(state.token),
+            torch.from_numpy(left),
+            state.had,
+            torch.from_numpy(state.visits),
+        )
+        unready = torch.from_numpy(facts["needs_visit"]) & torch.from_numpy(state.visits == 0)[:, None]
+        return h, logits.masked_fill(unready, float("-inf"))
+
+    def value_law(self, h: torch.Tensor, at: np.ndarray, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray
+                  ) -> torch.Tensor:  # fmt: skip
+        """Logits of the numbers of the tokens of some patients [at value]."""
+        return _value_law(self.net, h, at, token, gap_class, gap, self.state, self.drawing.codec.facts)
+
+    def take(
         self, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, kind: np.ndarray, score: np.ndarray
     ) -> None:
+        """Go on with these tokens."""
         self.state.advance(self.drawing.codec, token, gap_class, gap, kind, score, first=self.place == 0)
         self.place += 1
+
+    def gap_class(self, token: np.ndarray, gap: np.ndarray) -> np.ndarray:
+        """Class of the gap before each token."""
+        before, rest = self.drawing.gaps
+        return np.where(self.drawing.codec.facts["visit"][token], before.of(gap), rest.of(gap))
 
     def read(self, left: np.ndarray, token: np.ndarray, kind: np.ndarray, score: np.ndarray, gap: np.ndarray) -> None:
         """Take a token of each patient as it is."""
         self._state_of(left)
-        visit = self.drawing.codec.facts["visit"][token]
-        before, rest = self.drawing.gaps
-        self._advance(token, np.where(visit, before.of(gap), rest.of(gap)), gap, kind, score)
+        self.take(token, self.gap_class(token, gap), gap, kind, score)
 
     def step(
         self, left: np.ndarray, first: FirstVisit | None = None, *, later: bool = False
@@ -302,17 +330,7 @@ class _Course:
             later: Must the token be a row that takes time?
         """
         net, state, facts = self.net, self.state, self.drawing.codec.facts
-        h = self._state_of(left)
-        logits = net.token_logits(
-            h,
-            torch.from_numpy(state.row),
-            torch.from_numpy(state.token),
-            torch.from_numpy(left),
-            state.had,
-            torch.from_numpy(state.visits),
-        )
-        unready = torch.from_numpy(facts["needs_visit"]) & torch.from_numpy(state.visits == 0)[:, None]
-        logits = logits.masked_fill(unready, float("-inf"))
+        h, logits = self.token_law(left)
         if later:
             logits = logits.masked_fill(~torch.from_numpy(facts["timed"]), float("-inf"))
         due = np.full(len(left), -1)
@@ -331,7 +349,7 @@ class _Course:
             told = np.where(here, first.score[due], np.nan)
         score, kind, log_p = _draw_value(net, h, token, gap_class, gap, state, facts, told, self.stream, self.draw)
         self.weight = self.weight + log_p
-        self._advance(token, gap_class, gap, kind, score)
+        self.take(token, gap_class, gap, kind, score)
         return token, kind, score, gap
 
 
@@ -363,8 +381,11 @@ class _State:
             np.zeros((n, tokens)), np.zeros((n, tokens), bool), np.zeros((n, tokens)),
         )  # fmt: skip
 
-    def keep(self, n: int) -> _State:
-        return _State(**{name: array[:n] for name, array in self.__dict__.items()})
+    def pick(self, rows: torch.Tensor) -> _State:
+        plain = rows.numpy()
+        return _State(**{
+            name: array[rows if torch.is_tensor(array) else plain] for name, array in self.__dict__.items()
+        })  # fmt: skip
 
     def advance(
         self, codec: StreamCodec, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, kind: np.ndarray,
@@ -431,14 +452,7 @@ def _draw_value(
     if not len(at):
         return score, kind, weight
     rows = at, token[at]
-    since = np.where(state.known[rows], state.now[at] + gap[at] - state.when[rows], 0.0)
-    past = Past(state.score[rows] * state.known[rows], state.known[rows], since).columns(gap_class[at])
-    logits = net.value_logits(
-        h[at], torch.from_numpy(token[at]), torch.from_numpy(gap_class[at]), torch.from_numpy(past).float()
-    )
-    logits[:, AGAIN] = logits[:, AGAIN].masked_fill(torch.from_numpy(~state.known[rows]), float("-inf"))
-    full = torch.from_numpy(facts["full"][token[at]])
-    logits[:, 0] = logits[:, 0].masked_fill(full, float("-inf"))  # a cell that is there has its number
+    logits = _value_law(net, h, at, token, gap_class, gap, state, facts)
     found = torch.multinomial(logits.softmax(-1), 1, generator=stream)[:, 0].numpy()
     score[at] = scores_of(np.maximum(found - 2, 0), N_CLASSES, draw)
     score[at] = np.where(found == AGAIN, state.score[rows], np.where(found > AGAIN, score[at], 0.0))
@@ -449,3 +463,20 @@ def _draw_value(
         weight[at[known]] = logits.log_softmax(-1)[known].gather(-1, classes[:, None])[:, 0]
         score[at[known]], kind[at[known]] = told[at][known], NUMBER
     return score, kind, weight
+
+
+def _value_law(
+    net: EventTransformer, h: torch.Tensor, at: np.ndarray, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray,
+    state: _State, facts: Mapping[str, np.ndarray],
+) -> torch.Tensor:  # fmt: skip
+    """Logits of the values of the tokens of some patients [at value]."""
+    rows = at, token[at]
+    since = np.where(state.known[rows], state.now[at] + gap[at] - state.when[rows], 0.0)
+    past = Past(state.score[rows] * state.known[rows], state.known[rows], since).columns(gap_class[at])
+    logits = net.value_logits(
+        h[at], torch.from_numpy(token[at]), torch.from_numpy(gap_class[at]), torch.from_numpy(past).float()
+    )
+    logits[:, AGAIN] = logits[:, AGAIN].masked_fill(torch.from_numpy(~state.known[rows]), float("-inf"))
+    full = torch.from_numpy(facts["full"][token[at]])
+    logits[:, 0] = logits[:, 0].masked_fill(full, float("-inf"))  # a cell that is there has its number
+    return logits

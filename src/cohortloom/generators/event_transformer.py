@@ -10,6 +10,7 @@ events into visits leave to simple laws. For tables of visits `columnar-ar` lear
     event_encoding          tokens <-> ids and features
     nets/event_transformer  the network
     event_sampling          drawing
+    event_imputing          filling holes
 
 References:
     Pang et al. (2024). CEHR-GPT. arXiv:2402.04400. Theodorou, Xiao, Sun (2023). HALO. Nature Communications 14:5305.
@@ -33,8 +34,10 @@ from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
 from cohortloom.generators.event_encoding import FEATURES, N_VALUES, GapClasses, StaticClasses, Streams
+from cohortloom.generators.event_imputing import fill
 from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
 from cohortloom.generators.extend import NEVER, Prefix, with_new_visits
+from cohortloom.generators.impute import Holes, holes_of
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet
 from cohortloom.rng import Rng
@@ -72,7 +75,7 @@ class EventTransformerGenerator(TorchGenerator):
     name: ClassVar[str] = "event-transformer"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, events=True, scale="normal")
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.SCORE, Ability.RESUME}
+        {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
     codec_class: ClassVar[Any] = StreamCodec
 
@@ -258,6 +261,25 @@ class EventTransformerGenerator(TorchGenerator):
             tables[name] = frame
         of = pl.DataFrame({"subject_id": ids, "had": n_visits})
         return with_new_visits(schema, tables, past.cohort, of), np.unique(np.concatenate(early))
+
+    def _holes(self, cohort: Cohort, encoded: Encoded, wanted: dict[str, list[str]]) -> Holes:
+        """Static features, and columns of visits: in rows of tokens of visits [token column]."""
+        codec, stream, visit = self.codec_, encoded.sequence, self.schema_.visit_table
+        cells, token = codec.cells.get(visit or "", ()), stream.values[:, 0].astype(np.int64)
+        is_visit = codec.facts["visit"][token]
+        holes = np.zeros((len(token), len(cells)), bool)
+        if visit is not None and is_visit.any():
+            row = np.maximum.accumulate(np.where(codec.facts["row"][token], np.arange(len(token)), 0))
+            there = (codec.facts["table"][token] == list(codec.cells).index(visit)) & ~codec.facts["row"][token]
+            filled = np.zeros_like(holes)
+            filled[row[there], codec.facts["column"][token[there]]] = True
+            wants = np.array([cell.column in wanted[visit] for cell in cells], bool)
+            holes = is_visit[:, None] & ~filled & wants[None]
+        return Holes(holes_of(cohort, Encoded(encoded.static, None), wanted).static, holes)
+
+    def _impute_cells(self, encoded: Encoded, holes: Holes, rng: Rng) -> Encoded:
+        """Holes drawn given all that is observed; see `event_imputing`."""
+        return fill(self.net_, self._drawing, encoded, holes, rng)
 
     # -- likelihood ----------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from cohortloom.version import __version__
 if TYPE_CHECKING:
     from cohortloom.generators.base import Generator
 
-__all__ = ["Holes", "copies", "fillable", "imputed"]
+__all__ = ["Holes", "copies", "fillable", "holes_of", "imputed"]
 
 FILLED = ("number", "count", "category", "ordinal", "code", "flag")
 
@@ -135,7 +135,7 @@ def _n_filled(before: Cohort, after: Cohort, name: str, columns: list[str]) -> i
 def _shard(generator: Generator, cohort: Cohort, shard: Shard, wanted: dict[str, list[str]], rng: Rng) -> Cohort:
     own = cohort.select(cohort.subjects.slice(shard.start, shard.size))
     encoded = generator.codec_.encode(own, rng=rng.child("encode"))
-    holes = _holes(generator, own, encoded, wanted)
+    holes = generator._holes(own, encoded, wanted)
     broken = rules.broken_subjects(own)
     todo, kept = np.arange(own.n_subjects), []
     for attempt in range(REDRAWS + 1):
@@ -158,7 +158,7 @@ def _shard(generator: Generator, cohort: Cohort, shard: Shard, wanted: dict[str,
     )
 
 
-def _holes(generator: Generator, cohort: Cohort, encoded: Encoded, wanted: dict[str, list[str]]) -> Holes:
+def holes_of(cohort: Cohort, encoded: Encoded, wanted: dict[str, list[str]]) -> Holes:
     """Features of the wanted columns that are not observed, in rows that are there."""
     schema, ids = cohort.schema, cohort.subjects
     paths = {f"{name}.{c}" for name, own in wanted.items() for c in own}
