@@ -134,7 +134,8 @@ class Alphabet:
         options["decimals"] = 0 if out.whole else None
         gaps = out.in_units(seq.gap)
         if (gaps[~later] != 0).any():
-            first = options | {"low": 0.0 if gaps[~later].min() >= 0 else None}  # a course may begin before its origin
+            low = 0.0 if gaps[~later].min() >= 0 else None  # a course may begin before its origin
+            first = options | {"low": low, "spike_share": 0.03}
             out.first_gap = NumberCoder.fit(gaps[~later], seq.subject[~later], **first)
         if later.any():
             out.least_gap, out.even_gap = float(gaps[later].min()), float(seq.gap[later][0])
