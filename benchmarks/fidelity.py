@@ -7,7 +7,8 @@ Each cohort is split by patient (.6 to learn from, .4 held out; the split follow
 a process of its own, draws as many patients as it was fitted on, and is judged. A row holds the headline scores with
 the floor (real training patients in place of synthetic ones) and both anchors, what the judges see first, CPU seconds
 and peak memory of fitting and drawing. `heart_failure` is simulated from the priors of its schema: a cohort of known
-laws, not a real one. `--patients` takes a random part of a cohort (diabetes_encounters=20000).
+laws, not a real one. `nafld`, `cgd` and `pbc_baseline` are read by the schema that `schema infer` drafts, untouched:
+what somebody with other data may expect. `--patients` takes a random part of a cohort (diabetes_encounters=20000).
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ FOLDERS = {
     "diabetes_encounters": "diabetes-130-hospitals",
     "mimic_iv_demo": "mimic-iv-demo",
 }
+#: Cohorts whose schema is drafted: folder and files.
+DRAFTED = {
+    "nafld": ("nafld-events", "*.csv.gz"),
+    "cgd": ("rare-disease-cohorts", "cgd.csv.gz"),
+    "pbc_baseline": ("rare-disease-cohorts", "pbc.csv.gz"),
+}
 SIMULATED = {"heart_failure": ("heart_failure_clinic", 1_000)}
 GROUPS = ("marginal", "missingness", "association", "temporal", "detection", "utility", "copies")
 HEADLINES = (
@@ -40,14 +47,19 @@ HEADLINES = (
 def cohort_of(name: str, data: Path, patients: int | None, seed: int):
     """A real cohort, or one simulated; a random part of it if asked."""
     from cohortloom.formats import read
+    from cohortloom.schema.infer import infer_schema
     from cohortloom.schema.text import read_schema
     from cohortloom.simulation import simulate
 
     if name in SIMULATED:
         schema, n = SIMULATED[name]
         return simulate(read_schema(ROOT / "schemas" / f"{schema}.toml"), patients or n, seed=seed)
-    schema = read_schema(ROOT / "schemas" / f"{name}.toml")
-    cohort = read(data / FOLDERS[name], format="tabular", schema=schema, on_error="drop")
+    if name in DRAFTED:
+        folder = data / DRAFTED[name][0]
+        schema = infer_schema(sorted(folder.glob(DRAFTED[name][1])), name=name).schema
+    else:
+        folder, schema = data / FOLDERS[name], read_schema(ROOT / "schemas" / f"{name}.toml")
+    cohort = read(folder, format="tabular", schema=schema, on_error="drop")
     if patients is None or patients >= cohort.n_subjects:
         return cohort
     picks = np.random.default_rng(seed).permutation(cohort.n_subjects)[:patients]
@@ -120,7 +132,7 @@ def _rounded(value: float | None) -> float | None:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--cohorts", nargs="+", default=[*FOLDERS, *SIMULATED], help="cohorts")
+    options.add_argument("--cohorts", nargs="+", default=[*FOLDERS, *DRAFTED, *SIMULATED], help="cohorts")
     options.add_argument("--generators", nargs="+", default=["columnar-ar", "bootstrap", "independent"])
     options.add_argument("--minutes", nargs="+", default=[], help="budget of a fit, 2 or pbc=2 icu_48h=10")
     options.add_argument("--patients", nargs="+", default=[], help="part of a cohort, diabetes_encounters=20000")
