@@ -26,7 +26,7 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
 from cohortloom.generators.columnar_continue import CANDIDATES, continue_visits, joined, lengthened
-from cohortloom.generators.columnar_encoding import Alphabet, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet, observed_values, raw_values
 from cohortloom.generators.columnar_impute import fill
 from cohortloom.generators.columnar_sampling import Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits
@@ -150,7 +150,7 @@ class ColumnarAR(TorchGenerator):
         for rows in _groups(has, seq.length[has] * CANDIDATES * self._history_bytes()):
             part = encoded.take(rows)
             more = continue_visits(net.alphabet, members, part, until[rows], stream, temperature=self.temperature)
-            parts.append(lengthened(part, more, _observed(seq.features, more.values)))
+            parts.append(lengthened(part, more, observed_values(seq.features, more.values)))
         return joined(parts).take(np.argsort(np.concatenate(order), kind="stable"))
 
     def _history_bytes(self) -> int:
@@ -186,10 +186,10 @@ class ColumnarAR(TorchGenerator):
 
     def _encoded(self, records: Records) -> Encoded:
         shape = self.shape_
-        static = StaticArrays(shape.static, *_observed(shape.static, records.statics))
+        static = StaticArrays(shape.static, *observed_values(shape.static, records.statics))
         if not self.net_.alphabet.has_sequence:
             return Encoded(static, None)
-        values, observed = _observed(shape.sequence, records.values)
+        values, observed = observed_values(shape.sequence, records.values)
         return Encoded(static, SequenceArrays(shape.sequence, values, observed, records.gap, records.length))
 
     # --- likelihood ---
@@ -212,10 +212,3 @@ def _groups(rows: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
 
 def _column_shape(content: Mapping[str, Any]) -> ColumnShape:
     return ColumnShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
-
-
-def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and observed flags as the codec wants them."""
-    category = np.array([f.kind == "category" for f in features], bool)[None]
-    observed = np.where(category, values > 0, ~np.isnan(values))
-    return np.where(observed, values, 0.0), observed

@@ -23,7 +23,7 @@ from cohortloom.nets.columnar import LARGE, ColumnShape
 from cohortloom.nets.history import CHANGE, WAIT_ENDS, HistorySpec, Steps, walk
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
-__all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "raw_values"]
+__all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "observed_values", "raw_values"]
 
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
@@ -38,6 +38,13 @@ def raw_values(part: StaticArrays | SequenceArrays) -> np.ndarray:
     """Numbers with NaN where missing, category ids with 0."""
     missing = np.array([0.0 if f.kind == "category" else np.nan for f in part.features])
     return np.where(part.observed, part.values, missing[None])
+
+
+def observed_values(features: Sequence[Feature], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The way back from `raw_values`: values and observed flags as the codec wants them."""
+    category = np.array([f.kind == "category" for f in features], bool)[None]
+    observed = np.where(category, values > 0, ~np.isnan(values))
+    return np.where(observed, values, 0.0), observed
 
 
 @dataclass(frozen=True)

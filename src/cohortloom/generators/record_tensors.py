@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
-from cohortloom.generators.columnar_encoding import Alphabet, Coder, cells_of, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet, Coder, cells_of, observed_values, raw_values
 from cohortloom.nets.record_cells import CellColumn
 from cohortloom.nets.tokens import CONT
 
@@ -207,15 +207,8 @@ def _decoded(coder: Coder, token: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def statics_arrays(features: tuple, value: np.ndarray) -> StaticArrays:
-    return StaticArrays(features, *_observed(features, value))
+    return StaticArrays(features, *observed_values(features, value))
 
 
 def series_arrays(features: tuple, value: np.ndarray, gap: np.ndarray, length: np.ndarray) -> SequenceArrays:
-    return SequenceArrays(features, *_observed(features, value), gap, length)
-
-
-def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and observed flags as the codec wants them."""
-    category = np.array([f.kind == "category" for f in features], bool)[None]
-    observed = np.where(category, values > 0, ~np.isnan(values))
-    return np.where(observed, values, 0.0), observed
+    return SequenceArrays(features, *observed_values(features, value), gap, length)

@@ -26,7 +26,7 @@ from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArra
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
-from cohortloom.generators.columnar_encoding import Alphabet, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet, observed_values, raw_values
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
 from cohortloom.generators.temporal_vae_drawing import Drawer
@@ -189,10 +189,10 @@ class TemporalVAE(TorchGenerator):
 
     def _encoded(self, statics: np.ndarray, values: np.ndarray, gap: np.ndarray, length: np.ndarray) -> Encoded:
         shape = self.shape_
-        static = StaticArrays(shape.static, *_observed(shape.static, statics[:, : self.frame_.n_told]))
+        static = StaticArrays(shape.static, *observed_values(shape.static, statics[:, : self.frame_.n_told]))
         if not self.frame_.alphabet.has_sequence:
             return Encoded(static, None)
-        values, observed = _observed(shape.sequence, values)
+        values, observed = observed_values(shape.sequence, values)
         return Encoded(static, SequenceArrays(shape.sequence, values, observed, gap, length))
 
     # -- likelihood ----------------------------------------------------------------------------------------------
@@ -223,10 +223,3 @@ def _draw_all(drawer: Drawer, z: torch.Tensor, stream: torch.Generator) -> tuple
 
 def _column_shape(content: Mapping[str, Any]) -> ColumnShape:
     return ColumnShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
-
-
-def _observed(features: tuple, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and observed flags as the codec wants them."""
-    category = np.array([f.kind == "category" for f in features], bool)[None]
-    observed = np.where(category, values > 0, ~np.isnan(values))
-    return np.where(observed, values, 0.0), observed
