@@ -7,8 +7,8 @@ eight are independent; the other four are
     III = II - I,   aVR = -(I + II) / 2,   aVL = I - II / 2,   aVF = II - I / 2
 
 so only I, II and V1..V6 are modelled and the rest is computed on the way back: lead identities hold to rounding.
-Recordings come in whole steps of a converter (1 or 5 microvolts, say). Where training samples of a channel do, drawn ones
-are rounded to the same steps: equal neighbours are as frequent as in real records.
+Recordings come in whole steps of a converter (1 or 5 microvolts, say). Where training samples of a channel do, drawn
+ones are rounded to the same steps: equal neighbours are as frequent as in real records.
 Records are read row by row from the (memory-mapped) samples, so nothing here grows with their number. What lies behind
 a record's end, and gaps, are unobserved: 0 in the array, False in the mask, NaN on the way back.
 """
@@ -78,9 +78,8 @@ class SignalCodec:
         spread = np.where(spread > 1e-9, spread, 1.0)  # a flat channel
         some = np.asarray(samples[:: max(1, len(samples) // 64)][:64], dtype=np.float64)[:, modelled]
         step, zero = zip(*(_steps_of(some[:, k], s) for k, s in enumerate(spread))) if modelled else ((), ())
-        return cls(
-            spec.channels, tuple(modelled), tuple(mean.tolist()), tuple(spread.tolist()), spec.low, spec.high, step, zero
-        )  # fmt: skip
+        scales = tuple(mean.tolist()), tuple(spread.tolist())
+        return cls(spec.channels, tuple(modelled), *scales, spec.low, spec.high, step, zero)
 
     @property
     def n_modelled(self) -> int:
