@@ -239,9 +239,7 @@ def figures(ctx: Context) -> list[Figure]:
     drawn = [Figure("table", "Subgroups", content, note, "fairness")]
     if within:
         content = {"columns": ["subgroup", "held-out patients", "synthetic patients", *within.values()], "rows": near}
-        note = (
-            "Within each subgroup: .5 is best for judges, 1 for precision and coverage, 0 for copies; empty: few."
-        )
+        note = "Within each subgroup: .5 is best for judges, 1 for precision and coverage, 0 for copies; empty: few."
         drawn.append(Figure("table", "Judges and neighbours by subgroup", content, note, "fairness"))
     tasks = []
     for task in ctx.schema.tasks:
