@@ -28,6 +28,8 @@ WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "
          "signal-steps": {"patch": 25, "generator": {"generator": "temporal-vae", "width": 16, "training": STEPS}},
          }  # fmt: skip
 SLOW = {"processes_equal_whole"}
+#: Fits of many cohorts, by a generator whose parts are checked on them in the fast suite.
+SLOW_PAIRS = {("chain", "odd_cohorts"), ("chain", "courses_before_the_origin"), ("record-diffusion", "odd_cohorts")}
 #: A Python step per visit: only its first few checks run in the fast suite.
 SLOW_GENERATORS = {"sdv-par"}
 QUICK = {"settings_are_the_fields", "same_seed_same_cohort", "loaded_is_the_same"}
@@ -53,7 +55,7 @@ def test_every_generator_is_checked():
 def _pairs():
     for name in SMALL:
         for check in CHECKS:
-            slow = check in SLOW or (name in SLOW_GENERATORS and check not in QUICK)
+            slow = check in SLOW or (name, check) in SLOW_PAIRS or (name in SLOW_GENERATORS and check not in QUICK)
             yield pytest.param(name, check, marks=pytest.mark.slow if slow else ())
 
 

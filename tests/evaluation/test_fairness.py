@@ -139,7 +139,7 @@ def _joined(one, two):
     return Cohort.build(one.schema, tables)
 
 
-FAST = ("visits_of_one_site_shuffled", "weights_of_a_rare_site_rounded", "copies_at_a_rare_site")
+FAST = ("visits_of_one_site_shuffled",)
 
 
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FAULTS])

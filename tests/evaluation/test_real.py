@@ -14,7 +14,7 @@ FOLDER = ROOT.parent / "shared" / "data" / "rare-disease-cohorts"
 
 @pytest.mark.real
 @pytest.mark.skipif(not FOLDER.exists(), reason="the real data folder is absent")
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_a_third_of_pbc_passes_against_the_other_two(seed):
     schema = Schema.from_file(ROOT / "schemas" / "pbc.toml")
     cohort = read(FOLDER, format="tabular", schema=schema, on_error="drop")

@@ -47,6 +47,7 @@ def test_every_task_is_measured(good):
         assert score.anchors["independent"] > score.anchors["bootstrap"]
 
 
+@pytest.mark.slow
 def test_independent_columns_fail_utility(wards):
     from cohortloom.cohort.resample import independent
     from cohortloom.rng import Rng
@@ -78,6 +79,7 @@ def test_copies_fail_authenticity_and_ten_patients_fail_coverage(wards):
     assert {"realism.coverage", "realism.recall"} <= {s.key for s in report.failed}
 
 
+@pytest.mark.slow
 def test_a_lost_group_is_named(wards):
     train, held_out, other = wards
     lost = changed(other, patients=other.tables["patients"].with_columns(pl.col("site").replace({"rare": "a"})))
@@ -86,6 +88,7 @@ def test_a_lost_group_is_named(wards):
     assert "site = rare" in score.name
 
 
+@pytest.mark.slow
 def test_women_with_mens_values_are_named(wards):
     train, held_out, other = wards
     frame = other.tables["visits"].join(other.tables["patients"].select("subject_id", "sex"), on="subject_id")
