@@ -1,6 +1,8 @@
 """The suite as a whole: messy cohorts, determinism, choices, errors."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,8 @@ from cohortloom.cohort import Cohort
 from cohortloom.errors import DataError, SettingsError
 from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.suite import MEASURES
+from cohortloom.evaluation.verdict import verdict
+from cohortloom.report import Score
 from cohortloom.schema import Schema
 
 ORDER = Schema.model_validate(
@@ -202,3 +206,13 @@ def test_cohorts_of_other_schemas_and_empty_ones_are_refused_together():
     with pytest.raises(DataError) as caught:
         evaluate(statics(5, 1), train=clinic(5, 1), held_out=clinic(5, 2).select([]))
     assert {p.code for p in caught.value.problems} == {"other-schema", "no-subjects"}
+
+
+def test_few_judged_scores_are_no_proof_of_likeness():
+    def scores(judged, n):
+        base = Score("values", "marginal", 0.1, limit=0.2)
+        return [base] * judged + [replace(base, value=None, limit=None, reason="few patients")] * (n - judged)
+
+    ctx = SimpleNamespace(n=11, views={"held_out": SimpleNamespace(n=8)})
+    assert verdict(ctx, scores(2, 40))[0].startswith("Only 2 of 40 scores could be judged with 11 synthetic and 8")
+    assert verdict(ctx, scores(20, 40))[0].startswith("All 20 scores that could be judged")

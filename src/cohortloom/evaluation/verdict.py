@@ -37,6 +37,11 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
     said = []
     if not judged:
         said.append(f"With {n:,} synthetic and {held:,} held-out patients nothing could be judged.")
+    elif not failed and 3 * len(judged) < len(scores):
+        said.append(
+            f"Only {len(judged)} of {len(scores)} scores could be judged with {n:,} synthetic and {held:,} held-out "
+            "patients. They lie within their limits, which says nothing of the rest: this is no proof of likeness."
+        )
     elif not failed:
         said.append(
             f"All {len(judged)} scores that could be judged lie within their limits: {n:,} synthetic patients differ "
