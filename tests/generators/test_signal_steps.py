@@ -66,11 +66,12 @@ def test_records_come_back_from_their_steps(length, patch, channels):
 def test_records_have_the_shape_of_their_label(inner):
     model = SignalSteps(generator={"generator": inner, **INNER[inner]}, patch=10).fit(pulses(), seed=0)
     for label, sign in (("up", 1), ("down", -1)):
-        drawn = model.sample(60, seed=1, where={"w.label": label}).signals["w"]
-        assert set(drawn.records["label"]) == {label} and drawn.samples.shape == (60, 2, 50)
+        drawn = model.sample(400, seed=1, where={"w.label": label}).signals["w"]
+        assert set(drawn.records["label"]) == {label} and drawn.samples.shape == (400, 2, 50)
         peak = drawn.samples[:, 0, 18:23].mean(axis=1)
         assert (np.sign(peak) == sign).mean() > 0.85 and abs(abs(np.median(peak)) - 0.95) < 0.35
-        assert np.corrcoef(peak, drawn.samples[:, 1, 18:23].mean(axis=1))[0, 1] > 0.2
+        # channels drawn apart: 0 with a standard error of .05
+        assert np.corrcoef(peak, drawn.samples[:, 1, 18:23].mean(axis=1))[0, 1] > 0.15
 
 
 def test_it_survives_the_disk(model, tmp_path):
