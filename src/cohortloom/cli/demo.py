@@ -20,8 +20,8 @@ WAVES = {"width": 32, "training": {"steps": 800, "batch_size": 16}}
 
 SHORT = (
     "Waveforms after proper training: the demonstration trains its diffusion model for about a minute. Rhythm, beat "
-    "shapes and ties to the record are there; fine noise between beats is too strong, which lowers the correlation of "
-    "P waves, QTc and T waves with the record and lets any judge of texture tell the records apart."
+    "shapes and most ties to the record are there; the fine structure between beats is not, which judges of texture and of "
+    "intervals see."
 )
 
 
