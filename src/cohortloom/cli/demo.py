@@ -20,8 +20,8 @@ WAVES = {"width": 32, "training": {"steps": 800, "batch_size": 16}}
 
 SHORT = (
     "Waveforms after proper training: the demonstration trains its diffusion model for about a minute. Rhythm, beat "
-    "shapes and most ties to the record are there; the fine structure between beats is not, which judges of texture and "
-    "of intervals see."
+    "shapes and most ties to the record are there; the fine structure between beats is not, which judges of texture "
+    "and of intervals see."
 )
 
 
