@@ -182,3 +182,17 @@ def tiny_patients(rows: list[tuple]) -> Cohort:
             "visits": pl.DataFrame(visits, schema=types),
         },
     )
+
+
+def holed_patients(n: int = 400) -> Cohort:
+    """Stage follows sex and the stage before, points follow the stage; one cell in ten is missing."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(n):
+        sex, row, stage = bool(rng.random() < 0.5), [], None
+        for _ in range(2):
+            p = 0.15 + 0.6 * sex if stage is None else 0.85 if stage == "b" else 0.1
+            stage = "b" if rng.random() < p else "a"
+            points = int(rng.binomial(3, 0.8 if stage == "b" else 0.3))
+            row += [stage if rng.random() < 0.9 else None, points if rng.random() < 0.9 else None]
+        rows.append((sex if rng.random() < 0.9 else None, *row))
+    return tiny_patients(rows)

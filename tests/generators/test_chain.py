@@ -19,23 +19,9 @@ from cohortloom.training import Training
 LINK = {"generator": "columnar-ar", "members": 1, "training": {"steps": 150}}
 
 
-def patients(n: int = 400):
-    """Stage follows sex and the stage before, points follow the stage; one cell in ten is missing."""
-    rng, rows = np.random.default_rng(0), []
-    for _ in range(n):
-        sex, row, stage = bool(rng.random() < 0.5), [], None
-        for _ in range(2):
-            p = 0.15 + 0.6 * sex if stage is None else 0.85 if stage == "b" else 0.1
-            stage = "b" if rng.random() < p else "a"
-            points = int(rng.binomial(3, 0.8 if stage == "b" else 0.3))
-            row += [stage if rng.random() < 0.9 else None, points if rng.random() < 0.9 else None]
-        rows.append((sex if rng.random() < 0.9 else None, *row))
-    return known.tiny_patients(rows)
-
-
 @pytest.fixture(scope="module")
 def chain():
-    return create("chain", static="independent", events=LINK).fit(patients(), seed=0)
+    return create("chain", static="independent", events=LINK).fit(known.holed_patients(), seed=0)
 
 
 def test_holes_of_the_course_follow_bayes_given_the_statics(chain):
@@ -71,8 +57,8 @@ def test_a_course_goes_on_as_its_link_goes_on(chain):
 
 
 def test_one_link_for_both_fills_statics_too():
-    joint = create("chain", static=LINK, events="joint").fit(patients(100), seed=0)
-    holed = patients(30)
+    joint = create("chain", static=LINK, events="joint").fit(known.holed_patients(100), seed=0)
+    holed = known.holed_patients(30)
     full = joint.impute(holed, seed=3)
     assert full.tables["patients"]["sex"].null_count() == 0
     assert_same(full, joint.impute(holed, seed=3))
@@ -85,12 +71,12 @@ class OnlyDraws(ColumnarAR):
 
 
 def test_what_cannot_be_is_refused_by_name(chain):
-    holed = patients(10)
+    holed = known.holed_patients(10)
     with pytest.raises(SettingsError, match=r"patients\.sex can't be filled given the course"):
         chain.impute(holed, columns=["patients.sex", "visits.stage"], seed=0)
     only = chain.impute(holed, columns=["visits.stage"], seed=0).tables["visits"]
     assert only["stage"].null_count() == 0 and only["points"].null_count() > 0
-    poor = Chain(events=OnlyDraws(members=1, training=Training(steps=10))).fit(patients(60), seed=0)
+    poor = Chain(events=OnlyDraws(members=1, training=Training(steps=10))).fit(known.holed_patients(60), seed=0)
     assert poor.abilities == {Ability.CONDITION}
     with pytest.raises(SettingsError, match='link events, columnar-ar, lacks the ability "impute"'):
         poor.impute(holed, seed=0)
@@ -98,9 +84,9 @@ def test_what_cannot_be_is_refused_by_name(chain):
 
 def test_abilities_are_those_of_the_link(chain):
     assert {Ability.EXTEND, Ability.IMPUTE, Ability.CONDITION} == chain.abilities
-    alone = create("chain", static=LINK, events=None).fit(patients(60), seed=0)
+    alone = create("chain", static=LINK, events=None).fit(known.holed_patients(60), seed=0)
     assert Ability.EXTEND not in alone.abilities
     with pytest.raises(SettingsError, match="it has no course"):
-        alone.extend(patients(5), until=1, seed=0)
+        alone.extend(known.holed_patients(5), until=1, seed=0)
     with pytest.raises(SettingsError, match="until is a number of visits"):
-        chain.extend(patients(5), until=timedelta(days=1), seed=0)
+        chain.extend(known.holed_patients(5), until=timedelta(days=1), seed=0)

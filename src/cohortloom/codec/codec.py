@@ -241,11 +241,12 @@ class Codec:
         if not self.layout.sequence:
             return ()
         folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
-        name = f"{step_table(self.schema)}.clock"
-        clock = [Feature(name, "number", low=0.0, high=24.0, always=True)] if self.clock is not None else []
+        table, own = step_table(self.schema), []  # the clock needs dates and the index offsets: at most one of them
+        if self.clock is not None:
+            own = [Feature(f"{table}.clock", "number", low=0.0, high=24.0, always=True)]
         if self.index:
-            clock = [Feature(f"{step_table(self.schema)}.index", "category", _NO_YES, always=True)]
-        return (*clock, *(cell.feature for cell in self._modelled(self.visits)), *folded)
+            own = [Feature(f"{table}.index", "category", _NO_YES, always=True)]
+        return (*own, *(cell.feature for cell in self._modelled(self.visits)), *folded)
 
     @cached_property
     def transforms(self) -> dict[str, QuantileTransform]:

@@ -136,7 +136,7 @@ def _static(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Vocabul
         elif column.kind == "timestamp":
             day = pl.col(name).cast(pl.Int64) / MICROSECONDS_PER_DAY
             exprs.append(day.alias(path))
-            if schema.clock == "timestamp" and any(map(schema.has_time, schema.tables)):
+            if "_begun" in frame.columns:
                 exprs.append((day - pl.col("_begun")).alias(f"{path}: after the first time"))
                 origin[f"{path}: after the first time"] = path
         elif column.kind in _LEVELS:
@@ -211,7 +211,7 @@ def _over_time(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Voca
         frame = frame.with_columns(_t=_time(schema))
         if schema.clock != "order":
             gap = pl.col("_t").diff().drop_nulls()
-            since = pl.col("_begun").first() if schema.clock == "timestamp" else pl.lit(0.0)
+            since = pl.col("_begun").first() if "_begun" in frame.columns else pl.lit(0.0)
             made = {
                 "start": pl.col("_t").min() - since,
                 "length": pl.col("_t").max() - pl.col("_t").min(),
