@@ -83,6 +83,12 @@ def a_rare_site_without_diuretics(cohort, draw):
     return changed(cohort, events=cohort.tables["events"].filter(~gone))
 
 
+@fault("fairness.calendar_worst", "site = rare", "marginal.")
+def a_rare_site_open_on_mondays(cohort, draw):
+    monday = pl.col("time").dt.truncate("1w") + (pl.col("time") - pl.col("time").dt.truncate("1d"))
+    return visits(cohort, only(cohort, "site", "rare"), time=monday)
+
+
 @fault("fairness.association_worst", "site = c", "association.")
 def healthy_where_ill_at_one_site(cohort, draw):
     x = pl.col("pressure")

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from ecg_clinic import cohort_of, ecg_clinic, eeg_clinic, schema
 
+from cohortloom.cohort import Cohort
 from cohortloom.evaluation import evaluate, validate
 from cohortloom.evaluation.signals_chart import record_columns
 from cohortloom.evaluation.signals_judge import Kernels
@@ -254,3 +255,52 @@ def test_a_report_with_waveforms_can_be_written(tmp_path):
     Report("r", (), (Figure("ecg_paper", "ECG", paper(), "note", "signals"),)).save(tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     assert "25 mm/s" in text and "could not be drawn" not in text
+
+
+def declaring(cohort, *subgroups):
+    schema = cohort.schema.model_copy(update={"subgroups": subgroups})
+    return Cohort.build(schema, cohort.tables, signals=cohort.signals)
+
+
+def test_records_among_some_patients_keep_what_was_made_of_them():
+    cohort = ecg_clinic(12, 1, duration=2.0, leads=("II", "V1"))
+    side = make_side(cohort, cohort.signals["ecg"], 12, Rng(0))
+    member = np.arange(side.n) % 3 == 0
+    side.memo["numbers"] = np.arange(12.0), [str(i) for i in range(12)]
+    some = side.among(member)
+    assert some.subjects.to_list() == side.subjects.to_list()[::3]
+    assert some.patient.tolist() == [0, 1, 2, 3]
+    assert [a.tolist() if isinstance(a, np.ndarray) else a for a in some.memo["numbers"]] == [
+        [0.0, 3.0, 6.0, 9.0], ["0", "3", "6", "9"]
+    ]  # fmt: skip
+    alone = make_side(cohort, some.signal, 12, Rng(0))
+    assert some.features.equals(alone.features)
+
+
+@pytest.mark.slow
+def test_waveforms_of_one_sex_only_are_seen_and_named():
+    train, held_out, good = (declaring(ecg_clinic(120, s), "patients.sex") for s in (1, 2, 3))
+    women = good.tables["patients"].filter(pl.col("sex") == "F")["subject_id"]
+    signal = good.signals["ecg"]
+    theirs = signal.records["subject_id"].is_in(women.implode()).to_numpy()
+    samples = np.array(signal.samples)
+    samples[theirs] *= 0.5
+    spoiled = replace(good, signals={"ecg": replace(signal, samples=samples)})
+    for cohort, failed in ((spoiled, True), (good, False)):
+        report = evaluate(cohort, train=train, held_out=held_out, only=["fairness"], fast=True)
+        score = report.score("fairness.ecg_spectrum_worst")
+        assert score.passed is not failed
+        if failed:
+            assert "patients.sex = F" in score.name
+            rows = {r["subgroup"].split(":")[0]: r["verdict"] for r in score.details["subgroups"]}
+            assert (rows["patients.sex = F"], rows["patients.sex = M"]) == ("fails", "passes")
+        else:
+            assert [s.key for s in report.failed if s.key.startswith("fairness.ecg")] == []
+
+
+def test_few_records_of_a_subgroup_are_said_to_be_few():
+    trio = [declaring(ecg_clinic(16, s, duration=2.0, leads=("II",)), "patients.sex") for s in (1, 2, 3)]
+    report = evaluate(trio[2], train=trio[0], held_out=trio[1], only=["fairness"], fast=True)
+    score = report.score("fairness.ecg")
+    assert score.value is None
+    assert "not measurable with" in score.reason

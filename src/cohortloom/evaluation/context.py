@@ -29,10 +29,11 @@ from cohortloom.evaluation.views import View, make_view
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 
-__all__ = ["Context", "Draws", "prepare"]
+__all__ = ["ALPHA", "Context", "Draws", "prepare"]
 
 GROUPS = 250
 FAST_PATIENTS = 2000
+ALPHA = 0.05 / 200  # level of one score
 DEALINGS = 400
 NAMES = ("synthetic", "train", "held_out", "independent")
 
@@ -58,7 +59,7 @@ class Context:
     """Prepared input of `evaluate`; see the module's docstring.
 
     `scorer` says how likely patients are (`likelihood.py`), `site` is the column of sites or periods (`shift.py`),
-    `left_out` what there was no room for, by reason.
+    `left_out` what there was no room for, by reason, `alpha` the level of one score.
     """
 
     schema: Schema
@@ -73,6 +74,7 @@ class Context:
     scorer: Any = None
     site: str | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    alpha: float = ALPHA
 
     def leave_out(self, why: str, names: Iterable[str]) -> None:
         """Note columns or codes that a measure or figure had no room for; the report names them."""

@@ -13,6 +13,9 @@ Shifted dates (the usual de-identification) blur all four in real patients too, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from cohortloom.evaluation.cells import Cells
@@ -22,10 +25,20 @@ from cohortloom.evaluation.intervals import assess, not_computed
 from cohortloom.evaluation.views import MICROSECONDS_PER_DAY, View
 from cohortloom.report import Score
 
-__all__ = ["scores", "ticks"]
+__all__ = ["Histogram", "histograms", "scores", "ticks"]
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """What one moment is compared by: words, number of bins, View -> (patient, bin), are bins ordered?"""
+
+    name: str
+    size: int
+    find: Callable[[View], tuple[np.ndarray, np.ndarray]]
+    ordered: bool
 
 
 def scores(ctx: Context) -> list[Score]:
@@ -34,8 +47,8 @@ def scores(ctx: Context) -> list[Score]:
     if ctx.schema.clock != "timestamp":
         return [not_computed(ctx, key, name, "the schema knows no calendar dates")]
     cells = Cells()
-    for moment in _moments(ctx):
-        _add(ctx, cells, moment)
+    for h in histograms(ctx):
+        cells.add(h.name, h.size, h.find, ordered=h.ordered)
     if not cells.parts:
         return [not_computed(ctx, key, name, "no moment is recorded")]
     return assess(ctx, cells.measure(ctx, key, name))
@@ -62,31 +75,37 @@ def ticks(view: View, axis: str | None, field: str | None) -> tuple[np.ndarray, 
     return patient[known], moments.astype(np.int64)
 
 
-def _add(ctx: Context, cells: Cells, moment: tuple[str, str | None, str | None]) -> None:
-    name, axis, field = moment
+def histograms(ctx: Context) -> list[Histogram]:
+    """Date, month, weekday and hour of every moment; nothing without calendar dates."""
+    moments = _moments(ctx) if ctx.schema.clock == "timestamp" else []
+    return [h for name, axis, field in moments for h in _histograms(ctx, name, axis, field)]
+
+
+def _histograms(ctx: Context, name: str, axis: str | None, field: str | None) -> list[Histogram]:
     real = np.concatenate([ticks(ctx.views[k], axis, field)[1] for k in ("train", "held_out")])
     if len(real) < 2:
-        return
+        return []
     cuts = cut_points(np.sort(real // DAY), 32)
 
-    def dates(view: View) -> tuple[np.ndarray, np.ndarray]:
-        patient, t = ticks(view, axis, field)
-        return patient, np.searchsorted(cuts, t // DAY, side="left")
+    def by(words: str, size: int, bin_of: Callable[[np.ndarray], np.ndarray], *, ordered: bool = False) -> Histogram:
+        key = f"{name}: {words}"
 
-    def months(view: View) -> tuple[np.ndarray, np.ndarray]:
-        patient, t = ticks(view, axis, field)
-        return patient, (t // DAY).astype("datetime64[D]").astype("datetime64[M]").astype(int) % 12
+        def find(view: View) -> tuple[np.ndarray, np.ndarray]:
+            if ("calendar", key) not in view.cache:
+                patient, t = ticks(view, axis, field)
+                view.cache["calendar", key] = patient, bin_of(t)
+            return view.cache["calendar", key]
 
-    def weekdays(view: View) -> tuple[np.ndarray, np.ndarray]:
-        patient, t = ticks(view, axis, field)
-        return patient, (t // DAY + 3) % 7  # 1 January 1970 was a Thursday
+        return Histogram(key, size, find, ordered)
 
-    def hours(view: View) -> tuple[np.ndarray, np.ndarray]:
-        patient, t = ticks(view, axis, field)
-        return patient, t % DAY // HOUR
+    def month(t: np.ndarray) -> np.ndarray:
+        return (t // DAY).astype("datetime64[D]").astype("datetime64[M]").astype(int) % 12
 
-    cells.add(f"{name}: date", len(cuts) + 1, dates, ordered=True)
-    cells.add(f"{name}: month", 12, months, ordered=False)
-    cells.add(f"{name}: weekday", 7, weekdays, ordered=False)
+    found = [
+        by("date", len(cuts) + 1, lambda t: np.searchsorted(cuts, t // DAY, side="left"), ordered=True),
+        by("month", 12, month),
+        by("weekday", 7, lambda t: (t // DAY + 3) % 7),  # 1 January 1970 was a Thursday
+    ]
     if (real % DAY).any():
-        cells.add(f"{name}: hour", 24, hours, ordered=False)
+        found.append(by("hour", 24, lambda t: t % DAY // HOUR))
+    return found

@@ -1,11 +1,12 @@
 """Is the cohort as good for every declared subgroup?
 
     shares       patients of each subgroup, relative difference |a - b| / (a + b): 1 if a rare group is lost
-    marginal, missingness, association, temporal, codes
+    marginal, missingness, association, temporal, codes, calendar
                  summaries (`parts.py`) of each subgroup, synthetic against held-out patients of the same subgroup
     survival     Kaplan-Meier curves, restricted means and hazards of each subgroup (`survival.py`)
     detection, utility, realism
                  judges, models and neighbours within each subgroup (`subgroups.py`)
+    waveforms    every waveform score of each subgroup's records (`signals_subgroups.py`)
     copies       share of each subgroup that repeats a training patient
     equalised odds
                  largest difference between subgroups in true or false positive rate of a model trained on synthetic
@@ -27,6 +28,7 @@ from cohortloom.evaluation import subgroups, survival
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.intervals import ALPHA, Measure, assess, not_computed, not_measurable
 from cohortloom.evaluation.parts import Part, parts_of, summaries_of
+from cohortloom.evaluation.signals_subgroups import waveforms
 from cohortloom.evaluation.tasks import slug
 from cohortloom.evaluation.utility import Fitted, fitted
 from cohortloom.evaluation.views import View
@@ -38,7 +40,7 @@ __all__ = ["figures", "odds_gap", "scores"]
 MOST_PARTS = 40
 FEWEST = 10
 FEWEST_OF_CLASS = 8
-LAWS = ("marginal", "missingness", "codes")
+LAWS = ("marginal", "missingness", "codes", "calendar")
 
 
 def scores(ctx: Context) -> list[Score]:
@@ -52,6 +54,7 @@ def scores(ctx: Context) -> list[Score]:
     few = [p for p, n in zip(parts, _smallest(ctx, parts), strict=True) if n < FEWEST]
     ctx.leave_out(f"Subgroups with fewer than {FEWEST} real patients on a side", (p.label for p in few))
     found = [*_shares(ctx, key, name, parts), *_summaries(ctx, parts), *_survival(ctx, parts)]
+    found += waveforms(ctx, parts)
     found += [*subgroups.detection(ctx, parts), *subgroups.utility(ctx, parts), *subgroups.realism(ctx, parts)]
     ctx.cache["fairness"] = found = [*found, *subgroups.copies(ctx, parts), *_odds(ctx)]
     return found
@@ -115,7 +118,8 @@ def _summaries(ctx: Context, parts: list[Part]) -> list[Score]:
         made = ctx.sums(sums)
         shape = made["held_out"].shape[1:]
         real = summary.each(made["train"].sum(0), made["held_out"].sum(0))
-        keep = ((smallest >= FEWEST)[:, None] & np.isfinite(real)).ravel()
+        own = np.array([[c == p.field.name for c in summary.labels] for p in parts])  # the same for all of a subgroup
+        keep = ((smallest >= FEWEST)[:, None] & np.isfinite(real) & ~own).ravel()
         if not keep.any():
             found.append(not_computed(ctx, key, name, f"no subgroup has {FEWEST} patients on both real sides"))
             continue

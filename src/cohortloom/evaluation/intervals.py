@@ -40,7 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohortloom.evaluation.context import Context
+from cohortloom.evaluation.context import ALPHA, Context
 from cohortloom.report import Goal, Score
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "support_of",
 ]
 
-ALPHA = 0.05 / 200
 AT_ONCE = 100
 FEWEST = 10
 FEWEST_GROUPS = 10
@@ -147,7 +146,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     labels = [label for label, k in zip(measure.labels, measure.keep, strict=True) if k]
     center, spread = r.null.mean(0), np.maximum(r.null.std(0, ddof=1), 1e-9)
     few = 1 + 10 / min(ctx.views[k].n_groups for k in ("synthetic", "held_out"))
-    high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ALPHA, 0.8)
+    high = few * upper_quantile(np.max((r.null - center) / spread, axis=1), 1 - ctx.alpha, 0.8)
     limits = np.maximum(measure.tolerance[1], center + max(high, 0.0) * spread)
     if measure.ceiling is not None:
         limits = np.minimum(limits, np.maximum(0.98 * measure.ceiling, r.null.max(0)))
@@ -171,7 +170,7 @@ def assess(ctx: Context, measure: Measure) -> list[Score]:
     w = int(order[0])
     if n_kept > 1:
         middle = float(center.mean())
-        limit = max(measure.tolerance[0], middle + few * (upper_quantile(r.null.mean(1), 1 - ALPHA) - middle))
+        limit = max(measure.tolerance[0], middle + few * (upper_quantile(r.null.mean(1), 1 - ctx.alpha) - middle))
         blank = float(useless.mean())
         if measure.useless is None:
             limit = max(limit, SHARE_OF_MEAN * float(r.independent.mean()))

@@ -1,6 +1,6 @@
 """Statistics by part of a cohort (a subgroup, a site), as sums over patients.
 
-Five summaries of a part, small enough to be taken for many parts and draws:
+Six summaries of a part, small enough to be taken for many parts and draws:
 
     marginal      mean over columns of the KS or total variation distance (16 cut points)
     missingness   mean over columns of |share of missing cells - the same of the other|, and of |correlation of "missing
@@ -10,6 +10,7 @@ Five summaries of a part, small enough to be taken for many parts and draws:
     temporal      mean over columns of |lag-1 correlation - the same of the other|, on consecutive recorded values and
                   on their deviations from the patient's mean; KS distance of rows per patient and of gaps
     codes         mean over codes of |share of patients who ever have it - the same of the other|
+    calendar      mean over moments of the KS distance of dates and the total variation of months, weekdays and hours
 
 Each is a distance between two vectors of sums, so a part may be compared with any other part or cohort.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortloom.evaluation.context import Context
+from cohortloom.evaluation.dates import Histogram, histograms
 from cohortloom.evaluation.fields import Field, cut_points
 from cohortloom.evaluation.marginal import binned, n_bins, patients_with
 from cohortloom.evaluation.views import View
@@ -99,6 +101,9 @@ def summaries_of(ctx: Context) -> list[Summary]:
     items = [(f, k) for f in codes for k in range(len(f.levels) - 1)][:MOST_CODES]
     if items:
         found.append(_codes(items))
+    dates = histograms(ctx)
+    if dates:
+        found.append(_laws("calendar", dates))
     return found
 
 
@@ -108,24 +113,29 @@ def _grouped(view: View, patient: np.ndarray, cell: np.ndarray, size: int, weigh
 
 
 def _marginal(fields: list[Field]) -> Summary:
-    sizes = [n_bins(f, 16) for f in fields]
-    cuts = np.cumsum(sizes)[:-1]
+    def find(f: Field) -> Callable[[View], tuple[np.ndarray, np.ndarray]]:
+        return lambda view: (view.patient_of(f), binned(f, view, 16))
+
+    return _laws("marginal", [Histogram(f.name, n_bins(f, 16), find(f), f.is_number) for f in fields])
+
+
+def _laws(name: str, laws: list[Histogram]) -> Summary:
+    """Histograms, each compared by the KS distance if its bins are ordered, else by the total variation."""
+    cuts = np.cumsum([h.size for h in laws])[:-1]
 
     def sums(view: View, member: np.ndarray) -> np.ndarray:
         out = []
-        for f, size in zip(fields, sizes, strict=True):
-            patient, cell = view.patient_of(f), binned(f, view, 16)
+        for h in laws:
+            patient, cell = h.find(view)
             keep = (cell >= 0) & member[patient]
-            out.append(_grouped(view, patient[keep], cell[keep], size, None))
+            out.append(_grouped(view, patient[keep], cell[keep], h.size, None))
         return np.concatenate(out, axis=1).astype(float)
 
     def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        out = []
-        for f, x, y in zip(fields, np.split(a, cuts, axis=-1), np.split(b, cuts, axis=-1), strict=True):
-            out.append(_ks(x, y, ordered=f.is_number))
-        return np.stack(np.broadcast_arrays(*out), axis=-1)
+        halves = zip(laws, np.split(a, cuts, axis=-1), np.split(b, cuts, axis=-1), strict=True)
+        return np.stack(np.broadcast_arrays(*(_ks(x, y, ordered=h.ordered) for h, x, y in halves)), axis=-1)
 
-    return Summary("marginal", tuple(f.name for f in fields), sums, each)
+    return Summary(name, tuple(h.name for h in laws), sums, each)
 
 
 def _ks(x: np.ndarray, y: np.ndarray, *, ordered: bool = True) -> np.ndarray:
@@ -245,12 +255,12 @@ def _pairs(patient: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def _temporal(ctx: Context, fields: list[Field]) -> Summary:
-    laws: list[tuple[str, int, Callable[[View], tuple[np.ndarray, np.ndarray]]]] = []
+    laws = []
     for axis in ctx.tables:
         laws.append(_law(ctx, f"rows of {axis}", lambda v, a=axis: (np.arange(v.n), v.axes[a].count.astype(float))))
         if ctx.clocked:
             laws.append(_law(ctx, f"gaps of {axis}", lambda v, a=axis: (v.axes[a].patient, v.axes[a].gap)))
-    cuts = np.cumsum([size for _, size, _ in laws])[:-1]
+    law = _laws("", laws)
     wide = 12 * len(fields)
 
     def sums(view: View, member: np.ndarray) -> np.ndarray:
@@ -264,25 +274,20 @@ def _temporal(ctx: Context, fields: list[Field]) -> Summary:
             out.append(_six(view, patient[pair], x[pair], x[pair + 1]))
             pair = pair[count[patient[pair]] >= MANY]
             out.append(_six(view, patient[pair], within[pair], within[pair + 1]))
-        for _, size, find in laws:
-            patient, cell = find(view)
-            keep = (cell >= 0) & member[patient]
-            out.append(_grouped(view, patient[keep], cell[keep], size, None))
-        return np.concatenate(out, axis=1).astype(float)
+        return np.concatenate([*out, law.sums(view, member)], axis=1).astype(float)
 
     def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         parts = [_gaps(a[..., :wide], b[..., :wide])] if fields else []
-        halves = (np.split(s[..., wide:], cuts, axis=-1) for s in (a, b))
-        parts += [_ks(x, y)[..., None] for x, y in zip(*halves, strict=True)]
+        parts.append(law.each(a[..., wide:], b[..., wide:]))
         shape = np.broadcast_shapes(*(p.shape[:-1] for p in parts))
         return np.concatenate([np.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], axis=-1)
 
     labels = [words for f in fields for words in (f"{f.name} from row to row", f"{f.name} within patients")]
-    return Summary("temporal", (*labels, *(words for words, _, _ in laws)), sums, each)
+    return Summary("temporal", (*labels, *law.labels), sums, each)
 
 
-def _law(ctx: Context, words: str, of: Callable[[View], tuple[np.ndarray, np.ndarray]]):
-    """A law to be compared by KS: words, number of bins, View -> (patient, bin)."""
+def _law(ctx: Context, words: str, of: Callable[[View], tuple[np.ndarray, np.ndarray]]) -> Histogram:
+    """A number per patient or row, in at most 16 bins."""
     real = np.concatenate([of(ctx.views[k])[1] for k in ("train", "held_out")])
     cuts = cut_points(np.sort(real[np.isfinite(real)]), 16)
 
@@ -290,4 +295,4 @@ def _law(ctx: Context, words: str, of: Callable[[View], tuple[np.ndarray, np.nda
         patient, x = of(view)
         return patient, np.where(np.isfinite(x), np.searchsorted(cuts, x, side="left"), -1)
 
-    return words, len(cuts) + 1, find
+    return Histogram(words, len(cuts) + 1, find, True)

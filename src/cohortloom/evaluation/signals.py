@@ -7,6 +7,8 @@ Measures: intervals and rhythm, spectra, autocorrelation, coherence and correlat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cohortloom.evaluation.context import Context
@@ -14,10 +16,11 @@ from cohortloom.evaluation.intervals import not_computed
 from cohortloom.evaluation.signals_sides import SignalContext, prepare_signal
 from cohortloom.report import Figure, Score
 
-__all__ = ["figures", "scores"]
+__all__ = ["figures", "measures_of", "prepared", "scores"]
 
 
-def _prepared(ctx: Context) -> dict[str, SignalContext | str]:
+def prepared(ctx: Context) -> dict[str, SignalContext | str]:
+    """Every signal of the schema, or the reason why it can't be compared."""
     if "signals" not in ctx.cache:
         ctx.cache["signals"] = {name: prepare_signal(ctx, name) for name in ctx.schema.signals}
     return ctx.cache["signals"]
@@ -25,17 +28,24 @@ def _prepared(ctx: Context) -> dict[str, SignalContext | str]:
 
 def scores(ctx: Context) -> list[Score]:
     """Every score of every signal; nothing for schemas without signals."""
-    from cohortloom.evaluation import signals_judge, signals_near, signals_record, signals_shape
-
     found: list[Score] = []
-    for name, signal in _prepared(ctx).items():
+    for name, signal in prepared(ctx).items():
         if isinstance(signal, str):
             found.append(not_computed(ctx, f"signals.{name}", f"{name}: waveforms", signal))
             continue
-        for module in (signals_shape, signals_record, signals_judge, signals_near):
-            ctx.tell(f"measuring {name}: {module.__name__.rpartition('_')[2]}")
-            with np.errstate(all="ignore"):
-                found += module.scores(signal)
+        found += measures_of(signal, ctx.tell)
+    return found
+
+
+def measures_of(signal: SignalContext, tell: Callable[[str], None]) -> list[Score]:
+    """Every score of one signal."""
+    from cohortloom.evaluation import signals_judge, signals_near, signals_record, signals_shape
+
+    found: list[Score] = []
+    for module in (signals_shape, signals_record, signals_judge, signals_near):
+        tell(f"measuring {signal.name}: {module.__name__.rpartition('_')[2]}")
+        with np.errstate(all="ignore"):
+            found += module.scores(signal)
     return found
 
 
@@ -47,7 +57,7 @@ def figures(ctx: Context) -> list[Figure]:
     from cohortloom.evaluation import signals_record
 
     found: list[Figure] = []
-    for name, signal in _prepared(ctx).items():
+    for name, signal in prepared(ctx).items():
         if not isinstance(signal, str):
             found += signals_record.figures(signal)
             found += [f for f in (_intervals(name, signal), _spectra(name, signal), _records(name, signal)) if f]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortloom.evaluation.detection import auc, auc_interval, judge, one_thread
-from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
+from cohortloom.evaluation.intervals import not_computed, not_measurable
 from cohortloom.evaluation.signals_sides import Side, SignalContext
 from cohortloom.report import Goal, Score
 
@@ -188,7 +188,7 @@ def _detect(ctx: SignalContext, key: str, name: str, seen: dict[str, np.ndarray]
         result[k] = auc(score, of), auc_interval(score, of)[1:], int(of.sum()), int((1 - of).sum())
     value, interval, a, b = result["synthetic"]
     null = np.sqrt((a + b + 1) / (12 * a * b))
-    limit = max(TOLERANCE, float(0.5 + 1.3 * norm.ppf(1 - ALPHA) * null))
+    limit = max(TOLERANCE, float(0.5 + 1.3 * norm.ppf(1 - ctx.alpha) * null))
     measurable = value > limit or result["independent"][0] > limit
     return Score(
         name=name, group="signals", key=key, value=value, interval=interval, n=a, goal=Goal.NEAR, limit=limit,
@@ -206,6 +206,8 @@ def _has(side: Side, label: str) -> np.ndarray:
 
 
 def _labels(ctx: SignalContext) -> list[Score]:
+    from scipy.stats import norm  # heavy
+
     key, name = f"signals.{ctx.name}.labels", f"{ctx.name}: labels, AUC lost"
     sides = ctx.views
     if any("label" not in s.signal.records.columns for s in sides.values()):
@@ -244,9 +246,10 @@ def _labels(ctx: SignalContext) -> list[Score]:
         anchors["bootstrap"].append(held - auc(said["train"][copies], truth["train"][copies]))
         anchors["independent"].append(held - auc(said["independent"], truth["independent"]))
         rows.append({"label": label, "real": round(held, 4), "synthetic": round(ours, 4)})
-    worst = int(np.argmax(np.array(lost) - 3.5 * np.array(error)))
+    far = float(norm.ppf(1 - ctx.alpha))
+    worst = int(np.argmax(np.array(lost) - far * np.array(error)))
     se = float(error[worst])
-    limit = max(0.1, 3.5 * se)
+    limit = max(0.1, far * se)
     value = float(lost[worst])
     blank = float(np.nanmax(anchors["independent"]))
     measurable = bool(value > limit or blank > limit)

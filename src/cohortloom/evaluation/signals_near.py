@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cohortloom.evaluation.intervals import ALPHA, not_computed, not_measurable
+from cohortloom.evaluation.intervals import not_computed, not_measurable
 from cohortloom.evaluation.signals_judge import series
 from cohortloom.evaluation.signals_shape import templates
 from cohortloom.evaluation.signals_sides import Side, SignalContext
@@ -72,6 +72,8 @@ def _distances(kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _nearest(ctx: SignalContext, kind: str, name: str, shapes: dict[str, np.ndarray]) -> Score:
+    from scipy.stats import norm  # heavy
+
     draw = ctx.rng.child("near", kind).numpy
     train = shapes["train"]
     half = len(train) // 2
@@ -93,7 +95,7 @@ def _nearest(ctx: SignalContext, kind: str, name: str, shapes: dict[str, np.ndar
         null.append(ratio(mixed[:cut], mixed[cut:]))
     picks = [ratio(draw.choice(near["synthetic"], len(near["synthetic"])),
                    draw.choice(near["held_out"], len(near["held_out"]))) for _ in range(200)]  # fmt: skip
-    limit = max(0.3, 3.5 * float(np.std(null)))
+    limit = max(0.3, float(norm.ppf(1 - ctx.alpha)) * float(np.std(null)))
     floor = ratio(near["train"], near["held_out"])
     blank = ratio(near["independent"], near["held_out"])
     measurable = value > limit or blank > limit
@@ -175,7 +177,7 @@ def _share(ctx: SignalContext, key: str, name: str, near: dict[str, np.ndarray],
     n, k = len(hits), int(hits.sum())
     low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
     high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-    limit = max(0.02, float(binom.ppf(1 - ALPHA, n, 0.01)) / n)
+    limit = max(0.02, float(binom.ppf(1 - ctx.alpha, n, 0.01)) / n)
     return Score(
         name=name, group="signals", key=key, value=k / n, interval=(low, high), n=n, limit=limit,
         floor=float((near["train"] > threshold).mean()),

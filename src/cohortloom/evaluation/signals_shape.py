@@ -20,7 +20,7 @@ from cohortloom.evaluation.intervals import Measure, assess, not_computed
 from cohortloom.evaluation.signals_sides import Side, SignalContext
 from cohortloom.report import Score
 
-__all__ = ["scores"]
+__all__ = ["filled", "scores", "templates"]
 
 GRID = 64
 BANDS = 20
@@ -115,7 +115,7 @@ def measured(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
                    lambda a, b: np.abs(a - b), some, (0.05, 0.15), useless=0.5)  # fmt: skip
 
 
-def _filled(side: Side) -> list[tuple[np.ndarray, np.ndarray]]:
+def filled(side: Side) -> list[tuple[np.ndarray, np.ndarray]]:
     """Samples of each record without gaps, at most 30 s, and which channels are there."""
     if "filled" not in side.memo:
         out = []
@@ -153,7 +153,7 @@ def spectrum(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
 
     def statistic(side: Side) -> np.ndarray:
         rows = []
-        for x, some in _filled(side):
+        for x, some in filled(side):
             p = np.square(np.abs(_segments(x, size))).mean(axis=1) * 2 / (fs * np.square(np.hanning(size)).sum())
             level = np.stack([np.log10(p[:, band == b].mean(axis=1) + 1e-12) for b in used], axis=1)
             rows.append(np.concatenate([np.where(some[:, None], level, 0.0), some[:, None]], axis=1))
@@ -189,7 +189,7 @@ def autocorrelation(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
 
     def statistic(side: Side) -> np.ndarray:
         rows = []
-        for x, some in _filled(side):
+        for x, some in filled(side):
             n = 1 << int(np.ceil(np.log2(2 * x.shape[1])))
             a = np.fft.irfft(np.square(np.abs(np.fft.rfft(x, n, axis=1))), axis=1)
             a = a[:, lags] / np.maximum(a[:, :1], 1e-12)
@@ -220,7 +220,7 @@ def correlation(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
 
     def statistic(side: Side) -> np.ndarray:
         rows = []
-        for x, some in _filled(side):
+        for x, some in filled(side):
             unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
             both = some[i] & some[j]
             rows.append(np.stack([np.where(both, (unit @ unit.T)[i, j], 0.0), both], axis=1))
@@ -250,7 +250,7 @@ def coherence(ctx: SignalContext, key: str) -> Measure | tuple[str, str]:
 
     def statistic(side: Side) -> np.ndarray:
         rows = []
-        for x, some in _filled(side):
+        for x, some in filled(side):
             z = _segments(x, size)
             cross = np.einsum("csf,dsf->cdf", z, z.conj(), optimize=True)
             power = np.real(np.einsum("ccf->cf", cross))

@@ -20,13 +20,13 @@ import numpy as np
 import polars as pl
 
 from cohortloom.cohort import Cohort, SignalSet
-from cohortloom.evaluation.context import Context, Draws, make_draws
+from cohortloom.evaluation.context import ALPHA, Context, Draws, make_draws
 from cohortloom.rng import Rng
 from cohortloom.rules.ecg_beats import fill_gaps
 from cohortloom.rules.waveform import features_of, records_of
 from cohortloom.schema import Signal
 
-__all__ = ["Side", "SignalContext", "prepare_signal", "scrambled"]
+__all__ = ["Side", "SignalContext", "made_of", "prepare_signal", "scrambled"]
 
 MOST_PATIENTS, FAST_PATIENTS, MOST_RECORDS = 800, 250, 4
 ANCHOR_PATIENTS = 200
@@ -73,6 +73,17 @@ class Side:
         count = np.bincount(self.patient, minlength=self.n)
         return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
 
+    def among(self, member: np.ndarray) -> Side:
+        """The records of some patients, with what was made of them."""
+        rows = np.flatnonzero(member[self.patient])
+        signal = SignalSet(self.signal.spec, self.signal.records[rows], self.signal.samples[rows], None)
+        number = np.cumsum(member) - 1
+        made = Side(signal, number[self.patient[rows]], self.subjects.filter(pl.Series(member)), self.cohort)
+        made.features = self.features[rows].with_columns(row=pl.int_range(len(rows)))
+        for key, found in self.memo.items():
+            made.memo[key] = _taken(found, rows)
+        return made
+
     def __iter__(self):
         for _, record in records_of(self.signal):
             yield record
@@ -80,7 +91,10 @@ class Side:
 
 @dataclass
 class SignalContext:
-    """What the measures of one signal need; has the fields of `Context` that `assess` reads."""
+    """What the measures of one signal need; has the fields of `Context` that `assess` reads.
+
+    `memo` of a side holds arrays, lists or tuples of these with one entry per record.
+    """
 
     name: str
     spec: Signal
@@ -88,6 +102,7 @@ class SignalContext:
     draws: Draws
     rng: Rng
     fast: bool
+    alpha: float = ALPHA
     memo: dict = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -96,6 +111,13 @@ class SignalContext:
 
     def sums(self, statistic) -> dict[str, np.ndarray]:
         return {k: statistic(side) for k, side in self.views.items()}
+
+
+def _taken(found, rows: np.ndarray):
+    """Some records of arrays, lists or tuples with one entry per record."""
+    if isinstance(found, tuple):
+        return tuple(_taken(x, rows) for x in found)
+    return [found[i] for i in rows] if isinstance(found, list) else found[rows]
 
 
 def prepare_signal(ctx: Context, name: str) -> SignalContext | str:
@@ -119,8 +141,15 @@ def prepare_signal(ctx: Context, name: str) -> SignalContext | str:
     few = make_side(ctx.cohorts["train"], sides["train"].signal, min(most, ANCHOR_PATIENTS), rng.child("anchor"))
     sides["independent"] = scrambled(few, rng.child("scrambled"))
     views = {k: sides[k] for k in ("synthetic", "train", "held_out", "independent")}
-    draws = make_draws(views, rng.child("draws").numpy, 60 if ctx.fast else 200)
-    return SignalContext(name, spec, views, draws, rng, ctx.fast)
+    return made_of(name, spec, views, rng, fast=ctx.fast)
+
+
+def made_of(
+    name: str, spec: Signal, views: dict[str, Side], rng: Rng, *, fast: bool, alpha: float = ALPHA
+) -> SignalContext:
+    """The sides with draws of their patients."""
+    draws = make_draws(views, rng.child("draws").numpy, 60 if fast else 200)
+    return SignalContext(name, spec, views, draws, rng, fast, alpha)
 
 
 def make_side(cohort: Cohort, signal: SignalSet, most: int, rng: Rng) -> Side:
@@ -160,6 +189,4 @@ def scrambled(side: Side, rng: Rng) -> Side:
     records = side.signal.records
     dealt = draw.permutation(len(records))
     swapped = records.with_columns(records["label"].gather(dealt)) if "label" in records.columns else records
-    made = Side(SignalSet(side.signal.spec, swapped, samples, None), side.patient, side.subjects, side.cohort)
-    made.memo["dealt"] = dealt
-    return made
+    return Side(SignalSet(side.signal.spec, swapped, samples, None), side.patient, side.subjects, side.cohort)

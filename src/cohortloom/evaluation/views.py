@@ -20,7 +20,7 @@ import polars as pl
 from cohortloom.cohort import Cohort
 from cohortloom.evaluation.fields import Field
 
-__all__ = ["Axis", "View", "tally"]
+__all__ = ["Axis", "View", "make_view", "tally", "values"]
 
 MICROSECONDS_PER_DAY = 86_400e6
 
@@ -165,7 +165,7 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
             frame = plan.join(frame, on="subject_id", how="left", maintain_order="left")
             frame = _with_origin(frame, origin)
             for f in mine:
-                columns[f.name] = _values(frame, f, schema.clock)
+                columns[f.name] = values(frame, f, schema.clock)
             continue
         frame = _rows(cohort, table, plan, origin)
         for axis in dict.fromkeys([table, *(f.axis for f in mine if f.code is not None)]):
@@ -176,7 +176,7 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
             )
             for f in mine:
                 if f.axis == axis:
-                    columns[f.name] = _values(part, f, schema.clock)
+                    columns[f.name] = values(part, f, schema.clock)
     start = np.zeros(n) if origin is None else _ticks(_with_origin(plan, origin)["_origin"])
     return View(n, size, axes, columns, chosen, cohort, start)
 
@@ -235,7 +235,8 @@ def _rows(cohort: Cohort, table: str, plan: pl.DataFrame, origin: pl.DataFrame |
     return frame.with_columns(_basket=basket)
 
 
-def _values(frame: pl.DataFrame, f: Field, clock: str) -> np.ndarray:
+def values(frame: pl.DataFrame, f: Field, clock: str) -> np.ndarray:
+    """A field of a frame's rows: numbers (NaN missing) or level numbers (-1 missing)."""
     column = frame[f.column]
     if f.is_number:
         if column.dtype in (pl.Datetime("us"), pl.Duration("us")):
