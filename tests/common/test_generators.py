@@ -27,7 +27,7 @@ WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "
                               "training": {**STEPS, "batch_size": 8}},
          "signal-steps": {"patch": 25, "generator": {"generator": "temporal-vae", "width": 16, "training": STEPS}},
          }  # fmt: skip
-SLOW = {"processes_equal_whole"}
+SLOW = {"processes_equal_whole", "odd_schemas"}
 #: Fits of many cohorts, by a generator whose parts are checked on them in the fast suite.
 SLOW_PAIRS = {("chain", "odd_cohorts"), ("chain", "courses_before_the_origin"), ("record-diffusion", "odd_cohorts")}
 #: A Python step per visit: only its first few checks run in the fast suite.

@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators import create
 from cohortloom.generators.base import Ability
 from cohortloom.generators.chain import Chain
 from cohortloom.generators.columnar_ar import ColumnarAR
+from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same
 from cohortloom.training import Training
 
@@ -90,3 +92,20 @@ def test_abilities_are_those_of_the_link(chain):
         alone.extend(known.holed_patients(5), until=1, seed=0)
     with pytest.raises(SettingsError, match="until is a number of visits"):
         chain.extend(known.holed_patients(5), until=timedelta(days=1), seed=0)
+
+
+def test_without_statics_there_is_nothing_to_continue_from():
+    """The second link would draw nobody; one link for both draws the course."""
+    schema = Schema.model_validate(
+        {
+            "name": "visits",
+            "clock": "order",
+            "tables": {"visits": {"role": "visit", "columns": {"x": {"kind": "flag"}}}},
+        }
+    )
+    visits = pl.DataFrame({"subject_id": np.arange(40), "visit_id": np.arange(40), "time": 0, "x": [True, False] * 20})
+    cohort = Cohort.build(schema, {"visits": visits})
+    with pytest.raises(SettingsError, match="no static table"):
+        create("chain", static="independent", events=LINK).fit(cohort, seed=0)
+    drawn = create("chain", static="independent", events="joint").fit(cohort, seed=0).sample(30, seed=0)
+    assert drawn.tables["visits"].height == 30

@@ -4,10 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cohortloom.cohort import Cohort
+from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.errors import SettingsError
 from cohortloom.generators import columnar_sampling, create
-from cohortloom.generators.rebalance import _fitted, _largest_remainder, _rounded
+from cohortloom.generators.rebalance import _fitted, _largest_remainder, _rounded, shuffled
+from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 
 RARE = Schema.model_validate(
@@ -131,6 +132,34 @@ def test_processes_draw_the_same(fitted):
 def test_shares_that_can_not_be_met_are_refused(fitted, wanted, match):
     with pytest.raises(SettingsError, match=match):
         fitted.sample(10, seed=0, rebalance=wanted)
+
+
+def test_a_stream_is_balanced_like_a_table():
+    model = create("event-transformer", width=16, layers=1, training={"steps": 2}).fit(cohort(60), seed=0)
+    drawn = model.sample(9, seed=1, rebalance={"people.disease": {"common": 1 / 3, "uncommon": 2 / 3}})
+    assert counts(drawn.tables["people"], "disease") == {"common": 3, "uncommon": 6}
+
+
+def test_waveforms_stay_with_their_patients():
+    """The first sample of a record is the patient's number."""
+    schema = {"name": "waves", "clock": "order", "signals": {"w": {"kind": "other", "channels": ["a"], "fs": 1}},
+              "tables": {"people": {"role": "static", "columns": {"x": {"kind": "number"}}}}}  # fmt: skip
+    schema = Schema.model_validate(schema)
+    ids = np.arange(1, 13)
+    owner = np.repeat(ids, 2)
+    records = {"record_id": np.arange(24), "subject_id": owner, "visit_id": None, "time": None, "n_samples": 3}
+    records = pl.DataFrame({**records, "label": None})
+    notes = pl.DataFrame({"record_id": np.arange(24), "sample": 1, "kind": "beat", "symbol": "N"})
+    samples = np.repeat(owner[:, None, None], 3, axis=2).astype(np.float32)
+    waves = {"w": SignalSet(schema.signals["w"], records, samples, notes)}
+    people = pl.DataFrame({"subject_id": ids, "x": ids.astype(float)})
+    mixed = shuffled(Cohort.build(schema, {"people": people}, signals=waves), Rng(0))
+    x = dict(mixed.tables["people"].iter_rows())
+    assert list(x.values()) != sorted(x.values())
+    found = mixed.signals["w"]
+    assert found.records["subject_id"].is_sorted()
+    assert [x[s] for s in found.records["subject_id"]] == found.samples[:, 0, 0].tolist()
+    assert found.annotations["record_id"].to_list() == found.records["record_id"].to_list()
 
 
 def test_a_column_can_not_be_fixed_and_balanced(fitted):

@@ -60,6 +60,11 @@ def test_records_come_back_from_their_steps(length, patch, channels):
     assert steps.tables["record"]["label"].cast(pl.String).to_list() == waves.records["label"].to_list()
 
 
+def test_labels_are_balanced(model):
+    drawn = model.sample(8, seed=1, rebalance={"w.label": {"up": 0.25, "down": 0.75}}).signals["w"].records
+    assert drawn.unique("subject_id")["label"].value_counts(sort=True).rows() == [("down", 6), ("up", 2)]
+
+
 @pytest.mark.parametrize(
     "inner", ["columnar-ar", *(pytest.param(n, marks=pytest.mark.slow) for n in ("temporal-vae", "timegan"))]
 )

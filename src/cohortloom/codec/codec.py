@@ -39,7 +39,7 @@ from cohortloom.codec.naturals import derived_statics, derived_visits, write_sta
 from cohortloom.codec.steps import Steps, step_table, steps_of, usual_width
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
-from cohortloom.codec.where import where_values
+from cohortloom.codec.where import held_levels, where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -577,6 +577,10 @@ class Codec:
             return found
         laws = self.transforms
         return {name: float(laws[name].score(np.array([x]))[0]) if name in laws else x for name, x in found.items()}
+
+    def levels_of(self, path: str) -> tuple[str, ...]:
+        """Levels of a static or visit column that training patients hold, () if it has none."""
+        return held_levels((*self.statics, *self.visits), path)
 
     # -- gaps as scores ------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from cohortloom.codec.fold import code_cell, folds_to_subject
 from cohortloom.codec.inputs import fit_cells
 from cohortloom.codec.steps import Steps, place, steps_of, subject_rows
 from cohortloom.codec.tensors import MISSING, RARE, Encoded, Feature, Layout, SequenceArrays, StaticArrays
-from cohortloom.codec.where import where_values
+from cohortloom.codec.where import held_levels, where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -504,6 +504,10 @@ class StreamCodec:
         found = where_values(self.schema, (*self.statics.statics, *self.cells.get(visit or "", ())), where)
         statics = [path for path in found if path.partition(".")[0] != visit]
         return found | self.statics.encode_where({path: where[path] for path in statics})
+
+    def levels_of(self, path: str) -> tuple[str, ...]:
+        """Levels of a static or visit column that training patients hold, () if it has none."""
+        return held_levels((*self.statics.statics, *self.cells.get(self.schema.visit_table or "", ())), path)
 
     def first_visit(self, column: str, value: float) -> tuple[int, int, float]:
         """(place of a visit column, its token for a value, normal score of a number); token END: no token says so."""

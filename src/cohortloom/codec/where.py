@@ -17,7 +17,7 @@ from cohortloom.codec.tensors import MISSING
 from cohortloom.errors import Problem, SettingsError, nearest
 from cohortloom.schema import Count, Flag, Schema
 
-__all__ = ["where_values"]
+__all__ = ["held_levels", "where_values"]
 
 _SHOWN = 12
 
@@ -55,6 +55,16 @@ def where_values(
     if problems:
         raise SettingsError("where: some values can't be fixed", problems)
     return found
+
+
+def held_levels(cells: Iterable[Cell], path: str) -> tuple[str, ...]:
+    """Levels of a column of categories that training patients hold, () if no cell is one."""
+    for cell in cells:
+        if f"{cell.table}.{cell.column}" == path and cell.kind == "category" and not cell.part:
+            # of a declared list every level has a share of its rows plus one
+            rows = cell.rare_share if cell.rare == cell.levels else (2.0,) * len(cell.levels)
+            return tuple(level for level, share in zip(cell.levels, rows) if share > 1)
+    return ()
 
 
 def _unusable(schema: Schema, path: str, known: Mapping[str, Cell], sources: tuple[str, ...]) -> Problem:

@@ -322,14 +322,10 @@ class Generator(ABC):
         self._require(Ability.CONDITION, "fix values with where")
         return self.codec_.encode_where(where)
 
-    def _levels(self, path: str) -> tuple[str, ...]:
-        """Levels of a static or visit column that training patients hold and a condition can fix, () if none."""
-        for cell in (*self.codec_.statics, *self.codec_.visits):
-            if f"{cell.table}.{cell.column}" == path and cell.kind == "category" and not cell.part:
-                # of a declared list every level has a share of its rows plus one
-                rows = cell.rare_share if cell.rare == cell.levels else (2.0,) * len(cell.levels)
-                return tuple(level for level, share in zip(cell.levels, rows) if share > 1)
-        return ()
+    def levels_of(self, path: str) -> tuple[str, ...]:
+        """Levels of a column that training patients hold and a condition can fix, () if none."""
+        codec = getattr(self, "codec_", None)
+        return () if codec is None else codec.levels_of(path)
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         """Patients with these ids, before rules: draw and decode."""
@@ -531,6 +527,8 @@ class Generator(ABC):
             return int(n_subjects)
         if not self.needs_given:
             self._require(Ability.GIVEN, "continue from given patients")
+        if self.layout.sequence and not self.schema_.statics:
+            raise SettingsError("sample: the schema has no static table, so given patients have nothing to keep.")
         if given.schema.digest != self.schema_.digest:
             raise DataError("sample: the given cohort has another schema than the training cohort.")
         if n_subjects is not None and n_subjects != given.n_subjects:

@@ -24,7 +24,7 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
-from cohortloom.errors import SettingsError
+from cohortloom.errors import Problem, SettingsError
 from cohortloom.generators.base import Ability, Generator, Run
 from cohortloom.generators.condition import Condition
 from cohortloom.rng import Rng
@@ -93,6 +93,10 @@ class Chain(Generator):
         return found if isinstance(self.events, Generator) else {**found, "events": self.events}
 
     def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+        if not cohort.schema.statics and self.events != "joint":
+            what = "has no static table, so there is nothing the second link could continue from"
+            fix = 'Use the generator of the course alone, or events="joint".'
+            raise SettingsError("", [Problem("no-statics", cohort.schema.name, what, fix)])
         links = self._links()
         part = run.minutes / len(links) if run.minutes is not None else None
         for link, model in links:
@@ -116,10 +120,10 @@ class Chain(Generator):
             found |= model._encode_where(own) if own else {}
         return found
 
-    def _levels(self, path: str) -> tuple[str, ...]:
+    def levels_of(self, path: str) -> tuple[str, ...]:
         model = getattr(self, self._link_of(path))
         model = self.static if model == "joint" else model
-        return () if model is None else model._levels(path)
+        return () if model is None else model.levels_of(path)
 
     def _link_of(self, path: str) -> str:
         name = path.partition(".")[0]
@@ -133,8 +137,10 @@ class Chain(Generator):
         if self.events == "joint":
             fixed = condition.part(self.schema_.tables)
         whole = self.static._make(ids, None, rng.child("static"), fixed)
-        own = fixed.part(statics)
-        first = own.write_into(Cohort.build(self.schema_, {name: whole.tables[name] for name in statics}))
+        first = whole
+        if statics:
+            only = Cohort.build(self.schema_, {name: whole.tables[name] for name in statics})
+            first = fixed.part(statics).write_into(only)
         ids = first.subjects.to_numpy()  # who has no static row is nobody to continue from, and is drawn again
         course = first
         if self.events == "joint":

@@ -288,8 +288,8 @@ class EventTransformerGenerator(TorchGenerator):
         streams = self._streams(data, self.shape_.facts)
         total = self.net_.statics.log_likelihood(torch.from_numpy(streams.static)).double().numpy()
         windows = Windows(self.net_.stream, streams, self.codec_.facts)
-        items, owner = windows.items
-        for index in torch.arange(len(items)).split(16):
+        _, owner = windows.items
+        for index in torch.arange(len(owner)).split(16) if len(owner) else ():
             found = windows.log_likelihood(index, None).double().numpy()
             np.add.at(total, owner[index.numpy()], found)
         return total

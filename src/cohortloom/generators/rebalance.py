@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import polars as pl
 from cohortloom.cohort import Cohort
 from cohortloom.errors import Problem, SettingsError, nearest
 from cohortloom.rng import Rng
-from cohortloom.sharding import Shard, plan
+from cohortloom.sharding import Shard, merge, plan
 
 if TYPE_CHECKING:
     from cohortloom.generators.base import Generator
@@ -48,9 +49,9 @@ def counts_of(generator: Generator, shares: Shares, n: int, where: Mapping[str, 
         if path in where:
             problems.append(Problem("fixed-twice", path, "is fixed by where too", "Leave one of them out."))
             continue
-        levels = generator._levels(path)
+        levels = generator.levels_of(path)
         if not levels:
-            what = "is no category, code or flag of a static or visit table, so it has no levels to balance"
+            what = "is no label, and no category, code or flag of a static or visit table: it has no levels to balance"
             problems.append(Problem("not-a-level", path, what, ""))
             continue
         if isinstance(wanted, str):
@@ -60,7 +61,7 @@ def counts_of(generator: Generator, shares: Shares, n: int, where: Mapping[str, 
             wanted = dict.fromkeys(levels, 1 / len(levels))
         named = {str(level).lower() if isinstance(level, bool) else str(level): s for level, s in wanted.items()}
         problems += [
-            Problem("unknown-level", path, f'"{level}" is not a level', nearest(level, levels).strip())
+            Problem("unknown-level", path, f'no training patient holds "{level}"', nearest(level, levels).strip())
             for level in named
             if level not in levels
         ]
@@ -117,13 +118,21 @@ def shuffled(cohort: Cohort, rng: Rng) -> Cohort:
         .rename({"__id": "subject_id"})
         for name, frame in cohort.tables.items()
     }
-    return Cohort.build(cohort.schema, tables, origin=cohort.origin)
+    new = names["__id"]
+    signals = {
+        name: replace(
+            waves, records=waves.records.with_columns(subject_id=pl.Series(new[waves.records["subject_id"] - 1]))
+        )
+        for name, waves in cohort.signals.items()
+    }
+    return merge(cohort.schema, [Cohort(cohort.schema, tables, signals)], origin=cohort.origin)
 
 
 def _first(cohort: Cohort, path: str) -> pl.Series:
     """Level of each patient, at the first visit for a column of visits; null where there is none."""
     name, _, column = path.partition(".")
-    rows = cohort.tables[name].unique("subject_id", keep="first", maintain_order=True).select("subject_id", column)
+    frame = cohort.signals[name].records if name in cohort.signals else cohort.tables[name]
+    rows = frame.unique("subject_id", keep="first", maintain_order=True).select("subject_id", column)
     both = cohort.subjects.to_frame("subject_id").join(rows, on="subject_id", how="left", maintain_order="left")
     return both[column].cast(pl.String).str.to_lowercase() if both[column].dtype == pl.Boolean else both[column]
 

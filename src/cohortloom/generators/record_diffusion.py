@@ -11,6 +11,7 @@ References:
     Tian et al. (2024). TimeDiff. arXiv:2310.15290. Tashiro et al. (2021). CSDI. arXiv:2107.03502.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -100,9 +101,11 @@ class RecordDiffusion(TorchGenerator):
     def build(self, shape: Shape) -> RecordDenoiser:
         size = self._size(shape)
         columns = [[CellColumn.from_json(c) for c in shape.facts[part]] for part in ("static", "series")]
-        return RecordDenoiser(
-            *columns, width=size.width, n_layers=size.n_layers, units=size.units, dropout=size.dropout
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element")  # statics or course may be empty
+            return RecordDenoiser(
+                *columns, width=size.width, n_layers=size.n_layers, units=size.units, dropout=size.dropout
+            )
 
     def _size(self, shape: Shape) -> Size:
         size = size_of(shape.n_subjects, len(shape.facts["series"]))

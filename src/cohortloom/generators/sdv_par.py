@@ -61,7 +61,7 @@ class SdvPar(NotStored, Generator):
         rows.columns = [f"s{c}" for c in rows.columns]
         facts = {f"s{c}": kind for c, kind in column_facts(steps.features).items()}
         fixed = frame_of(static.features, static.values, static.observed)
-        whole = rows.join(fixed.iloc[steps.subject].reset_index(drop=True))
+        whole = rows.join(fixed.iloc[steps.subject].reset_index(drop=True)) if len(fixed.columns) else rows
         whole[GAP], whole[KEY] = steps.gap, np.char.add("p", steps.subject.astype(str)).astype(object)
         facts |= column_facts(static.features) | {GAP: {"sdtype": "numerical"}, KEY: {"sdtype": "id"}}
         with borrowed_globals(rng.child("sdv")), few_threads(None), warnings.catch_warnings():

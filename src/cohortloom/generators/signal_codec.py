@@ -32,6 +32,10 @@ class WaveCodec:
     static_features: tuple[Feature, ...] = field(default=(), init=False)
     sequence_features: tuple[Feature, ...] = field(default=(), init=False)
 
+    def levels_of(self, path: str) -> tuple[str, ...]:
+        """Labels of the records, () for every other path."""
+        return tuple(self.context.labels) if path == f"{self.signal}.label" else ()
+
     def to_json(self) -> dict[str, Any]:
         return {
             "signal": self.signal,

@@ -132,6 +132,9 @@ class SignalSteps(Generator):
             raise SettingsError(f"{self.name}: {path} has no such label.{nearest(asked, sets)}")
         return {path: asked}
 
+    def levels_of(self, path: str) -> tuple[str, ...]:
+        return tuple(self.facts_["sets"]) if path == f"{self.facts_['signal']}.label" else ()
+
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
         raise NotImplementedError("records are drawn by _make")
 

@@ -194,7 +194,7 @@ class RecordDenoiser(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.static, self.series = Columns(tuple(static)), Columns(tuple(series))
-        self.width, self.n_heads = width, n_heads
+        self.width, self.n_heads, self.units = width, n_heads, units
         self.embed_static, self.embed_series = Embed(self.static, width), Embed(self.series, width)
         self.column = nn.Parameter(torch.randn(len(static), width) * 0.1)
         self.place = nn.Linear(N_PLACE, width)
@@ -251,7 +251,7 @@ class RecordDenoiser(nn.Module):
         first = self.static_heads(
             units, self.static_features(static, *law), row, bent(law[2]), level_basis(clocks[0].level),
         )  # fmt: skip
-        units = self.to_series(there).view(*there.shape[:2], len(self.series), -1)
+        units = self.to_series(there).unflatten(2, (len(self.series), self.units))
         features, alone = self.features(series, m, v, surprise, place), self.alone(surprise, place)
         around = self.row(static, series, m, place)
         second = self.series_heads(units, features, around, alone, level_basis(clocks[1].level))

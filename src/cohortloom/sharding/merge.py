@@ -30,11 +30,11 @@ def merge(schema: Schema, parts: Iterable[Cohort], *, origin: Origin | None = No
 
 def _joined(parts: list[SignalSet]) -> SignalSet:
     """Records of all parts by subject (a subject's records keep their order), padded to the longest."""
-    if len(parts) == 1:
-        return parts[0]
     records = pl.concat([part.records for part in parts], how="vertical_relaxed")
     place = records["subject_id"].rank("ordinal").to_numpy().astype(int) - 1
     order = np.argsort(place)
+    if len(parts) == 1 and (np.diff(order) > 0).all():
+        return parts[0]
     longest = max(part.samples.shape[2] for part in parts)
     samples = np.full((records.height, parts[0].samples.shape[1], longest), np.nan, dtype=np.float32)
     start = 0

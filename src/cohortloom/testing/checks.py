@@ -297,6 +297,17 @@ def check_odd_cohorts(case: Case) -> None:
     _raises(DataError, lambda: case.make().fit(nobody, seed=0))
 
 
+def check_odd_schemas(case: Case) -> None:
+    """Whatever tables and clock a schema has: all a generator can do works on it, or is refused with an error of ours.
+
+    Draws hold rows of every table the generator draws, keep the rules, and are the same after saving.
+    """
+    for what, cohort in _odd_schemas(case.cohort.select(case.cohort.subjects.head(50))).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            _all_abilities(what, case, cohort)
+
+
 def check_courses_before_the_origin(case: Case) -> None:
     """Days before an index date are learned like days after it; identifiers that may not be empty are made anew."""
     cohort = _before_origin(case.cohort.select(case.cohort.subjects.head(50)))
@@ -515,6 +526,66 @@ def _odd(cohort: Cohort) -> dict[str, Cohort]:
         "no visits": Cohort.build(schema, {"patients": tables["patients"]}),
         "no statics": Cohort.build(schema, {"visits": tables["visits"]}),
     }
+
+
+def _odd_schemas(cohort: Cohort) -> dict[str, Cohort]:
+    """The cohort with some of its tables only, and under other clocks."""
+    plain, tables = cohort.schema.model_dump(mode="json"), dict(cohort.tables)
+    visits, day = tables["visits"], pl.datetime(2020, 1, 1) + pl.col("time")
+    codes = visits.select("subject_id", "time", code=pl.col("grade").cast(pl.String).fill_null("-"))
+    streams = {"codes": {"role": "event", "columns": {"code": {"kind": "code"}}}}
+
+    def only(*names: str, clock: str = "offset", spec: dict | None = None, **frames: pl.DataFrame) -> Cohort:
+        own = {name: dict(plain["tables"][name]) for name in names}
+        if "visits" not in names and "labs" in names:
+            own["labs"]["parent"] = None
+        schema = Schema.model_validate({"name": "odd", "clock": clock, "tables": {**own, **(spec or {})}})
+        return Cohort.build(schema, {**{n: tables[n].drop("visit_id") if n == "labs" else tables[n] for n in names},
+                                     **frames})  # fmt: skip
+
+    return {
+        "statics only": only("patients"),
+        "visits only": only("visits"),
+        "events only": only("labs"),
+        "codes without values": only("patients", spec=streams, codes=codes),
+        "visits by order": only("patients", "visits", clock="order",
+                                visits=visits.with_columns(time=pl.int_range(pl.len()).over("subject_id"))),
+        "visits by date": only("patients", "visits", clock="timestamp", visits=visits.with_columns(time=day)),
+    }  # fmt: skip
+
+
+def _all_abilities(what: str, case: Case, cohort: Cohort) -> None:
+    """Everything a generator can be asked for; errors of ours are an answer."""
+    try:
+        model = case.make().fit(cohort, seed=0)
+        drawn = model.sample(60, seed=1)
+    except CohortloomError:
+        return
+    assert drawn.n_subjects == 60 and rules.broken_subjects(drawn).is_empty(), what
+    if model.layout.sequence:
+        assert all(frame.height for frame in drawn.tables.values()), f"{what}: an empty table"
+    assert_same(drawn, model.sample(60, seed=1))
+    part, until = cohort.select(cohort.subjects.head(9)), 2 if cohort.schema.clock == "order" else timedelta(days=60)
+    some = {"patients.sex": "M"} if "patients" in cohort.tables else {"visits.grade": "II"}
+    path, level = next(iter(some.items()))
+    asked: dict[str, Callable[[], Any]] = {
+        "where": lambda: model.sample(9, seed=1, where=some).subjects,
+        "rebalance": lambda: model.sample(9, seed=1, rebalance={path: {level: 1.0}}).subjects,
+        "given": lambda: model.sample(given=part, seed=1).subjects,
+        "extend": lambda: model.extend(part, until=until, seed=1).subjects,
+        "impute": lambda: model.impute(part, seed=1).subjects,
+        "score": lambda: model.score(part)[np.isfinite(model.score(part))],
+    }
+    for call, ask in asked.items():
+        try:
+            assert len(ask()) == 9, f"{what}: {call}"
+        except CohortloomError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{what}: {call}: {type(error).__name__}: {error}") from error
+    if model.storable:
+        model.save(case.folder / what)
+        assert_same(load(case.folder / what).sample(60, seed=1), drawn)
 
 
 def _before_origin(cohort: Cohort) -> Cohort:
