@@ -88,10 +88,10 @@ class CellDrawer:
         z, value = np.zeros(len(token), np.float32), np.full(len(token), np.nan)
         cont = np.flatnonzero(token == CONT)
         for _ in range(self.cont_tries if len(cont) else 0):
-            weight, mean, log_sd = (part[cont] for part in mixture)
-            k, at = self._choose(weight), np.arange(len(cont))
+            weight, mean, log_sd = mixture
+            k = self._choose(weight[cont])
             noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
-            z[cont] = mean[at, k] + np.exp(log_sd[at, k]) * noise
+            z[cont] = mean[cont, k] + np.exp(log_sd[cont, k]) * noise
             if not (coder.repeat or coder.spikes):
                 break
             value[cont] = coder.decode(token[cont], z[cont], before[cont])
@@ -129,9 +129,15 @@ class CellDrawer:
 
 def one_of(log_weight: np.ndarray, rng: np.random.Generator, dtype: type = np.float64) -> np.ndarray:
     """One option of each row by weight [row option] -> [row]; any of them where all weights are 0."""
-    mass = np.cumsum(_weights(log_weight), 1)
-    u = rng.random((len(log_weight), 1), dtype=dtype) * mass[:, -1:]
-    return np.minimum((mass <= u).sum(1), log_weight.shape[1] - 1)
+    mass = _weights(log_weight)
+    for option in range(1, mass.shape[1]):  # options are few, rows many
+        mass[:, option] += mass[:, option - 1]
+    total = mass[:, -1]
+    u = np.minimum(rng.random(len(mass), dtype=dtype) * total, np.nextafter(total, 0, dtype=total.dtype))
+    out = np.zeros(len(mass), np.int64)
+    for option in range(mass.shape[1] - 1):
+        out += mass[:, option] <= u
+    return out
 
 
 def renewed(

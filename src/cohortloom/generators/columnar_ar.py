@@ -40,6 +40,7 @@ from cohortloom.training.settings import Training
 __all__ = ["ColumnarAR"]
 
 SCORED_AT_ONCE = 4096
+MOST_AT_ONCE, CELLS_AT_ONCE = 2**14, 2**21  # patients and cells of a shard
 HISTORY_BYTES = 2**27  # history features of candidates held at once while continuing
 
 
@@ -61,8 +62,6 @@ class ColumnarAR(TorchGenerator):
         {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
 
-    shard_size: ClassVar[int] = 4096  # a step costs little more for 4,000 patients than for 1,000
-
     hidden: int | None = None
     members: int | None = None
     temperature: float = 1.0
@@ -74,6 +73,13 @@ class ColumnarAR(TorchGenerator):
         wrong += [] if self.temperature > 0 else ["temperature"]
         if wrong:
             raise SettingsError(f"{self.name}: {', '.join(wrong)} must lie above 0.")
+
+    @property
+    def shard_size(self) -> int:
+        """Patients drawn at once; a step costs little more for many than for few."""
+        rows, columns = self.shape_.facts["rows"], self.shape_.facts["shapes"]
+        visits = 1 + rows.get("later", 0) / max(rows.get("first", 0), 1)
+        return int(np.clip(CELLS_AT_ONCE / (visits * max(len(columns.get("first", ())), 1)), 64, MOST_AT_ONCE))
 
     # --- learning ---
 

@@ -222,10 +222,11 @@ class _Draw(CellDrawer):
         stop = np.full(len(alive), np.inf) if stop is None else stop
         while True:
             stay = (history.seen < history.n_visits) & (history.time <= stop)
-            history.keep(stay)
-            alive, last, stop = alive[stay], last[stay], stop[stay]
-            if not len(alive):
+            if not stay.any():
                 return owner, values, gaps
+            if not stay.all():
+                history.keep(stay)
+                alive, last, stop = alive[stay], last[stay], stop[stay]
             features = torch.from_numpy(a.standardise(history.features()))
             cursor = self.members.later.begin(
                 torch.cat([dense[alive], features], 1), torch.cat([lookups[alive], torch.from_numpy(history.code)], 1)
@@ -271,7 +272,7 @@ class _Draw(CellDrawer):
         limits: Callable[[int, np.ndarray], Limits | None] | None = None,
     ) -> tuple[Cells, np.ndarray, np.ndarray]:
         """Draw all columns; returns cells, the values to hand out, and where each row came from."""
-        rows, c = len(cursor.own), len(coders)
+        rows, c = len(cursor.lookups), len(coders)
         none = np.full(rows, np.nan)
         out = _blank(rows, c)
         raw, order = np.zeros((rows, c)), np.arange(rows)

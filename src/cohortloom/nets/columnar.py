@@ -362,7 +362,7 @@ class ColumnNet(nn.Module):
             out[:, [self.start[j] for j in numbers]] = score[:, numbers]
         if len(self.moving):
             ends = torch.tensor([self.start[j] + self.columns[j].width for j in self.moving])
-            moved = self.moves(slice(None), token[:, self.moving], score[:, self.moving], features)
+            moved = self.moves(slice(None), token[:, self.moving], score[:, self.moving], self.usual(features))
             out[:, ends - 2], out[:, ends - 1] = moved
         out = out[:, :-1]
         for name, table in self.tables.items():
@@ -370,13 +370,18 @@ class ColumnNet(nn.Module):
             out = torch.cat([out[:, : self.start[j]], table[token[:, j] + 1], out[:, self.start[j] + EMBEDDING :]], 1)
         return out
 
-    def moves(self, which: slice, token: Tensor, score: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Change and departure of some of the `moving` columns, in sd of their changes: row x column each; zeros where
-        there is no value, or was none before."""
-        place, scale = self.move_places[:, which], self.move_scales[:, which]
-        there = (token >= 0) & (token < self.move_missing[0, which]) & ~(features[:, place[2]] < 0)
-        usual = (features[:, place[k]] * scale[2 * k + 1] + scale[2 * k] for k in (0, 1))
-        return tuple(torch.where(there, ((score - u) / scale[4]).clamp(-MOST_MOVED, MOST_MOVED), 0.0) for u in usual)
+    def usual(self, features: Tensor) -> Tensor:
+        """Last score and mean of the `moving` columns: kind x row x column, NaN where none was before."""
+        last, mean, known = (features[:, place] for place in self.move_places)
+        usual = torch.stack([last, mean]) * self.move_scales[[1, 3], None] + self.move_scales[[0, 2], None]
+        return torch.where(known < 0, torch.nan, usual)
+
+    def moves(self, which: int | slice, token: Tensor, score: Tensor, usual: Tensor) -> Tensor:
+        """Change and departure of some of the `moving` columns, in sd of their changes: kind x row x column; zeros
+        where there is no value, or was none before."""
+        moved = ((score - usual) / self.move_scales[4, which]).clamp(-MOST_MOVED, MOST_MOVED)
+        there = (token >= 0) & (token < self.move_missing[0, which])
+        return torch.where(there, moved.nan_to_num(), 0.0)
 
     def log_prob(self, rows: Rows) -> Tensor:
         """Log-likelihood of each cell, row x column: token mass, plus the density of z where the token is CONT."""
@@ -501,16 +506,25 @@ class ColumnNet(nn.Module):
 
 
 class Cursor:
-    """Rows in the making: what is known of the columns so far."""
+    """Rows in the making: what is known of the columns so far.
+
+    Inside, rows run along the last axis: what one column needs lies side by side in memory.
+    """
 
     def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
-        self.net, self.lookups, self.features = net, lookups, features
+        self.net, self.lookups = net, lookups
+        n, c = len(features), len(net.columns)
         h = net.hidden(features, lookups)
-        self.own = net.units(h, features).flatten(1)
-        self.wide, self.first = net._wide(features), net.first_values(features)
+        self.own = torch.addmm(net.own_bias[:, None], net.own_hidden, h.T)
+        if net.has_own:
+            padded = torch.cat([features.T, torch.zeros(1, n)])
+            own = padded.index_select(0, net.own.flatten()).view(c, -1, n)
+            self.own.view(c, net.width, n).baddbmm_(net.own_history.transpose(1, 2), own)
+        self.wide = [part.permute(1, 2, 0).contiguous() for part in net._wide(features)]
+        self.first = net.first_values(features).T
+        self.usual = net.usual(features).transpose(1, 2).contiguous() if net.moving else torch.zeros(0, 0, n)
         self.anchor = {i: net.anchors(i, features) for i, g in enumerate(net.groups) if g.mixture}
-        n = len(features)
-        self.known = torch.zeros(n, RANK) if net.low_rank else torch.zeros(n, net.n_inputs)
+        self.known = torch.zeros(RANK if net.low_rank else net.n_inputs, n)
         self.place = {}
         number = 0
         for index, group in enumerate(net.groups):
@@ -521,23 +535,21 @@ class Cursor:
     @torch.no_grad()
     def column(self, j: int, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Token logits (row x token) of column j and its normals (row x component each)."""
-        net, w = self.net, self.net.width
+        net, units = self.net, slice(j * self.net.width, (j + 1) * self.net.width)
         index, row, number = self.place[j]
-        group, at = net.groups[index], net.start[j]
-        a = self.own[:, j * w : (j + 1) * w]
-        a = a + (self.known @ net.mix[j] if net.low_rank else self.known[:, :at] @ net.mix[j * w : (j + 1) * w, :at].T)
-        out = F.silu(a) @ net.heads[index][row] + net.head_bias[index][row]
+        group, known = net.groups[index], self.known if net.low_rank else self.known[: net.start[j]]
+        a = torch.addmm(self.own[units], net.mix[j].T if net.low_rank else net.mix[units, : len(known)], known)
+        out = torch.addmm(net.head_bias[index][row][:, None], net.heads[index][row].T, F.silu(a)).T
         wide = None
         if number is not None:
-            if net.low_rank:
-                across = self.known @ net.mix_wide[number][row]
-            else:
-                first = group.first_wide + row * group.wide
-                across = self.known[:, :at] @ net.mix_wide[first : first + group.wide, :at].T
-            wide = (self.wide[number][:, row] + across)[:, None]
+            first = group.first_wide + row * group.wide
+            across = (
+                net.mix_wide[number][row].T if net.low_rank else net.mix_wide[first : first + group.wide, : len(known)]
+            )
+            wide = torch.addmm(self.wide[number][row], across, known).T[:, None]
         single = _Group([j], group.n_tokens, group.mixture)
         never = getattr(net, f"never_{index}")[row]
-        fresh = self.first[:, j, None, None] * net.fresh[str(index)][row] if group.mixture else None
+        fresh = self.first[j, :, None, None] * net.fresh[str(index)][row] if group.mixture else None
         anchor = bound = None
         if group.mixture:
             bound = getattr(net, f"scale_{index}")[row]
@@ -553,30 +565,28 @@ class Cursor:
     def push(self, j: int, token: Tensor, score: Tensor) -> None:
         """Tell later columns what column j became."""
         net, shape, at = self.net, self.net.columns[j], self.net.start[j]
-        n = len(token)
         if shape.large:
-            e = net.tables[str(j)][token + 1]
+            e = net.tables[str(j)][token + 1].T
         else:
             number = shape.kind == "number"
-            e = torch.zeros(n, shape.width + 1)
-            e.scatter_(1, torch.where(token >= 0, token + number, shape.width)[:, None], 1.0)
+            e = torch.zeros(shape.width + 1, len(token))
+            e.scatter_(0, torch.where(token >= 0, token + number, shape.width)[None], 1.0)
             if number:
-                e[:, 0] = score
-            e = e[:, :-1]
+                e[0] = score
+            e = e[:-1]
             if shape.scales:
                 mine = net.moving.index(j)
-                moved = net.moves(slice(mine, mine + 1), token[:, None], score[:, None], self.features)
-                e[:, -2:] = torch.cat(moved, 1)
+                e[-2:] = net.moves(mine, token, score, self.usual[:, mine])
         if net.low_rank:
-            self.known += e @ net.embed[at : at + shape.width]
+            self.known += net.embed[at : at + shape.width].T @ e
         else:
-            self.known[:, at : at + shape.width] = e
+            self.known[at : at + shape.width] = e
 
     def take(self, rows: Tensor) -> None:
         """Keep or repeat rows."""
-        self.own, self.known, self.lookups = self.own[rows], self.known[rows], self.lookups[rows]
-        self.first, self.features = self.first[rows], self.features[rows]
-        self.wide = [part[rows] for part in self.wide]
+        self.lookups, self.usual = self.lookups[rows], self.usual[..., rows]
+        self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
+        self.wide = [part[..., rows] for part in self.wide]
         self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
 
 

@@ -246,7 +246,7 @@ class History:
         """Features of the next visit, one row per subject."""
         spec = self.spec
         n, k = len(self.seen), spec.n_numbers
-        out = np.empty((n, spec.n_features), np.float32)
+        out = np.empty((n, spec.n_features), np.float32, order="F")
         left = self.n_visits - self.seen
         position = [np.log1p(self.seen), self.seen / 20, signed_log(self.time) / 3, self.time / spec.time_scale]
         position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
