@@ -182,9 +182,9 @@ class EventTransformerGenerator(TorchGenerator):
             return -windows.log_likelihood(index, None).sum() / windows.counted
 
         size = net.stream.sizes
-        batch = int(np.clip(_LOGITS / size.tokens / size.window, 4, 32))
         mine = np.flatnonzero(np.isin(owner, train))
         items = len(mine)
+        batch = int(np.clip(min(items / 16, _LOGITS / size.tokens / size.window), 4, 32))
         steps = int(np.clip(12 * items / batch, 400, 8_000))
         recipe = Training(
             batch_size=batch, steps=steps, learning_rate=2e-3, weight_decay=0.05, ema=0.98, patience=12,
