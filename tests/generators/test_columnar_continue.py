@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cohortloom.cohort import Cohort
-from cohortloom.generators import columnar_ar, create
+from cohortloom.generators import columnar_ar, columnar_continue, create
 from cohortloom.generators.columnar_continue import draw_between
 from cohortloom.nets.tokens import NumberCoder
 
@@ -144,6 +144,18 @@ def test_a_number_drawn_above_a_limit(low):
     levels = np.unique(above)
     shares = [[(part == v).mean() for v in levels] for part in (value, above)]
     np.testing.assert_allclose(*shares, atol=0.03 if len(above) > 4_000 else 0.12)
+
+
+def test_draws_of_one_record_share_candidates(clinic, monkeypatch):
+    """25 draws look at the prefix under five times the candidates of one draw, not under 25 times."""
+    seen, look = [], columnar_continue._prefix_log_prob
+    monkeypatch.setattr(columnar_continue, "_prefix_log_prob", lambda *a: seen.append(a[2].n_subjects) or look(*a))
+    prefix = head(known.clinic(6, seed=3), 2)
+    n = prefix.tables["visits"]["subject_id"].n_unique()
+    for draws, factor in ((1, 1), (25, 5)):
+        seen.clear()
+        clinic.extend(prefix, until=EVER, draws=draws, seed=5)
+        assert seen[0] == n * factor * columnar_continue.CANDIDATES
 
 
 def test_long_prefixes_are_continued_in_parts(clinic, monkeypatch):

@@ -10,12 +10,16 @@ the likelihood of the prefix. One candidate has N = k (the course is over; S is 
 share N > k. Candidates of all members of an ensemble compete, so members that explain the patient better go on more
 often. Then the history is rebuilt from the prefix and visits are drawn as ever.
 
+Looking at the prefix under each candidate is nearly all the work, so draws of one record choose among the same ones; of
+n draws, sqrt(n) bring candidates.
+
 A prefix without visits is a record with known statics.
 
 References:
     Doucet, Johansen (2009). A tutorial on particle filtering and smoothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,17 +74,19 @@ def continue_visits(
 
     Args:
         until: How far after the last visit to go [d]; one visit beyond may come out.
-        candidates: Of number and span, per member.
+        candidates: Of number and span, per member. Draws of one record choose among the same ones.
     """
-    found = [_candidates(alphabet, m, encoded, candidates, rng, temperature) for m in members]
-    weight = np.concatenate([f.log_weight for f in found], 1)  # subject x (member, candidate)
-    pick = one_of(weight, rng)
+    first, same = _distinct(encoded)
+    size = candidates * math.ceil(math.sqrt(np.bincount(same, minlength=1).max()))
+    found = [_candidates(alphabet, m, encoded.take(first), size, rng, temperature) for m in members]
+    weight = np.concatenate([f.log_weight for f in found], 1)  # distinct record x (member, candidate)
+    pick = one_of(weight[same], rng)
     parts = []
     for number, (member, plan) in enumerate(zip(members, found)):
-        rows = np.flatnonzero(pick // candidates == number)
-        which = pick[rows] % candidates
+        rows = np.flatnonzero(pick // size == number)
+        which = pick[rows] % size
         draw = _Draw(alphabet, member, rng, temperature, None, None)
-        part = _go_on(alphabet, draw, encoded.take(rows), plan.at(rows, which), until[rows])
+        part = _go_on(alphabet, draw, encoded.take(rows), plan.at(same[rows], which), until[rows])
         parts.append(More(rows[part.subject], part.values, part.gap))
     subject = np.concatenate([p.subject for p in parts])
     order = np.argsort(subject, kind="stable")
@@ -110,6 +116,23 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         return Encoded(None, sequence)
     arrays = [np.concatenate([getattr(s, name) for s in statics]) for name in names[:2]]
     return Encoded(StaticArrays(statics[0].features, *arrays), sequence)
+
+
+def _distinct(encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """(one subject of each distinct record, which of them each subject is)."""
+    seq, static = encoded.sequence, encoded.static
+    rows = [seq.values, seq.observed, seq.gap]
+    own = [] if static is None else [static.values, static.observed]
+    ends = np.cumsum(seq.length)
+    known: dict[tuple[bytes, ...], int] = {}
+    first, same = [], np.zeros(encoded.n_subjects, int)
+    for i, (start, end) in enumerate(zip(ends - seq.length, ends)):
+        key = (*(x[start:end].tobytes() for x in rows), *(x[i].tobytes() for x in own))
+        if key not in known:
+            known[key] = len(first)
+            first.append(i)
+        same[i] = known[key]
+    return np.array(first, int), same
 
 
 @dataclass(frozen=True)
