@@ -39,6 +39,7 @@ from cohortloom.codec.naturals import derived_statics, derived_visits, write_sta
 from cohortloom.codec.steps import Steps, step_table, steps_of, usual_width
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
+from cohortloom.codec.weekdays import Weekdays
 from cohortloom.codec.where import held_levels, where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.rng import Rng
@@ -71,6 +72,7 @@ class Codec:
         width: Width of a step where there is no visit table [ticks].
         notes: What was left out or settled while fitting (counts only).
         index: Has the step at the origin a feature?
+        weekdays: Weekdays of the steps; None without dates.
     """
 
     schema: Schema
@@ -90,6 +92,7 @@ class Codec:
     k_min: int = 5
     notes: dict[str, int] = field(default_factory=dict)
     index: bool = False
+    weekdays: Weekdays | None = None
 
     # -- fitting -------------------------------------------------------------------------------------------------
 
@@ -173,6 +176,8 @@ class Codec:
             if dated:
                 law = QuantileTransform.fit(codec._origins(steps)[steps.length > 0] / per_day, k_min)
                 learned["start"] = replace(law, decimals=decimals)
+                even = np.arange(0.5, len(steps.length)) / len(steps.length)
+                learned["weekdays"] = Weekdays.fit(steps, learned["start"].quantile(even))
         codec = replace(codec, **learned)._fit_derived(cohort, steps)
         return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
 
@@ -332,7 +337,9 @@ class Codec:
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def decode(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> Cohort:
+    def decode(
+        self, encoded: Encoded, rng: Rng, *, ids: np.ndarray, dates: Literal["kept", "later", "free"] = "kept"
+    ) -> Cohort:
         """A cohort of new subjects.
 
         Visit ids are made of the subject's id and the place of the visit, so that parts decoded apart fit together.
@@ -341,6 +348,8 @@ class Codec:
             encoded: Arrays with the codec's features.
             rng: Draws what the arrays leave open: rare levels, times within a step, repeated values.
             ids: Id of each subject (Int64, distinct).
+            dates: "kept": of all steps as the arrays say; "later": steps after the first may be moved to another
+                weekday; "free": whole courses too.
 
         Raises:
             DataError: the arrays have other features, or the number of ids does not fit.
@@ -354,6 +363,9 @@ class Codec:
         if self.layout.scale == "normal":
             encoded = Encoded(self._values(encoded.static), self._values(encoded.sequence))
         steps = self._decode_steps(encoded, ids, rng)
+        if self.weekdays is not None and dates != "kept":
+            draw = rng.child("weekdays").numpy
+            steps = replace(steps, time=self.weekdays.moved(steps, draw, courses=dates == "free"))
         tables: dict[str, pl.DataFrame] = {}
         if self.layout.static and encoded.static is not None:
             tables |= self._decode_static(encoded.static, steps, ids, rng)
@@ -649,6 +661,7 @@ class Codec:
             "k_min": self.k_min,
             "notes": dict(self.notes),
             "index": self.index,
+            "weekdays": None if self.weekdays is None else self.weekdays.to_json(),
         }
 
     @classmethod
@@ -673,6 +686,7 @@ class Codec:
             state["k_min"],
             dict(state["notes"]),
             state["index"],
+            None if state["weekdays"] is None else Weekdays.from_json(state["weekdays"]),
         )
 
 

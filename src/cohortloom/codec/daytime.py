@@ -21,10 +21,11 @@ import numpy as np
 
 from cohortloom.codec.clock import DAY, floor_to
 
-__all__ = ["Daytime"]
+__all__ = ["MOMENTS", "Daytime"]
 
 _HOUR, _MINUTE = DAY // 24, DAY // 1440
 _EVEN = 0.05  # share spread evenly over the day
+MOMENTS = 50  # fewer tell no profile
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Daytime:
     @classmethod
     def fit(cls, dated: bool, ticks: np.ndarray, grid: int, per_day: int = DAY) -> Daytime:
         """Learn from distinct moments [ticks]; `dated`: they have a time of day."""
-        if not dated or grid % DAY == 0 or len(ticks) < 50:
+        if not dated or grid % DAY == 0 or len(ticks) < MOMENTS:
             return cls(per_day=per_day)
         hours = _shares(ticks % DAY // _HOUR, 24)
         minutes = _shares(ticks % _HOUR // _MINUTE, 60) if grid % _MINUTE == 0 and grid % _HOUR else ()

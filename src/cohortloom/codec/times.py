@@ -27,7 +27,7 @@ import numpy as np
 
 from cohortloom.codec.clock import DAY, floor_to, round_to
 from cohortloom.codec.columns import QuantileTransform
-from cohortloom.codec.daytime import Daytime
+from cohortloom.codec.daytime import MOMENTS, Daytime
 from cohortloom.codec.laws import quantiles
 from cohortloom.codec.steps import Steps
 
@@ -111,7 +111,8 @@ class TimeLaw:
         owner = steps.subject[step]
         start, (following, has_next) = steps.time[step], steps.following
         end = _best_end(ends, step, time, start, linked)
-        inside = Daytime.fit(dated, time[linked], grid, per_day)
+        later = time[linked][~_runs(step[linked])[0]]  # the first moment of a visit follows the hour of its start
+        inside = Daytime.fit(dated, later if len(later) >= MOMENTS else time[linked], grid, per_day)
         outside = Daytime.fit(dated, time[~linked], grid, per_day)
         full = _full_hours(step[linked], time[linked], inside)
         inside = inside.without_full_hours() if full else inside

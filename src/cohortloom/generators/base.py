@@ -335,7 +335,8 @@ class Generator(ABC):
         drawn = self._draw(len(ids), context, rng.child("draw"), condition.features)
         if drawn.static is None and context is not None:
             drawn = Encoded(context.static, drawn.sequence)
-        return self.codec_.decode(drawn, rng.child("decode"), ids=ids)
+        fixed = given is not None or any(_is_date(self.schema_, name) for name in condition.values)
+        return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates="later" if fixed else "free")
 
     def _origin(self, seed: int, notes: dict[str, Any]) -> Origin:
         return Origin("synthetic", self.name, seed=seed, version=__version__, notes=notes)
@@ -540,6 +541,12 @@ class Generator(ABC):
 
 def _slice(given: Cohort | None, shard: Shard) -> Cohort | None:
     return None if given is None else given.select(given.subjects.slice(shard.start, shard.size))
+
+
+def _is_date(schema: Schema, path: str) -> bool:
+    """Of a condition "table.column"."""
+    table, _, column = path.partition(".")
+    return schema.tables[table].columns[column].kind == "timestamp"
 
 
 def _draw_to_folder(
