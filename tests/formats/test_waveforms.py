@@ -1,6 +1,7 @@
 """Waveform files: what is written comes back within half a step, and every kind of broken file has its message."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -292,3 +293,60 @@ def test_large_sets_are_mapped_not_held(cohort, tmp_path, monkeypatch):
     assert isinstance(found, np.memmap)
     shutil.rmtree(tmp_path / "out")
     assert np.isfinite(found).all()
+
+
+def small(form, file, **more):
+    signal = {"kind": "other", "channels": ["x"], "fs": 10, "unit": "1", **more.pop("signal", {})}
+    source = {"format": form, "file": file, "subject": "row", **more}
+    return Schema.model_validate({"name": "s", "clock": "offset", "signals": {"x": {**signal, "source": source}}})
+
+
+def test_rows_of_several_arrays_are_different_patients(tmp_path):
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", samples=np.random.default_rng(0).standard_normal((3, 20)))
+    found = cl.read(tmp_path, format="npz", schema=small("npz", "*.npz"))
+    assert found.signals["x"].records["subject_id"].to_list() == [1, 2, 3, 4, 5, 6]
+
+
+def test_unequal_lengths_survive_an_array_and_rows(tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
+    x[0, 12:] = np.nan
+    x[1, 3:5] = np.nan  # a gap is none
+    np.savez(tmp_path / "a.npz", samples=x)
+    found = cl.read(tmp_path, format="npz", schema=small("npz", "a.npz")).signals["x"]
+    assert found.records["n_samples"].to_list() == [12, 20, 20]
+    np.testing.assert_array_equal(found.samples[:, 0], x)
+    (tmp_path / "a.txt").write_text(
+        "\n".join(" ".join(f"{v:.9g}" for v in row[: 12 if i == 0 else 20]) for i, row in enumerate(x))
+    )
+    rows = cl.read(tmp_path, format="rows", schema=small("rows", "a.txt")).signals["x"]
+    np.testing.assert_array_equal(rows.samples[:, 0], x)
+    assert rows.records["n_samples"].to_list() == [12, 20, 20]
+
+
+def test_rows_that_are_no_numbers_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2,3\n4,five,6\n")
+    with pytest.raises(CohortloomError, match=r"row that is not numbers alone \(row 2\)") as caught:
+        cl.read(tmp_path, format="rows", schema=small("rows", "a.csv"))
+    assert "five" not in str(caught.value)
+    with pytest.raises(CohortloomError, match="number of the label's column"):
+        cl.read(tmp_path, format="rows", schema=small("rows", "a.csv", labels={"column": "class"}))
+
+
+def test_a_window_longer_than_every_record_is_said(tmp_path):
+    np.savez(tmp_path / "a.npz", samples=np.zeros((3, 20)))
+    with pytest.raises(CohortloomError, match=r"Shorten source\.window"):
+        cl.read(tmp_path, format="npz", schema=small("npz", "a.npz", window=5))
+
+
+def test_a_header_without_checksums_is_no_damage_and_a_dropped_collection_says_why(cohort, tmp_path):
+    cl.write(cohort, tmp_path / "out", format="wfdb")
+    for file in (tmp_path / "out" / "ecg").glob("*.hea"):
+        lines = file.read_text().split("\n")
+        lines = [re.sub(r"^(\S+ 16\S* \S+ \d+ \S+ \S+) -?\d+", r"\1 0", line) for line in lines]
+        file.write_text("\n".join(lines))
+    assert cl.read(tmp_path / "out", format="wfdb", schema=ecg_schema()).signals["ecg"].records.height == 3
+    with pytest.raises(CohortloomError, match="The last one is sampled at 250 Hz"):
+        wrong = ecg_schema().model_dump()
+        wrong["signals"]["ecg"]["fs"] = 200.0
+        cl.read(tmp_path / "out", format="wfdb", schema=Schema.model_validate(wrong), on_error="drop")

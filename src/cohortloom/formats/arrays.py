@@ -1,7 +1,12 @@
-"""NPZ tables of waveforms (UCR style): one array of record x sample or record x channel x sample, others beside it."""
+"""Tables of waveforms: an NPZ with an array of record x sample or record x channel x sample and others beside it, or a
+text file of numbers with a record a row, its label in one of the columns (UCR style).
+
+Where records differ in length, missing samples at a record's end are what fills its row, not a gap.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +30,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
     """
     source = spec.source
     assert source is not None
+    if source.format == "rows":
+        return _rows(file, spec)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             if source.array not in arrays.files:
@@ -60,10 +67,46 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
     fs = source.fs or spec.fs
     names = tuple(source.channels.get(c, c) for c in spec.channels)
     scaled = samples.astype(np.float32) * np.float32(source.scale)
-    return [
-        Raw(scaled[i], names, fs, {name: str(values[i]) for name, values in beside.items()}, None, row=i)
-        for i in range(len(scaled))
-    ]
+    facts = [{name: str(values[i]) for name, values in beside.items()} for i in range(len(scaled))]
+    return [Raw(_trimmed(x, spec), names, fs, facts[i], None, row=i) for i, x in enumerate(scaled)]
+
+
+def _trimmed(x: np.ndarray, spec: Signal) -> np.ndarray:
+    """A record without the missing samples at its end, unless all records have one length."""
+    seen = np.flatnonzero(np.isfinite(x).any(axis=0))
+    return x if spec.n_samples is not None or not len(seen) else x[:, : seen[-1] + 1]
+
+
+def _rows(file: Path, spec: Signal) -> list[Raw]:
+    """Records of a text file, one a row; shorter rows end early."""
+    source = spec.source
+    assert source is not None
+    if len(spec.channels) > 1:
+        raise Trouble("wrong-shape", f"holds one channel, the schema names {len(spec.channels)}", "Name one channel.")
+    found, place = [], None
+    if source.labels and source.labels.file is None:
+        if not source.labels.column.isdigit() or source.labels.column == "0":
+            raise Trouble("no-labels", "has columns without names", "Give the number of the label's column, from 1.")
+        place = int(source.labels.column) - 1
+    with file.open(encoding="utf8", errors="replace") as lines:
+        for line in lines:
+            row = [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
+            if not row:
+                continue
+            try:
+                label = None if place is None else row.pop(place)
+                x = np.array([np.nan if c == "?" else float(c) for c in row], dtype=np.float32)
+            except (ValueError, IndexError):
+                raise Trouble(
+                    "unreadable-signal", f"has a row that is not numbers alone (row {len(found) + 1})",
+                    "Take header and names out, or write it as NPZ.",
+                ) from None  # fmt: skip
+            facts = {} if label is None else {source.labels.column: re.sub(r"\.0+(e\+?0+)?$", "", label)}
+            x = _trimmed(x[None] * np.float32(source.scale), spec)
+            found.append(Raw(x, spec.channels, source.fs or spec.fs, facts, None, row=len(found)))
+    if not found:
+        raise Trouble("no-samples", "holds no samples", "Leave it out.")
+    return found
 
 
 def write_records(signal: SignalSet, folder: Path) -> None:

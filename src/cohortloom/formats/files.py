@@ -7,6 +7,7 @@ never passed on, as they quote cells.
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -135,10 +136,9 @@ def _header_is_sound(part: pl.LazyFrame, source: Source, place: str, findings: F
 
 def _looks_like_data(name: str) -> bool:
     try:
-        float(name)
+        return math.isfinite(float(name))  # "nan" is a name people give
     except ValueError:
         return False
-    return True
 
 
 def _from_parser(error: BaseException) -> bool:

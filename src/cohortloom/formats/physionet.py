@@ -73,10 +73,10 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
 
 
 def _verify(record) -> None:
-    """The header's checksum is the sum of the samples modulo 2^16."""
+    """The header's checksum is the sum of the samples modulo 2^16; writers that compute none put 0."""
     wrong = []
     for i, wanted in enumerate(record.checksum or []):
-        if wanted is not None and (int(record.d_signal[:, i].sum()) - wanted) % 65536:
+        if wanted and (int(record.d_signal[:, i].sum()) - wanted) % 65536:
             wrong.append(record.sig_name[i] if record.sig_name else str(i))
     if wrong:
         raise Trouble(

@@ -1,4 +1,4 @@
-"""Cohorts whose waveforms lie in WFDB, EDF or NPZ files.
+"""Cohorts whose waveforms lie in WFDB, EDF, NPZ or text files.
 
 Every signal is read by its source. Static tables without a source of their own are filled from header comments
 (`facts`); tables with one are read as tabular files of the same folder. Writing puts each signal into a folder of its
@@ -23,7 +23,7 @@ from cohortloom.formats.waveforms import Trouble, read_signal
 from cohortloom.schema import Schema
 from cohortloom.version import __version__
 
-__all__ = ["read", "write_edf", "write_npz", "write_wfdb"]
+__all__ = ["read", "write_edf", "write_npz", "write_rows", "write_wfdb"]
 
 
 def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = "fail") -> Cohort:
@@ -85,6 +85,11 @@ def write_edf(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
 def write_npz(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
     """One NPZ per signal."""
     _write(cohort, path, force, arrays.write_records)
+
+
+def write_rows(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
+    """Never: rows hold one channel and one label, and no patient."""
+    raise SettingsError('waveforms are not written as "rows"; write them as "npz"')
 
 
 def _write(cohort: Cohort, path: str | Path, force: bool, records: Callable[[SignalSet, Path], None]) -> None:

@@ -127,11 +127,14 @@ def read_signal(
     rows: list[dict[str, Any]] = []
     notes: list[pl.DataFrame] = []
     facts: list[dict[str, Any]] = []
+    n_rows = n_short = 0
+    last = ""
     for number, file in enumerate(files):
         try:
             found = _reader(source.format)(file, spec)
             shaped = [_shape(raw, spec, source) for raw in found]
-            subjects = [_subject(file, folder, raw, source) for raw in found]
+            subjects = [_subject(file, folder, raw, source, n_rows) for raw in found]
+            n_rows += len(found)
         except Trouble as trouble:
             problem = Problem(
                 trouble.code, where, f"file {number + 1} of {len(files)} {trouble.what}", trouble.fix, 1, ()
@@ -139,12 +142,15 @@ def read_signal(
             if trouble.code == "no-library":
                 findings.stop(trouble.code, where, trouble.what, trouble.fix)
                 return None, []
+            last = f"The last one {trouble.what}. {trouble.fix}"
             findings.settle(problem, drop="records dropped", keep="records left out, they can't be read")
             continue
         for raw, samples, subject in zip(found, shaped, subjects):
             label = _label(file, raw, source, labels)
             facts.append({"subject_id": subject, **{to: _fact(raw, fact) for to, fact in source.facts.items()}})
-            for start, piece in _windows(samples, spec, source):
+            windows = _windows(samples, spec, source)
+            n_short += not windows
+            for start, piece in windows:
                 record = len(rows)
                 rows.append(
                     {
@@ -158,8 +164,10 @@ def read_signal(
                 pieces.append(piece)
                 if raw.notes is not None and raw.notes.height:
                     notes.append(_notes(raw, record, start, piece.shape[1], spec.fs, source.start))
+    findings.note(f"{where}: records shorter than a window, left out", n_short)
     if not pieces:
-        findings.stop("no-record", where, "none of its files gave a record", "See the problems above.")
+        fix = "Shorten source.window." if n_short else last or "See the problems above."
+        findings.stop("no-record", where, "none of its files gave a record", fix)
         return None, facts
     flat = sum(int((np.ptp(p[np.isfinite(p).all(axis=1)], axis=1) == 0).any()) for p in pieces if np.isfinite(p).any())
     findings.note(f"{where}: records with a flat channel", flat)
@@ -170,7 +178,7 @@ def read_signal(
 def _reader(format: str):
     from cohortloom.formats import arrays, edf_files, physionet
 
-    return {"wfdb": physionet, "edf": edf_files, "npz": arrays}[format].read_record
+    return {"wfdb": physionet, "edf": edf_files, "npz": arrays, "rows": arrays}[format].read_record
 
 
 def _shape(raw: Raw, spec: Signal, source: SignalSource) -> np.ndarray:
@@ -240,9 +248,10 @@ def _windows(x: np.ndarray, spec: Signal, source: SignalSource) -> list[tuple[in
     return [(0, x)]
 
 
-def _subject(file: Path, folder: Path, raw: Raw, source: SignalSource) -> str:
-    if source.format == "npz":
-        return raw.facts.get(source.subject, str(raw.row + 1))
+def _subject(file: Path, folder: Path, raw: Raw, source: SignalSource, before: int) -> str:
+    """The patient of a record; `before` is the number of rows in the files before this one."""
+    if source.format in ("npz", "rows"):
+        return raw.facts.get(source.subject, str(before + raw.row + 1))
     found = re.search(source.subject, file.relative_to(folder).with_suffix("").as_posix())
     if not found or "subject" not in found.groupdict():
         raise Trouble(

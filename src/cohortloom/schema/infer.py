@@ -22,7 +22,7 @@ from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit
 from cohortloom.schema.profile import profile, snake
 from cohortloom.schema.schema import Schema
-from cohortloom.schema.sheets import MAX_ROWS, Sheet, read_sheets, sheet_of
+from cohortloom.schema.sheets import MAX_ROWS, Sheet, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
 from cohortloom.schema.units import ucum
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "infer_schema"]
 
+_WARNING = (
+    "A draft: every comment is a guess to be checked. It was drawn from patients (levels are real), so treat it like "
+    "the data until you have read it."
+)
 MAX_PIVOT = 60
 MAX_ITEMS = 400
 _PEOPLE = re.compile(r"^(sex|gender|age|race|birth|dob|ethnic)|birth")
@@ -53,7 +57,8 @@ def infer_schema(
     """Draft a schema.
 
     Args:
-        source: Folder or list of CSV/TSV/Parquet files (also .gz); frames by name; SDV metadata (dict or .json file).
+        source: Folder or list of CSV/TSV/Parquet files (also .gz); folder with WFDB, EDF or NPZ files, or text files of
+            numbers with a record a row; frames by name; SDV metadata (dict or .json file).
         name: Name of the schema.
 
     Raises:
@@ -72,9 +77,35 @@ def infer_schema(
             sheet_of(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else pl.from_pandas(f))
             for n, f in source.items()
         ]
+    elif isinstance(source, (str, Path)) and Path(source).exists():
+        return _from_files(Path(source), name)
     else:
         sheets = read_sheets(source)
-    return _Drafter(sheets, name).draft()
+    drafter = _Drafter(sheets, name)
+    return drafter.written(drafter.data())
+
+
+def _from_files(source: Path, name: str) -> Draft:
+    """Tables, waveforms or both of a folder (or of one file)."""
+    from cohortloom.schema.infer_waves import draft_waves
+
+    waves = draft_waves(source)
+    if waves is None or has_sheets(source, waves.row_files):
+        sheets = [s for s in read_sheets(source) if waves is None or s.file not in waves.row_files]
+    else:
+        sheets = []
+    ids: set[str] = set()
+    if waves is not None:
+        sheets = [s for s in sheets if s.file not in waves.label_files(sheets)]
+        if sheets and find_subject(sheets):
+            ids = {v for s in sheets if s.subject for v in s.ids(s.subject).drop_nulls()}
+    drafter = _Drafter(sheets if waves is None or ids else [], name)
+    data = drafter.data() if waves is None or ids else {"name": name, "clock": "offset", "tables": {}}
+    if waves is not None:
+        drafter.head += [_WARNING] if not ids else []
+        drafter.head += [f"{s.file} has no column that tells patients apart; left out." for s in sheets if not ids]
+        waves.draft(data, drafter.notes, drafter.head, ids, drafter.patient_table)
+    return drafter.written(data)
 
 
 def _from_metadata(schema: Schema) -> Draft:
@@ -95,7 +126,8 @@ class _Drafter:
         self.patient_table: str | None = None
         self.visit_table: str | None = None
 
-    def draft(self) -> Draft:
+    def data(self) -> dict[str, Any]:
+        """The schema as plain data; comments go to `notes`, the first ones to `head`."""
         said = find_subject(self.sheets) if self.sheets else ""
         self.patients = [s for s in self.sheets if s.subject]
         if not self.patients:
@@ -105,8 +137,7 @@ class _Drafter:
         self.lookups = [s for s in self.sheets if not s.subject]
         visits = find_visit(self.patients)
         self.head += [
-            "A draft: every comment is a guess to be checked. It was drawn from patients (levels are real), so treat "
-            "it like the data until you have read it.",
+            _WARNING,
             said[:1].upper() + said[1:] + ".",
             *([visits + "."] if visits else []),
         ]
@@ -130,7 +161,9 @@ class _Drafter:
             if re.fullmatch(r"sex|gender|race|ethnicity|age_group", c) and k["kind"] in ("category", "ordinal")
         ]
         data |= {"subgroups": groups} if groups else {}
-        data |= {"tables": self.tables, **extra}
+        return data | {"tables": self.tables, **extra}
+
+    def written(self, data: dict[str, Any]) -> Draft:
         text = to_toml(data, self.notes, "\n".join(self.head))
         return Draft(parse_schema(text, name=f"{self.name}.toml"), text)
 

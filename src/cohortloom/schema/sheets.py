@@ -18,7 +18,7 @@ import polars.selectors as cs
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, profile, snake, with_points
 
-__all__ = ["MAX_ROWS", "Sheet", "ids", "read_sheets", "sheet_of"]
+__all__ = ["MAX_ROWS", "Sheet", "has_sheets", "ids", "read_sheets", "sheet_of"]
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 MAX_ROWS = 5_000_000
@@ -60,6 +60,14 @@ def ids(series: pl.Series) -> pl.Series:
         series = series.cast(pl.Int64, strict=False)
     text = series.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
     return text.to_frame("k").select(pl.when(pl.col("k") != "").then(pl.col("k"))).to_series()
+
+
+def has_sheets(source: Path, others: set[str]) -> bool:
+    """Is there a CSV, TSV or Parquet file besides `others`, or is the source one?"""
+    if not source.is_dir():
+        return source.name not in others
+    found = (p for p in source.rglob("*") if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    return any(p.relative_to(source).as_posix() not in others for p in found)
 
 
 def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:

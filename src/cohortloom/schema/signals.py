@@ -34,7 +34,10 @@ class LabelSource(Strict):
 
     file: str | None = Field(None, description="CSV with a row per record.")
     record: str = Field("record", description="Its column with the record's name.")
-    column: str = Field("label", description="Its column with the label; or header comment; or array of the NPZ.")
+    column: str = Field(
+        "label",
+        description="Its column with the label; header comment; array of the NPZ; or number of the column of `rows`.",
+    )
     separator: str = Field(",", description="What stands between several labels of one record.")
     values: dict[str, str] = Field(
         default_factory=dict, description="Their label -> ours; others are left out if given."
@@ -53,19 +56,19 @@ class Fact(Strict):
 class SignalSource(Strict):
     """The files behind a signal."""
 
-    format: Literal["wfdb", "edf", "npz"]
-    file: str = Field(description="Glob below the folder that is read: '*.hea', '*.edf', 'beats.npz'.")
+    format: Literal["wfdb", "edf", "npz", "rows"]
+    file: str = Field(description="Glob below the folder that is read: '*.hea', '*.edf', 'beats.npz', '*.tsv'.")
     subject: str = Field(
         r"(?P<subject>[^/]+)$",
         description="Regular expression with the group 'subject', found in the path without suffix; "
-        "in an NPZ the name of the array with the subjects, or 'row' if every row is a patient of its own.",
+        "in an NPZ the name of the array with the subjects, or 'row': each row is a patient of its own (as in `rows`).",
     )
     channels: dict[str, str] = Field(default_factory=dict, description="Our channel -> theirs; case is ignored.")
     missing_channels: Literal["fail", "missing"] = Field("fail", description="'missing' fills an absent lead with NaN.")
     array: str = Field("samples", description="NPZ: array of record x sample, or record x channel x sample.")
-    fs: float | None = Field(None, description="NPZ: sampling frequency [Hz]; other formats know their own.")
+    fs: float | None = Field(None, description="NPZ and rows: sampling frequency [Hz]; other formats know their own.")
     resample: bool = Field(False, description="Bring other sampling frequencies to the signal's own (polyphase).")
-    scale: float = Field(1.0, description="NPZ: ours = scale * theirs.")
+    scale: float = Field(1.0, description="NPZ and rows: ours = scale * theirs.")
     start: float = Field(0.0, ge=0, description="Where reading starts [s].")
     window: float | None = Field(None, gt=0, description="Cut into windows of this length [s]; each keeps its patient.")
     step: float | None = Field(None, gt=0, description="From window to window [s]; absent: no overlap.")

@@ -1,0 +1,318 @@
+"""A draft of signals from the headers of waveform files.
+
+Channels that share a rate and a kind (ECG, EEG, ...) become one signal; channels that few files have are left out, of
+several rates the most frequent is taken and the others are resampled to it; long records are cut into windows. Labels
+come from a table with a row per record, from header comments, or from an array or column beside the samples. Whose a
+record is, a file's name tells; ids of tables decide how to read it where there are any. Every guess carries a comment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cohortloom.schema.profile import snake
+from cohortloom.schema.wave_files import Wave, cells, wave_files
+
+if TYPE_CHECKING:
+    from cohortloom.schema.sheets import Sheet
+
+__all__ = ["WaveDraft", "draft_waves"]
+
+WINDOW, LONG, MOST_WINDOWS, MOST_LABELS = 10.0, 60.0, 60, 30
+#: Fewer files may be one patient's.
+MANY = 20
+#: Share of files a channel must stand in.
+MOST_HAVE = 0.8
+_VOLTS = {"v": "V", "mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV", "nv": "nV"}
+_KINDS = {
+    "ecg": r"ecg|ekg|(lead )?(i{1,3}|av[rlf]|v[1-9]r?|ml(i{1,3}|v\d)|mcl\d?)",
+    "eeg": r"eeg.*|(fp|af|f|fc|ft|c|cp|t|tp|p|po|o|a|m|iz?)(z|\d{1,2})([-_ ].*)?",
+    "ppg": r"ppg|pleth.*", "resp": r"resp.*|thor.*|abdo.*|airflow|flow", "emg": r"emg.*|chin.*|leg.*",
+}  # fmt: skip
+_SUBJECTS = (r"(?P<subject>[^/]+)$", r"^(?P<subject>[^/]+)/", r"(?P<subject>[^/]+)/[^/]+$",
+             r"(?P<subject>[A-Za-z]*\d+)[^/\d][^/]*$", r"(?P<subject>\d+)[^/\d]*$")  # fmt: skip
+_SEX = {"Male": "M", "Female": "F", "M": "M", "F": "F", "male": "M", "female": "F"}
+
+
+@dataclass
+class WaveDraft:
+    """Waveform files of a folder, and the signals drafted of them."""
+
+    source: Path
+    waves: list[Wave]
+    unread: str
+    row_files: set[str]
+    labels: dict[str, tuple[Sheet, str, str]] = field(default_factory=dict)
+
+    def label_files(self, sheets: Iterable[Sheet]) -> set[str]:
+        """Tables that say no more than each record's label."""
+        self._labels(sheets)
+        return {file for file, (sheet, *_) in self.labels.items() if sheet.frame.width <= 2}
+
+    def _labels(self, sheets: Iterable[Sheet]) -> None:
+        """Tables with a row per record, the column that names it, and the one with few values."""
+        stems = {PurePosixPath(w.file).stem for w in self.waves}
+        for sheet in sheets:
+            for record in sheet.frame.columns:
+                rows = sheet.frame[record].cast(str)
+                if sheet.frame.is_empty() or rows.n_unique() < len(rows) or len(stems & set(rows)) < 0.8 * len(stems):
+                    continue
+                values = {c: sheet.frame[c].drop_nulls().cast(str) for c in sheet.frame.columns if c != record}
+                few = [c for c, v in values.items() if 2 <= v.n_unique() <= min(MOST_LABELS, 0.5 * len(v))]
+                named = [c for c in few if re.search("label|class|rhythm|diag|dx|type|group|condition", c.lower())]
+                if named or (len(few) == 1 and sheet.frame.width == 2):
+                    self.labels[sheet.file] = sheet, record, (named or few)[0]
+
+    def draft(
+        self, data: dict[str, Any], notes: dict[tuple, str], head: list[str], ids: set[str], patients: str | None
+    ) -> None:
+        """Put signals (and a table of what header comments say) into a draft.
+
+        Args:
+            data: Plain schema.
+            notes, head: Its comments.
+            ids: Patients of its tables, as text.
+            patients: Its static table.
+        """
+        head += [self.unread] if self.unread else []
+        signals: dict[str, Any] = {}
+        for group in _groups(self.waves).values():
+            one = _Signal(self, group, ids, notes)
+            found = one.drafted(data)
+            if found is None:
+                head.append(f"{len(group)} files have no channel in common; no signal was drafted of them.")
+                continue
+            name = next(n for k in range(1, 99) if (n := one.name if k == 1 else f"{one.name}_{k}") not in signals)
+            if ids and patients:
+                found["parent"] = patients
+            signals[name] = found
+            notes |= {("signals", name, *path): text for path, text in one.notes.items()}
+        data["signals"] = signals
+
+
+def draft_waves(source: Path) -> WaveDraft | None:
+    """What there is to draft of a folder (or one file), None if it holds no waveform."""
+    waves, n_files, broken = wave_files(source)
+    if not waves:
+        return None
+    unread = f"{broken} of {n_files} waveform files have no readable header." if broken else ""
+    return WaveDraft(source, waves, unread, {w.file for w in waves if w.format == "rows"})
+
+
+def _groups(waves: list[Wave]) -> dict[tuple[str, str], list[Wave]]:
+    """Files with the channels of one kind each, by (format, kind). Channels of one kind at two rates: the faster."""
+    found: dict[tuple[str, str], list[Wave]] = {}
+    for w in waves:
+        kinds = [_kind(c, u) for c, u in zip(w.channels, w.units)]
+        if len(known := set(kinds) - {"other"}) == 1 and len(set(w.rates)) == 1 and len(set(map(_unit, w.units))) == 1:
+            kinds = [*known] * len(kinds)  # one recorder: a channel without a telling name goes with the rest
+        for kind in dict.fromkeys(kinds):
+            rate = max(r for r, k in zip(w.rates, kinds) if k == kind)
+            keep = [i for i, k in enumerate(kinds) if k == kind and w.rates[i] == rate]
+            if rate < 10 and w.format in ("edf", "wfdb"):
+                continue  # a number a second is no waveform
+            part = replace(w, **{a: tuple(getattr(w, a)[i] for i in keep) for a in ("channels", "units", "rates")})
+            found.setdefault((w.format, kind), []).append(part)
+    return found
+
+
+def _kind(channel: str, unit: str) -> str:
+    name = channel.strip().lower()
+    for kind, pattern in _KINDS.items():
+        if re.fullmatch(pattern, name) or re.match(rf"{kind}\b|{kind}[\d_ ]", name):
+            return kind
+    return {"mv": "ecg"}.get(unit.strip().lower(), "other")
+
+
+def _unit(text: str) -> str:
+    return _VOLTS.get(text.strip().lower(), text.strip())
+
+
+@dataclass
+class _Signal:
+    """One signal in the making; comments by path below it."""
+
+    draft: WaveDraft
+    waves: list[Wave]
+    ids: set[str]
+    above: dict[tuple, str]
+    name: str = ""
+    said: list[str] = field(default_factory=list)
+    notes: dict[tuple, str] = field(default_factory=dict)
+    signal: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def drafted(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        """The signal as plain data; None if its files share no channel."""
+        waves, form = self.waves, self.waves[0].format
+        kind = Counter(_kind(c, u) for w in waves for c, u in zip(w.channels, w.units)).most_common(1)[0][0]
+        self.name = "wave" if kind == "other" else kind
+        seen = Counter(c for w in waves for c in w.channels if w.channels.count(c) == 1)
+        channels = [c for c in seen if seen[c] >= MOST_HAVE * len(waves)]
+        if all(len(w.channels) == 1 for w in waves):
+            channels = [seen.most_common(1)[0][0]]  # the only channel is read whatever its name
+        if not channels:
+            return None
+        rates = Counter(w.rates[0] for w in waves)
+        rate = rates.most_common(1)[0][0]
+        unit = Counter(_unit(u) for w in waves for u in w.units).most_common(1)[0][0]
+        usual = "1" if form in ("npz", "rows") else "mV"
+        self.signal |= {"kind": kind, "channels": channels, "fs": rate or 100.0, "unit": unit or usual}
+        self.source |= {"format": form, "file": _glob([w.file for w in waves])}
+        self.said.append(f"{len(waves)} files; the kind is guessed from names and units of channels.")
+        if not rate:
+            self.notes["fs",] = "WARNING: the files do not say their sampling frequency; 100 Hz is made up."
+        if not unit:
+            self.notes["unit",] = "The files do not say their unit."
+        if len(rates) > 1:
+            self.source["resample"] = True
+            self.said.append(f"Sampled at {', '.join(f'{r:g}' for r in sorted(rates))} Hz; brought to {rate:g} Hz.")
+        if any(seen[c] < len(waves) for c in channels) and len(channels) > 1:
+            self.source["missing_channels"] = "missing"
+            self.said.append("Some files lack some channels.")
+        if dropped := len({c for w in waves for c in w.channels}) - len(channels):
+            self.said.append(f"{dropped} channels that some files lack (or have twice) are left out.")
+        self._lengths()
+        if form in ("npz", "rows"):
+            self.source["subject"] = "row"
+            (self._beside_rows if form == "rows" else self._beside_array)()
+        else:
+            self.source["subject"], told = _subject([w.file for w in waves], self.ids)
+            self.said.append(told)
+            self._labels()
+            self._facts(data)
+        if form == "wfdb" and sum(w.annotated for w in waves) > 0.5 * len(waves):
+            self.source["annotations"] = "atr"
+            self.signal["annotations"] = ["beats", "rhythm"] if kind == "ecg" else ["events"]
+        self.notes[()] = " ".join(self.said)
+        return {**self.signal, "source": self.source}
+
+    def _lengths(self) -> None:
+        fs = self.signal["fs"]
+        seconds = [w.seconds / fs if w.format in ("npz", "rows") else w.seconds for w in self.waves]
+        shortest, longest = min(seconds), max(seconds)
+        if longest > LONG:
+            self.source["window"] = self.signal["duration"] = WINDOW
+            step = max(WINDOW, round(longest / MOST_WINDOWS / 10) * 10.0)
+            self.source |= {"step": step} if step > WINDOW else {}
+            self.said.append(
+                f"Records of {shortest:g} to {longest:g} s: cut into windows of {WINDOW:g} s, one every {step:g} s; "
+                "shorter records are left out."
+            )
+        elif shortest == longest and longest > 0:
+            self.signal["duration"] = round(longest, 9)
+        else:
+            self.said.append(f"Records of {shortest:g} to {longest:g} s.")
+
+    def _labels(self) -> None:
+        """A header comment, or a table with a row per record."""
+        for key in ("dx", "label", "rhythm", "diagnosis"):
+            if sum(key in w.comments for w in self.waves) >= 0.5 * len(self.waves):
+                self.source["labels"] = {"column": key}
+                self.notes["source", "labels"] = f'The header comment "{key}".'
+                return
+        for file, (sheet, record, column) in self.draft.labels.items():
+            self.source["labels"] = {"file": file, "record": record, "column": column}
+            self.signal["labels"] = sorted(set(sheet.frame[column].drop_nulls().cast(str).str.strip_chars()) - {""})
+            self.notes["labels",] = f'Column "{column}" of {file}.'
+            return
+
+    def _facts(self, data: dict[str, Any]) -> None:
+        """Age and sex that header comments tell, unless there are tables of the patients."""
+        told = {key for w in self.waves for key in w.comments if key in ("age", "sex")}
+        if data["tables"] or not told:
+            return
+        columns: dict[str, Any] = {}
+        if "age" in told:
+            columns["age"] = {"kind": "number", "unit": "a", "low": 0, "high": 120, "quasi_identifier": True}
+            self.source.setdefault("facts", {})["patients.age"] = "age"
+        if "sex" in told:
+            columns["sex"] = {"kind": "category", "levels": ["F", "M"], "quasi_identifier": True}
+            self.source.setdefault("facts", {})["patients.sex"] = {"comment": "sex", "values": _SEX}
+        data["tables"]["patients"] = {"role": "static", "columns": columns}
+        self.above["tables", "patients"] = "From header comments."
+        self.signal["parent"] = "patients"
+
+    def _folder(self) -> Path:
+        return self.draft.source if self.draft.source.is_dir() else self.draft.source.parent
+
+    def _beside_rows(self) -> None:
+        """Is the first column a label?"""
+        with (self._folder() / self.waves[0].file).open(encoding="utf8", errors="replace") as file:
+            column = [row[0] for line in file if (row := cells(line))]
+        if 2 <= len(set(column)) <= min(MOST_LABELS, 0.5 * len(column)):
+            self.source["labels"] = {"column": "1"}
+            self.signal["labels"] = sorted({_whole(v) for v in column})
+            self.notes["labels",] = "The first column has few values: labels, as in the UCR archive."
+            if "duration" in self.signal:
+                self.signal["duration"] = round((self.waves[0].seconds - 1) / self.signal["fs"], 9)
+
+    def _beside_array(self) -> None:
+        """The array of samples, and those of labels and patients."""
+        import numpy as np
+
+        first = self.waves[0]
+        shapes = {k: s for k, (s, kind) in first.arrays.items() if kind in "fiu" and len(s) in (2, 3)}
+        self.source["array"] = max(shapes, key=lambda k: float(np.prod(shapes[k])))
+        n = shapes[self.source["array"]][0]
+        kind = _kind(self.source["array"], "")
+        if self.signal["kind"] == "other" and kind != "other":
+            self.name = self.signal["kind"] = kind
+        if len(self.signal["channels"]) > 1:
+            self.notes["channels",] = "Name them; the standard 12 leads (I, II, III, aVR, ...) are known by name."
+        flat = [k for k, (s, kind) in first.arrays.items() if s == (n,) and kind in "iuUfb"]
+        who = next((k for k in flat if re.search("subject|patient", k.lower()) or snake(k) in ("id", "pid")), None)
+        self.source["subject"] = who or "row"
+        with np.load(self._folder() / first.file, allow_pickle=False) as file:
+            values = {k: {str(v) for v in file[k]} for k in flat if k not in (who, "n_samples")}
+        few = [k for k, v in values.items() if 2 <= len(v) <= min(MOST_LABELS, 0.5 * n)]
+        named = [k for k in few if k.lower() in ("y", "label", "labels", "target", "class")]
+        if named or few:
+            column = (named or few)[0]
+            self.source["labels"] = {"column": column}
+            self.signal["labels"] = sorted(values[column] - {""})
+            self.notes["labels",] = f'Values of the array "{column}".'
+
+
+def _glob(files: list[str]) -> str:
+    """A pattern for the files: their suffix, and their folder if they have one in common."""
+    paths = [PurePosixPath(f) for f in files]
+    if len(paths) == 1:
+        return files[0]
+    suffix = Counter(p.suffix for p in paths).most_common(1)[0][0]
+    folders = {p.parent.as_posix() for p in paths}
+    if len(folders) > 1:
+        return f"**/*{suffix}"
+    folder = folders.pop()
+    return f"*{suffix}" if folder == "." else f"{folder}/*{suffix}"
+
+
+def _subject(files: list[str], ids: set[str]) -> tuple[str, str]:
+    """Regular expression of the patient in a file's path, and what was seen."""
+    stems = [PurePosixPath(f).with_suffix("").as_posix() for f in files]
+    found = {p: [m["subject"] for s in stems if (m := re.search(p, s))] for p in _SUBJECTS}
+    if ids:
+        best = max(_SUBJECTS, key=lambda p: sum(s in ids for s in found[p]))
+        share = sum(s in ids for s in found[best]) / len(stems)
+        if share > 0.5:
+            return best, f"{share:.0%} of the files belong to a patient of the tables by their name."
+        return _SUBJECTS[0], "WARNING: the files' names hold no id of the tables; correct source.subject."
+    for pattern in _SUBJECTS[1:4]:
+        each = Counter(found[pattern])
+        if (
+            len(found[pattern]) == len(stems)
+            and len(each) <= 0.67 * len(stems)
+            and (len(each) > 1 or len(stems) < MANY)
+        ):
+            return pattern, f"Names tell {len(each)} patients with {len(stems) / len(each):.1f} files each (a guess)."
+    return _SUBJECTS[0], "Each file is taken for a patient of its own; correct source.subject if that is wrong."
+
+
+def _whole(text: str) -> str:
+    """A label without the .0 that a table of numbers gives it."""
+    return re.sub(r"\.0+(e[+]?0+)?$", "", text)

@@ -1,0 +1,170 @@
+"""What the headers of waveform files say: channels, units, sampling frequency, length, comments.
+
+Headers are read here and no library is needed, so that a draft can be made where only the schema layer is installed.
+Nothing of the samples is looked at but the shape; of a table of rows, its first column.
+
+References:
+    Kemp et al. (1992, 2003). EDF and EDF+. WFDB header files: physionet.org/physiotools/wag/header-5.htm.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["MOST_FILES", "SUFFIXES", "Wave", "cells", "is_rows", "wave_files"]
+
+SUFFIXES = {".edf": "edf", ".bdf": "edf", ".hea": "wfdb", ".npz": "npz"}
+TEXTS = (".tsv", ".csv", ".txt")
+#: Headers that are looked at; of more files every n-th is.
+MOST_FILES = 2000
+#: Least samples of a row that is taken for a waveform.
+LEAST_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Wave:
+    """The channels of one file.
+
+    Args:
+        file: Path below the folder.
+        format: Of the source: edf, wfdb, npz, rows.
+        channels, units, rates: Of each channel; rates in Hz, 0 where the file does not say.
+        seconds: Length, 0 where the file does not say; of `rows` and `npz` in samples.
+        comments: Header comments, lower-case keys.
+        arrays: NPZ: shape and kind of each array.
+        annotated: Is a WFDB annotation file beside it?
+    """
+
+    file: str
+    format: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rates: tuple[float, ...]
+    seconds: float
+    comments: Mapping[str, str] = field(default_factory=dict)
+    arrays: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    annotated: bool = False
+
+
+def wave_files(root: Path) -> tuple[list[Wave], int, int]:
+    """Waveform files in a folder (or the one given).
+
+    Returns:
+        What their headers say, how many files there are, how many headers can't be read.
+    """
+    base = root if root.is_dir() else root.parent
+    paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    paths = [p for p in paths if not p.name.startswith(".")]
+    known = [p for p in paths if p.suffix.lower() in SUFFIXES]
+    known += [p for p in paths if p.suffix.lower() in TEXTS and is_rows(p)]
+    found, broken = [], 0
+    for path in known[:: max(1, -(-len(known) // MOST_FILES))]:
+        kind = SUFFIXES.get(path.suffix.lower(), "rows")
+        try:
+            read = {"edf": _edf, "wfdb": _wfdb, "npz": _npz, "rows": _rows}[kind]
+            wave = read(path, path.relative_to(base).as_posix())
+        except (OSError, ValueError, IndexError, KeyError, zipfile.BadZipFile):
+            broken += 1
+            continue
+        if wave is not None:
+            found.append(wave)
+    return found, len(known), broken
+
+
+def is_rows(path: Path) -> bool:
+    """Does a text file hold numbers alone, a record a row (UCR style)?"""
+    try:
+        with path.open(encoding="utf8", errors="replace") as file:
+            lines = [cells(line) for line in (file.readline(), file.readline()) if line.strip()]
+    except OSError:
+        return False
+    return bool(lines) and all(len(c) > LEAST_SAMPLES and all(map(_is_number, c)) for c in lines)
+
+
+def cells(line: str) -> list[str]:
+    """Cells of a row: separated by tabs, commas, semicolons or blanks."""
+    return [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _edf(path: Path, name: str) -> Wave | None:
+    with path.open("rb") as file:
+        head = file.read(256).decode("latin1")
+        n, n_records, seconds = int(head[252:256]), int(head[236:244]), float(head[244:252])
+        body = file.read(256 * n).decode("latin1")
+
+    def column(start: int, width: int) -> list[str]:
+        return [body[start * n + width * i : start * n + width * (i + 1)].strip() for i in range(n)]
+
+    labels, units, samples = column(0, 16), column(96, 8), column(216, 8)
+    rows = [(lab, unit, int(s) / seconds) for lab, unit, s in zip(labels, units, samples)
+            if seconds > 0 and not re.search("annotations|status", lab.lower())]  # fmt: skip
+    if not rows:
+        return None
+    names, theirs, rates = zip(*rows)
+    return Wave(name, "edf", tuple(c.rstrip(".") for c in names), theirs, rates, max(n_records, 0) * seconds)
+
+
+def _wfdb(path: Path, name: str) -> Wave | None:
+    text = path.read_text(encoding="utf8", errors="replace").splitlines()
+    lines = [line for line in text if line.strip() and not line.startswith("#")]
+    first = lines[0].split()
+    if "/" in first[0]:  # several segments, which stand beside it
+        return None
+    n, rate = int(first[1]), float(re.split("[/(]", first[2])[0]) if len(first) > 2 else 250.0
+    length = int(first[3]) if len(first) > 3 else 0
+    channels, units = [], []
+    for i, line in enumerate(lines[1 : n + 1]):
+        parts = line.split(maxsplit=8)
+        gain = re.search(r"/([^\s]+)", parts[2]) if len(parts) > 2 else None
+        units.append(gain[1] if gain else "mV")
+        channels.append(parts[8].strip() if len(parts) > 8 else f"channel {i + 1}")
+    pairs = (line.lstrip("# ").partition(":") for line in text if line.startswith("#"))
+    comments = {key.strip().lower(): value.strip() for key, colon, value in pairs if colon}
+    annotated = path.with_suffix(".atr").exists()
+    if not channels:
+        return None
+    return Wave(name, "wfdb", tuple(channels), tuple(units), (rate,) * n, length / rate, comments, annotated=annotated)
+
+
+def _npz(path: Path, name: str) -> Wave | None:
+    import numpy as np
+
+    arrays: dict[str, tuple[tuple[int, ...], str]] = {}
+    with zipfile.ZipFile(path) as file:
+        for member in file.namelist():
+            with file.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                shape, _, dtype = read(stream)
+                arrays[member.removesuffix(".npy")] = (shape, dtype.kind)
+    waves = {k: s for k, (s, kind) in arrays.items() if kind in "fiu" and len(s) in (2, 3) and s[-1] >= LEAST_SAMPLES}
+    if not waves:
+        return None
+    shape = max(waves.values(), key=lambda s: float(np.prod(s)))
+    n, rate, names = shape[1] if len(shape) == 3 else 1, 0.0, ()
+    with np.load(path, allow_pickle=False) as file:
+        for k, (size, kind) in arrays.items():
+            if size in ((), (1,)) and kind in "fiu" and re.search(r"^fs|rate|freq|hz$", k.lower()):
+                rate = float(file[k].reshape(-1)[0])
+        if "channels" in arrays and arrays["channels"] == ((n,), "U"):
+            names = tuple(str(c) for c in file["channels"])
+    names = names or (("x",) if n == 1 else tuple(f"x{i + 1}" for i in range(n)))
+    return Wave(name, "npz", names, ("",) * n, (rate,) * n, float(shape[-1]), arrays=arrays)
+
+
+def _rows(path: Path, name: str) -> Wave:
+    with path.open(encoding="utf8", errors="replace") as file:
+        n = len(cells(file.readline()))
+    return Wave(name, "rows", ("x",), ("",), (0.0,), float(n))
