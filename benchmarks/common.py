@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DATA", "RESULTS", "apart", "machine", "parser", "save", "show"]
+__all__ = ["DATA", "RESULTS", "apart", "commit", "machine", "parser", "save", "show"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -93,15 +93,18 @@ def _measured(work: Callable[..., dict[str, Any]], arguments: tuple) -> dict[str
     return found
 
 
+def commit() -> str:
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
 def save(name: str, rows: list[dict[str, Any]], *, out: Path | None, **facts: Any) -> None:
     """Write rows with machine, date, command and commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     module = f"benchmarks.{name}"
     content = {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
-        "commit": commit,
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         **facts,

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, apart, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, commit, parser, save, show
 from benchmarks.fidelity import cohort_of
 
 GROUPS = ("marginal", "association", "temporal", "detection", "utility", "copies")
@@ -41,6 +41,8 @@ SHOWN = {
 #: Draws this many patients to measure speed, where that is quick.
 MANY = 2_000
 OUR_WHOLE_TIME = {"bootstrap", "independent"}  # no budget
+#: What makes two rows the same measurement: with --more the later one stays.
+KEY = ("cohort", "generator", "budget_s", "seed", "patients")
 
 
 def measure(
@@ -198,7 +200,9 @@ def main() -> None:
                     except Exception as error:  # a peer that fails is a row, not the end of the run
                         row = {"cohort": cohort, "generator": generator, "budget_s": seconds, "seed": seed,
                                "failed": f"{type(error).__name__}: {str(error)[:300]}"}  # fmt: skip
-                    rows.append(row)
+                    row["commit"] = commit()
+                    key = [row.get(name) for name in KEY]
+                    rows = [old for old in rows if [old.get(name) for name in KEY] != key] + [row]
                     show([{k: v for k, v in row.items() if k != "scores"}])
                     save("peers", rows, out=path)
 
