@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from registry import registry
 
-from cohortloom.evaluation.realism import alpha_precision, authentic, balls, prdc
+from cohortloom.cohort.resample import bootstrap
+from cohortloom.evaluation.context import prepare
+from cohortloom.evaluation.realism import alpha_precision, authentic, balls, prdc, scores
 from cohortloom.evaluation.space import distances
+from cohortloom.rng import Rng
 
 
 def gaps(x, y):
@@ -49,3 +53,19 @@ def test_authenticity_uses_the_nearest_real_patients_own_neighbour():
     real, made = [0, 1, 10, 14], [0.2, 12.5, 3]
     assert authentic(gaps(made, real), gaps(real, real)).tolist() == [False, False, True]
     assert authentic(gaps(made[::-1], real), gaps(real, real)).tolist() == [True, False, False]
+
+
+def test_with_few_columns_a_second_sample_is_not_taken_for_copies():
+    """Two patients that both gave ranks lie a rank apart; a third may fall between them."""
+    found = []
+    for seed in range(0, 60, 3):
+        train, held_out, made = (registry(150, 500 + seed + i) for i in range(3))
+        ctx = prepare(made, train=train, held_out=held_out, fast=True)
+        found.append({s.key: s for s in scores(ctx)})
+    assert [f["realism.near_copies"].passed for f in found] == [True] * 20
+    # 1 % is asked of the k-th nearest: the mean of so many samples is near it
+    assert np.mean([f["realism.near_copies"].value for f in found]) == pytest.approx(2 / 150, abs=0.01)
+    near = bootstrap(train, 150, Rng(1))
+    ctx = prepare(near, train=train, held_out=held_out, fast=True)
+    failed = {s.key for s in scores(ctx) if s.passed is False}
+    assert {"realism.near_copies", "realism.authenticity"} <= failed

@@ -15,7 +15,7 @@ from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.suite import MEASURES
 from cohortloom.evaluation.verdict import verdict
 from cohortloom.report import Score
-from cohortloom.schema import Schema
+from cohortloom.schema import Number, Schema, Table
 
 ORDER = Schema.model_validate(
     {
@@ -206,6 +206,42 @@ def test_cohorts_of_other_schemas_and_empty_ones_are_refused_together():
     with pytest.raises(DataError) as caught:
         evaluate(statics(5, 1), train=clinic(5, 1), held_out=clinic(5, 2).select([]))
     assert {p.code for p in caught.value.problems} == {"other-schema", "no-subjects"}
+
+
+def widened(cohort):
+    """The same patients under a schema with more columns and tables, columns and levels in another order."""
+    table = STATICS.tables["p"]
+    columns = dict(reversed({**table.columns, "more": Number()}.items()))
+    columns["k"] = columns["k"].model_copy(update={"levels": ("c", "b", "a")})
+    tables = {"q": Table(role="static", columns={"y": Number()}), "p": table.model_copy(update={"columns": columns})}
+    schema = STATICS.model_copy(update={"tables": tables})
+    frame = cohort.tables["p"]
+    return Cohort.build(schema, {"p": frame.with_columns(more=1.0), "q": frame.select("subject_id", y="x")})
+
+
+def test_what_else_a_cohort_has_makes_no_difference():
+    train, held_out, made = (statics(80, seed) for seed in (1, 2, 3))
+    one, two = (
+        evaluate(m, train=train, held_out=held_out, fast=True).to_dict()["scores"] for m in (made, widened(made))
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(("change", "code"), [("clock", "other-schema"), ("unit", "other-unit")])
+def test_other_clocks_and_units_are_refused(change, code):
+    train, held_out, made = (clinic(5, seed) for seed in (1, 2, 3))
+    schema, tables = made.schema, dict(made.tables)
+    if change == "clock":
+        schema = schema.model_copy(update={"clock": "order"})
+        tables = {t: f.with_columns(time=pl.lit(0)) if "time" in f.columns else f for t, f in tables.items()}
+    else:
+        visits = schema.tables["visits"]
+        columns = {**visits.columns, "weight": visits.columns["weight"].model_copy(update={"unit": "[lb_av]"})}
+        visits = visits.model_copy(update={"columns": columns})
+        schema = schema.model_copy(update={"tables": {**schema.tables, "visits": visits}})
+    with pytest.raises(DataError) as caught:
+        evaluate(Cohort.build(schema, tables), train=train, held_out=held_out)
+    assert {p.code for p in caught.value.problems} == {code}
 
 
 def test_few_judged_scores_are_no_proof_of_likeness():

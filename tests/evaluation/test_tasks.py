@@ -8,6 +8,7 @@ import pytest
 from clinic import clinic
 from ward import TASKS, changed, ward
 
+from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.context import prepare
@@ -223,3 +224,17 @@ def test_scarcity_names_what_sixty_patients_cannot_tell():
     assert report.score("scarcity.telling").value < 1
     table = next(f for f in report.figures if f.group == "scarcity").content
     assert any("static" in row[0] for row in table["rows"])
+
+
+def test_models_are_ranked_on_synthetic_patients_alone(wards):
+    """Nothing of the models trained on real patients is left where synthetic ones teach nothing."""
+    train, held_out, other = wards
+    task = next(t for t in TASKS if t.name == "weight next")
+    visits = other.tables["visits"].with_columns(weight=70.0)
+    alike = changed(other, visits=visits)
+    cohorts = [Cohort.build(c.schema.model_copy(update={"tasks": (task,)}), c.tables) for c in (alike, train, held_out)]
+    report = evaluate(cohorts[0], train=cohorts[1], held_out=cohorts[2], only=["utility"], fast=True)
+    score = report.score("utility.weight_next_ranking")
+    assert score.value == 0.0
+    assert score.floor > 0.5
+    assert set(score.anchors) == {"bootstrap", "independent"}

@@ -130,6 +130,7 @@ def prepare(
     _check(synthetic, train, held_out)
     rng = Rng(seed).child("evaluate")
     schema = train.schema
+    synthetic, held_out = _in(schema, synthetic), _in(schema, held_out)
     most = FAST_PATIENTS if fast else max(train.n_subjects, held_out.n_subjects)
     n = min(synthetic.n_subjects, train.n_subjects, most)
     fields = plan_fields(schema, (train, held_out))
@@ -181,5 +182,28 @@ def _check(synthetic: Cohort, train: Cohort, held_out: Cohort) -> None:
             if odd:
                 what = f"columns {', '.join(odd)} are absent or of another kind than in the training cohort"
                 problems.append(Problem("other-schema", f"{name}: {table}", what, "Compare cohorts of one schema."))
+            if cohort.schema.keys(table) != train.schema.keys(table):
+                what = "rows are tied to patients, visits and times in another way than in the training cohort"
+                problems.append(Problem("other-schema", f"{name}: {table}", what, "Compare cohorts of one schema."))
+            units = {c: (_unit(column), _unit(theirs.get(c))) for c, column in spec.columns.items()}
+            other = [f"{c} is in {b}, not {a}" for c, (a, b) in units.items() if a != b and "1" not in (a, b)]
+            if other:
+                fix = "Bring them to the units of the training cohort."
+                problems.append(Problem("other-unit", f"{name}: {table}", ", ".join(other), fix))
+        if cohort.schema.clock != train.schema.clock:
+            what = f"times are of the kind {cohort.schema.clock}, those of the training cohort {train.schema.clock}"
+            problems.append(Problem("other-schema", name, what, "Compare cohorts of one schema."))
     if problems:
         raise DataError("these cohorts can't be compared", problems)
+
+
+def _unit(column: Any) -> str:
+    return getattr(column, "unit", "1")
+
+
+def _in(schema: Schema, cohort: Cohort) -> Cohort:
+    """The cohort in the tables and columns of a schema; what else it has is left out."""
+    if cohort.schema.tables == schema.tables:
+        return cohort
+    tables = {name: cohort.tables[name] for name in schema.tables}
+    return Cohort.build(schema, tables, signals=cohort.signals, origin=cohort.origin)

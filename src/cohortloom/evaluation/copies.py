@@ -111,11 +111,10 @@ def scores(ctx: Context) -> list[Score]:
     else:
         marks = [(x[np.isfinite(x)] >= 0.8) for x in nearly]
         found.append(_share(ctx, key, name, *marks, 1.0))
-    train_copies = np.repeat(True, 1)
     found.append(
         _share(
             ctx, "copies.twins", "synthetic patients that repeat one another",
-            repeated(own), repeated(real), train_copies, 1 - float(np.exp(-1)),
+            repeated(own), repeated(real), repeated(ind), 1 - float(np.exp(-1)),
         )
     )  # fmt: skip
     return found
@@ -163,7 +162,7 @@ def _share(
         goal=Goal.LOW,
         limit=limit,
         floor=floor,
-        anchors={"bootstrap": copy, "independent": float(independent.mean()) if len(independent) > 1 else None},
+        anchors={"bootstrap": copy, "independent": float(independent.mean()) if len(independent) else None},
         measurable=measurable,
         reason="" if measurable else "records are so coarse that most held-out patients repeat a training patient too",
         details={"found": found},

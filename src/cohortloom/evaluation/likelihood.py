@@ -7,7 +7,8 @@ patient under the generator,
     gap              = (mean l of training - mean l of held-out) / sd of l of held-out
 
 .5 and 0 are a draw; an AUROC of 1 means that anybody who has the generator can tell who was in it. Beyond .6 is a fault
-whatever n is. Any object with `score(cohort)` can be asked.
+whatever n is. A generator of copies would reach 1, one of independent columns .5 (of many patients). Any object with
+`score(cohort)` can be asked.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _membership(ctx: Context, key: str, name: str, train: np.ndarray, held: np.n
     measurable = value > limit or limit < 0.9
     return Score(
         name=name, group="likelihood", key=key, value=value, interval=(low, high), n=len(train), goal=Goal.NEAR,
-        limit=limit, floor=0.5, anchors={"bootstrap": 1.0}, measurable=measurable,
+        limit=limit, floor=0.5, anchors={"bootstrap": 1.0, "independent": 0.5}, measurable=measurable,
         reason="" if measurable else not_measurable(len(train)), details={"n_held_out": len(held), "se": round(se, 5)},
     )  # fmt: skip
 

@@ -18,8 +18,8 @@ In authenticity, x is the nearest real patient of each synthetic one and nothing
 looks x's own distance up by the number of the synthetic patient.
 
 Limits come from synthetic and held-out patients dealt anew into two cohorts of n (`intervals.py` says why), the
-quantile from the gamma law with the mean, variance and skewness of these dealings. Authenticity and near copies are
-shares of patients, with binomial limits.
+quantile from the gamma law with the mean, variance and skewness of these dealings. Authenticity is a share of patients,
+with a binomial limit; of near copies the law is known (beta-binomial).
 
 References:
     Kynkäänniemi et al. (2019). Improved precision and recall metric for assessing generative models.
@@ -234,13 +234,14 @@ def _copies(some: dict, within, held_to_train, n: int, alpha: float) -> list[Sco
 
 
 def _near(to: dict, n: int, alpha: float) -> Score:
-    from scipy.stats import beta, binom  # heavy
+    from scipy.stats import beta, betabinom  # heavy
 
-    threshold = np.quantile(to["held_out"].min(axis=1), 0.01)
+    k = max(1, round(0.01 * n))
+    threshold = np.sort(to["held_out"].min(axis=1))[k - 1]
     share = {k: float((d.min(axis=1) < threshold).mean()) for k, d in to.items()}
     hits = round(share["synthetic"] * n)
-    chance = float(beta.ppf(0.99, 0.01 * n + 1, n - 0.01 * n))
-    limit = max(0.03, float(binom.ppf(1 - alpha, n, chance)) / n)
+    # of n patients like the held-out ones, so many lie below the k-th smallest of n distances
+    limit = max(0.03, float(betabinom.ppf(1 - alpha, n, k, n - k + 1)) / n)
     low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
     return Score(

@@ -1,9 +1,11 @@
 """Patients as points: summaries brought to normal scores of the real patients, every column with the same weight.
 
 Distances between raw summaries would be ruled by units and outliers. Each feature becomes the normal score of its rank
-among real patients (training and held-out together); missing features take the middle, with a mark of their own; the
-features made of one column are divided by the root of their number. No axes are fitted: principal components of the
-real patients would spread those real patients wider than any others, and a second real cohort would look narrow.
+among training patients; missing features take the middle, with a mark of their own; the features made of one column are
+divided by the root of their number. Nothing is fitted to held-out patients: these and synthetic ones must lie among the
+training patients by the same rule (two patients that both gave ranks are a rank apart at least; a third one may fall
+between them, and would look like a copy). No axes are fitted: principal components of some patients spread these wider
+than any others.
 """
 
 from __future__ import annotations
@@ -26,8 +28,7 @@ def points(ctx: Context) -> dict[str, np.ndarray] | None:
 
 def _points(ctx: Context) -> dict[str, np.ndarray] | None:
     made = summaries(ctx)
-    real = np.concatenate([made[k].values for k in ("train", "held_out")])
-    scale = Normaliser().fit(real)
+    scale = Normaliser().fit(made["train"].values)
     if not scale.columns:
         return None
     source = np.array([made["train"].columns[j] for j in [*(j for j, _ in scale.columns), *scale.marks]])

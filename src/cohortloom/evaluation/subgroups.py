@@ -96,8 +96,10 @@ def detection(ctx: Context, parts: list[Part]) -> list[Score]:
     cases, few = [], {}
     for part in parts:
         for judge, opinions in heard.items():
-            inside = {k: _within(ctx, part, k, opinions[k]) for k in ("synthetic", "train", "independent")}
-            fewest = min(min(o.sizes) for o in inside.values())
+            inside = {k: _within(ctx, part, k, o) for k, o in opinions.items()}
+            fewest = min(min(inside[k].sizes) for k in ("synthetic", "train", "independent"))
+            if not min(inside["bootstrap"].sizes):
+                del inside["bootstrap"]
             words = f"{part.label} ({JUDGES[judge].split(',')[0]})"
             if fewest < FEWEST:
                 few[words] = fewest
@@ -109,7 +111,7 @@ def detection(ctx: Context, parts: list[Part]) -> list[Score]:
 
 def _within(ctx: Context, part: Part, name: str, o: Opinion) -> Opinion:
     """The opinion on the patients of a subgroup."""
-    mine, held = (part.member(ctx.views[k]) for k in (name, "held_out"))
+    mine, held = (part.member(ctx.views[k]) for k in ("train" if name == "bootstrap" else name, "held_out"))
     keep = np.empty(len(o.label), dtype=bool)
     for label, member in ((1, mine), (0, held)):
         rows = o.label == label

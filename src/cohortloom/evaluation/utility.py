@@ -22,7 +22,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -393,12 +393,11 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
     draw = ctx.rng.child("utility", task.name, "ranking").numpy
     d = fit.data
     cut = draw.permutation(np.unique(d["synthetic"].patient))
+    half = draw.permutation(np.unique(d["train"].patient))[: len(cut) // 2]
     sides = {
-        "real": (d["train"], d["held_out"]),
+        "real": (d["train"].of_patients(half), d["held_out"]),
         "synthetic": tuple(d["synthetic"].of_patients(part) for part in np.array_split(cut, 2)),
     }
-    half = draw.permutation(np.unique(d["train"].patient))[: len(cut) // 2]
-    sides["real"] = (d["train"].of_patients(half), d["held_out"])
     if fit.kind != "regression":
         poor = [k for k, s in sides.items() for part in s if min(part.event.sum(), (1 - part.event).sum()) < FEWEST]
         if poor:
@@ -406,12 +405,16 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
     elif min(len(part.y) for part in sides["synthetic"]) < 4 * FEWEST:
         return not_computed(ctx, _key(task, key), full, "too few rows in half of the synthetic patients")
     seed = ctx.rng.integer("ranking", task.name)
+    for k in ("train", "bootstrap", "independent"):
+        people = draw.permutation(np.unique(d[k].patient))
+        sides[k] = tuple(d[k].of_patients(part) for part in np.array_split(people, 2))
     table = _candidates(fit, seed)
     marks = {}
     with one_thread():
         for side, (a, b) in sides.items():
-            w = metrics.patient_weights(b.patient, 60, draw)
-            marks[side] = np.stack([fit.metric(make(a.x, a.y).predict(b.x), b.y, w) for make in table.values()])
+            w = metrics.patient_weights(b.patient, 60 if side in ("real", "synthetic") else 0, draw)
+            trained = [deepcopy(model).fit(a.x, a.y) for model in table.values()]
+            marks[side] = np.stack([fit.metric(m.predict(b.x), b.y, w) for m in trained])
     real, made = marks["real"], marks["synthetic"][:, 0]
     i, j = np.triu_indices(len(real), 1)
     differs = np.abs(real[i, 0] - real[j, 0]) > 3 * (real[i] - real[j])[:, 1:].std(axis=1) + 0.01
@@ -425,16 +428,21 @@ def _ranking(ctx: Context, task: Task, fit: Fitted) -> Score:
     }
     if not differs.any():
         return not_computed(ctx, _key(task, key), full, "no two models differ on real data by more than chance")
-    same = np.sign(real[i, 0] - real[j, 0]) == np.sign(made[i] - made[j])
-    value, n = float(same[differs].mean()), int(differs.sum())
-    made = marks["synthetic"][:, 1:]
-    kept = (np.sign(real[i, 0] - real[j, 0])[:, None] == np.sign(made[i] - made[j]))[differs].mean(axis=0)
-    low, high = (float(x) for x in np.percentile(kept, [2.5, 97.5]))
-    few = f"only {n} pairs of models differ on real data" if n < 3 else "half of the pairs lie within the interval"
-    measurable = n >= 3 and (value >= 0.5 or high < 0.5)
+    order = np.sign(real[i, 0] - real[j, 0])[differs, None]
+    same = {k: (order == np.sign(m[i] - m[j])[differs]).mean(axis=0) for k, m in marks.items() if k != "real"}
+    value, n = float(same["synthetic"][0]), int(differs.sum())
+    low, high = (float(x) for x in np.percentile(same["synthetic"][1:], [2.5, 97.5]))
+    anchors = {k: float(same[k][0]) for k in ("bootstrap", "independent")}
+    few = not_measurable(ctx.n)
+    if n < 3:
+        few = f"only {n} pairs of models differ on real data"
+    elif value < 0.5:
+        few = "half of the pairs lie within the interval"
+    measurable = n >= 3 and (high < 0.5 if value < 0.5 else anchors["independent"] < 0.5)
     return Score(
         name=full, group="utility", key=_key(task, key), value=value, interval=(low, high), n=ctx.n, goal=Goal.HIGH,
-        limit=0.5, measurable=measurable, reason="" if measurable else few, details=details,
+        limit=0.5, floor=float(same["train"][0]), anchors=anchors, measurable=measurable,
+        reason="" if measurable else few, details=details,
     )  # fmt: skip
 
 
@@ -473,8 +481,8 @@ class _RidgedCox:
         return self.model.survival(self.scale.transform(x), self.grid)
 
 
-def _candidates(fit: Fitted, seed: int) -> dict[str, Callable]:
-    """Models to be ranked, from crude to fine."""
+def _candidates(fit: Fitted, seed: int) -> dict[str, Any]:
+    """Models to be ranked, from crude to fine, not yet trained."""
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor  # heavy
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -495,7 +503,7 @@ def _candidates(fit: Fitted, seed: int) -> dict[str, Callable]:
         found["tree"] = _Wrapped(DecisionTreeClassifier(max_depth=4, min_samples_leaf=10, random_state=state), kind)
         found["neighbours"] = _Wrapped(KNeighborsClassifier(15), kind)
         found["boosting"] = models.Boosted(kind, seed)
-    return {name: model.fit for name, model in found.items()}
+    return found
 
 
 def _score(ctx, task, fit, key, name, value, interval, limit, floor, anchors, useless, details=None) -> Score:
