@@ -1,11 +1,11 @@
 """How often a second sample of real patients fails a report: at most one report in twenty should.
 
-    python -m benchmarks.false_alarms --cohorts ward=100 pbc=20 diabetes_encounters=6 icu_48h=10 --seeds 2000
+    python -m benchmarks.false_alarms --cohorts ward=100 pbc=20 registry=20 --seeds 5000
 
 Three samples of one population play training, held-out and synthetic patients; a report with any failed score is an
 alarm, and the JSON names each score that gave one. `clinic` is the simulated population of the evaluation tests (250
 patients a sample, new ones for every split), `ward` the same with tasks, survival, subgroups and sites, so that every
-group of scores has something to measure. Real cohorts are split by patient into three at random: all of pbc (104 a
+group of scores has something to measure, `registry` one row per patient and three columns. Real cohorts are split by patient into three at random: all of pbc (104 a
 sample), random parts of 750 of the others (250 a sample). Splits of one cohort share patients, so that its reports are
 not independent. `--only` measures some groups; scores do not depend on what else is measured, so that the failed scores
 of two runs over the same splits add up (`--add` keeps the rows of the result file).
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _samples(name: str, seed: int, data):
-    if name in ("clinic", "ward"):
+    if name in ("clinic", "ward", "registry"):
         from importlib import import_module
 
         make = getattr(import_module(name), name)  # beside the tests of the evaluation
