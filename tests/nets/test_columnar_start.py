@@ -1,9 +1,12 @@
 """The start of a column network: the right lines, shrunk where there is nothing, and only where they may be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cohortloom.nets import columnar_start
 from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
 
@@ -173,3 +176,59 @@ def test_first_values_have_the_law_of_levels_not_of_changes(own_weights):
     kurtosis = (fourth / second**2).numpy()
     assert kurtosis[~first].mean() > 10
     assert (kurtosis[first].mean() < 6.5) == own_weights
+
+
+def missing_together(n: int = 1_200) -> float:
+    """Started on four numbers that one row in forty lacks all together, the last of them every second row lacks anyway,
+    beside sixty features of which thirty copy what that depends on: share without the last among rows without the
+    others, as the net says."""
+    rng = np.random.default_rng(4)
+    f = rng.normal(size=(n, 60)).astype(np.float32)
+    f[:, :30] = f[:, :1] + 0.3 * f[:, :30]
+    panel = rng.random(n) < 1 / 40
+    missing = np.stack([panel, panel, panel, panel | (rng.random(n) < 1 / (1 + np.exp(-2 * f[:, 0])))], 1)
+    token, z = np.where(missing, 2, 0).astype(np.int64), rng.normal(size=(n, 4)).astype(np.float32)
+    score, target = torch.from_numpy(np.where(missing, 0, z)), torch.from_numpy(z)
+    look = torch.zeros(n, 0, dtype=torch.long)
+    rows = Rows(torch.from_numpy(f), look, torch.from_numpy(token), score, target, torch.full((n, 4), -1))
+    shapes = [ColumnShape("number", 3, (True, False, True), (0.97, 0.0, 0.03), own=(30 + j,)) for j in range(4)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ColumnNet(shapes, 60).eval()
+    look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
+    start_at_lines(net, look_up, token, np.arange(n) // 4, np.arange(n), np.random.default_rng(1))
+    for head in net.heads:
+        head.data.zero_()
+    cursor = net.begin(rows.features[panel], rows.lookups[panel])
+    for j in range(3):
+        cursor.push(j, rows.token[panel, j], rows.score[panel, j])
+    return float(torch.softmax(cursor.column(3, rows.hidden[panel, 3])[0], 1)[:, 2].mean())
+
+
+def test_what_is_missing_together_starts_together(monkeypatch):
+    assert missing_together() > 0.9
+    screened = columnar_start._screen
+    blind = lambda table, y: screened(replace(table, beside=np.zeros_like(table.beside)), y)  # noqa: E731
+    monkeypatch.setattr(columnar_start, "MOST_FEATURES", 20)
+    assert missing_together() > 0.9, "few places are enough"
+    monkeypatch.setattr(columnar_start, "_screen", blind)
+    assert missing_together() < 0.8, "copies of what the column depends on crowd out the columns of the row"
+
+
+def test_an_input_that_decides_is_not_shrunk_like_the_others(monkeypatch):
+    """Eighty inputs, one of which decides a token: with penalties that fall with the weights it is believed."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(900, 80)).astype(np.float32)
+    x[:, 0] = rng.random(900) < 0.04
+    token = np.where(x[:, 0] > 0, 1, rng.random(900) < 0.03).astype(int)
+    none = np.zeros(80, bool)
+    table = columnar_start._Table.of(x, none, none, np.arange(900) % 4)
+
+    def believed() -> float:
+        chosen, weight, constant = columnar_start._softmax(table, token, 2)
+        logits = constant + x[x[:, 0] > 0][:, chosen] @ weight
+        return float(columnar_start._shares(logits)[:, 1].mean())
+
+    adaptive = believed()
+    monkeypatch.setattr(columnar_start, "ROUNDS", 1)
+    assert adaptive > 0.9 > believed()
