@@ -5,8 +5,9 @@
 Three samples of one population play training, held-out and synthetic patients; a report with any failed score is an
 alarm, and the JSON names each score that gave one. `clinic` is the simulated population of the evaluation tests (250
 patients a sample, new ones for every split), `ward` the same with tasks, survival, subgroups and sites, so that every
-group of scores has something to measure, `registry` one row per patient and three columns. Real cohorts are split by patient into three at random: all of pbc (104 a
-sample), random parts of 750 of the others (250 a sample). Splits of one cohort share patients, so that its reports are
+group of scores has something to measure, `registry` one row per patient and three columns. Real cohorts are split by
+patient into three at random: all of pbc (104 a sample), random parts of 750 of the others (250 a sample). Splits of one
+cohort share patients, so that its reports are
 not independent. `--only` measures some groups; scores do not depend on what else is measured, so that the failed scores
 of two runs over the same splits add up (`--add` keeps the rows of the result file).
 """
