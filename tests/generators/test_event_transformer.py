@@ -180,3 +180,15 @@ def test_gap_classes_know_none_before_and_after():
     found = law.of(gap)
     assert ((found == 0) == (gap == 0)).all() and ((found >= law.positive) == (gap > 0)).all()
     assert (np.sign(law.draw(found, Rng(0).numpy)) == np.sign(gap)).all()
+
+
+def test_validation_looks_at_no_more_windows_at_once_than_training(monkeypatch):
+    """Logits of a window have window x tokens numbers: hundreds of windows of 5,000 codes fill the memory."""
+    seen, look = [], module.Windows.log_likelihood
+    monkeypatch.setattr(
+        module.Windows,
+        "log_likelihood",
+        lambda self, index, stream: seen.append(len(index)) or look(self, index, stream),
+    )
+    create("event-transformer", **SETTINGS | {"training": {"steps": 2, "validation": 0.5}}).fit(ward(200), seed=0)
+    assert sum(seen) > 64 and max(seen) <= 32

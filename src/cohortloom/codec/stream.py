@@ -32,7 +32,8 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.codec import Codec
 from cohortloom.codec.columns import QuantileTransform
-from cohortloom.codec.fold import code_cell, folds_to_subject
+from cohortloom.codec.fold import folds_to_subject
+from cohortloom.codec.fold_fit import code_cell
 from cohortloom.codec.inputs import fit_cells
 from cohortloom.codec.steps import Steps, place, steps_of, subject_rows
 from cohortloom.codec.tensors import MISSING, RARE, Encoded, Feature, Layout, SequenceArrays, StaticArrays
@@ -348,7 +349,9 @@ class StreamCodec:
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def decode(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray, since: np.ndarray | None = None) -> Cohort:
+    def decode(
+        self, encoded: Encoded, rng: Rng, *, ids: np.ndarray, since: np.ndarray | None = None, dates: str = "kept"
+    ) -> Cohort:
         """A cohort of new subjects; visit ids are made of the subject's id and the place of the visit.
 
         Args:
@@ -356,6 +359,7 @@ class StreamCodec:
             rng: Draws rare codes and what the statics leave open.
             ids: Id of each subject (ascending where `since` is given).
             since: Tokens of each subject whose rows are left out [subject].
+            dates: As of `Codec.decode`; always kept, for streams are drawn knowing the day of the week.
         """
         ids = np.asarray(ids, dtype=np.int64)
         order = np.argsort(ids, kind="stable")

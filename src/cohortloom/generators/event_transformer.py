@@ -179,7 +179,8 @@ class EventTransformerGenerator(TorchGenerator):
             return -windows.log_likelihood(index, stream).sum() / windows.counted
 
         def score(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-            return -windows.log_likelihood(index, None).sum() / windows.counted
+            found = [(windows.log_likelihood(part, None).sum(), windows.counted) for part in index.split(batch)]
+            return -sum(total for total, _ in found) / sum(counted for _, counted in found)
 
         size = net.stream.sizes
         mine = np.flatnonzero(np.isin(owner, train))
