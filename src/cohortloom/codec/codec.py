@@ -32,7 +32,8 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.derived import Derived
-from cohortloom.codec.fold import Fold, fit_fold, rows_of
+from cohortloom.codec.fold import Fold, rows_of
+from cohortloom.codec.fold_fit import fit_fold
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
 from cohortloom.codec.laws import quantiles
 from cohortloom.codec.naturals import derived_statics, derived_visits, write_statics, write_visits
