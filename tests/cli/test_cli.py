@@ -113,6 +113,26 @@ def test_convert_says_what_it_read(folder, capsys):
     assert "80 patients" in capsys.readouterr().err
 
 
+def test_patients_are_drawn_one_by_one_only_if_they_are_said_to_be_synthetic(folder, schema_dir):
+    real = folder / "splits" / "held_out"
+    csv = ["--from", "tabular", "--schema", schema_dir / "pbc.toml"]
+    # simulated patients play the real ones: through CSV, which says nothing of where they are from
+    assert run("convert", real, "-o", folder / "files", "--to", "tabular", "--quiet") == 0
+    assert run("convert", folder / "files", "-o", folder / "back", *csv, "--quiet") == 0
+    assert run("convert", folder / "files", "-o", folder / "made", *csv, "--synthetic", "--quiet") == 0
+    shown = {}
+    for name in ("back", "made", "files"):
+        same, out = folder / name, folder / f"{name}.json"
+        sides = [same, "--train", same, "--held-out", same, *(csv if name == "files" else [])]
+        assert run("evaluate", *sides, "--only", "temporal", "--fast", "--json", out, "--quiet") in (0, 1)
+        report = json.loads(out.read_text())
+        shown[name] = (
+            any(f["kind"] == "timeline" for f in report["figures"]),
+            any("origin is real" in line for line in report["not_tested"]),
+        )
+    assert shown == {"back": (False, True), "made": (True, False), "files": (True, False)}
+
+
 def test_dry_run_shows_settings_and_fits_nothing(folder, capsys):
     assert run("fit", folder / "splits" / "train", "-o", folder / "none", "--dry-run") == 0
     shown = json.loads(capsys.readouterr().out)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, To, open_cohort, say
+import typer
+
+from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, To, as_synthetic, open_cohort, say
 
 
 def run(
@@ -14,6 +17,9 @@ def run(
     to_format: To = "native",
     schema: SchemaFile = None,
     on_error: OnError = "fail",
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="The patients are synthetic: reports may draw them one by one.")
+    ] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -22,6 +28,7 @@ def run(
     from cohortloom.formats import write
 
     cohort = open_cohort(source, from_format, schema, on_error)
+    cohort = as_synthetic(cohort) if synthetic else cohort
     write(cohort, out, format=to_format, force=force)
     say(summary_text(cohort), quiet=quiet)
     say(f"written: {out}", quiet=quiet)

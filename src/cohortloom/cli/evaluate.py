@@ -16,6 +16,7 @@ from cohortloom.cli.options import (
     Quiet,
     SchemaFile,
     Seed,
+    as_synthetic,
     finish,
     open_cohort,
     progress,
@@ -51,6 +52,8 @@ def run(
 
     scorer = None if model is None else _scorer(model)
     cohorts = [open_cohort(path, from_format, schema, on_error) for path in (synthetic, train, held_out)]
+    if from_format not in ("native", "meds"):  # files that say nothing of where they are from
+        cohorts[0] = as_synthetic(cohorts[0])
     with progress("evaluate", quiet=quiet) as tell:
         report = evaluate(
             cohorts[0],

@@ -68,6 +68,13 @@ def say(text: str, *, quiet: bool = False) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def as_synthetic(cohort: Cohort) -> Cohort:
+    """The cohort, said to be synthetic: a file made elsewhere does not tell."""
+    from dataclasses import replace
+
+    return replace(cohort, origin=replace(cohort.origin, kind="synthetic"))
+
+
 def open_cohort(path: Path, format: str = "native", schema: Path | None = None, on_error: str = "fail") -> Cohort:
     """Read the cohort of an argument."""
     from cohortloom.formats import read

@@ -375,8 +375,10 @@ def transition_graphs(ctx: Context) -> list[Figure]:
 
 
 def timelines(ctx: Context) -> list[Figure]:
-    """Six synthetic patients, one from each sixth of the record lengths."""
+    """Six synthetic patients, one from each sixth of the record lengths; none of a cohort that says it is real."""
     view = ctx.views["synthetic"]
+    if view.cohort.origin.kind == "real":
+        return []
     axes = [a for a in ctx.tables if ctx.rows(a)]
     if not axes:
         return []

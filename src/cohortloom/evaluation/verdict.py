@@ -105,6 +105,11 @@ def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
         "Clinical sense of single patients: let a clinician look at the timelines.",
         "Values outside the schema, and its rules: the validation report checks them.",
     ]
+    if ctx.cohorts["synthetic"].origin.kind == "real":
+        missing[1] = (
+            "Single patients: the judged cohort's origin is real, so none is drawn. Say that it is synthetic with "
+            "`cohortloom convert --synthetic`, or by its origin in Python."
+        )
     left = [g for g in MEASURES if g not in (*groups, *ON_REQUEST)]
     if left:
         missing.append(f"Left out by request: {', '.join(left)}.")
