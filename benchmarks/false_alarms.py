@@ -2,12 +2,12 @@
 
     python -m benchmarks.false_alarms --cohorts ward=100 pbc=20 registry=20 --seeds 5000
 
-Three samples of one population play training, held-out and synthetic patients; a report with any failed score is an
-alarm, and the JSON names each score that gave one. `clinic` is the simulated population of the evaluation tests (250
-patients a sample, new ones for every split), `ward` the same with tasks, survival, subgroups and sites, so that every
-group of scores has something to measure, `registry` one row per patient and three columns. Real cohorts are split by
-patient into three at random: all of pbc (104 a sample), random parts of 750 of the others (250 a sample). Splits of one
-cohort share patients, so that its reports are
+Three samples of one population play training, held-out and synthetic patients. A score that fails then is a false alarm
+of that score, a report with any failed score a false alarm of the report; the JSON names each score that gave one.
+`clinic` is the simulated population of the evaluation tests (250 patients a sample, new ones for every split), `ward`
+the same with tasks, survival, subgroups and sites, so that every group of scores has something to measure, `registry`
+one row per patient and three columns. Real cohorts are split by patient into three at random: all of pbc (104 a
+sample), random parts of 750 of the others (250 a sample). Splits of one cohort share patients, so that its reports are
 not independent. `--only` measures some groups; scores do not depend on what else is measured, so that the failed scores
 of two runs over the same splits add up (`--add` keeps the rows of the result file).
 """
@@ -79,19 +79,21 @@ def _enter(rows: list[dict[str, Any]], name: str, split: int, report) -> None:
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Reports and alarms of each cohort: of all splits, and of those with every group measured."""
+    """Alarms per report and per score, of each cohort and of all; groups that some split lacks are left out."""
     found = []
-    for name in dict.fromkeys(r["cohort"] for r in rows):
-        mine = [r for r in rows if r["cohort"] == name]
-        most = max(len(r["groups"]) for r in mine)
-        for words, some in (
-            ("every split, groups measured in all of them", mine),
-            ("splits with the most groups", [r for r in mine if len(r["groups"]) == most]),
-        ):
-            shared = set.intersection(*(set(r["groups"]) for r in some))
-            alarms = sum(any(key.split(".")[0] in shared for key in r["failed"]) for r in some)
-            entry = {"cohort": name, "of": words, "splits": len(some), "reports_with_an_alarm": alarms}
-            found.append(entry | {"groups": len(shared)})
+    names = list(dict.fromkeys(r["cohort"] for r in rows))
+    for name in [*names, *(["all"] if len(names) > 1 else [])]:
+        mine = [r for r in rows if name in (r["cohort"], "all")]
+        shared = set.intersection(*(set(r["groups"]) for r in mine))
+        failed = [[key for key in r["failed"] if key.split(".")[0] in shared] for r in mine]
+        reports = sum(bool(keys) for keys in failed)
+        found.append(
+            {
+                "cohort": name, "groups": len(shared), "reports": len(mine), "reports_with_an_alarm": reports,
+                "share_of_reports": round(reports / len(mine), 4), "judged_scores": sum(r["judged"] for r in mine),
+                "failed_scores": sum(map(len, failed)),
+            }
+        )  # fmt: skip
     return found
 
 
