@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -235,3 +237,25 @@ def test_context_of_a_schema_without_tables_is_empty():
     schema = Schema(name="bare", clock="offset", tables={}, signals={"ecg": waves.spec})
     cohort = Cohort.build(schema, {}, signals={"ecg": waves})
     assert RecordContext.fit(cohort, "ecg").encode(cohort, waves.records)[0].shape == (3, 0)
+
+
+def test_what_every_record_shares_is_given_to_drawn_ones():
+    draw = np.random.default_rng(0)
+    spec = Signal(kind="other", channels=("a", "b"), fs=10)
+    x = np.cumsum(draw.standard_normal((40, 2, 50)), axis=2)
+    x[:20, :, 40:] = np.nan  # unequal lengths
+    x = (x - np.nanmean(x, axis=2, keepdims=True)) / np.nanstd(x, axis=2, keepdims=True) + np.array([3, 0])[:, None]
+    n = np.repeat([40, 50], 20)
+    records = pl.DataFrame({"record_id": np.arange(40), "subject_id": np.arange(40), "n_samples": n}).with_columns(
+        visit_id=pl.lit(None, pl.Int64), time=pl.lit(None, pl.Duration("us")), label=pl.lit(None, pl.String)
+    )
+    codec = SignalCodec.fit(SignalSet(spec, records, x.astype(np.float32)))
+    made = codec.decode(draw.standard_normal((40, 2, 50)).astype(np.float32) * 2 + 1, n, drawn=True)
+    np.testing.assert_allclose(np.nanmean(made, axis=2), np.tile([3, 0], (40, 1)), atol=1e-4)
+    np.testing.assert_allclose(np.nanstd(made, axis=2), 1.0, atol=1e-4)
+    assert SignalCodec.from_json(json.loads(json.dumps(codec.to_json()))) == codec
+    again = codec.decode(codec.encode(x)[0], n)  # what was observed is left alone
+    np.testing.assert_allclose(again, x, atol=1e-4)
+    loud = x * draw.uniform(0.9, 1.1, (40, 1, 1))  # records that differ share nothing
+    assert SignalCodec.fit(SignalSet(spec, records, loud.astype(np.float32))).level == ()
+    assert SignalCodec.fit(SignalSet(spec, records[:5], x[:5].astype(np.float32))).level == ()

@@ -257,10 +257,23 @@ def test_guidance_sampler_and_path_change_what_they_should(model, given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"path": "edm"}, {"path": "vp"}, {"denoiser": "s4d"}, {"attention": True}])
+@pytest.mark.parametrize("change", [{"path": "edm"}, {"path": "vp"}, {"denoiser": "s4d"}, {"attention": True},
+                                    {"denoiser": "transformer"}])  # fmt: skip
 def test_other_processes_and_denoisers_learn_the_beats(change):
     model = SignalDiffusion(**{**TINY, **change}).fit(clinic(120), seed=0)
     assert met_beats(model.sample(given=clinic(20, seed=9), seed=1).signals["ecg"]) > 0.9
+
+
+@pytest.mark.parametrize("denoiser", ["s4d", "transformer"])
+def test_denoisers_on_patches_are_fitted_kept_and_read(denoiser, tmp_path):
+    model = SignalDiffusion(**{**SHORT, "denoiser": denoiser}).fit(clinic(20, unequal=True), seed=0)
+    assert unmoved(model) == []
+    drawn = model.sample(given=clinic(4, seed=2), seed=1).signals["ecg"].samples
+    model.save(tmp_path / "m")
+    again = load(tmp_path / "m").sample(given=clinic(4, seed=2), seed=1).signals["ecg"].samples
+    np.testing.assert_array_equal(drawn, again)
+    with pytest.raises(SettingsError, match="multiple of 8"):
+        SignalDiffusion(denoiser="transformer", width=12)
 
 
 def test_the_plain_recipe_has_no_beats_to_follow():

@@ -8,11 +8,13 @@ eight are independent; the other four are
 
 so only I, II and V1..V6 are modelled and the rest is computed on the way back: lead identities hold to rounding.
 Recordings come in whole steps of a converter (1 or 5 microvolts, say). Where training samples of a channel do, drawn
-ones are rounded to the same steps: equal neighbours are as frequent as in real records.
+ones are rounded to the same steps: equal neighbours are as frequent as in real records. Where each training record has
+the same mean and standard deviation (z-normalised tables), so has each drawn one.
 Records are read row by row from the (memory-mapped) samples, so nothing here grows with their number. What lies behind
 a record's end, and gaps, are unobserved: 0 in the array, False in the mask, NaN on the way back.
 """
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +43,7 @@ class SignalCodec:
         centre, scale: Of each modelled channel, in the signal's unit.
         low, high: Bounds of the signal's samples, None if open.
         step, zero: Of each modelled channel, samples are whole steps from zero; step 0: they are not.
+        level, size: Mean and standard deviation that every record has, by modelled channel; empty if records differ.
     """
 
     channels: tuple[str, ...]
@@ -51,6 +54,8 @@ class SignalCodec:
     high: float | None = None
     step: tuple[float, ...] = ()
     zero: tuple[float, ...] = ()
+    level: tuple[float, ...] = ()
+    size: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, signals: SignalSet) -> "SignalCodec":
@@ -79,7 +84,8 @@ class SignalCodec:
         some = np.asarray(samples[:: max(1, len(samples) // 64)][:64], dtype=np.float64)[:, modelled]
         step, zero = zip(*(_steps_of(some[:, k], s) for k, s in enumerate(spread))) if modelled else ((), ())
         scales = tuple(mean.tolist()), tuple(spread.tolist())
-        return cls(spec.channels, tuple(modelled), *scales, spec.low, spec.high, step, zero)
+        level, size = _same_in_all(some, spread)
+        return cls(spec.channels, tuple(modelled), *scales, spec.low, spec.high, step, zero, level, size)
 
     @property
     def n_modelled(self) -> int:
@@ -95,10 +101,22 @@ class SignalCodec:
         return np.clip(np.where(seen, x, 0.0), -CLIP, CLIP).astype(np.float32), seen
 
     def decode(
-        self, x: Float[np.ndarray, "record modelled sample"], n_samples: Int[np.ndarray, "record"] | None = None
+        self,
+        x: Float[np.ndarray, "record modelled sample"],
+        n_samples: Int[np.ndarray, "record"] | None = None,
+        *,
+        drawn: bool = False,
     ) -> Float[np.ndarray, "record channel sample"]:
-        """Physical samples of all channels, NaN behind each record's end."""
+        """Physical samples of all channels, NaN behind each record's end.
+
+        Args:
+            x: Scaled samples.
+            n_samples: Length of each record.
+            drawn: Nothing of the records was observed, so what all records share is given to them.
+        """
         x = np.clip(x, -CLIP, CLIP) * np.float32(self.scale)[:, None] + np.float32(self.centre)[:, None]
+        if drawn and self.level:
+            x = _brought_to(x, n_samples, self.level, self.size)
         if any(self.step):
             step, zero = (np.asarray(v, np.float64)[:, None] for v in (self.step, self.zero))
             whole = np.rint((x - zero) / np.where(step > 0, step, 1.0)) * step + zero
@@ -131,6 +149,28 @@ def _modelled(spec: Signal) -> list[int]:
         return list(range(len(spec.channels)))
     derived = {name.lower() for name in _DERIVED}
     return [i for i, c in enumerate(spec.channels) if c.lower() not in derived]
+
+
+def _same_in_all(x: np.ndarray, spread: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel if all of at least ten records have them alike."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # records without a sample
+        mean, sd = np.nanmean(x, axis=2), np.nanstd(x, axis=2)
+    if len(x) < 10 or not (np.nanstd(mean, axis=0) < 1e-3 * spread).all():
+        return (), ()
+    if not (np.nanstd(sd, axis=0) < 1e-2 * spread).all():  # 1e-2: some divide by n, some by n - 1
+        return (), ()
+    return tuple(np.nanmean(mean, axis=0).tolist()), tuple(np.nanmean(sd, axis=0).tolist())
+
+
+def _brought_to(x: np.ndarray, n_samples: np.ndarray | None, level: tuple[float, ...], size: tuple[float, ...]) -> Any:
+    """Records of these means and standard deviations."""
+    n = np.full(len(x), x.shape[2]) if n_samples is None else np.asarray(n_samples)
+    inside = (np.arange(x.shape[2]) < n[:, None])[:, None]
+    count = np.maximum(n, 1)[:, None, None]
+    x = x - np.where(inside, x, 0.0).sum(axis=2, keepdims=True) / count
+    sd = np.sqrt(np.square(np.where(inside, x, 0.0)).sum(axis=2, keepdims=True) / count)
+    return (x / np.maximum(sd, 1e-9) * np.asarray(size)[:, None] + np.asarray(level)[:, None]).astype(np.float32)
 
 
 def _steps_of(x: np.ndarray, spread: float) -> tuple[float, float]:

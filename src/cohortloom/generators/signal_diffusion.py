@@ -74,6 +74,9 @@ _BATCH = 32
 _MOST_FITTED = 4000
 #: Guide channels that tell the place in a short record.
 N_PLACES = 9
+#: Single beats learn at this share of the rate: little is left of them after the Gaussian start, and at the full rate
+#: one fit in two gets stuck where it does nothing.
+SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
 
@@ -104,7 +107,7 @@ class SignalDiffusion(TorchGenerator):
         sampler: "dpm2m" (one evaluation a step, second order), "heun" (two), "euler", "ddim" or "stochastic".
         sampling_steps: Steps of the sampler; 16 reach the texture, 8 are a preview.
         guidance: Weight of classifier-free guidance; 1 for none, above 1 tightens to the labels at the cost of variety.
-        denoiser: "unet", or "s4d" (bidirectional state-space layers).
+        denoiser: "unet", "s4d" (bidirectional state-space layers) or "transformer"; the last two on patches.
         width: Features of the first level.
         levels: Width of each level in units of `width`; None: (1, 2), and (1, 2, 2) above 512 samples.
         patch: Samples per token; None: by sampling rate and length (about 25 tokens a second).
@@ -131,7 +134,7 @@ class SignalDiffusion(TorchGenerator):
     sampler: Literal["dpm2m", "heun", "euler", "ddim", "stochastic"] = "dpm2m"
     sampling_steps: int = 16
     guidance: float = 1.0
-    denoiser: Literal["unet", "s4d"] = "unet"
+    denoiser: Literal["unet", "s4d", "transformer"] = "unet"
     width: int = 64
     levels: tuple[int, ...] | None = None
     patch: int | None = None
@@ -158,6 +161,8 @@ class SignalDiffusion(TorchGenerator):
         wrong += [n for n in ("patch", "records_per_patient") if (v := getattr(self, n)) is not None and v < 1]
         if self.distilled_from is not None and self.distilled_from % self.sampling_steps:
             wrong += ["distilled_from"]
+        if self.denoiser == "transformer" and self.width % 8:
+            raise SettingsError(f"{self.name}: width must be a multiple of 8 for a transformer (4 heads).")
         if wrong:
             raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range.")
 
@@ -233,10 +238,12 @@ class SignalDiffusion(TorchGenerator):
         n_guides += facts["n_channels"] * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
         n_condition = 2 * facts["n_context"] + facts["n_facts"]
         patch = self.patch or _patch(facts["n_samples"], facts["fs"])
-        if self.denoiser == "s4d":
+        if self.denoiser != "unet":
+            from cohortloom.nets.patched import PatchTransformer
             from cohortloom.nets.state_space import S4Denoiser
 
-            net: nn.Module = S4Denoiser(
+            kind = {"s4d": S4Denoiser, "transformer": PatchTransformer}[self.denoiser]
+            net: nn.Module = kind(
                 facts["n_channels"], width=self.width, patch=patch, n_condition=n_condition, n_guides=n_guides
             )
         else:
@@ -257,9 +264,12 @@ class SignalDiffusion(TorchGenerator):
         if net.rhythm is not None:
             found.append(self._rhythm_phase(net, data, rows, held))
         loss = self._diffusion_loss(net, data)
+        training = None
+        if self.shape_.facts["placed"] and net.start is not None:
+            training = replace(self.training, learning_rate=SLOWER * self.training.learning_rate)
         found.append(
             Phase("diffusion", net.denoiser, rows, [Objective("diffusion", net.denoiser.parameters(), loss)],
-                  held_out=held, share=0.95)
+                  held_out=held, share=0.95, training=training)
         )  # fmt: skip
         return found
 
@@ -412,7 +422,7 @@ class SignalDiffusion(TorchGenerator):
     @contextmanager
     def _autocast(self) -> Iterator[None]:
         wanted = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
-        if wanted and self.denoiser == "unet":
+        if wanted and self.denoiser != "s4d":  # whose transform has no bfloat16
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 yield
         else:
@@ -566,7 +576,7 @@ class SignalDiffusion(TorchGenerator):
             stream = rng.child(k)
             shown = self._shown(drawn[rows], context[rows], observed[rows], beats, rows, n)
             x = self._integrate(self._denoise(*shown), (len(rows), facts["n_channels"], n), stream, shown[2])
-            out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows])
+            out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows], drawn=True)
         return out
 
     def _shown(

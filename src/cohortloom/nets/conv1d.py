@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Block", "LevelEmbedding", "UNet1d"]
+__all__ = ["Block", "LevelEmbedding", "UNet1d", "rotate"]
 
 
 def conv(n_in: int, n_out: int, k: int, *, stride: int = 1, dilation: int = 1, zero: bool = False) -> nn.Conv2d:
@@ -80,18 +80,19 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, _, n = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, n).transpose(3, 4).unbind(1)
-        q, k = _rotate(q), _rotate(k)
+        q, k = rotate(q), rotate(k)
         weight = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
         return x + self.out((weight @ v).transpose(2, 3).reshape(b, c, 1, n))
 
 
-def _rotate(q: Tensor) -> Tensor:
+def rotate(q: Tensor) -> Tensor:
     """Rotary positions on the last axis; the axis before it is the token."""
     half = q.shape[-1] // 2
     speed = 1e4 ** (-torch.arange(half, dtype=torch.float32) / half)
-    angle = (torch.arange(q.shape[-2], dtype=torch.float32)[:, None] * speed).to(q.dtype)
+    angle = torch.arange(q.shape[-2], dtype=torch.float32)[:, None] * speed
+    turn, across = angle.cos().to(q.dtype), angle.sin().to(q.dtype)  # an angle itself is too coarse in bfloat16
     a, b, rest = q[..., :half], q[..., half : 2 * half], q[..., 2 * half :]
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos(), rest], dim=-1)
+    return torch.cat([a * turn - b * across, a * across + b * turn, rest], dim=-1)
 
 
 class UNet1d(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cohortloom.nets.conv1d import LevelEmbedding
+from cohortloom.nets.patched import Patched
 
 __all__ = ["S4D", "S4Denoiser"]
 
@@ -69,42 +69,13 @@ class _Layer(nn.Module):
         return x + value * gate.sigmoid()
 
 
-class S4Denoiser(nn.Module):
-    """Denoiser of state-space layers on patches; same call as `UNet1d`."""
+class S4Denoiser(Patched):
+    """State-space layers on patches."""
 
     def __init__(
         self, n_channels: int, *, width: int = 64, n_layers: int = 4, patch: int = 4, n_condition: int = 0,
-        n_guides: int = 0, refine: int = 16, n_embedding: int = 128,
+        n_guides: int = 0, n_embedding: int = 128,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.patch = patch
-        n_in = n_channels + n_guides
-        self.embed = LevelEmbedding(n_embedding, n_condition)
-        self.stem = nn.Conv1d(n_in, width, 2 * patch - 1, stride=patch, padding=patch - 1)
-        self.layers = nn.ModuleList(_Layer(width, n_embedding) for _ in range(n_layers))
-        self.head = nn.Linear(width, patch * refine)
-        self.fine = nn.Conv1d(refine + n_in, refine, 9, padding=4)
-        self.out = nn.Conv1d(refine, n_channels, 9, padding=4)
-        self.straight = nn.Conv1d(refine + n_in, n_channels, 1)
-        for layer in (self.out, self.straight):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(
-        self,
-        z: Float[Tensor, "record channel sample"],
-        level: Float[Tensor, "record"],
-        condition: Float[Tensor, "record condition"] | None = None,
-        guides: Float[Tensor, "record guide sample"] | None = None,
-    ) -> Float[Tensor, "record channel sample"]:
-        n = z.shape[-1]
-        x = z if guides is None else torch.cat([z, guides], dim=1)
-        x = nn.functional.pad(x, (0, -n % self.patch), mode="replicate")
-        embedding = self.embed(level, condition)
-        h = self.stem(x).transpose(1, 2)
-        for layer in self.layers:
-            h = layer(h, embedding)
-        h = self.head(nn.functional.silu(h))
-        h = h.reshape(len(h), -1, h.shape[2] // self.patch).transpose(1, 2)
-        h = torch.cat([h, x], dim=1)
-        return (self.out(nn.functional.silu(self.fine(h))) + self.straight(h))[..., :n]
+        layers = [_Layer(width, n_embedding) for _ in range(n_layers)]
+        super().__init__(n_channels, layers, width=width, patch=patch, n_condition=n_condition, n_guides=n_guides,
+                         n_embedding=n_embedding)  # fmt: skip
