@@ -20,7 +20,7 @@ import polars as pl
 from cohortloom.cohort import Cohort
 from cohortloom.schema import Schema
 
-__all__ = ["MAX_CODE_SERIES", "OTHER", "Field", "label_of", "plan_fields", "unmeasured_codes"]
+__all__ = ["MAX_CODE_SERIES", "OTHER", "Field", "plan_fields", "unmeasured_codes"]
 
 OTHER = "(other)"
 MAX_CODES = 100
@@ -95,11 +95,6 @@ def cut_points(values: np.ndarray, most: int) -> np.ndarray:
         distinct = np.unique(np.quantile(values, np.arange(1, most) / most, method="inverted_cdf"))
         return distinct
     return distinct[:-1]
-
-
-def label_of(field: Field) -> str:
-    """Words for people: "visits creatinine", "labs creatinine"."""
-    return field.name
 
 
 def plan_fields(schema: Schema, real: Iterable[Cohort]) -> tuple[Field, ...]:
