@@ -153,3 +153,28 @@ def test_what_stands_at_the_beginning_of_a_stay_only_is_drawn_there(told):
     np.testing.assert_allclose(made, again)
     high = laws[0].score(np.array([2.0]))[0] - usual[0]
     assert (made[0] - made[1] > 0.7 * high) == told
+
+
+def test_rows_that_follow_each_other_differ_as_they_do_however_often_who_is_unwell_is_measured(monkeypatch):
+    """Ten rows a day while unwell, with large changes, and one a day while calm, with small ones."""
+    draw = np.random.default_rng(4)
+    n, m = 150, 40
+    unwell = np.repeat(draw.random((n, m // 10)) < 0.5, 10, axis=1)
+    gap, z = np.where(unwell, 0.1, 1.0), np.zeros((n, m))
+    level = draw.normal(size=n)
+    z[:, 0] = level
+    for j in range(1, m):
+        z[:, j] = level + 0.9 * (z[:, j - 1] - level) + np.where(unwell[:, j], 0.2, 0.1) * draw.normal(size=n)
+    subject, time = np.repeat(np.arange(n), m), np.cumsum(gap, 1).ravel()
+    z = np.stack([z.ravel(), draw.normal(size=n * m)], 1)
+    daily = (subject[1:] == subject[:-1]) & (np.diff(time) > 0.9)
+
+    def daily_change() -> float:
+        course, laws = fitted(subject, time, z)
+        free = course.draw(subject, subject, time, course.scales(n, np.random.default_rng(2)), np.random.default_rng(1))
+        return np.abs(np.diff(laws[0].decode(free[:, 0])))[daily].mean()
+
+    true = np.abs(np.diff(z[:, 0]))[daily].mean()
+    assert daily_change() < 2.3 * true  # one law for both states: still too large
+    monkeypatch.setattr("cohortloom.codec.course._NEARER", 0.0)
+    assert daily_change() > 2.5 * true, "pairs with rows between them, of the unwell, speak for the calm"

@@ -20,10 +20,10 @@ move: all parts but the levels are s_i times as wide, log s_i ~ Normal with E s_
 the columns of a patient.
 
 Fitting: the weights follow, non-negative, from the mean absolute differences of the scores in classes of log lag (the
-madogram: a few jumps don't speak for all); a column with few pairs borrows those of its table. A rounded column, or one
-with spikes, knows less than the process behind it: the mean difference seen is turned into the correlation behind by
-simulating the column at a ladder of correlations. The spread of s_i follows from the patients' mean differences over
-what the kernel expects.
+madogram: a few jumps don't speak for all), mostly of rows that follow each other; a column with few pairs borrows those
+of its table. A rounded column, or one with spikes, knows less than the process behind it: the mean difference seen is
+turned into the correlation behind by simulating the column at a ladder of correlations. The spread of s_i follows from
+the patients' mean differences over what the kernel expects.
 
 References:
     Matheron (1963). Principles of geostatistics. Economic Geology 58.
@@ -46,6 +46,7 @@ __all__ = ["Course", "closest_correlation"]
 _STEP = -1.0
 _CLASSES = 12
 _LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
+_NEARER = 2.0  # pairs of rows count by 1 / this power of how many rows they are apart
 _PARTS = 6
 _BORROWED = 2.0  # weight of the pairs of the table beside those of a column, per class of lag
 _APART = 30.0  # moments without correlation that count beside those seen
@@ -287,9 +288,11 @@ def _variogram(edges: np.ndarray, one: _Scores) -> tuple[np.ndarray, np.ndarray,
     """Weight, weighted absolute differences, and weighted lags of pairs, by class of lag: first of pairs within a step,
     then of others.
 
-    The pairs of a patient count by the root of their number: long stays don't speak for everybody.
+    The pairs of a patient count by the root of their number: long stays don't speak for everybody. Rows that follow
+    each other count most: one is measured every few hours while unwell and once a day while calm, so two rows a day
+    apart with others between them differ more than two with none.
     """
-    n, sums, at = (np.zeros(2 * len(edges)) for _ in range(3))
+    n, near, sums, at = (np.zeros(2 * len(edges)) for _ in range(4))
     _, index, count = np.unique(one.subject, return_inverse=True, return_counts=True)
     root = 1 / np.sqrt(count)[index.reshape(-1)]
     for lag in _LAGS:
@@ -302,9 +305,11 @@ def _variogram(edges: np.ndarray, one: _Scores) -> tuple[np.ndarray, np.ndarray,
         place += len(edges) * (one.step[lag:] != one.step[:-lag])[same]
         share = root[lag:][same]
         n += np.bincount(place, share, len(n))
+        share = share / lag**_NEARER
+        near += np.bincount(place, share, len(n))
         sums += np.bincount(place, share * change, len(n))
         at += np.bincount(place, share * np.maximum(apart, edges[0]), len(n))
-    return n, sums, at
+    return n, *(n * part / np.maximum(near, 1e-12) for part in (sums, at))
 
 
 def _behind(law: QuantileTransform, change: np.ndarray) -> np.ndarray:
