@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cohortloom.diffusion.sampler import dpm2m, grid
-from cohortloom.nets.gaussian_start import GaussianStart, cosine_power
+from cohortloom.nets.gaussian_start import GaussianStart, cosine_power, principal_axes
 from cohortloom.rng import Rng
 
 N, FS = 64, 50.0
@@ -117,3 +117,33 @@ def test_a_few_records_give_a_law(n):
     law = fitted(x, whole=True).start(None, torch.zeros(2, 0), None, N)
     drawn = law.noisy(torch.randn(2, 2, N, generator=Rng(0).torch), torch.tensor(1.0))
     assert torch.isfinite(drawn).all() and float(law.power.min()) > 0
+
+
+def test_channels_that_see_the_same_sources_are_drawn_together():
+    draw = np.random.default_rng(0)
+    sources, _ = coloured(draw, 800, 2)
+    x = np.einsum("cs,rsn->rcn", np.array([[1, 0.2], [0.9, -0.3], [0.8, 0.1], [-0.7, 0.4]]), sources)
+    x = (x + 0.1 * draw.standard_normal(x.shape)).astype(np.float32)
+    real = np.corrcoef(x.transpose(1, 0, 2).reshape(4, -1))
+    found = {}
+    for turned in (True, False):  # without axes channels are drawn one by one
+        start = GaussianStart(4, N, FS, mean=False, n_condition=0, centres=(), whole=False)
+        if turned:
+            start.mix.copy_(torch.from_numpy(principal_axes([(x, np.ones(x.shape, bool))]).copy()))
+        start.fit_shape([(x, np.zeros((len(x), 0)))])
+        law = start.start(None, torch.zeros(600, 0), None, N)
+        y = law.noisy(torch.randn(600, 4, N, generator=Rng(0).torch), torch.tensor(0.0)).numpy()
+        found[turned] = np.abs(np.corrcoef(y.transpose(1, 0, 2).reshape(4, -1)) - real).max()
+        # and what is looked at is white between channels too
+        w = law.whitened(torch.from_numpy(x[:600]), torch.zeros(600)).numpy()
+        assert np.square(w).mean() == pytest.approx(1.0, abs=0.1)
+    assert found[True] < 0.05 and found[False] > 0.5
+
+
+def test_axes_ignore_what_is_not_seen():
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((50, 1, N)) * np.array([1.0, -1.0])[:, None] + 0.1 * draw.standard_normal((50, 2, N))
+    seen = np.ones(x.shape, bool)
+    seen[:25, 1] = False
+    axes = principal_axes([(np.where(seen, x, 99.0), seen)])
+    assert abs(axes[:, 0] @ np.array([1, -1]) / np.sqrt(2)) > 0.999

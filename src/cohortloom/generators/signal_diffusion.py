@@ -61,7 +61,7 @@ from cohortloom.generators.signal_records import (
 )
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.conv1d import UNet1d
-from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start
+from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start, principal_axes
 from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
 from cohortloom.nets.rhythm import RhythmNet
 from cohortloom.rng import Rng
@@ -178,7 +178,7 @@ class SignalDiffusion(TorchGenerator):
         _, subject = np.unique(signals.records["subject_id"].to_numpy(), return_inverse=True)
         self.label_sets_, which = _label_sets(signals.records["label"])
         data = WaveRecords(signals, self.codec_.samples, subject, context, observed, which)
-        data.describe(self.top_down)
+        data.describe(self.top_down, turned=self.start)
         self._fit(data, None, rng.child("model"), run)  # type: ignore[arg-type]
 
     def _signal_of(self, cohort: Cohort) -> str:
@@ -306,6 +306,11 @@ class SignalDiffusion(TorchGenerator):
     def _fit_start(self, net: Any, data: Any, rng: Rng) -> None:
         """The Gaussian law the denoiser starts from."""
         rows = np.sort(rng.child("rows").numpy.permutation(len(data.shape))[:_MOST_FITTED])
+        if net.start.mix is not None:
+            axes = data.axes if data.axes is not None else principal_axes(
+                (left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000])
+            )
+            net.start.mix.copy_(torch.from_numpy(np.ascontiguousarray(axes)))
         if net.start.slope is None:
             net.start.fit_shape(self._left_over(net, data, rows))
         else:

@@ -29,6 +29,7 @@ from cohortloom.diffusion.sampler import stochastic
 from cohortloom.errors import DataError, Problem
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
+    along,
     rhythm_of,
     spectrum_centres,
     spectrum_of,
@@ -184,7 +185,8 @@ def _facts(
         return drawn, None
     if not model.shape_.facts["beats"]:
         below = np.tile(np.array(spectrum_centres(x.shape[2], fs)) < (cut or fs), x.shape[1])
-        mean, sd = net.code.encode(spectrum_of(x, seen, fs), np.broadcast_to(below, (len(x), len(below))))
+        axes = None if net.start is None or net.start.mix is None else net.start.mix.numpy()
+        mean, sd = net.code.encode(spectrum_of(*along(x, seen, axes), fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
         return np.where(anything[:, None], (z - middle) / spread, drawn), None
     beats = find_beats(part, model.codec_.samples.modelled)

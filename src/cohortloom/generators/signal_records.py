@@ -6,8 +6,9 @@ A record with beats is described by
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
     texture                         log power of what the beat train leaves over, in up to eight bands
 
-any other record (EEG) by its spectrum: log power of each channel in 16 bands, coded likewise. Short records cut at one
-point (single beats) have no facts: the network is shown where in the record it is, and draws them whole.
+any other record (EEG) by its spectrum: log power in 16 bands along each principal axis of the channels, coded likewise.
+Short records cut at one point (single beats) have no facts: the network is shown where in the record it is, and draws
+them whole.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +21,10 @@ from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_g
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
 from cohortloom.nets.beat_train import bumps, render
-from cohortloom.nets.gaussian_start import cosine_power
+from cohortloom.nets.gaussian_start import cosine_power, principal_axes
 
 __all__ = [
-    "N_RHYTHM", "WaveRecords", "guides", "rhythm_of", "sized", "spectrum_centres",
+    "N_RHYTHM", "WaveRecords", "along", "guides", "rhythm_of", "sized", "spectrum_centres",
     "spectrum_of", "texture_centres", "texture_of",
 ]  # fmt: skip
 
@@ -46,6 +47,7 @@ class WaveRecords:
         shape: Averaged beats of size 1, or log spectra, flat [record, coordinate].
         log_size: Log of the size of each averaged beat.
         log_rr: Log of each RR interval [s], one column fewer than beats.
+        axes: Principal axes of the channels in columns, of records without beats and several channels.
         facts, z, z_sd: Standardised facts and code, filled when the code has been fitted.
     """
 
@@ -59,6 +61,7 @@ class WaveRecords:
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
     log_rr: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    axes: np.ndarray | None = None
     facts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z_sd: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -75,18 +78,20 @@ class WaveRecords:
     def n_samples(self) -> Int[np.ndarray, "record"]:
         return self.signals.records["n_samples"].to_numpy()
 
-    def describe(self, top_down: bool) -> None:
-        """Find beats (if this is an ECG with a rhythm) and form averaged beats, or spectra."""
+    def describe(self, top_down: bool, *, turned: bool = True) -> None:
+        """Find beats (if this is an ECG with a rhythm) and form averaged beats, or spectra (`turned` to the axes)."""
         if top_down and self.signals.spec.kind == "ecg":
             beats = find_beats(self.signals, self.codec.modelled)
             if np.median(beats.count) >= 3:
                 self.beats = beats
-        parts = []
-        for start in range(0, len(self.signals.samples), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(self.signals.samples)))
+        parts, n = [], len(self.signals.samples)
+        chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+        if turned and self.beats is None and self.codec.n_modelled > 1:
+            self.axes = principal_axes(self.codec.encode(self.signals.samples[rows]) for rows in chunks)
+        for rows in chunks:
             x, seen = self.codec.encode(self.signals.samples[rows])
             if self.beats is None:
-                parts.append(spectrum_of(x, seen, self.fs))
+                parts.append(spectrum_of(*along(x, seen, self.axes), self.fs))
             else:
                 parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
@@ -174,10 +179,25 @@ def spectrum_centres(n: int, fs: float) -> tuple[float, ...]:
     return (float(edges[0] / 1.5), *np.sqrt(edges[1:] * edges[:-1]).tolist())
 
 
+def along(
+    x: Float[np.ndarray, "record channel sample"],
+    seen: Bool[np.ndarray, "record channel sample"],
+    axes: Float[np.ndarray, "channel axis"] | None,
+) -> tuple[Float[np.ndarray, "record axis sample"], Bool[np.ndarray, "record axis sample"]]:
+    """Records along the axes, and at which samples; what some channels lack, the axes they share with others tell."""
+    if axes is None:
+        return x, seen
+    if seen.all():
+        return axes.T @ x, seen
+    some = seen.any(axis=1, keepdims=True)
+    weight = np.maximum(seen.mean(axis=1, keepdims=True), 1e-3)  # as much power as the whole would have
+    return axes.T @ (x * seen) / np.sqrt(weight), np.broadcast_to(some, x.shape)
+
+
 def spectrum_of(
     x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, fs: float
 ) -> Float[np.ndarray, "record band"]:
-    """Log power of each channel in 16 bands, evenly spaced in the logarithm from two cycles a record to .45 fs."""
+    """Log power of each channel or axis in 16 bands, evenly spaced in the logarithm, two cycles a record to .45 fs."""
     n = x.shape[-1]
     power = cosine_power(x * seen) * (n / np.maximum(seen.sum(axis=-1, keepdims=True), 1))
     band = np.digitize(np.arange(n + 1) * fs / (2 * n), _spectrum_edges(n, fs))

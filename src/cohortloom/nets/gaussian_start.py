@@ -15,7 +15,8 @@ spectrum or a noise floor four decades below the QRS. For m = 0, C = 1 this is t
         random as in training; records with a rhythm: their beat train; others: 0
     C   single beats: Ledoit and Wolf's estimate around the stationary covariance, of what the regression leaves over;
         others: stationary with reflecting ends, so the eigenvectors are cosines and l is the power spectrum: a common
-        shape, times each record's own powers in bands
+        shape, times each record's own powers in bands. Channels are turned to their principal axes first (`mix`):
+        neighbouring electrodes see the same sources
 
 References:
     Karras et al. (2022), arXiv:2206.00364. Ledoit, Wolf (2004). A well-conditioned estimator for large-dimensional
@@ -30,7 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["MOST_COORDINATES", "GaussianStart", "Start", "cosine_power", "reflected"]
+__all__ = ["MOST_COORDINATES", "GaussianStart", "Start", "cosine_power", "principal_axes", "reflected"]
 
 #: Most samples (all channels) of a record whose whole covariance is kept.
 MOST_COORDINATES = 1024
@@ -46,21 +47,25 @@ class Start:
         mean: [record channel sample].
         power: Eigenvalues, [record channel sample + 1] of cosines, or [coordinate] of `basis`.
         basis: Eigenvectors in columns, None for cosines.
+        mix: Principal axes of the channels in columns, for cosines; None: the channels themselves.
     """
 
     mean: Tensor
     power: Tensor
     basis: Tensor | None = None
+    mix: Tensor | None = None
 
     def _into(self, x: Tensor) -> Tensor:
         if self.basis is not None:
             return x.flatten(1) @ self.basis
+        x = x if self.mix is None else self.mix.T @ x
         return torch.fft.rfft(torch.cat([x, x.flip(-1)], dim=-1))
 
     def _back(self, c: Tensor) -> Tensor:
         if self.basis is not None:
             return (c @ self.basis.T).reshape(self.mean.shape)
-        return torch.fft.irfft(c, n=2 * self.mean.shape[-1])[..., : self.mean.shape[-1]]
+        x = torch.fft.irfft(c, n=2 * self.mean.shape[-1])[..., : self.mean.shape[-1]]
+        return x if self.mix is None else self.mix @ x
 
     def _variance(self, sigma: Tensor) -> Tensor:
         return sigma.square().view(-1, *[1] * (1 if self.basis is not None else 2))
@@ -86,7 +91,8 @@ class Start:
 
     def rows(self, keep: Tensor) -> "Start":
         """The law of some of the records."""
-        return Start(self.mean[keep], self.power if self.basis is not None else self.power[keep], self.basis)
+        power = self.power if self.basis is not None else self.power[keep]
+        return Start(self.mean[keep], power, self.basis, self.mix)
 
 
 class GaussianStart(nn.Module):
@@ -117,6 +123,7 @@ class GaussianStart(nn.Module):
         self.register_buffer("usual", torch.zeros(n_channels, len(centres)))  # log powers in bands
         self.register_buffer("basis", torch.eye(size) if whole else None)
         self.register_buffer("power", torch.ones(size) if whole else None)
+        self.register_buffer("mix", torch.eye(n_channels) if n_channels > 1 and not whole else None)
         self.register_buffer("marks", torch.ones(3))
         self._matrices: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -135,9 +142,10 @@ class GaussianStart(nn.Module):
         return (flat - condition[first] @ slope - offset).reshape(x.shape)
 
     def fit_shape(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """The common spectrum of (records around their mean, log band powers [record channel band])."""
+        """The common spectrum of (records around their mean, log powers in bands, see `start`)."""
         total, n, usual = torch.zeros(self.n_channels, N_GRID, dtype=torch.float64), 0, torch.zeros_like(self.usual)
         for left, bands in parts:
+            left = left if self.mix is None else self.mix.numpy().T @ left
             length = left.shape[-1]
             power = torch.from_numpy(cosine_power(left)).double()
             if self.centres:
@@ -189,7 +197,7 @@ class GaussianStart(nn.Module):
         Args:
             mean: Beat train, or None.
             condition: [record condition].
-            bands: Log powers in bands, [record band] or [record channel band]; None: the usual ones.
+            bands: Log powers in bands, [record band] or [record axis band]; None: the usual ones.
             n: Samples.
         """
         records = len(condition)
@@ -199,7 +207,7 @@ class GaussianStart(nn.Module):
             mean = condition.new_zeros(records, self.n_channels, n)
         if self.basis is not None:
             return Start(mean, self.power, self.basis)
-        return Start(mean, self._power(bands, n).float().expand(records, -1, -1))
+        return Start(mean, self._power(bands, n).float().expand(records, -1, -1), mix=self.mix)
 
     def _power(self, bands: Tensor | None, n: int) -> Tensor:
         log_power = (self.shape @ self._matrix(n)[0].to(self.shape))[None]
@@ -222,6 +230,18 @@ class GaussianStart(nn.Module):
             )  # fmt: skip
             self._matrices[n] = found  # type: ignore[assignment]
         return self._matrices[n]
+
+
+def principal_axes(
+    parts: Iterable[tuple[Float[np.ndarray, "record channel sample"], np.ndarray]],
+) -> Float[np.ndarray, "channel axis"]:
+    """Principal axes of the channels in columns, of (records, which samples are seen); pairs seen together count."""
+    total, count = 0.0, 1e-9
+    for x, seen in parts:
+        x = x * seen
+        total = total + np.einsum("rcn,rdn->cd", x, x, dtype=np.float64)
+        count = count + np.einsum("rcn,rdn->cd", seen, seen, dtype=np.float64)
+    return np.linalg.eigh(total / count)[1][:, ::-1].astype(np.float32)
 
 
 def reflected(x: np.ndarray) -> np.ndarray:
