@@ -7,6 +7,7 @@ import pytest
 from cohortloom import rules
 from cohortloom.errors import TrainingError
 from cohortloom.generators import create
+from cohortloom.generators.columnar_training import size_of
 from cohortloom.nets.columnar import ColumnNet
 from cohortloom.testing.checks import small_cohort
 
@@ -52,3 +53,11 @@ def test_divergence_names_the_network_the_cause_and_what_to_do(monkeypatch, what
     with pytest.raises(TrainingError, match=r'"statics 0" diverged 2 times \(likelihood: .*not finite') as error:
         model.fit(small_cohort(40), seed=0)
     assert "learning_rate" in str(error.value) and "cohortloom.validate" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("patients", "columns", "low_rank"), [(60, 210, False), (60, 300, True), (5_000, 60, False), (5_000, 61, True)]
+)
+def test_few_patients_have_the_full_form_up_to_many_columns(patients, columns, low_rank):
+    """What columns of a row say of each other starts at a regression in the full form only."""
+    assert all(size_of(net, patients, 2 * patients, columns).low_rank == low_rank for net in ("first", "later"))

@@ -178,7 +178,7 @@ def test_first_values_have_the_law_of_levels_not_of_changes(own_weights):
     assert (kurtosis[first].mean() < 6.5) == own_weights
 
 
-def missing_together(n: int = 1_200) -> float:
+def missing_together(low_rank: bool = False, n: int = 1_200) -> float:
     """Started on four numbers that one row in forty lacks all together, the last of them every second row lacks anyway,
     beside sixty features of which thirty copy what that depends on: share without the last among rows without the
     others, as the net says."""
@@ -194,7 +194,7 @@ def missing_together(n: int = 1_200) -> float:
     shapes = [ColumnShape("number", 3, (True, False, True), (0.97, 0.0, 0.03), own=(30 + j,)) for j in range(4)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = ColumnNet(shapes, 60).eval()
+        net = ColumnNet(shapes, 60, low_rank=low_rank).eval()
     look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
     start_at_lines(net, look_up, token, np.arange(n) // 4, np.arange(n), np.random.default_rng(1))
     for head in net.heads:
@@ -207,6 +207,7 @@ def missing_together(n: int = 1_200) -> float:
 
 def test_what_is_missing_together_starts_together(monkeypatch):
     assert missing_together() > 0.9
+    assert missing_together(low_rank=True) < 0.8, "the low-rank form has no place for it"
     screened = columnar_start._screen
     blind = lambda table, y: screened(replace(table, beside=np.zeros_like(table.beside)), y)  # noqa: E731
     monkeypatch.setattr(columnar_start, "MOST_FEATURES", 20)

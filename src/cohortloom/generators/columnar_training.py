@@ -11,6 +11,10 @@ cohorts (docs/methods/columnar-ar.md):
 Rates are those of `later`; `first` and `statics` learn at 3e-3. All networks start at regressions
 (`nets.columnar_start`), and the lower rate keeps columns that are measured rarely where they start.
 
+Above `LOW_RANK_FROM` columns networks have the low-rank form, below 500 patients only above `MOST_FULL`: there the full
+one is affordable, and only in it what columns say of each other starts at a regression. On 60 patients with 210
+columns a low rank had not learned from its random start that a monitored stay has all of its vital signs.
+
 Members of an ensemble leave out different patients for early stopping and share the patients to be drawn: below 500
 patients one model remembers its patients measurably, and this halves the trace.
 """
@@ -28,7 +32,7 @@ from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_targets import Targets
 from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
 from cohortloom.generators.columnar_sampling import Members
-from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
+from cohortloom.nets.columnar import LOW_RANK_FROM, ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
 from cohortloom.rng import Rng
 from cohortloom.training.phase import Objective, Phase
@@ -39,6 +43,7 @@ __all__ = ["ColumnarNets", "Size", "Tables", "phases", "size_of", "subset_that_f
 
 FEATURE_BYTES = 2**30  # history features kept at once; a larger cohort trains on as many patients as fit
 MAX_STEPS = 12_000
+MOST_FULL = 250  # columns of a network in its full form, below 500 patients
 MIDDLE_STEPS = 3_000  # 500 to 3,000 patients: validation would end the run thereabouts, with the rate still high
 
 
@@ -51,12 +56,14 @@ class Size:
     n_layers: int
     dropout: float
     persistence: float
+    low_rank: bool
     training: Training
 
 
 def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
     """The table of the module docstring."""
     small, large = n_subjects < 500, n_subjects > 3_000
+    low_rank = n_columns > (MOST_FULL if small else LOW_RANK_FROM)
     if net == "later":
         width = 16 if small or n_columns > 30 else 32
         batch = 128 if small else 512 if large else 256
@@ -67,7 +74,7 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
             weight_decay=0.01, patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
-        return Size(64 if small else 128, width, 2, dropout, persistence, training)
+        return Size(64 if small else 128, width, 2, dropout, persistence, low_rank, training)
     batch = min(256, max(32, n_rows // 4))
     epochs = 60 if n_subjects >= 5_000 else 300
     steps = int(min(epochs * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
@@ -77,8 +84,8 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         evaluate_every=max(-(-n_rows // batch), 8) if small else None,
     )  # fmt: skip
     if net == "first":
-        return Size(32 if small else 64, 16 if small else 32, 1, 0.3 if small else 0.1, 0.0, training)
-    return Size(64, 24, 1, 0.2 if small else 0.1, 0.0, training)
+        return Size(32 if small else 64, 16 if small else 32, 1, 0.3 if small else 0.1, 0.0, low_rank, training)
+    return Size(64, 24, 1, 0.2 if small else 0.1, 0.0, low_rank, training)
 
 
 class ColumnarNets(nn.Module):
@@ -95,7 +102,7 @@ class ColumnarNets(nn.Module):
                 size, (n_features, lookups) = sizes[name], alphabet.sizes(name)
                 self.nets[f"{name}_{member}"] = ColumnNet(
                     columns, n_features, lookups, hidden=size.hidden, width=size.width, n_layers=size.n_layers,
-                    dropout=size.dropout, persistence=size.persistence,
+                    dropout=size.dropout, persistence=size.persistence, low_rank=size.low_rank,
                 )  # fmt: skip
         self.eval()
 
