@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cohortloom.diffusion.distill import distill_stage, step, target
+from cohortloom.diffusion.distill import distill_stage, heun_step, step, target
 from cohortloom.diffusion.sampler import euler, grid
 
 SIZE = 0.7
@@ -45,13 +45,13 @@ def test_the_target_is_the_estimate_of_two_steps_in_one():
     assert torch.allclose(once, twice, atol=1e-5)
 
 
-def distilled(levels, teacher, updates=400):
+def distilled(levels, teacher, updates=400, variance=None):
     student = Gains(teacher.levels)
     student.load_state_dict(teacher.state_dict())
     draw = torch.Generator().manual_seed(1)
 
     def batch(number):
-        return SIZE * torch.randn(64, 1, 8, generator=draw), student, teacher
+        return SIZE * torch.randn(64, 1, 8, generator=draw), student, teacher, variance
 
     stage = distill_stage(levels, batch, student.parameters(), updates=updates, learning_rate=0.02,
                           generator=torch.Generator().manual_seed(2))  # fmt: skip
@@ -82,3 +82,30 @@ def test_two_stages_bring_four_steps_to_one():
 def test_an_odd_number_of_steps_is_refused():
     with pytest.raises(ValueError, match="even"):
         distilled(grid(3), Gains(grid(3)), updates=1)
+
+
+def test_the_first_teacher_stays_on_the_path():
+    """The exact path of a Gaussian is y sqrt(v + s'^2) / sqrt(v + s^2)."""
+    now, then = torch.tensor([1.0]), torch.tensor([0.4])
+    y = torch.ones(1, 1, 1)
+    path = float(((SIZE**2 + then**2) / (SIZE**2 + now**2)).sqrt())
+    plain, second = (abs(float(s(exact, y, now, then)) - path) for s in (step, heun_step))
+    assert second < 0.5 * plain
+    # at the last level nothing can be asked: the plain step
+    zero = torch.zeros(1)
+    assert torch.equal(heun_step(exact, y, now, zero), step(exact, y, now, zero))
+    aims = [target(exact, y, now, torch.tensor([0.6]), then, step=s) for s in (step, heun_step)]
+    ends = [aim + then / now * (y - aim) for aim in aims]
+    assert abs(float(ends[1]) - path) < 0.5 * abs(float(ends[0]) - path)
+
+
+def test_the_posterior_variance_weighs_the_levels():
+    levels = grid(4, high=5.0, low=0.1)
+    told = []
+
+    def variance(sigma):
+        told.append(sigma)
+        return SIZE**2 * sigma.square() / (SIZE**2 + sigma.square())
+
+    _, stage = distilled(levels, Gains(levels[:-1]), updates=300, variance=variance)
+    assert told and stage.after < 0.2 * stage.before

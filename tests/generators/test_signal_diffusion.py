@@ -579,8 +579,16 @@ def test_distill_on_the_command_line(model, tmp_path, capsys):
               "--records", "4", "--quiet"])  # fmt: skip
     assert not left.value.code
     assert load(tmp_path / "student").sampling_steps == 8
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
     assert [r[0] for r in rows[1:4]] == ["dpm2m", "dpm2m", "distilled"]
+    assert "has not paid" in out  # two updates can't
+
+
+@pytest.mark.slow
+def test_a_student_is_nearer_than_as_few_steps_without_it(model, given):
+    _, _, (_, plain, student) = distill(model, steps=2, updates=200, records=64, given=given, seed=0)
+    assert student.distance < plain.distance and student.spectrum < plain.spectrum
 
 
 def test_short_records_are_told_where_they_are():

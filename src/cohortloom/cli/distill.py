@@ -58,4 +58,7 @@ def run(
         )
     print("Against the first row on the same noise: distance in standard deviations of the samples, spectrum as mean")
     print("|log10 ratio|, steepness as ratio of the steepest slopes (1: as sharp).")
+    plain, last = prices[-2:]
+    if last.distance > plain.distance and last.spectrum > plain.spectrum:
+        print(f"It has not paid: {plain.steps} steps of {plain.sampler} without it are nearer. More --updates may help.")
     say(f"written: {out}", quiet=quiet)

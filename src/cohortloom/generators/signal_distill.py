@@ -109,7 +109,9 @@ def distill(
                     rows = np.arange(min(_BATCH, len(pool.x)))
                 else:
                     rows = _stream.child(number).numpy.integers(0, len(pool.x), _BATCH)
-                return pool.x[rows], pool.bound(student, rows), pool.bound(_teacher, rows)
+                law = pool.shown(_teacher, rows)[2]
+                variance = None if law is None else law.spread
+                return pool.x[rows], pool.bound(student, rows), pool.bound(_teacher, rows), variance
 
             def tell(done: int, _stage: int = k) -> None:
                 if progress:
@@ -117,8 +119,8 @@ def distill(
 
             student.net_.train()
             stages.append(
-                distill_stage(levels, batch, student.net_.denoiser.parameters(), updates=updates, learning_rate=5e-4,
-                              generator=rng.child("noise", k).torch, tell=tell)
+                distill_stage(levels, batch, student.net_.denoiser.parameters(), updates=updates, learning_rate=2e-3,
+                              generator=rng.child("noise", k).torch, second_order=k == 0, tell=tell)
             )  # fmt: skip
             levels, teacher = levels[::2], _frozen(student)
         student.net_.train(False)
