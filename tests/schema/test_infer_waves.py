@@ -56,6 +56,31 @@ def test_one_lead_of_unequal_length_is_cut_into_windows(tmp_path):
     assert "Records of 5 to 90 s" in draft.text
 
 
+def test_the_only_channel_is_read_whatever_its_name(tmp_path):
+    draw = np.random.default_rng(0)
+    for i, name in enumerate(["ECG", "EKG", "ECG", "Ch 1"]):
+        edf(tmp_path / "w" / f"{i}.edf", wave(draw, 10), [name])
+    draft, cohort = read(tmp_path / "w", "edf", tmp_path)
+    assert draft.schema.signals["ecg"].channels == ("ECG",)
+    assert cohort.signals["ecg"].samples.shape == (4, 1, 2500) and np.isfinite(cohort.signals["ecg"].samples).all()
+
+
+def test_24_bit_files_are_files_too(tmp_path):
+    library = pytest.importorskip("pyedflib")
+    (tmp_path / "w").mkdir()
+    x = wave(np.random.default_rng(0), 10, 2)
+    writer = library.EdfWriter(str(tmp_path / "w" / "a.bdf"), 2, file_type=library.FILETYPE_BDFPLUS)
+    writer.setSignalHeaders([
+        {"label": name, "dimension": "uV", "sample_frequency": FS, "physical_min": -2, "physical_max": 2,
+         "digital_min": -8388608, "digital_max": 8388607, "transducer": "", "prefilter": ""} for name in ("C3", "C4")
+    ])  # fmt: skip
+    writer.writeSamples([np.ascontiguousarray(v) for v in x])
+    writer.close()
+    draft, cohort = read(tmp_path / "w", "edf", tmp_path)
+    assert draft.schema.signals["eeg"].channels == ("C3", "C4")
+    np.testing.assert_allclose(cohort.signals["eeg"].samples[0], x, atol=1e-5)
+
+
 def test_names_tell_which_files_are_one_patient_s(tmp_path):
     draw = np.random.default_rng(0)
     names = [f"{a}{i}.." for a in ("Fc", "C", "Po", "O") for i in range(1, 5)]

@@ -102,5 +102,6 @@ class Cohort:
         rows = ", ".join(f"{n} {t.height:,}" for n, t in self.tables.items())
         made = f"{self.origin.kind}, {self.origin.source}".rstrip(", ")
         seed = f", seed {self.origin.seed}" if self.origin.seed is not None else ""
-        waves = "".join(f"; {n} {s.records.height:,} records" for n, s in self.signals.items())
-        return f"Cohort {self.schema.name}: {self.n_subjects:,} subjects ({rows}{waves}) ({made}{seed})"
+        waves = [f"{n} {s.records.height:,} records" for n, s in self.signals.items()]
+        held = "; ".join(part for part in (rows, *waves) if part) or "no table"
+        return f"Cohort {self.schema.name}: {self.n_subjects:,} subjects ({held}) ({made}{seed})"

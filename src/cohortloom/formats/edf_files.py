@@ -45,6 +45,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
             c.lower() for c in spec.channels
         }
         wanted = [i for i, label in enumerate(labels) if label.rstrip(".").lower() in theirs or label.lower() in theirs]
+        if not wanted and len(spec.channels) == len(labels) == 1:
+            wanted = [0]  # the only channel, whatever its name
         if not wanted:
             raise Trouble(
                 "missing-channel", f"has {len(labels)} channels, none of them wanted", "Map them with source.channels."
