@@ -591,6 +591,21 @@ def test_a_student_is_nearer_than_as_few_steps_without_it(model, given):
     assert student.distance < plain.distance and student.spectrum < plain.spectrum
 
 
+def test_given_patients_are_drawn_on_the_command_line_without_a_number(model, given, tmp_path, capsys):
+    from cohortloom.cli.main import main
+
+    model.save(tmp_path / "model")
+    given.save(tmp_path / "given")
+    arguments = ["sample", str(tmp_path / "model"), "-o", str(tmp_path / "drawn"), "--quiet"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code and "how many patients" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--given", str(tmp_path / "given")])
+    assert not left.value.code
+    assert Cohort.load(tmp_path / "drawn").n_subjects == given.n_subjects
+
+
 def test_short_records_are_told_where_they_are():
     """A window of a record sees the same channels as the whole record does there."""
     from cohortloom.generators.signal_diffusion import N_PLACES, _places

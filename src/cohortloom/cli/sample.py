@@ -13,7 +13,9 @@ from cohortloom.cli.options import Force, Out, Quiet, Seed, To, parse_levels, pa
 def run(
     model: Path,
     out: Out,
-    n: Annotated[int, typer.Option("-n", "--subjects", min=1, help="Number of patients.")],
+    n: Annotated[
+        int | None, typer.Option("-n", "--subjects", min=1, help="Number of patients; left out with --given.")
+    ] = None,
     seed: Seed = 0,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="TABLE.COLUMN=VALUE, kept exactly; several times.")
@@ -33,6 +35,8 @@ def run(
     from cohortloom.formats import write
     from cohortloom.generators import load
 
+    if n is None and given is None:
+        raise typer.BadParameter("say how many patients: -n 1000 (or whose: --given FOLDER)", param_hint="-n")
     context = Cohort.load(given) if given else None
     with progress("sample", quiet=quiet) as tell:
         cohort = load(model).sample(
