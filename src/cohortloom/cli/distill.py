@@ -60,5 +60,5 @@ def run(
     print("|log10 ratio|, steepness as ratio of the steepest slopes (1: as sharp).")
     plain, last = prices[-2:]
     if last.distance > plain.distance and last.spectrum > plain.spectrum:
-        print(f"It has not paid: {plain.steps} steps of {plain.sampler} without it are nearer. More --updates may help.")
+        print(f"It has not paid: {plain.steps} steps of {plain.sampler} without it are nearer. Try more --updates.")
     say(f"written: {out}", quiet=quiet)
