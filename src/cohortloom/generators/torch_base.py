@@ -31,6 +31,7 @@ from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.generators.base import Ability, Generator, Run
 from cohortloom.generators.condition import Condition
+from cohortloom.nets.packing import packed, unpacked
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.training import History, Phase, Training, drawing_from, few_threads, train
@@ -165,8 +166,7 @@ class TorchGenerator(Generator):
         from safetensors.torch import save_file
 
         facts = super()._write(folder)
-        state = {name: value.detach().contiguous().clone() for name, value in self.net_.state_dict().items()}
-        save_file(state, folder / "weights.safetensors")
+        save_file(packed(self.net_.state_dict()), folder / "weights.safetensors")
         return {**facts, "shape": dict(self.shape_.facts), "history": self.history_.records}
 
     def _read(self, folder: Path, facts: Mapping[str, Any], schema: Schema) -> None:
@@ -179,7 +179,8 @@ class TorchGenerator(Generator):
         with drawing_from(Rng(0).torch):
             net = self.build(self.shape_)
         try:
-            net.load_state_dict(load_file(folder / "weights.safetensors", device="cpu"))
+            found = load_file(folder / "weights.safetensors", device="cpu")
+            net.load_state_dict(unpacked(found, net.state_dict()))
         except (SafetensorError, OSError, RuntimeError):
             problem = Problem("weights", "weights.safetensors", "does not fit the model", "Save the model again.")
             raise FileFormatError("", [problem]) from None
