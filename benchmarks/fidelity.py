@@ -6,9 +6,11 @@
 Each cohort is split by patient (.6 to learn from, .4 held out; the split follows the seed). Each generator is fitted in
 a process of its own, draws as many patients as it was fitted on, and is judged. A row holds the headline scores with
 the floor (real training patients in place of synthetic ones) and both anchors, what the judges see first, CPU seconds
-and peak memory of fitting and drawing. `heart_failure` is simulated from the priors of its schema: a cohort of known
-laws, not a real one. `nafld`, `cgd` and `pbc_baseline` are read by the schema that `schema infer` drafts, untouched:
-what somebody with other data may expect. `--patients` takes a random part of a cohort (diabetes_encounters=20000).
+and peak memory of fitting and drawing. One draw of a small cohort is judged .05 above or below the next: `--draws` lets
+the patient judge see several, and the table shows their mean. `heart_failure` is simulated from the priors of its
+schema: a cohort of known laws, not a real one. `nafld`, `cgd` and `pbc_baseline` are read by the schema that
+`schema infer` drafts, untouched: what somebody with other data may expect. `--patients` takes a random part of a cohort
+(diabetes_encounters=20000).
 """
 
 from __future__ import annotations
@@ -67,9 +69,16 @@ def cohort_of(name: str, data: Path, patients: int | None, seed: int):
 
 
 def measure(
-    name: str, generator: str, seed: int, data: Path, patients: int | None, minutes: float | None, fast: bool
+    name: str,
+    generator: str,
+    seed: int,
+    data: Path,
+    patients: int | None,
+    minutes: float | None,
+    fast: bool,
+    draws: int,
 ) -> dict[str, Any]:
-    """One row: fit, draw, judge."""
+    """One row: fit, draw, judge; of further draws the patient judge alone."""
     from cohortloom.evaluation import evaluate
     from cohortloom.generators import create
 
@@ -113,6 +122,12 @@ def measure(
         }
         for s in shown
     }
+    row["detection.patients draws"] = [row["detection.patients"]]
+    for draw in range(1, draws):
+        more = model.sample(parts.train.n_subjects, seed=seed + 1000 * draw)
+        again = evaluate(more, train=parts.train, held_out=parts.held_out, seed=seed, only=["detection"], fast=fast)
+        found = next(s.value for s in again.scores if s.key == "detection.patients")
+        row["detection.patients draws"].append(_rounded(found))
     row["failed_scores"] = [s.key for s in report.scores if s.passed is not None and not s.passed]
     row["gives_away"] = {
         key: by_key[key].details.get("gives_away", [])[:6]
@@ -136,6 +151,7 @@ def main() -> None:
     options.add_argument("--generators", nargs="+", default=["columnar-ar", "bootstrap", "independent"])
     options.add_argument("--minutes", nargs="+", default=[], help="budget of a fit, 2 or pbc=2 icu_48h=10")
     options.add_argument("--patients", nargs="+", default=[], help="part of a cohort, diabetes_encounters=20000")
+    options.add_argument("--draws", type=int, default=3, help="draws that the patient judge sees, one after the other")
     options.add_argument("--fast", action="store_true", help="smaller judges")
     options.add_argument("--table", action="store_true", help="print the result file as Markdown, run nothing")
     given = options.parse_args()
@@ -148,7 +164,7 @@ def main() -> None:
         for seed in given.seeds:
             for generator in given.generators:
                 budget, part = (table.get(cohort, table.get("")) for table in (minutes, patients))
-                rows.append(apart(measure, cohort, generator, seed, given.data, part, budget, given.fast))
+                rows.append(apart(measure, cohort, generator, seed, given.data, part, budget, given.fast, given.draws))
                 show([rows[-1]])
                 save("fidelity", rows, out=given.out)  # a run that is stopped keeps what it has
 
@@ -170,6 +186,8 @@ def table_of(path: Path) -> str:
         for key in keys:
             score = row["scores"].get(key) or {}
             parts = [score.get(k) for k in ("value", "floor", "independent")]
+            if key == "detection.patients" and row.get(f"{key} draws"):
+                parts[0] = float(np.mean(row[f"{key} draws"]))
             text = [f"{v:.2f}".replace("0.", ".") if v is not None else "-" for v in parts]
             cells.append(f"{text[0]} ({text[1]}; {text[2]})")
         failed = f"{row['failed']} of {row['judged']}"
