@@ -86,6 +86,10 @@ def test_even_weeks_are_left_alone():
     law = Weekdays.fit(steps, np.arange(18_000, 19_000))
     assert law == Weekdays() == Weekdays.from_json(law.to_json())
     assert np.array_equal(law.moved(steps, rng, courses=True), steps.time)
+    months = np.arange("2019-01", "2023-01", dtype="datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    registry = _steps(np.sort(rng.choice(months, (900, 5)), axis=1).ravel(), np.full(900, 5))
+    assert np.ptp(np.bincount(_weekday(registry.time // DAY), minlength=7)) > 200  # uneven, by the calendar alone
+    assert Weekdays.fit(registry, registry.time[registry.first] / DAY) == Weekdays()
     nobody = _steps(np.zeros(0, np.int64), np.zeros(3, np.int64))
     assert Weekdays.fit(nobody, np.zeros(0)) == Weekdays()
 

@@ -7,7 +7,8 @@ touched. A first step takes its whole course along. A later step moves alone, an
 last one only back in time, because what ends a course (death, the end of a study) is not moved.
 
 Starts alone give q their own law; later steps give it the law of first steps, turned by the days elapsed since. Where p
-and q are as near as chance has them (a chi-squared test), nothing is moved: shifted dates have no week.
+and q are as near as chance has them (a chi-squared test with dates, not steps, drawn at random), nothing is moved:
+shifted dates have no week, and a registry that writes the first of the month has few dates.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class Weekdays:
         """Learn from training steps [ticks]; `starts`: days of first steps as the codec's law draws them."""
         day, first = floor_to(steps.time, DAY) // DAY, steps.first
         begun = np.repeat(day[first], steps.length[steps.length > 0])
-        p_first, drawn = _counts(day[first]), _counts(np.round(starts[np.isfinite(starts)]).astype(np.int64))
-        one = _moves(p_first, _shares(drawn))
+        drawn = _counts(np.round(starts[np.isfinite(starts)]).astype(np.int64))
+        one = _moves(day[first], _shares(drawn))
         elapsed = _shares(np.bincount((day - begun)[~first] % 7, minlength=7))
-        start = _shares(p_first)
+        start = _shares(_counts(day[first]))
         q_later = np.array([sum(elapsed[k] * start[(w - k) % 7] for k in range(7)) for w in range(7)])
-        return cls(*one, *_moves(_counts(day[~first]), q_later))
+        return cls(*one, *_moves(day[~first], q_later))
 
     def moved(self, steps: Steps, draw: np.random.Generator, *, courses: bool) -> np.ndarray:
         """Times of the steps [ticks] on their weekdays; `courses`: whole courses may be moved."""
@@ -85,10 +86,12 @@ def _shares(count: np.ndarray) -> np.ndarray:
     return (count + 1.0) / (count.sum() + 7.0)
 
 
-def _moves(count: np.ndarray, q: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Probability of staying and of each target."""
+def _moves(day: np.ndarray, q: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Probability of staying and of each target, for steps on these days."""
+    date, n = np.unique(day, return_counts=True)
+    count, spread = (np.bincount(_weekday(date), w, minlength=7) for w in (n, n**2))
     expected = count.sum() * q
-    if not count.sum() or ((count - expected) ** 2 / expected).sum() < _UNEVEN:
+    if not len(day) or ((count - expected) ** 2 / np.maximum(expected, spread)).sum() < _UNEVEN:
         return (), ()
     p = _shares(count)
     to = np.maximum(p - q, 0.0) + 0.01 * p  # where all excess is out of reach, any usual day will do
