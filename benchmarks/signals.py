@@ -253,19 +253,23 @@ def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch
 
 
 def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
-    """neurokit2's ECG simulator, one lead, heart rates of the training records."""
+    """neurokit2's ECG simulators, of one lead or of the standard twelve, with heart rates of the training records."""
+    from cohortloom.simulation.ecg import LEADS
+
     waves = next(iter(train.signals.values()))
     spec, length = waves.spec, waves.samples.shape[2]
-    if spec.kind != "ecg" or length < 3 * spec.fs or len(spec.channels) > 1:
+    one = len(spec.channels) == 1
+    if spec.kind != "ecg" or length < 3 * spec.fs or not (one or set(spec.channels) <= set(LEADS)):
         return None
     import neurokit2 as nk  # heavy
 
     rates = per_record(waves)["heart_rate"]
     rates = np.random.default_rng(seed).choice(rates[np.isfinite(rates)], n)
     seconds = int(np.ceil(length / spec.fs)) + 1
-    made = [nk.ecg_simulate(duration=seconds, sampling_rate=round(spec.fs), heart_rate=float(r), random_state=seed + k)
-            for k, r in enumerate(rates)]  # fmt: skip
-    return {"samples": np.stack(made)[:, None, :length].astype(np.float32)}
+    how = {"duration": seconds, "sampling_rate": round(spec.fs), "method": "ecgsyn" if one else "multileads"}
+    made = [nk.ecg_simulate(heart_rate=float(r), random_state=seed + k, **how) for k, r in enumerate(rates)]
+    made = [m[None] if one else m[list(spec.channels)].to_numpy().T for m in made]
+    return {"samples": np.stack(made)[:, :, :length].astype(np.float32)}
 
 
 def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
