@@ -29,7 +29,10 @@ WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "
          }  # fmt: skip
 SLOW = {"processes_equal_whole", "odd_schemas"}
 #: Fits of many cohorts, by a generator whose parts are checked on them in the fast suite.
-SLOW_PAIRS = {("chain", "odd_cohorts"), ("chain", "courses_before_the_origin"), ("record-diffusion", "odd_cohorts")}
+SLOW_PAIRS = {
+    ("chain", "courses_before_the_origin"),
+    *((name, "odd_cohorts") for name in ("chain", "columnar-ar", "record-diffusion", "temporal-vae")),
+}
 #: A Python step per visit: only its first few checks run in the fast suite.
 SLOW_GENERATORS = {"sdv-par"}
 QUICK = {"settings_are_the_fields", "same_seed_same_cohort", "loaded_is_the_same"}
