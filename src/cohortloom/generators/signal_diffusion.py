@@ -307,8 +307,12 @@ class SignalDiffusion(TorchGenerator):
         """The Gaussian law the denoiser starts from."""
         rows = np.sort(rng.child("rows").numpy.permutation(len(data.shape))[:_MOST_FITTED])
         if net.start.mix is not None:
-            axes = data.axes if data.axes is not None else principal_axes(
-                (left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000])
+            axes = (
+                data.axes
+                if data.axes is not None
+                else principal_axes(
+                    (left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000])
+                )
             )
             net.start.mix.copy_(torch.from_numpy(np.ascontiguousarray(axes)))
         if net.start.slope is None:
