@@ -68,8 +68,9 @@ def run(
             validation.save(folder / f"validation.{suffix}")
         say("6/6 evaluate beside held-out patients and baselines, with the smaller judges of --fast", quiet=quiet)
         with progress("evaluate", quiet=quiet) as tell:
-            sides = {"train": parts.train, "held_out": parts.held_out}
-            report = evaluate(synthetic, **sides, seed=seed, fast=True, progress=tell)
+            report = evaluate(
+                synthetic, train=parts.train, held_out=parts.held_out, seed=seed, fast=True, progress=tell
+            )
         if real.signals:
             report = replace(report, not_tested=(*report.not_tested, SHORT))
         for suffix in ("html", "json", "md"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import polars as pl
 
 from cohortloom.evaluation.context import Context
-from cohortloom.evaluation.intervals import ALPHA
 from cohortloom.evaluation.parts import Part
 from cohortloom.evaluation.signals import measures_of, prepared
 from cohortloom.evaluation.signals_judge import series
@@ -43,7 +42,7 @@ def _of(ctx: Context, signal: SignalContext, parts: list[Part]) -> list[Score]:
     table: dict[str, list[tuple[str, Score]]] = {}
     for part, views in cases:
         rng = signal.rng.child("subgroups", part.label)
-        one = made_of(signal.name, signal.spec, views, rng, fast=ctx.fast, alpha=ALPHA / len(cases))
+        one = made_of(signal.name, signal.spec, views, rng, fast=ctx.fast, alpha=signal.alpha / len(cases))
         for s in measures_of(one, lambda words, part=part: ctx.tell(f"{words} of {part.label}")):
             what = s.details.get("worst")
             table.setdefault(s.key, []).append((f"{part.label}: {what}" if what else part.label, s))

@@ -6,7 +6,6 @@ Where records differ in length, missing samples at a record's end are what fills
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.formats.waveforms import Raw, Trouble
+from cohortloom.schema.wave_files import cells, label_of
 
 if TYPE_CHECKING:
     from cohortloom.cohort import SignalSet
@@ -90,7 +90,7 @@ def _rows(file: Path, spec: Signal) -> list[Raw]:
         place = int(source.labels.column) - 1
     with file.open(encoding="utf8", errors="replace") as lines:
         for line in lines:
-            row = [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
+            row = cells(line)
             if not row:
                 continue
             try:
@@ -101,7 +101,7 @@ def _rows(file: Path, spec: Signal) -> list[Raw]:
                     "unreadable-signal", f"has a row that is not numbers alone (row {len(found) + 1})",
                     "Take header and names out, or write it as NPZ.",
                 ) from None  # fmt: skip
-            facts = {} if label is None else {source.labels.column: re.sub(r"\.0+(e\+?0+)?$", "", label)}
+            facts = {} if label is None else {source.labels.column: label_of(label)}
             x = _trimmed(x[None] * np.float32(source.scale), spec)
             found.append(Raw(x, spec.channels, source.fs or spec.fs, facts, None, row=len(found)))
     if not found:

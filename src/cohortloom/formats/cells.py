@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from cohortloom.schema import Code, Column, Count, Number
+from cohortloom.schema.profile import is_number
 from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["Cell", "Fault", "Reading", "as_float_text", "cell", "layouts_in", "moment", "text_of"]
@@ -178,7 +179,7 @@ def _parsed(name: str, dtype: pl.DataType, reading: Reading) -> tuple[pl.Expr, l
         parsed = text.cast(pl.Float64, strict=False)
         fix = "If they mean missing, add them to missing_in.{column} of the source; a decimal comma needs a point."
         faults.append(Fault("not-a-number", text.is_not_null() & parsed.is_null(), "are no numbers", fix, True))
-        odd = [float(m) for m in reading.marks if _is_number(m)]  # "-1" is also written "-1.00"
+        odd = [float(m) for m in reading.marks if is_number(m)]  # "-1" is also written "-1.00"
         number = pl.when(parsed.is_in(odd)).then(None).otherwise(parsed) if odd else parsed
     if dtype.is_float():  # pandas says missing by NaN; in text a NaN means missing only where the source says so
         number = pl.when(number.is_nan()).then(None).otherwise(number)
@@ -216,14 +217,6 @@ def _bounds(column: Number | Count, beside: object) -> str:
     parts = [f"at least {column.low:g}{unit}"] if column.low is not None else []
     parts += [f"at most {column.high:g}{unit}"] if column.high is not None else []
     return " and ".join(parts) or "any number"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

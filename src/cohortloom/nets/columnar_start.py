@@ -334,17 +334,21 @@ def _softmax(table: _Table, token: np.ndarray, n_tokens: int) -> tuple[np.ndarra
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
     null = np.zeros((a.shape[1], n_tokens))
     null[-1] = np.log(share)
-    tests = [table.fold == k for k in range(1 + (len(y) <= CROSSED))]
-    tests = [test for test in tests if test.any() and not test.all()]
-    if not tests:
+    folds = [table.fold == k for k in range(1 + (len(y) <= CROSSED))]
+    folds = [aside for aside in folds if aside.any() and not aside.all()]
+    if not folds:
         return None
-    aside = [test.sum() for test in tests]
-    mean_loss = lambda weights: np.average([_loss(a[t], token[t], w) for t, w in zip(tests, weights)], weights=aside)  # noqa: E731
-    best, least, scale = None, mean_loss([null] * len(tests)) - 1e-4, np.ones(len(chosen))
+    fits, tests = [(a[~aside], y[~aside]) for aside in folds], [(a[aside], token[aside]) for aside in folds]
+
+    def mean_loss(weights: list[np.ndarray]) -> float:
+        losses = [_loss(*test, weight) for test, weight in zip(tests, weights)]
+        return np.average(losses, weights=[len(t) for _, t in tests])
+
+    best, least, scale = None, mean_loss([null] * len(folds)) - 1e-4, np.ones(len(chosen))
     for _ in range(ROUNDS):
-        weights, better = [null] * len(tests), None
+        weights, better = [null] * len(folds), None
         for strength in SOFTMAX_RIDGE:
-            weights = [_climb(a[~t], y[~t], w, null, strength * scale) for t, w in zip(tests, weights)]
+            weights = [_climb(*fit, w, null, strength * scale) for fit, w in zip(fits, weights)]
             if (loss := mean_loss(weights)) < least:
                 best, least, better = strength * scale, loss, weights
             elif better is not None:

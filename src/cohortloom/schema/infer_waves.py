@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cohortloom.schema.profile import snake
-from cohortloom.schema.wave_files import Wave, cells, wave_files
+from cohortloom.schema.wave_files import Wave, cells, label_of, wave_files
 
 if TYPE_CHECKING:
     from cohortloom.schema.sheets import Sheet
@@ -247,7 +247,7 @@ class _Signal:
             column = [row[0] for line in file if (row := cells(line))]
         if 2 <= len(set(column)) <= min(MOST_LABELS, 0.5 * len(column)):
             self.source["labels"] = {"column": "1"}
-            self.signal["labels"] = sorted({_whole(v) for v in column})
+            self.signal["labels"] = sorted({label_of(v) for v in column})
             self.notes["labels",] = "The first column has few values: labels, as in the UCR archive."
             if "duration" in self.signal:
                 self.signal["duration"] = round((self.waves[0].seconds - 1) / self.signal["fs"], 9)
@@ -311,8 +311,3 @@ def _subject(files: list[str], ids: set[str]) -> tuple[str, str]:
         ):
             return pattern, f"Names tell {len(each)} patients with {len(stems) / len(each):.1f} files each (a guess)."
     return _SUBJECTS[0], "Each file is taken for a patient of its own; correct source.subject if that is wrong."
-
-
-def _whole(text: str) -> str:
-    """A label without the .0 that a table of numbers gives it."""
-    return re.sub(r"\.0+(e[+]?0+)?$", "", text)

@@ -15,7 +15,18 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-__all__ = ["LIMIT", "MARKS", "NUMBER_MARKS", "Profile", "decimals_of", "outward", "profile", "snake", "with_points"]
+__all__ = [
+    "LIMIT",
+    "MARKS",
+    "NUMBER_MARKS",
+    "Profile",
+    "decimals_of",
+    "is_number",
+    "outward",
+    "profile",
+    "snake",
+    "with_points",
+]
 
 MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
 NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
@@ -86,6 +97,15 @@ def with_points(cells: pl.Expr) -> pl.Expr:
     grouped = cells.str.contains(start + r"\d{1,3}(\.\d{3})+)(,\d+)?\s*$")
     cells = pl.when(grouped).then(cells.str.replace_all(".", "", literal=True)).otherwise(cells)
     return cells.str.replace(start + r"\d+),(\d+\s*)$", "${1}.${2}")
+
+
+def is_number(text: str) -> bool:
+    """Does the text of a cell read as a number?"""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def snake(name: str) -> str:

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["MOST_FILES", "SUFFIXES", "Wave", "cells", "is_rows", "wave_files"]
+from cohortloom.schema.profile import is_number
+
+__all__ = ["MOST_FILES", "SUFFIXES", "Wave", "cells", "is_rows", "label_of", "wave_files"]
 
 SUFFIXES = {".edf": "edf", ".bdf": "edf", ".hea": "wfdb", ".npz": "npz"}
 TEXTS = (".tsv", ".csv", ".txt")
@@ -82,7 +84,7 @@ def is_rows(path: Path) -> bool:
             lines = [cells(line) for line in (file.readline(), file.readline()) if line.strip()]
     except OSError:
         return False
-    return bool(lines) and all(len(c) > LEAST_SAMPLES and all(map(_is_number, c)) for c in lines)
+    return bool(lines) and all(len(c) > LEAST_SAMPLES and all(map(is_number, c)) for c in lines)
 
 
 def cells(line: str) -> list[str]:
@@ -90,12 +92,9 @@ def cells(line: str) -> list[str]:
     return [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def label_of(cell: str) -> str:
+    """A label without the .0 that a table of numbers gives it."""
+    return re.sub(r"\.0+(e[+]?0+)?$", "", cell)
 
 
 def _edf(path: Path, name: str) -> Wave | None:
