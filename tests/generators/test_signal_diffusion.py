@@ -320,6 +320,46 @@ def test_a_handful_of_patients_is_learned(n):
     assert np.isfinite(model.sample(given=clinic(3, seed=1), seed=1).signals["ecg"].samples).all()
 
 
+def many_shapes(n):
+    """Two leads at 50 Hz, 6 s, a beat every .8 to 1 s; each record has a shape of its own, which a code of 4 can't tell."""
+    draw = np.random.default_rng(0)
+    time, waves = np.arange(300) / FS, np.zeros((n, 2, 300))
+    for wave in waves:
+        bumps = [(0.0, 0.025, np.array([3.0, -1.5]))]
+        bumps += [(t, 0.07, 0.7 * draw.standard_normal(2)) for t in np.linspace(-0.2, 0.4, 9)]
+        for beat in np.arange(0.3, 7, draw.uniform(0.8, 1.0)):
+            for at, width, height in bumps:
+                wave += height[:, None] * np.exp(-0.5 * np.square((time - beat - at) / width))
+    schema = Schema.model_validate(
+        {"name": "shapes", "clock": "offset", "signals": {"ecg": {"kind": "ecg", "channels": ["a", "b"], "fs": FS}}}
+    )
+    records = pl.DataFrame(
+        {"record_id": np.arange(n), "subject_id": np.arange(n), "n_samples": np.full(n, 300)}
+    ).with_columns(visit_id=pl.lit(None, pl.Int64), time=pl.lit(None, pl.Duration("us")), label=pl.lit(None, pl.String))
+    waves += 0.02 * draw.standard_normal(waves.shape)
+    ecg = SignalSet(schema.signals["ecg"], records, waves.astype(np.float32))
+    return Cohort.build(schema, {}, signals={"ecg": ecg})
+
+
+def beats_alike(waves):
+    """Share of the power of a record's beats that is in their mean; median over records."""
+    found, shares = find_beats(bare(waves), (0,)), []
+    for x, place, count in zip(np.nan_to_num(waves.samples), found.place, found.count):
+        at = np.rint(place[:count]).astype(int)
+        at = at[(at >= 10) & (at < x.shape[1] - 20)]
+        beats = x[:, at[:, None] + np.arange(-10, 20)].transpose(1, 0, 2).reshape(len(at), -1)
+        shares.append(1 - np.square(beats - beats.mean(axis=0)).sum() / np.square(beats).sum())
+    return np.median(shares)
+
+
+@pytest.mark.parametrize("rest", [True, False])
+def test_what_a_code_leaves_of_a_beat_is_the_record_s_not_the_beat_s(rest, monkeypatch):
+    if not rest:  # left to the samples it would be noise, another in each beat
+        monkeypatch.setattr(signal_diffusion, "MOST_REST", 0)
+    drawn = SignalDiffusion(**{**SHORT, "code": 4}).fit(many_shapes(30), seed=0).sample(30, seed=1)
+    assert (beats_alike(drawn.signals["ecg"]) > 0.96) == rest
+
+
 def test_patients_of_whom_nothing_is_known_get_records(model, given):
     blank = given.tables["patients"].with_columns(potassium=pl.lit(None, pl.Float64), sex=pl.lit(None, pl.String))
     visits = given.tables["visits"].with_columns(pulse=pl.lit(None, pl.Float64))

@@ -73,6 +73,17 @@ def test_prior_finds_two_kinds_of_records():
     assert (found > 1).mean() == pytest.approx(0.3, abs=0.06) and ((found > 0) & (found < 2)).mean() < 0.02
 
 
+def test_plain_facts_follow_the_context_and_nothing_else():
+    draw = np.random.default_rng(0)
+    c = draw.standard_normal((800, 1))
+    y = np.concatenate([c, 2 * c, 0 * c], axis=1) + np.array([1.0, 0.5, 3.0]) * draw.standard_normal((800, 3))
+    prior = RecordPrior(1, 3, n_plain=2)
+    prior.fit(c, np.ones(c.shape, bool), y, np.arange(800), Rng(0))
+    found = prior.draw(c, np.ones(c.shape, bool), np.arange(800), Rng(1)) - c * np.array([1, 2, 0])
+    assert found.std(axis=0) == pytest.approx([1.0, 0.5, 3.0], rel=0.1)
+    assert np.abs(np.corrcoef(np.c_[c, found].T) - np.eye(4)).max() < 0.12
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_prior_of_a_handful_is_finite(n):
     prior = RecordPrior(1, 2)

@@ -79,6 +79,8 @@ N_PLACES = 9
 SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
+#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody.
+MOST_REST = 72
 
 
 class WaveNet(nn.Module):
@@ -89,9 +91,9 @@ class WaveNet(nn.Module):
         n_facts = facts["n_facts"]
         self.denoiser = denoiser
         self.code = LinearCode(facts["n_shape"], facts["n_code"])
-        self.prior = RecordPrior(facts["n_context"], n_facts)
+        self.prior = RecordPrior(facts["n_context"], n_facts, n_plain=n_facts - facts["n_told"])
         self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
-        self.rhythm = RhythmNet(n_facts) if facts["beats"] else None
+        self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
         self.start = _start_of(facts) if facts["start"] else None
         self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
@@ -204,6 +206,7 @@ class SignalDiffusion(TorchGenerator):
         with_beats = data.beats is not None
         placed = not with_beats and _aligned(data) and int(data.n_samples.max()) <= round(self.window * data.fs)
         n_code = 0 if placed else max(1, min(self.code, n // 4, n_shape))
+        n_rest = max(0, min(MOST_REST, n - 1 - n_code, n_shape - n_code)) * with_beats
         n_texture = len(texture_centres(data.fs)) * with_beats
         return {
             "beats": with_beats,
@@ -211,8 +214,9 @@ class SignalDiffusion(TorchGenerator):
             "start": self.start,
             "n_texture": n_texture,
             "n_shape": n_shape,
-            "n_code": n_code,
-            "n_facts": n_code + (N_RHYTHM + n_texture + 1) * with_beats,
+            "n_code": n_code + n_rest,
+            "n_facts": n_code + n_rest + (N_RHYTHM + n_texture + 1) * with_beats,
+            "n_told": n_code + (N_RHYTHM + n_texture + 1) * with_beats,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
@@ -236,7 +240,7 @@ class SignalDiffusion(TorchGenerator):
         facts = shape.facts
         n_guides = facts["n_channels"] + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
         n_guides += facts["n_channels"] * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
-        n_condition = 2 * facts["n_context"] + facts["n_facts"]
+        n_condition = 2 * facts["n_context"] + facts["n_told"]
         patch = self.patch or _patch(facts["n_samples"], facts["fs"])
         if self.denoiser != "unet":
             from cohortloom.nets.patched import PatchTransformer
@@ -355,7 +359,7 @@ class SignalDiffusion(TorchGenerator):
         spread = np.exp(data.facts[:, 1] * float(net.spread[1]) + float(net.middle[1]))
         u = torch.from_numpy((data.log_rr - mean[:, None]) / spread[:, None]).float()
         odd, real = torch.from_numpy(data.beats.odd[:, 1:]), torch.from_numpy(data.beats.real[:, 1:])
-        facts = torch.from_numpy(data.facts).float()
+        facts = torch.from_numpy(data.facts[:, : self.shape_.facts["n_told"]]).float()
         enough = data.beats.count >= 3
 
         def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
@@ -373,7 +377,7 @@ class SignalDiffusion(TorchGenerator):
         if net.start is not None:  # what is left to the network is smaller than the record
             path = replace(path, location=path.location - math.log(net.start.size()))
         n = min(int(data.n_samples.max()), max(round(self.window * data.fs), 16))
-        lengths, placed = data.n_samples, self.shape_.facts["placed"]
+        lengths, placed, n_told = data.n_samples, self.shape_.facts["placed"], self.shape_.facts["n_told"]
 
         def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
             rows = batch.numpy()
@@ -386,7 +390,7 @@ class SignalDiffusion(TorchGenerator):
             code = facts.shape[1] - z.shape[1]
             facts[:, code:] = (z - net.middle[code:].float()) / net.spread[code:].float()
             shown = self._hide(torch.from_numpy(data.observed[rows]).float(), draw)
-            condition = _condition(torch.from_numpy(data.context[rows]).float(), shown, facts)
+            condition = _condition(torch.from_numpy(data.context[rows]).float(), shown, facts[:, :n_told])
             guide = None
             if data.beats is not None:
                 guide = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs, start=start)
@@ -558,7 +562,8 @@ class SignalDiffusion(TorchGenerator):
         scale = np.exp(np.clip(drawn[:, 1] * spread[1] + middle[1], -7, 0))
         inside = np.maximum(np.rint(n_samples / fs / mean).astype(int), 1) if n else np.zeros(0, int)
         n_beats = int(2 * inside.max(initial=1)) + 4
-        u, odd = self.net_.rhythm.draw(torch.from_numpy(drawn).float(), n_beats, rng.torch)
+        told = torch.from_numpy(drawn[:, : self.shape_.facts["n_told"]]).float()
+        u, odd = self.net_.rhythm.draw(told, n_beats, rng.torch)
         rr = np.exp(np.clip(u.numpy() * scale[:, None], -1.6, 1.6)).astype(np.float64)
         among = np.arange(n_beats) < inside[:, None]
         rr *= (mean * inside / np.maximum((rr * among).sum(axis=1), 1e-6))[:, None]
@@ -599,7 +604,8 @@ class SignalDiffusion(TorchGenerator):
     ) -> tuple[torch.Tensor, torch.Tensor | None, Start | None]:
         """Condition vector, guides and Gaussian law of a batch."""
         facts, known = torch.from_numpy(drawn).float(), self.shape_.facts
-        condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), facts)
+        told = facts[:, : known["n_told"]]
+        condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), told)
         guide = None
         if beats is not None:
             k = known["n_code"]

@@ -260,7 +260,8 @@ def bridged(
     mean = np.exp(np.clip(drawn[:, 0] * spread[0] + middle[0], np.log(0.2), np.log(3.0)))
     scale = np.exp(np.clip(drawn[:, 1] * spread[1] + middle[1], -7, 0))
     n_spare = int(2 * (n_samples / fs / mean).max(initial=1)) + 4
-    u, _ = model.net_.rhythm.draw(torch.from_numpy(drawn).float(), n_spare, rng.torch)
+    told = torch.from_numpy(drawn[:, : model.shape_.facts["n_told"]]).float()
+    u, _ = model.net_.rhythm.draw(told, n_spare, rng.torch)
     rr = np.maximum(mean[:, None] * np.exp(np.clip(u.numpy() * scale[:, None], -1.2, 1.2)), 0.2) * fs
     phase = rng.child("phase").numpy.random(len(mean))
     places, odds = [], []

@@ -100,11 +100,17 @@ class LinearCode(_Fitted):
 
 
 class RecordPrior(_Fitted):
-    """p(y | context)."""
+    """p(y | context).
 
-    def __init__(self, n_context: int, n_facts: int) -> None:
+    Args:
+        n_context: Features of the context.
+        n_facts: Coordinates of y.
+        n_plain: The last of them, uncorrelated and many (what averaged beats have beyond their code): no mixture.
+    """
+
+    def __init__(self, n_context: int, n_facts: int, *, n_plain: int = 0) -> None:
         super().__init__()
-        d = n_facts
+        d, self.n_plain = n_facts, n_plain
         self._room(
             middle=(n_context,), spread=(n_context, n_context), slope=(n_context, d), offset=(d,), weight=(PARTS,),
             mean=(PARTS, d), factor=(PARTS, d, d), low=(d,), high=(d,), alike=(d,), scale=(n_context, d),
@@ -134,7 +140,8 @@ class RecordPrior(_Fitted):
             usual = np.maximum(1.5 * np.median(np.abs(e), axis=0), 1e-3)
             slope, offset = _ridge(c, y, 1 / (np.square(_size(c, scale)) * (1 + np.square(e / usual) / 4)))
         e = (y - c @ slope - offset) / _size(c, scale)
-        weight, mean, factor, whole = _mixture(e, rng)
+        own = d - self.n_plain
+        weight, mean, factor, whole = _with_plain(_mixture(e[:, :own], rng), e[:, own:])
         white = np.linalg.solve(whole, (e - e.mean(axis=0)).T).T if n > 1 else np.zeros((n, d))
         low, high = (np.quantile(y, q, axis=0) for q in (0.0, 1.0))
         margin = 0.15 * (high - low)
@@ -291,6 +298,18 @@ def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarra
             best = score
             weight[:], mean[:], factor[:] = 0.0, 0.0, 0.0
             weight[:k], mean[:k], factor[:k] = found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
+    return weight, mean, factor, whole
+
+
+def _with_plain(found: tuple[np.ndarray, ...], e: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The mixture with further coordinates, each independent of all."""
+    weight, mean, factor, whole = found
+    size, own = np.maximum(e.std(axis=0), 1e-6), whole.shape[0]
+    wide = ((0, e.shape[1]), (0, e.shape[1]))
+    mean, factor, whole = np.pad(mean, ((0, 0), wide[0])), np.pad(factor, ((0, 0), *wide)), np.pad(whole, wide)
+    mean[:, own:] = e.mean(axis=0)
+    for root in (whole, *factor):
+        root[range(own, len(root)), range(own, len(root))] = size
     return weight, mean, factor, whole
 
 
