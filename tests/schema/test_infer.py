@@ -283,7 +283,8 @@ def test_names_read_as_the_clinic_says_them(theirs, ours):
     [
         (["1", "2", "NA", "?"], "number", 2),
         (["1.5", " 2 ", "", None], "number", 2),
-        (["2020-01-01", "2021-02-03T04:05:06", ""], "text", 1),
+        (["2020-01-01", "2021-02-03T04:05:06", ""], "date", 1),
+        (["18:30", "07:15"], "text", 0),
         (["03.04.2020", "25.12.2020"], "date", 0),
         (["a", "1", "2"], "text", 0),
         ([None, ""], "empty", 2),
@@ -345,3 +346,50 @@ def test_numbers_with_decimal_commas_only():
     cells = ["12,5", "<0,5", "1.234,5", "1.234", "12.5", "a,b", "-3,0", "01.02.2020", None, "7"]
     found = pl.DataFrame({"x": cells}).select(with_points(pl.col("x")))["x"].to_list()
     assert found == ["12.5", "<0.5", "1234.5", "1234", "12.5", "a,b", "-3.0", "01.02.2020", None, "7"]
+
+
+@pytest.mark.parametrize(
+    ("written", "moment", "word"),
+    [
+        ("%Y%m%d", "%Y-%m-%d", "digits"),
+        ("%Y%m%d%H%M%S", "%Y-%m-%d %H:%M:%S", "digits"),
+        ("%m/%d/%Y %I:%M %p", "%Y-%m-%d %H:%M:00", "%I"),
+        ("%d/%m/%y", "%Y-%m-%d", "%y"),
+        ("%b %d, %Y", "%Y-%m-%d", "%b"),
+        ("%d%b%Y:%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%d%b%Y:%H:%M:%S"),
+        ("%Y-%m-%dT%H:%M:%S+00:00", "%Y-%m-%d %H:%M:%S", "UTC"),
+        ("excel", "%Y-%m-%d", "spreadsheet"),
+        ("mixed", "%Y-%m-%d", "2 layouts"),
+    ],
+)
+def test_dates_are_known_however_they_are_written(tmp_path, written, moment, word):
+    """The draft reads the file as it is, and each visit stands on its day, whatever the hospital's habit."""
+    days = [datetime(2018 + i % 4, 1 + i % 12, 1 + i % 28, 1 + i % 22, i % 60) for i in range(120)]
+    form = {
+        "excel": lambda t, i: str((t - datetime(1899, 12, 30)).days),
+        "mixed": lambda t, i: t.strftime("%Y-%m-%d" if i % 5 else "%d.%m.%Y"),
+    }.get(written, lambda t, i: t.strftime(written))
+    frame = pl.DataFrame(
+        {
+            "patient_id": [i // 3 for i in range(120)],
+            "visit_date": [form(t, i) for i, t in enumerate(days)],
+            "dob": ["1950-03-01"] * 120,
+            "crp": [i % 13 + 0.5 for i in range(120)],
+            "hb": [10 + i % 5 for i in range(120)],
+            "wt": [60 + i % 30 for i in range(120)],
+        }
+    )
+    frame.write_csv(tmp_path / "visits.csv")
+    draft = infer_schema(tmp_path, name="dated")
+    assert draft.schema.clock == "timestamp" and word in " ".join(draft.text.replace("\n#", "").split())
+    cohort = read(tmp_path, format="tabular", schema=draft.schema)
+    expected = sorted((i // 3, t.strftime(moment)) for i, t in enumerate(days))
+    found = cohort.tables["visits"].select("subject_id", pl.col("time").dt.strftime(moment)).rows()
+    assert sorted(found) == expected
+
+
+def test_a_two_digit_year_is_not_the_year_of_the_romans(tmp_path):
+    (tmp_path / "t.csv").write_text("patient_id,seen,crp\n1,01/02/20,1\n1,13/02/20,2\n2,25/03/21,3\n")
+    draft = infer_schema(tmp_path, name="short")
+    cohort = read(tmp_path, format="tabular", schema=draft.schema)
+    assert {t.year for t in cohort.tables["t"]["time"]} == {2020, 2021}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from cohortloom.schema import Code, Column, Count, Number
+from cohortloom.schema.dates import ISO, plain_iso, read_date
 from cohortloom.schema.profile import is_number
 from cohortloom.schema.source import TIME_UNITS
 
@@ -25,17 +26,7 @@ FLAGS = {"1": True, "0": False, "true": True, "false": False, "t": True, "f": Fa
 FLAGS |= {"y": True, "n": False, "1.0": True, "0.0": False}
 
 #: Date layouts that are tried where the schema names none; day-first and month-first dates need `format`.
-DATES = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%d",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%d %H:%M:%S%.f%:z",
-    "%Y/%m/%d",
-    "%Y/%m/%d %H:%M:%S%.f",
-    "%Y%m%d",
-    "%Y-%m",
-    "%Y",
-)
+DATES = (*ISO, "%Y%m%d", "%Y-%m", "%Y")
 
 
 @dataclass(frozen=True)
@@ -259,26 +250,12 @@ def _date(name: str, dtype: pl.DataType, reading: Reading) -> Cell:
         return Cell(when.cast(pl.Datetime("us")))
     text = text_of(name, dtype, reading)
     if reading.format:
-        tries = [_try(text, reading.format)]
+        text = plain_iso(text) if "|" in reading.format else text
+        when = read_date(text, reading.format)
     else:
-        plain = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-        tries = [_try(plain, layout) for layout in reading.layouts]
-    when = pl.coalesce(tries)
+        when = pl.coalesce(read_date(plain_iso(text), layout) for layout in reading.layouts)
     fix = 'Name the layout, e.g. time = { column = "...", format = "%d.%m.%Y" }, or a unit if it is a number.'
     return Cell(when, [Fault("not-a-date", text.is_not_null() & when.is_null(), "are no dates", fix, True)])
-
-
-def _try(text: pl.Expr, layout: str) -> pl.Expr:
-    if layout in ("%Y", "%Y-%m"):  # the first day of what is named
-        whole = text.str.contains(r"^\d{4}$" if layout == "%Y" else r"^\d{4}-\d\d$")
-        text = pl.when(whole).then(text + ("-01-01" if layout == "%Y" else "-01"))
-        layout = "%Y-%m-%d"
-    if layout.endswith("z"):
-        zoned = text.str.to_datetime(layout, time_unit="us", time_zone="UTC", strict=False)
-        return zoned.dt.replace_time_zone(None)
-    if any(mark in layout for mark in ("%H", "%I", "%T", "%R")):
-        return text.str.to_datetime(layout, time_unit="us", strict=False)
-    return text.str.to_date(layout, strict=False).cast(pl.Datetime("us"))
 
 
 def layouts_in(sample: pl.Series, reading: Reading) -> tuple[str, ...]:

@@ -163,7 +163,10 @@ def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
     if clock != "timestamp":
         return Guess(None, f"dates, which have no place on the {clock} clock of this schema")
     grain = {} if p.clock_time else {"granularity": "day"}
-    return Guess({"kind": "timestamp", **grain}, "dates with time of day" if p.clock_time else "dates", format=p.format)
+    said = "dates with time of day" if p.clock_time else "dates"
+    return Guess(
+        {"kind": "timestamp", **grain}, f"{said}; {p.said}" if p.said else said, marks=p.marks, format=p.format
+    )
 
 
 def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:

@@ -288,9 +288,10 @@ class _Drafter:
                 table["timed"] = False
             return "Order of rows as in the file (a guess)." if role == "visit" else "No time."
         if fits and clock == "timestamp":
-            form = sheet.profiles[sheet.time].format  # type: ignore[index]
-            source["time"] = {"column": sheet.time, "format": form} if form else sheet.time
-            return f'Time from "{sheet.time}".' + (f" Dates look like {form}." if form else "")
+            p = sheet.profiles[sheet.time]  # type: ignore[index]
+            source["time"] = {"column": sheet.time, "format": p.format} if p.format else sheet.time
+            said = f" Dates look like {p.format}." if p.format else ""
+            return f'Time from "{sheet.time}".{said}' + (f" {p.said[:1].upper()}{p.said[1:]}." if p.said else "")
         if fits:
             source["time"] = {"column": sheet.time, "unit": sheet.time_unit}
             return f'Time from "{sheet.time}" in unit "{sheet.time_unit}" since the patient\'s origin' + (
@@ -438,7 +439,8 @@ class _Drafter:
                 source.setdefault("missing_in", {})[ours] = list(dict.fromkeys(special))
             if drafted.values:
                 source.setdefault("values", {})[ours] = drafted.values
-            if drafted.format:
+            told = isinstance(source.get("time"), dict) and "format" in source["time"]  # stands for all, unless named
+            if drafted.format or (told and drafted.column["kind"] == "timestamp"):
                 source.setdefault("formats", {})[ours] = drafted.format
             self.notes["tables", name, "columns", ours] = drafted.comment[:1].upper() + drafted.comment[1:]
         if sheet.value and role == "event" and "code" in table:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from cohortloom.schema.dates import Layout, layout_of, numbered
+
 __all__ = [
     "LIMIT",
     "MARKS",
@@ -33,10 +35,6 @@ NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing
 #: How laboratories write a value beyond what they can measure: <5.
 LIMIT = r"^[<>]=?\s*"
 SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)
-FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f", "%d.%m.%Y %H:%M",
-    "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d-%b-%Y", "%d%b%Y",
-)  # fmt: skip
 
 
 @dataclass
@@ -54,6 +52,7 @@ class Profile:
         sentinels: Numbers that mean missing here.
         whole: Are all numbers whole?
         format: Date layout; "" for native dates and ISO.
+        said: What else is to be said of the dates.
         clock_time: Do dates carry a time of day?
         limits: Values beyond what could be measured ("<5") -> their number.
     """
@@ -68,6 +67,7 @@ class Profile:
     sentinels: tuple[str, ...] = ()
     whole: bool = False
     format: str = ""
+    said: str = ""
     clock_time: bool = False
     limits: dict[str, str] = field(default_factory=dict)
 
@@ -155,26 +155,16 @@ def profile(series: pl.Series) -> Profile:
     )
     if numeric:
         words |= set(bad["value"])
-        found = _numbers(name, rows, counts.drop_nulls("number"), tuple(sorted(words - {""})))
-        return replace(found, limits=limits)
-    found = None if series.dtype != pl.String else _format(counts["value"])
-    marks = tuple(sorted(words - {""}))
+        counts, marks = counts.drop_nulls("number"), tuple(sorted(words - {""}))
+        dates = numbered(snake(name), counts["number"])
+        if dates is not None:
+            return _dated(name, rows, counts.drop("number"), dates, marks)
+        return replace(_numbers(name, rows, counts, marks), limits=limits)
+    found = None if series.dtype != pl.String else layout_of(counts["value"], counts["count"])
     if found is not None:
-        plain = counts["value"].str.replace("T", " ", literal=True).str.strip_suffix("Z")
-        has_time = "%H" in found and bool((~plain.str.contains(r" 00:00(:00)?(\.0+)?$")).any())
-        iso = found in FORMATS[:5]
-        total = int(counts["count"].sum())
-        return Profile(
-            name,
-            "date",
-            rows,
-            rows - total,
-            counts.height,
-            counts,
-            marks,
-            format="" if iso else found,
-            clock_time=has_time,
-        )
+        counts = counts.filter(~pl.col("value").is_in(list(found.unread)))
+        return _dated(name, rows, counts, found, tuple(sorted({*words, *found.unread} - {""})))
+    marks = tuple(sorted(words - {""}))
     return Profile(name, "text", rows, rows - int(counts["count"].sum()), counts.height, counts, marks)
 
 
@@ -190,6 +180,23 @@ def _limits(counts: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
     return counts.with_columns(number=number), limits
 
 
+def _dated(name: str, rows: int, counts: pl.DataFrame, found: Layout, marks: tuple[str, ...]) -> Profile:
+    """A column of dates that are written as text or numbers."""
+    has_time = bool((found.moments.dt.truncate("1d") != found.moments).any())
+    return Profile(
+        name,
+        "date",
+        rows,
+        rows - int(counts["count"].sum()),
+        counts.height,
+        counts,
+        marks,
+        format=found.layout,
+        clock_time=has_time,
+        said=found.said,
+    )
+
+
 def _dates(name: str, rows: int, series: pl.Series, absolute: bool) -> Profile:
     counts = series.alias("value").to_frame().group_by("value").len("count").drop_nulls()
     if not absolute:
@@ -201,25 +208,6 @@ def _dates(name: str, rows: int, series: pl.Series, absolute: bool) -> Profile:
         has_time = bool((series.drop_nulls().dt.date().cast(series.dtype) != series.drop_nulls()).any())
     counts = counts.with_columns(pl.col("value").cast(pl.String))
     return Profile(name, "date", rows, series.null_count(), counts.height, counts, clock_time=has_time)
-
-
-def _format(values: pl.Series) -> str | None:
-    """Date layout that reads every value (tried on 2,000, then on all); day first if both would do."""
-    plain = values.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-    head = plain.head(2000)
-    if not head.str.contains(r"\d{1,4}[-/.]?\w{2,3}[-/.]?\d{2,4}").all():
-        return None
-    for layout in FORMATS:
-        for part in (head, plain):
-            if "%H" in layout:
-                read = part.str.to_datetime(layout, strict=False)
-            else:
-                read = part.str.to_date(layout, strict=False)
-            if read.null_count():
-                break
-        else:
-            return layout
-    return None
 
 
 def _numbers(name: str, rows: int, counts: pl.DataFrame, marks: tuple[str, ...]) -> Profile:

@@ -44,7 +44,11 @@ class SourceTime(Strict):
     unit: Literal["us", "ms", "s", "min", "h", "d", "wk", "mo", "a"] | None = Field(
         None, description="The column is a number in this unit since the origin; absent: a date, or an order."
     )
-    format: str | None = Field(None, description="strptime format of a date, guessed if absent.")
+    format: str | None = Field(
+        None,
+        description="strptime format of a date, guessed if absent; several are joined by '|'. 'excel', "
+        "'unix', 'unix_ms': numbers as spreadsheets and computers count them.",
+    )
     origin: str = Field(
         "subject",
         description="'subject': offsets count from the subject's own origin; an ISO date: offsets count from there; "
@@ -112,7 +116,7 @@ class Source(Strict):
     grid: Grid | None = None
     formats: dict[str, str] = Field(
         default_factory=dict,
-        description="Our column of dates -> its strptime format, where it is not that of the time.",
+        description="Our column of dates -> its format, where it is not that of the time.",
     )
     separator: str = ","
     decimal: Literal[".", ","] = Field(
