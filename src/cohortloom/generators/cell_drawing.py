@@ -85,20 +85,22 @@ class CellDrawer:
         token = self._choose(logits)
         if coder.kind == "category":
             return coder.decode(token).astype(float)
-        z, value = np.zeros(len(token), np.float32), np.full(len(token), np.nan)
-        cont = np.flatnonzero(token == CONT)
+        value, cont = np.full(len(token), np.nan), np.flatnonzero(token == CONT)
+        if len(cont) < len(token):
+            rest = np.flatnonzero(token != CONT)
+            value[rest] = coder.decode(token[rest], None, before[rest])
         for _ in range(self.cont_tries if len(cont) else 0):
             weight, mean, log_sd = mixture
             k = self._choose(weight[cont])
             noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
-            z[cont] = mean[cont, k] + np.exp(log_sd[cont, k]) * noise
+            z = mean[cont, k] + np.exp(log_sd[cont, k]) * noise
+            value[cont] = coder.decode(token[cont], z, before[cont])
             if not (coder.repeat or coder.spikes):
                 break
-            value[cont] = coder.decode(token[cont], z[cont], before[cont])
             cont = cont[coder.token(value[cont], before[cont]) != CONT]  # these values have a token of their own
             if not len(cont):
                 break
-        return coder.decode(token, z, before)
+        return value
 
     def within(
         self,
@@ -124,7 +126,7 @@ class CellDrawer:
         """One category per row."""
         if logits.shape[1] == 1:
             return np.zeros(len(logits), np.int64)
-        return one_of(logits / self.temperature, self.rng, np.float32)
+        return one_of(logits if self.temperature == 1 else logits / self.temperature, self.rng, np.float32)
 
 
 def one_of(log_weight: np.ndarray, rng: np.random.Generator, dtype: type = np.float64) -> np.ndarray:

@@ -264,12 +264,11 @@ def _go_on(a: Alphabet, draw: _Draw, encoded: Encoded, plan: tuple[np.ndarray, n
     statics = plan_cells(a, encoded, *plan)
     _, alls = a.visit_cells(encoded, goes_on=True)
     history = replayed(a, statics, alls, seq, plan[0])
-    inputs = [torch.from_numpy(part) for part in a.static_inputs(statics)]
     last = alls.value.copy()
     before = seq.position > 0
     carried = alls.last  # last recorded before each visit: what the visit itself lacks
     last = np.where(np.isnan(last), np.where(before[:, None], carried, np.nan), last)[seq.starts + seq.length - 1]
-    owner, values, gap = draw.visits(history, *inputs, np.arange(n), last, history.time + until)
+    owner, values, gap = draw.visits(history, *a.static_inputs(statics), np.arange(n), last, history.time + until)
     if not owner:
         return empty
     owner = np.concatenate(owner)
@@ -284,10 +283,7 @@ def replayed(a: Alphabet, statics: Cells, alls: Cells, seq: SequenceArrays, n_vi
     steps = a.steps(alls, seq.gap, seq.position == 0)
     for position in range(int(seq.length.max(initial=0))):
         rows = np.flatnonzero(seq.length > position)
-        part = History(a.spec, n_visits[rows], history.bounds[rows])
-        for name, value in vars(history).items():
-            if name not in ("spec", "_first_token"):
-                setattr(part, name, value[rows])
+        part = history.take(rows)
         part.update(steps.take(seq.starts[rows] + position))
         history.put(rows, part)
     return history

@@ -391,7 +391,10 @@ class Alphabet:
         return np.concatenate([(first_gap + statics.value[:, -1] * self.unit)[:, None], ends], 1)
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
-        return np.clip((features - self.mean) / self.sd, -FEATURE_LIMIT, FEATURE_LIMIT)
+        """Features by their mean and spread in training; in place."""
+        features -= self.mean
+        features /= self.sd
+        return np.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT, out=features)
 
     def later_rows(
         self,

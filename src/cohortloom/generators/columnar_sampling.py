@@ -184,12 +184,13 @@ class _Draw(CellDrawer):
         if self.members.later is not None and len(alive):
             visits = statics.value[:, a.n_visits_at]
             history = History(a.spec, visits[alive], a.bound_times(statics.take(alive), gap))
-            inputs = [torch.from_numpy(part) for part in a.static_inputs(statics)]
             cells = Cells(*[part[:, shift:] for part in vars(first).values()])
             if a.gap is not None:
                 cells = _with_empty_gap(cells)
             history.update(a.steps(cells, gap, True))
-            later = self.visits(history, *inputs, alive, cells.value.copy())
+            longest = np.argsort(-history.n_visits, kind="stable")  # first, so that the others leave from the end
+            history.keep(longest)
+            later = self.visits(history, *a.static_inputs(statics), alive[longest], cells.value[longest])
             owner, values, gaps = (x + y for x, y in zip((owner, values, gaps), later))
         owner = np.concatenate(owner)
         order = np.argsort(owner, kind="stable")
@@ -200,8 +201,8 @@ class _Draw(CellDrawer):
     def visits(
         self,
         history: History,
-        dense: torch.Tensor,
-        lookups: torch.Tensor,
+        dense: np.ndarray,
+        lookups: np.ndarray,
         alive: np.ndarray,
         last: np.ndarray,
         stop: np.ndarray | None = None,
@@ -220,17 +221,22 @@ class _Draw(CellDrawer):
         a = self.alphabet
         owner, values, gaps = [], [], []
         stop = np.full(len(alive), np.inf) if stop is None else stop
+        dense, lookups = np.ascontiguousarray(dense[alive].T), lookups[alive]
         while True:
             stay = (history.seen < history.n_visits) & (history.time <= stop)
             if not stay.any():
                 return owner, values, gaps
             if not stay.all():
+                n = int(stay.sum())
+                stay = slice(n) if stay[:n].all() else stay  # a slice costs nothing
                 history.keep(stay)
                 alive, last, stop = alive[stay], last[stay], stop[stay]
-            features = torch.from_numpy(a.standardise(history.features()))
-            cursor = self.members.later.begin(
-                torch.cat([dense[alive], features], 1), torch.cat([lookups[alive], torch.from_numpy(history.code)], 1)
-            )
+                dense, lookups = dense[:, stay], lookups[stay]
+            features = np.empty((len(dense) + a.spec.n_features, len(alive)), np.float32)  # the net's own layout
+            features[: len(dense)] = dense
+            a.standardise(history.features(features[len(dense) :]))
+            codes = np.concatenate([lookups, history.code], 1)
+            cursor = self.members.later.begin(torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
             cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
@@ -239,6 +245,7 @@ class _Draw(CellDrawer):
                 history.keep(stay)
                 cells, drawn = cells.take(stay), drawn[stay]
                 alive, last, stop, gap = alive[stay], last[stay], stop[stay], gap[stay]
+                dense, lookups = dense[:, stay], lookups[stay]
             last = np.where(np.isnan(cells.value), last, cells.value)
             owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
             history.update(a.steps(cells, gap, False))
@@ -327,8 +334,8 @@ def _with_empty_gap(cells: Cells) -> Cells:
 
 
 def _blank(rows: int, columns: int) -> Cells:
-    shape = rows, columns
-    return Cells(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+    value, last = (np.full((columns, rows), np.nan).T for _ in range(2))  # columns are what is asked for
+    return Cells(value, last, np.zeros((columns, rows), np.int64).T, np.zeros((columns, rows), np.float32).T)
 
 
 def hidden_token(coder: Coder, last: np.ndarray) -> torch.Tensor:

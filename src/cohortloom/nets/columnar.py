@@ -513,13 +513,13 @@ class Cursor:
 
     def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
         self.net, self.lookups = net, lookups
-        n, c = len(features), len(net.columns)
-        h = net.hidden(features, lookups)
-        self.own = torch.addmm(net.own_bias[:, None], net.own_hidden, h.T)
-        if net.has_own:
-            padded = torch.cat([features.T, torch.zeros(1, n)])
-            own = padded.index_select(0, net.own.flatten()).view(c, -1, n)
-            self.own.view(c, net.width, n).baddbmm_(net.own_history.transpose(1, 2), own)
+        n, turned = len(features), features.T.contiguous()
+        features = turned.T
+        self.own = torch.addmm(net.own_bias[:, None], net.own_hidden, net.hidden(features, lookups).T)
+        for j, shape in enumerate(net.columns):
+            for at, start, stop in _runs(shape.own):
+                units = self.own[j * net.width : (j + 1) * net.width]
+                units.addmm_(net.own_history[j, at : at + stop - start].T, turned[start:stop])
         self.wide = [part.permute(1, 2, 0).contiguous() for part in net._wide(features)]
         self.first = net.first_values(features).T
         self.usual = net.usual(features).transpose(1, 2).contiguous() if net.moving else torch.zeros(0, 0, n)
@@ -588,6 +588,12 @@ class Cursor:
         self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
         self.wide = [part[..., rows] for part in self.wide]
         self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Places that follow each other: where the run begins among them, its first place, and the one after its last."""
+    cuts = [i for i in range(len(places)) if i == 0 or places[i] != places[i - 1] + 1]
+    return [(a, places[a], places[a] + b - a) for a, b in zip(cuts, [*cuts[1:], len(places)])]
 
 
 def _groups(columns: Sequence[ColumnShape]) -> list[_Group]:

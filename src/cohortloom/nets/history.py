@@ -113,7 +113,7 @@ class HistorySpec:
 
     def number_block(self, column: int) -> Int[np.ndarray, "feature"]:
         """Indices of a numeric column's features, those of its levels last."""
-        block = self.n_global + np.arange(NUMBER_FEATURES) * self.n_numbers + column
+        block = self.n_global + column * NUMBER_FEATURES + np.arange(NUMBER_FEATURES)
         if not self.levels:
             return block
         start = self._before_levels + sum(map(len, self.levels[:column]))
@@ -150,6 +150,8 @@ class Steps:
 class History:
     """Running statistics of some subjects.
 
+    Inside, subjects run along the last axis: what one feature needs lies side by side in memory.
+
     Args:
         spec: Shape.
         n_visits: Visits each subject will have.
@@ -162,154 +164,188 @@ class History:
         n_visits: Float[np.ndarray, "subject"],
         bounds: Float[np.ndarray, "subject bound"],
     ) -> None:
-        n, numbers = len(n_visits), spec.n_numbers
+        n, numbers, tokens = len(n_visits), spec.n_numbers, sum(spec.categories)
         self.spec = spec
-        self.n_visits, self.bounds = np.asarray(n_visits, float), bounds
-        self.seen = np.zeros(n)
-        self.time = np.zeros(n)
-        self.last, self.change, self.smooth, self.first = (np.zeros((n, numbers), np.float32) for _ in range(4))
-        self.slow, self.rate = np.zeros((n, numbers), np.float32), np.zeros((n, numbers), np.float32)
-        self.restless = np.tile(np.asarray(self._usual(spec.usual_change), np.float32), (n, 1))
-        self.total, self.squares, self.count, self.when, self.same = (np.zeros((n, numbers)) for _ in range(5))
-        self.between, self.moved = np.zeros((n, numbers)), np.zeros((n, numbers))
-        self.absent = np.zeros((n, numbers), bool)
-        self.waits = np.zeros((n, numbers, len(WAIT_ENDS) + 1), np.float32)
-        self.token = np.full((n, len(spec.categories)), -1)
-        self.token_absent = np.zeros((n, len(spec.categories)), bool)
-        self.shares = np.zeros((n, sum(spec.categories)))
-        self.seen_at = np.zeros((n, sum(spec.categories)))
-        self.code = np.full((n, len(spec.large)), -1)
-        self._first_token = np.concatenate([[0], np.cumsum(spec.categories)[:-1]]).astype(int)
+        self.n_visits, self.ends = np.asarray(n_visits, float), np.ascontiguousarray(bounds.T)
+        self.seen, self.time = np.zeros(n), np.zeros(n)
+        self.last, self.change, self.smooth, self.first = (np.zeros((numbers, n), np.float32) for _ in range(4))
+        self.slow, self.rate = np.zeros((numbers, n), np.float32), np.zeros((numbers, n), np.float32)
+        self.restless = np.tile(self._column(spec.usual_change).astype(np.float32), n)
+        self.total, self.squares, self.when, self.between = (np.zeros((numbers, n)) for _ in range(4))
+        self.count, self.same, self.moved = (np.zeros((numbers, n), np.float32) for _ in range(3))
+        self.absent = np.zeros((numbers, n), bool)
+        self.waited = np.zeros((len(WAIT_ENDS) + 2, numbers, n), np.float32)  # waits at least so long
+        self.token = np.full((len(spec.categories), n), -1)
+        self.token_absent = np.zeros((len(spec.categories), n), bool)
+        self.shares, self.seen_at = np.zeros((tokens, n), np.float32), np.zeros((tokens, n))
+        self.codes = np.full((len(spec.large), n), -1)
 
-    def _usual(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        return values or (1.0,) * self.spec.n_numbers
+    def _column(self, values: tuple[float, ...]) -> Float[np.ndarray, "number 1"]:
+        return np.asarray(values or (1.0,) * self.spec.n_numbers)[:, None]
+
+    @property
+    def code(self) -> Int[np.ndarray, "subject code"]:
+        """Last token of each large category, -1 for none."""
+        return self.codes.T
+
+    @property
+    def bounds(self) -> Float[np.ndarray, "subject bound"]:
+        return self.ends.T
+
+    def take(self, rows: np.ndarray | slice) -> "History":
+        """Some subjects (once or several times)."""
+        out = object.__new__(History)
+        for name, value in vars(self).items():
+            setattr(out, name, value if name == "spec" else value[..., rows])
+        return out
 
     def keep(self, rows: np.ndarray | slice) -> None:
         """Drop all other subjects (or repeat some)."""
-        for name, value in vars(self).items():
-            if name not in ("spec", "_first_token"):
-                setattr(self, name, value[rows])
+        vars(self).update(vars(self.take(rows)))
 
     def put(self, rows: np.ndarray, other: "History") -> None:
         """Take some subjects' state from another history that has only them."""
         for name, value in vars(self).items():
-            if name not in ("spec", "_first_token"):
-                setattr(self, name, value := value.copy())
-                value[rows] = getattr(other, name)
+            if name != "spec":
+                value[..., rows] = getattr(other, name)
 
     def update(self, steps: Steps) -> None:
         """Append one visit of every subject."""
-        self.seen = self.seen + 1
-        self.time = self.time + steps.gap
-        recorded, score = steps.recorded, steps.score
+        self.seen, self.time = self.seen + 1, self.time + steps.gap
+        recorded, score = np.ascontiguousarray(steps.recorded.T), np.ascontiguousarray(steps.score.T)
         fresh = recorded & (self.count == 0)
         again = recorded & ~fresh
-        self.same = self.same + (again & (score == self.last))
-        self.change = np.where(again, score - self.last, np.where(recorded, 0, self.change)).astype(np.float32)
-        self.moved = self.moved + np.where(again, np.abs(self.change), 0)
+        self.same += again & (score == self.last)
+        self.change = np.where(again, score - self.last, np.where(recorded, np.float32(0), self.change))
+        size = np.abs(self.change)
+        self.moved += np.where(again, size, 0)
         step = 1 / (self.count + 1)  # running means at first, then exponential ones
-        for name, rate in (("smooth", SMOOTHING), ("slow", SLOWLY)):
-            old = getattr(self, name)
-            new = old + np.maximum(step, rate) * (score - old)
-            setattr(self, name, np.where(recorded, new, old).astype(np.float32))
-        calm = self.restless + np.maximum(1 / (self.count + 1), SMOOTHING) * (np.abs(self.change) - self.restless)
-        self.restless = np.where(again, calm, self.restless).astype(np.float32)
-        rate = np.maximum(1 / self.seen, SLOWLY)[:, None]
-        self.rate = (self.rate + rate * (recorded - self.rate)).astype(np.float32)
+        quick = np.maximum(step, np.float32(SMOOTHING))
+        self.smooth += np.where(recorded, quick * (score - self.smooth), 0)
+        self.slow += np.where(recorded, np.maximum(step, np.float32(SLOWLY)) * (score - self.slow), 0)
+        self.restless += np.where(again, quick * (size - self.restless), 0)
+        self.rate += np.maximum(1 / self.seen, SLOWLY).astype(np.float32) * (recorded - self.rate)
         self.first = np.where(fresh, score, self.first)
         self.last = np.where(recorded, score, self.last)
-        self.total = self.total + np.where(recorded, score, 0)
-        self.squares = self.squares + np.where(recorded, score.astype(float) ** 2, 0)
-        self.count = self.count + recorded
-        wait = self.time[:, None] - self.when
+        self.total += np.where(recorded, score, 0)
+        self.squares += np.where(recorded, score.astype(float) ** 2, 0)
+        self.count += recorded
+        wait = self.time - self.when
         self.between = np.where(again, wait, self.between)
-        row, column = np.nonzero(again)
-        self.waits = self.waits.copy()
-        self.waits[row, column, np.searchsorted(WAIT_ENDS, wait[row, column] / self.spec.usual_gap)] += 1
-        self.when = np.where(recorded, self.time[:, None], self.when)
+        self.waited[:-1] += again & (_place(wait / self.spec.usual_gap) >= np.arange(len(WAIT_ENDS) + 1)[:, None, None])
+        self.when = np.where(recorded, self.time, self.when)
         self.absent = ~recorded
         if steps.small.shape[1]:
-            self.token_absent = steps.small == np.asarray(self.spec.missing)
-            known = (steps.small >= 0) & ~self.token_absent
-            self.token = np.where(known, steps.small, self.token)
-            row, column = np.nonzero(steps.small >= 0)
-            self.shares = self.shares.copy()
-            place = self._first_token[column] + steps.small[row, column]
-            self.shares[row, place] += 1
-            self.seen_at = self.seen_at.copy()
-            self.seen_at[row, place] = self.time[row]
+            small = np.ascontiguousarray(steps.small.T)
+            self.token_absent = small == np.asarray(self.spec.missing)[:, None]
+            self.token = np.where((small >= 0) & ~self.token_absent, small, self.token)
+            column, row = np.nonzero(small >= 0)
+            place = self._first_token[column] + small[column, row]
+            self.shares[place, row] += 1
+            self.seen_at[place, row] = self.time[row]
         if steps.large.shape[1]:
             known = (steps.large >= 0) & (steps.large != np.asarray(self.spec.large_missing))
-            self.code = np.where(known, steps.large, self.code)
+            self.codes = np.where(known.T, steps.large.T, self.codes)
 
-    def features(self) -> Float[np.ndarray, "subject feature"]:
-        """Features of the next visit, one row per subject."""
+    @property
+    def _first_token(self) -> Int[np.ndarray, "category"]:
+        return np.concatenate([[0], np.cumsum(self.spec.categories)[:-1]]).astype(int)
+
+    def features(self, out: Float[np.ndarray, "feature subject"] | None = None) -> Float[np.ndarray, "subject feature"]:
+        """Features of the next visit, one row per subject; written to `out` if there is one."""
         spec = self.spec
         n, k = len(self.seen), spec.n_numbers
-        out = np.empty((n, spec.n_features), np.float32, order="F")
+        out = np.empty((spec.n_features, n), np.float32) if out is None else out
         left = self.n_visits - self.seen
         position = [np.log1p(self.seen), self.seen / 20, signed_log(self.time) / 3, self.time / spec.time_scale]
         position += [np.log1p(np.maximum(left, 0)), left / 20, left <= 1, left == 2, left == 3]
-        for b in range(spec.n_bounds):
-            rest = np.nan_to_num(np.maximum(self.bounds[:, b] - self.time, 0))
+        for end in self.ends:
+            rest = np.nan_to_num(np.maximum(end - self.time, 0))
             slack = (rest - left * spec.shortest_gap) / max(spec.shortest_gap, 1e-3 * spec.time_scale)
             position += [np.log1p(rest) / 3, rest / spec.time_scale, np.log1p(np.maximum(slack, 0)), slack < 0.5]
             position += [np.log(rest / np.maximum(left, 1) / spec.usual_gap + 0.01)]
-        for column, feature in enumerate(position):
-            out[:, column] = feature
-        known = self.count > 0
-        safe = np.maximum(self.count, 1)
-        mean = self.total / safe
-        own = np.maximum(self.squares - self.total**2 / safe, 0)
-        usual_spread, usual_change = (np.asarray(self._usual(u)) for u in (spec.usual_spread, spec.usual_change))
-        spread = 0.5 * np.log((own + OWN_WORD * usual_spread) / (np.maximum(self.count - 1, 0) + OWN_WORD))
-        moved = np.log((self.moved + OWN_WORD * usual_change) / (np.maximum(self.count - 1, 0) + OWN_WORD))
-        usual = spec.usual_gap
-        wait = np.maximum(self.time[:, None] - self.when, 0)
-        since = np.where(known, np.log1p(wait / usual), 0)
-        never = np.where(known, 0, signed_log(self.time / usual)[:, None])
-        usual_odds = np.asarray(spec.usual_odds or [[0.5] * self.waits.shape[2]] * k)
-        following = np.searchsorted(WAIT_ENDS, wait / usual + 1)[..., None]
-        at_least = np.cumsum(self.waits[..., ::-1], 2)[..., ::-1]
-        mine, least = (np.take_along_axis(part, following, 2)[..., 0] for part in (self.waits, at_least))
-        chance = (mine + OWN_WAITS * usual_odds[np.arange(k), following[..., 0]]) / (least + OWN_WAITS)
-        due = (self.between > 0) & (np.abs(wait + usual - self.between) < 0.5 * usual)
-        overdue = (self.between > 0) & (wait + usual > 1.5 * self.between)
-        gaps = np.where(known, np.round(wait / usual), 0)
-        blocks = [self.last, known, since, self.absent, mean, spread, self.smooth, self.first]
-        blocks += [np.log1p(self.count), self.count / np.maximum(self.seen, 1)[:, None], self.change]
-        blocks += [self.same / np.maximum(self.count - 1, 1), np.log1p(self.between / usual), due]
-        blocks += [overdue, np.where(self.absent, 0, self.last), moved]
-        blocks += [self.slow, np.log(self.restless + 0.02), self.rate, never]
-        blocks += [np.where(known, np.log(chance / (1 - chance)), 0)]
-        blocks += [self.total / (self.count + np.asarray(spec.pull or 1.0))]
-        blocks += [(gaps >= least) & (gaps <= most) for least, most in WAITS]
-        at = spec.n_global
-        for block in blocks:
-            out[:, at : at + k] = block
-            at += k
-        share = self.shares / np.maximum(self.seen, 1)[:, None]
-        usual = np.asarray(spec.usual or [0.5] * self.shares.shape[1])
-        odds = np.log((self.shares + usual) / (self.seen[:, None] - self.shares + 1 - usual))
-        for column, size in enumerate(spec.categories):
-            start = self._first_token[column]
-            out[:, at : at + size] = self.token[:, column, None] == np.arange(size)
-            out[:, at + size] = self.token_absent[:, column]
+        for place, feature in enumerate(position):
+            out[place] = feature
+        at = spec.n_global + NUMBER_FEATURES * k
+        numbers = out[spec.n_global : at].reshape(k, NUMBER_FEATURES, n)
+        for place, block in enumerate(self._of_numbers()):
+            numbers[:, place] = block
+        seen = self.seen.astype(np.float32)
+        usual = np.asarray(spec.usual or [0.5] * len(self.shares), np.float32)[:, None]
+        share, odds = (
+            self.shares / np.maximum(seen, 1),
+            _log(self.shares + usual) - _log(seen - self.shares + 1 - usual),
+        )
+        for column, (start, size) in enumerate(zip(self._first_token, spec.categories)):
             tokens = slice(start, start + size)
-            out[:, at + size + 1 : at + 2 * size + 1] = share[:, tokens]
-            out[:, at + 2 * size + 1 : at + 3 * size + 1] = self.shares[:, tokens] > 0
-            out[:, at + 3 * size + 1 : at + 4 * size + 1] = odds[:, tokens]
+            out[at : at + size] = self.token[column] == np.arange(size)[:, None]
+            out[at + size] = self.token_absent[column]
+            out[at + size + 1 : at + 2 * size + 1] = share[tokens]
+            out[at + 2 * size + 1 : at + 3 * size + 1] = self.shares[tokens] > 0
+            out[at + 3 * size + 1 : at + 4 * size + 1] = odds[tokens]
             if size <= FEW_TOKENS:
-                waited = (self.time[:, None] - self.seen_at[:, tokens]) / spec.usual_gap
-                waited = np.where(self.shares[:, tokens] > 0, np.minimum(waited, LONGEST_WAIT), LONGEST_WAIT)
-                out[:, at + 4 * size + 1 : at + 5 * size + 1] = waited
+                waited = np.minimum((self.time - self.seen_at[tokens]) / spec.usual_gap, LONGEST_WAIT)
+                out[at + 4 * size + 1 : at + 5 * size + 1] = np.where(self.shares[tokens] > 0, waited, LONGEST_WAIT)
             at += _width(size)
         for column, levels in enumerate(spec.levels):
             if levels:
-                is_level = self.last[:, column, None] == np.asarray(levels, np.float32)
-                out[:, at : at + len(levels)] = is_level & known[:, column, None]
+                is_level = self.last[column] == np.asarray(levels, np.float32)[:, None]
+                out[at : at + len(levels)] = is_level & (self.count[column] > 0)
             at += len(levels)
-        return out
+        return out.T
+
+    def _of_numbers(self) -> Iterator[np.ndarray]:
+        """One after the other, each number x subject."""
+        spec, count, usual_gap = self.spec, self.count, self.spec.usual_gap
+        known, after_first = count > 0, np.maximum(count - 1, 0)
+        mean = self.total / np.maximum(count, 1)
+        own = np.maximum(self.squares - self.total * mean, 0)
+        spread, change = (OWN_WORD * self._column(u).astype(np.float32) for u in (spec.usual_spread, spec.usual_change))
+        wait = np.maximum(self.time - self.when, 0) / usual_gap
+        following = _place(wait + 1)
+        flat = following.ravel() * wait.size + np.arange(wait.size)
+        least, longer = (np.take(self.waited, flat + more).reshape(wait.shape) for more in (0, wait.size))
+        odds = np.asarray(spec.usual_odds or [[0.5] * (len(WAIT_ENDS) + 1)] * spec.n_numbers, np.float32)
+        usual = OWN_WAITS * np.take_along_axis(odds, following, 1)
+        between, gaps = self.between / usual_gap, np.where(known, np.round(wait), 0)
+        usual_moved = _log(after_first + OWN_WORD)
+        yield self.last
+        yield known
+        yield np.where(known, _log(wait + 1), 0)
+        yield self.absent
+        yield mean
+        yield 0.5 * (_log(own + spread) - usual_moved)
+        yield self.smooth
+        yield self.first
+        yield _log(count + 1)
+        yield count / np.maximum(self.seen, 1).astype(np.float32)
+        yield self.change
+        yield self.same / np.maximum(after_first, 1)
+        yield _log(between + 1)
+        yield (self.between > 0) & (np.abs(wait + 1 - between) < 0.5)
+        yield (self.between > 0) & (wait + 1 > 1.5 * between)
+        yield np.where(self.absent, 0, self.last)
+        yield _log(self.moved + change) - usual_moved
+        yield self.slow
+        yield _log(self.restless + 0.02)
+        yield self.rate
+        yield np.where(known, 0, signed_log(self.time / usual_gap))
+        yield np.where(known, _log(least - longer + usual) - _log(longer + OWN_WAITS - usual), 0)
+        yield self.total / (count + self._column(spec.pull))
+        for least_gaps, most_gaps in WAITS:
+            yield (gaps >= least_gaps) & (gaps <= most_gaps)
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    return np.log(x.astype(np.float32))
+
+
+def _place(waits: np.ndarray) -> Int[np.ndarray, "number subject"]:
+    """Among `WAIT_ENDS` (what `searchsorted` gives, at a tenth of its price)."""
+    out = np.zeros(waits.shape, np.int64)
+    for end in WAIT_ENDS:
+        out += waits > end
+    return out
 
 
 def _width(size: int) -> int:

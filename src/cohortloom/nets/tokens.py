@@ -246,13 +246,13 @@ class NumberCoder:
         return np.where(there, left, 0.5), np.where(there, right, 0.5)
 
     def decode(
-        self, token: Int[np.ndarray, "row"], z: Float[np.ndarray, "row"], last: Float[np.ndarray, "row"]
+        self, token: Int[np.ndarray, "row"], z: Float[np.ndarray, "row"] | None, last: Float[np.ndarray, "row"]
     ) -> Float[np.ndarray, "row"]:
-        """Values of tokens: the way back."""
+        """Values of tokens: the way back. Without CONT among them no z is needed."""
         from scipy.special import ndtr
 
         out = np.full(len(token), np.nan)
-        if len(self.x):
+        if len(self.x) and z is not None:
             cont = token == CONT
             u = ndtr(z[cont].astype(float))
             if self.exact:
