@@ -2,7 +2,8 @@
 
 import gzip
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
+from datetime import time as dtime
 from pathlib import Path
 
 import numpy as np
@@ -393,3 +394,178 @@ def test_a_two_digit_year_is_not_the_year_of_the_romans(tmp_path):
     draft = infer_schema(tmp_path, name="short")
     cohort = read(tmp_path, format="tabular", schema=draft.schema)
     assert {t.year for t in cohort.tables["t"]["time"]} == {2020, 2021}
+
+
+def read_as_drafted(folder: Path):
+    draft = infer_schema(folder, name="odd")
+    return draft, read(folder, format="tabular", schema=draft.schema)
+
+
+def test_numbers_with_signs_around_them_are_numbers(tmp_path):
+    """A platelet count of "1,234" is no 1.234, and limits of single patients do not stand in the draft."""
+    lines = [
+        f'{i},"{1 + i % 4},{100 + i}",{i % 90}.5%,"$ {i}.25",{"<" if i % 9 == 0 else ""}{5 + i}.37' for i in range(60)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["patient_id,plt,share,paid,crp", *lines]))
+    draft, cohort = read_as_drafted(tmp_path)
+    frame = cohort.tables["t"].sort("subject_id")
+    assert frame["plt"].to_list() == [1000 * (1 + i % 4) + 100 + i for i in range(60)]
+    assert frame["share"].to_list() == [i % 90 + 0.5 for i in range(60)]
+    assert frame["paid"].to_list() == [i + 0.25 for i in range(60)]
+    assert frame["crp"].to_list() == pytest.approx([i + 5.37 for i in range(60)])
+    assert "5.37" not in draft.text and "lie beyond" in draft.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["(4.50)", "$3.00", "-$2.00"], [-4.5, -2, 3]),
+        (["70 kg", "81.5 kg", "NA"], [70, 81.5]),
+        (["1+", "2+", "3+"], None),
+        (["5-10", "10-20"], None),
+        (["P1", "P2"], None),
+        (["10 mg", "5 g", "3 mg"], None),
+        (["99213", "0001F", "99214"], None),
+        (["007", "008", "113"], None),
+    ],
+)
+def test_what_is_a_number_and_what_a_name(cells, numbers):
+    p = profile(pl.Series("x", cells, dtype=pl.String))
+    assert (p.values["number"].sort().to_list() if p.kind == "number" else None) == numbers
+
+
+def test_types_no_column_can_hold_are_left_out_in_words():
+    n = 30
+    frame = pl.DataFrame(
+        {
+            "patient_id": range(n),
+            "age": range(20, 20 + n),
+            "stay": [timedelta(hours=3)] * n,
+            "tags": [["a", "b"]] * n,
+            "at": [dtime(8, 30)] * n,
+        }
+    )
+    draft = infer_schema({"people": frame}, name="odd")
+    assert set(draft.schema.tables["people"].columns) == {"age"}
+    assert all(word in draft.text for word in ("lengths of time", "lists", "times of day"))
+
+
+def test_unicode_text_of_a_spreadsheet_is_read(tmp_path):
+    text = "patient_id\tage\tsex\n" + "".join(f"{i}\t{20 + i % 50}\t{'mf'[i % 2]}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text(text, encoding="utf-16")
+    _, cohort = read_as_drafted(tmp_path)
+    assert cohort.tables["t"]["age"].to_list() == [20 + i % 50 for i in range(60)]
+
+
+def test_uneven_rows_are_named_by_their_line(tmp_path):
+    rows = [f"{i},{20 + i},{i}.5" for i in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["Export of the laboratory", "", "patient_id,age,crp", *rows]))
+    (tmp_path / "b.csv").write_text("\n".join(["patient_id,age,crp", *rows[:7], "7,27,1.5,more"]))
+    with pytest.raises(FileFormatError) as caught:
+        infer_schema(tmp_path, name="odd")
+    assert "row 3?" in str(caught.value) and "row 9 has more cells" in str(caught.value)
+
+
+def test_columns_without_a_name_and_names_that_come_twice(tmp_path):
+    rows = [f"{i},{100 + i},{20 + i},{40 + i},{i % 3}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join([",patient_id,age,age,", *rows]))
+    draft, cohort = read_as_drafted(tmp_path)
+    assert cohort.tables["t"].columns == ["subject_id", "age", "age_duplicated_0"]
+    assert cohort.tables["t"]["age_duplicated_0"][0] == 40
+    assert 'The file has "age" more than once' in draft.text and "without a name" in draft.text
+
+
+def test_an_export_of_redcap_is_cut_into_statics_visits_and_repeated_forms(tmp_path):
+    lines = ["record_id,redcap_event_name,redcap_repeat_instrument,dob,race___1,visit_date,sbp,hb,wt,ae_term,ae_start"]
+    for i in range(40):
+        lines += [
+            f"{i},base,,19{50 + i % 40}-01-02,{i % 2},2021-01-{1 + i % 28:02d},{120 + i},{10 + i % 5},{60 + i % 9},,"
+        ]
+        lines += [f"{i},month_3,,,,2021-04-{1 + i % 28:02d},{118 + i},{11 + i % 4},{61 + i % 8},,"] * (i % 3 > 0)
+        lines += [f"{i},baseline,adverse_events,,,,,,,{['rash', 'fever'][i % 4 // 2]},2021-02-03"] * (i % 2)
+    (tmp_path / "redcap.csv").write_text("\n".join(lines))
+    draft, cohort = read_as_drafted(tmp_path)
+    tables = {t.role: n for n, t in draft.schema.tables.items()}
+    assert cohort.tables[tables["static"]].height == 40
+    assert cohort.tables[tables["static"]].select(pl.col("dob", "race_1").null_count()).row(0) == (0, 0)
+    assert cohort.tables[tables["visit"]].height == 40 + sum(i % 3 > 0 for i in range(40))
+    assert cohort.tables[tables["event"]].height == 20
+
+
+def test_rows_without_a_time_are_left_out_and_counted(tmp_path):
+    rows = [
+        f"{i // 3},{'' if i % 10 == 0 else f'2020-0{1 + i % 9}-11'},{i % 7}.5,{i % 5},{60 + i % 9}" for i in range(150)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["patient_id,seen,crp,score,wt", *rows]))
+    draft, cohort = read_as_drafted(tmp_path)
+    assert cohort.tables["t"].height == 135
+    assert "15 rows without a time" in " ".join(draft.text.replace("\n#", "").split())
+
+
+def test_units_of_one_code_are_kept_apart_or_changed(tmp_path):
+    """Glucose in mmol/L and mg/dL is no variable: drawn together, 5.2 mg/dL comes out."""
+    rows = [f"{i // 4},2020-0{1 + i % 4}-01,{'glucose' if i % 2 else 'sodium'}," for i in range(160)]
+    rows = [
+        r + ("140,mmol/L,x" if "sodium" in r else "5.5,mmol/L,x" if i // 4 % 4 else "99,mg/dL,y")
+        for i, r in enumerate(rows)
+    ]
+    (tmp_path / "labs.csv").write_text("\n".join(["patient_id,date,test,value,unit,site", *rows]))
+    draft, cohort = read_as_drafted(tmp_path)
+    found = cohort.tables["labs"].group_by("test").agg(pl.col("value").unique()).rows()
+    assert dict(found) == {"sodium": [140], "glucose": [5.5], "glucose mg/dL": [99]}
+    items = draft.schema.tables["labs"].columns["test"].items
+    assert (items["glucose"].unit, items["glucose mg/dL"].unit) == ("mmol/L", "mg/dL")
+    text = draft.text.replace('= "glucose mg/dL"', '= { column = "glucose", scale = 0.0555 }')
+    one = read(tmp_path, format="tabular", schema=parse_schema(text)).tables["labs"].filter(pl.col("test") == "glucose")
+    assert one["value"].min() == pytest.approx(5.5) and one.height == 80
+
+
+def test_stays_of_one_person_are_pointed_out():
+    n = 60
+    frame = pl.DataFrame(
+        {
+            "stayid": range(1000, 1000 + n),
+            "uniquepid": [f"p-{i * 2 // 3}" for i in range(n)],
+            "age": [30 + i % 50 for i in range(n)],
+        }
+    )
+    labs = pl.DataFrame(
+        {
+            "stayid": [1000 + i % n for i in range(300)],
+            "labresultoffset": [i * 7 - 90 for i in range(300)],
+            "labname": ["k", "na", "cl"] * 100,
+            "labresult": [float(i % 40) for i in range(300)],
+        }
+    )
+    draft = infer_schema({"patient": frame, "lab": labs}, name="odd")
+    assert "cohortloom split --group patient.uniquepid" in " ".join(draft.text.replace("\n#", "").split())
+    assert draft.schema.tables["patient"].columns["uniquepid"].kind == "identifier"
+    assert draft.schema.clock == "offset" and draft.schema.tables["lab"].source.when.unit == "min"
+
+
+def test_columns_that_say_the_same_are_read_once(tmp_path):
+    """Drawn apart, a code and its words would contradict each other."""
+    names = [("I10", "hypertension"), ("E11", "diabetes"), ("N18", "kidney"), ("J44", "lungs"), ("I50", "heart")]
+    rows = [
+        f"{i // 3},2020-0{1 + i % 9}-05,{names[i % 5][1]},{names[i % 5][0]},{i % 40},{'>' * (i % 11 == 0)}{i % 40}"
+        for i in range(150)
+    ]
+    (tmp_path / "dx.csv").write_text("\n".join(["patient_id,when_date,words,icd,crp,crp_text", *rows]))
+    draft = infer_schema(tmp_path, name="odd")
+    assert set(draft.schema.tables["dx"].columns) == {"words", "crp"}
+    assert "one to one" in " ".join(draft.text.replace("\n#", "").split())
+
+
+def test_notes_are_never_listed_as_levels(tmp_path):
+    rows = [f'{i},{20 + i % 50},"{"seen by Dr. A at noon" if i % 8 == 0 else ""}"' for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["patient_id,age,notes", *rows]))
+    assert "Dr. A" not in infer_schema(tmp_path, name="odd").text
+
+
+def test_a_table_of_some_patients_is_nobodys_parent(tmp_path):
+    """Deaths list those who died only; visits of the others are no orphans."""
+    rows = [f"{i // 3},2020-0{1 + i % 9}-05,{i % 40},{i % 7},{i % 11}" for i in range(150)]
+    (tmp_path / "visits.csv").write_text("\n".join(["patient_id,seen,crp,score,wt", *rows]))
+    (tmp_path / "deaths.csv").write_text("\n".join(["patient_id,died", *(f"{i},2021-01-0{1 + i}" for i in range(8))]))
+    draft, cohort = read_as_drafted(tmp_path)
+    assert cohort.n_subjects == 50 and draft.schema.tables["visits"].parent is None

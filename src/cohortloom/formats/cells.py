@@ -17,7 +17,7 @@ import polars as pl
 
 from cohortloom.schema import Code, Column, Count, Number
 from cohortloom.schema.dates import ISO, plain_iso, read_date
-from cohortloom.schema.profile import is_number
+from cohortloom.schema.profile import is_number, number_in
 from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["Cell", "Fault", "Reading", "as_float_text", "cell", "layouts_in", "moment", "text_of"]
@@ -66,6 +66,7 @@ class Reading:
     scale: float = 1.0
     shift: float = 0.0
     out_of_range: str = "fail"
+    extract: bool = False
     unit: str | None = None
     format: str | None = None
     origin: str = "subject"
@@ -168,6 +169,7 @@ def _parsed(name: str, dtype: pl.DataType, reading: Reading) -> tuple[pl.Expr, l
     else:
         text = text_of(name, dtype, reading)
         parsed = text.cast(pl.Float64, strict=False)
+        parsed = pl.coalesce(parsed, number_in(text)) if reading.extract else parsed
         fix = "If they mean missing, add them to missing_in.{column} of the source; a decimal comma needs a point."
         faults.append(Fault("not-a-number", text.is_not_null() & parsed.is_null(), "are no numbers", fix, True))
         odd = [float(m) for m in reading.marks if is_number(m)]  # "-1" is also written "-1.00"

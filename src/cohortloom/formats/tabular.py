@@ -102,7 +102,8 @@ def _table(path: Path, schema: Schema, name: str, source: Source, findings: Find
     def run() -> pl.DataFrame | None:
         if source.layout == "long":
             return _long(raw, schema, name, source, findings)
-        wide = raw.select(ROW, *(pl.col(t).alias(ours) for ours, t in theirs.items()))
+        unit = [pl.col(source.unit).alias("__unit")] if source.unit else []
+        wide = raw.select(ROW, *(pl.col(t).alias(ours) for ours, t in theirs.items()), *unit)
         return _wide(wide, schema, name, source, findings)
 
     return collect(run, files, source, name, findings)
@@ -128,12 +129,13 @@ def _all_there(raw: pl.LazyFrame, name: str, theirs: dict[str, str], source: Sou
     ]
     wanted += [(f"{name}.where", f.column) for f in source.where]
     before = len(findings.problems)
+    wanted += [(f"{name}.unit", source.unit)] if source.unit else []
     for where, column in wanted:
         if column not in there:
             fix = f'Say where it stands in the source: columns = {{ {where.split(".")[-1]} = "their name" }}.'
             what = f'the file has no column "{column}"'
             findings.stop("missing-column", where, what, fix + nearest(column, there))
-        elif f"{column}_duplicated_0" in there:
+        elif f"{column}_duplicated_0" in there and f"{column}_duplicated_0" not in theirs.values():
             findings.stop(
                 "duplicate-column", where, f'the file has "{column}" twice', "Rename one of them in the file."
             )
@@ -147,7 +149,7 @@ def _filtered(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
         for values, wanted in ((rule.include, True), (rule.exclude, False)):
             if values is not None:
                 also = [f"{v}.0" for v in values if v.lstrip("-").isdigit()]
-                hit = text.is_in([*values, *also]).fill_null(False)
+                hit = text.fill_null("").is_in([*values, *also])  # an empty cell is ""
                 raw = raw.filter(hit if wanted else ~hit)
     return raw
 
@@ -164,6 +166,7 @@ def _reading(source: Source, column: str, code: CodeMap | None = None) -> Readin
         shift=shift,
         out_of_range=source.out_of_range,
         unit=when.unit,
+        extract=column in source.extract,
         format=source.formats.get(column, when.format),
         origin=when.origin,
     )
@@ -227,6 +230,7 @@ def _our_codes(
     maps = {c: m if isinstance(m, CodeMap) else CodeMap(column=m) for c, m in source.codes.items()}
     code = text_of(table.code, types[table.code], reading)
     code = code.str.strip_suffix(".0") if types[table.code].is_float() else code
+    code = _with_unit(code, maps, source)
     if any(key.endswith("*") for key in maps):
         seen = raw.select(code.unique().alias("code")).collect(engine="streaming")["code"].drop_nulls()
         under = {c: match(c, maps) for c in seen}
@@ -248,7 +252,16 @@ def _our_codes(
         ours = (number * scale + shift).cast(pl.String)
         value = pl.when(code.is_in(list(changed)) & number.is_not_null()).then(ours).otherwise(text)
         raw = raw.with_columns(value.alias(table.value))
-    return raw.with_columns(code.replace({c: m.column for c, m in maps.items()}).alias(table.code))
+    raw = raw.with_columns(code.replace({c: m.column for c, m in maps.items()}).alias(table.code))
+    return raw.drop("__unit", strict=False)
+
+
+def _with_unit(code: pl.Expr, maps: Mapping[str, CodeMap], source: Source) -> pl.Expr:
+    """The code as "CODE|UNIT" where the source names it so."""
+    if source.unit is None:
+        return code
+    both = pl.concat_str(code, pl.lit("|"), pl.col("__unit").cast(pl.String).str.strip_chars())
+    return pl.when(both.is_in(list(maps))).then(both).otherwise(code)
 
 
 def _marked_keys(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
@@ -286,9 +299,11 @@ def _long(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
         *(pl.col(t).alias(o) for o, t in keyed.items()),
         pl.col(source.code).alias("__code"),
         pl.col(source.value).alias("__value"),
+        *([pl.col(source.unit).alias("__unit")] if source.unit else []),
     )
     raw, types = read_types(raw, name, findings)
     code = text_of("__code", types["__code"], Reading(marks=("",))).str.strip_suffix(".0")
+    code = _with_unit(code, maps, source)
     raw = _marked_keys(raw.with_columns(code.alias("__code")), source)
     wanted = {k: s for k, s in specs(schema, name, _readings(source, ["time"])).items() if k == "time"}
     base = typed(raw, name, wanted, _clock(schema, source), findings)

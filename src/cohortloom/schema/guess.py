@@ -9,7 +9,7 @@ printed; bounds are round numbers outside the data.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -33,13 +33,18 @@ _NOMINAL = re.compile(
     r"type|status|code|(^|_)id$|group|sex|gender|trt|treat|arm|race|ethnic|site|center|source|dispo|unit|kind|category|version"
 )
 _IDS = re.compile(
-    r"(^|_)(id|key|uuid|guid|mrn|ssn|npi|dea|nbr|accession|barcode|lot_number|source_value)$|_id_|serial|identifier"
+    r"(^|_)(id|key|uuid|guid|mrn|ssn|npi|dea|nbr|accession|barcode|lot_number|source_value)$|_id_|serial|identifier|"
+    r"^(?!.*(acid|fluid|lipid|oid|rotid|covid|paid|solid|rapid|valid|hybrid|amid|grid)$)[a-z]+[a-z0-9_]{2,}id$"
+)
+#: Names of codes, whatever they are written in.
+_CODED = re.compile(
+    r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)($|_)"
 )
 _QUASI = re.compile(
     r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$"
 )
 _SENSITIVE = re.compile(
-    r"diag|icd|hiv|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
+    r"diag|(^|_)icd|hiv|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
 )
 _SYSTEMS = (
     ("LOINC", r"^\d{1,5}-\d$", 0.9),
@@ -57,7 +62,7 @@ class Guess:
     column: dict[str, Any] | None
     comment: str
     marks: tuple[str, ...] = ()
-    values: dict[str, str] = field(default_factory=dict)
+    extract: bool = False
     format: str = ""
 
 
@@ -96,15 +101,15 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     drafted.column.update(marks)
     drafted.marks = (*p.sentinels, *drafted.marks)
     sentinel = f"; {', '.join(p.sentinels)} taken as missing" if p.sentinels else ""
-    if p.limits and kind in ("number", "count"):
-        drafted.values |= p.limits
-        sentinel += f"; values like {next(iter(p.limits))[0]}... lie beyond what was measured and are read as the limit"
+    if p.signs and kind in ("number", "count"):
+        drafted.extract = True
+        sentinel += f"; {p.signs}"
     drafted.comment = f"{drafted.comment}; {gone}{sentinel}."
     return drafted
 
 
 def _empty(p: Profile, *_: Any) -> Guess:
-    return Guess(None, "holds nothing")
+    return Guess(None, p.said or "holds nothing")
 
 
 def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
@@ -128,6 +133,17 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
         return Guess({"kind": "identifier"}, "numbers of things or people, by the name; made anew in synthetic data")
     if p.whole and _IDS.search(name) and p.distinct <= 30:
         return _levels(p, name, patients, cells, "category", "whole numbers that name things, by the name")
+    if p.whole and _CODED.search(name) and p.low >= 0:
+        if p.distinct <= 30:
+            return _levels(p, name, patients, cells, "category", "whole numbers that name things, by the name")
+        system = system_of(p)
+        said = f"{_about(p.distinct)} different codes{f' of {system}' if system else '; name their system'}"
+        return Guess({"kind": "code", **({"system": system} if system else {})}, f"{said}; codes by the name")
+    part = re.search(r"^(month|day)_of_|^birth_(month|day)$", name)
+    last = 12 if part and "month" in part[0] else 31
+    if part and p.whole and p.low >= 1 and p.high <= last:
+        column = {"kind": "number", "unit": "1", "low": 1, "high": last, "decimals": 0}
+        return Guess(column, "part of a date, by the name")
     unit = guess_unit(name)
     if p.whole and _COUNTS.search(name) and p.low >= 0:
         _, high = outward(p.low, p.high)
@@ -178,11 +194,14 @@ def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
     if (
         re.search(r"desc|comment|note|text|remark|(^|_)sig$|address|(^|_)name$|narrative", name)
         and p.distinct > MAX_LEVELS
-    ):
-        return Guess(None, "free text, by name and number of values; it may name people, so it is not read")
+    ) or (re.search(r"comment|note|remark|free_?text|address|narrative", name) and typical_words >= 3):
+        return Guess(None, "free text, by its name and values; it may name people, so it is not read")
+    if values.str.contains(r"^\d{1,2}:\d\d(:\d\d)?(\s*[AaPp][Mm])?$").mean() > 0.95:  # type: ignore[operator]
+        return Guess(None, "times of day without a date, which are not read")
     if p.distinct > 0.9 * filled and p.distinct > 20 and typical_words < 3:
         return Guess({"kind": "identifier"}, "nearly every row differs: an identifier, made anew in synthetic data")
-    if _IDS.search(name) and p.distinct > MAX_LEVELS and not system_of(p):
+    many = p.distinct > MAX_LEVELS or p.distinct > max(20, 0.3 * filled)
+    if _IDS.search(name) and many and not system_of(p):
         return Guess({"kind": "identifier"}, "an identifier, by the name; made anew in synthetic data")
     if (typical_words > 6 and p.distinct > 0.3 * filled) or (p.distinct > 0.9 * filled and p.distinct > 20):
         return Guess(None, "free text; it may name people, so it is not read")

@@ -19,8 +19,8 @@ import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
-from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit
-from cohortloom.schema.profile import profile, snake
+from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit, idlike, said_once
+from cohortloom.schema.profile import number_in, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
@@ -121,6 +121,7 @@ class _Drafter:
         self.name, self.sheets = name, [s for s in sheets if not s.frame.is_empty()]
         self.empty = [s for s in sheets if s.frame.is_empty()]
         self.tables: dict[str, Any] = {}
+        self.sheet_of: dict[str, Sheet] = {}
         self.notes: dict[tuple, str] = {}
         self.head: list[str] = []
         self.patient_table: str | None = None
@@ -143,7 +144,7 @@ class _Drafter:
         ]
         self._roles()
         clock = self._clock()
-        statics = [s for s in self.patients if s.role == "static"]
+        statics = [s for s in self.patients if s.role == "static" and self._has_all(s)]
         if statics:  # the one that describes people
             self.patient_table = max(
                 statics, key=lambda s: sum(bool(_PEOPLE.search(snake(c))) for c in s.profiles)
@@ -173,7 +174,8 @@ class _Drafter:
             assert sheet.subject
             rows = sheet.frame.height
             if sheet.role != "visit":
-                sheet.role = "static" if sheet.ids(sheet.subject).n_unique() == rows else "event"
+                once = sheet.ids(sheet.subject).n_unique() == rows and not sheet.repeats
+                sheet.role = "static" if once else "event"
             if sheet.role == "event":
                 find_codes(sheet)
             if sheet.role != "static":
@@ -198,6 +200,18 @@ class _Drafter:
             best = max(wide, key=lambda w: w[0])[1]
             best.role = "visit"
             best.code = None
+
+    def _has_all(self, sheet: Sheet) -> bool:
+        """Are the patients of all other files in this one, so that it can be their parent? Says so if only nearly."""
+        others = [s.ids(s.subject).drop_nulls() for s in self.patients if s is not sheet and s.subject]
+        known = sheet.ids(sheet.subject or "").drop_nulls().unique()
+        strange = [int((~o.unique().is_in(known.implode())).sum()) for o in others]
+        if any(strange) and known.len() > 5 * max(strange):
+            self.head.append(
+                f"Some patients of other files are not in {sheet.file}, so no table hangs on it; add "
+                f'parent = "{sheet.name}" to have such rows refused, or dropped with --on-error drop.'
+            )
+        return not any(strange)
 
     def _clock(self) -> str:
         rows = {"timestamp": 0, "offset": 0}
@@ -224,6 +238,7 @@ class _Drafter:
         if sheet.role != "static" and not sheet.value:
             shares = {c: constant_share(sheet, c) for c in moving if c != sheet.time}
             still = [c for c, v in shares.items() if v is not None and v <= 0.03]
+            still += [c for c in moving if c not in still and c != sheet.time and said_once(sheet, c)]
             has_statics = any(s.role == "static" for s in self.patients)
             if has_statics and (len(still) < 3 or sheet.visit):
                 still = []
@@ -235,12 +250,15 @@ class _Drafter:
             )
             self._add(own, sheet, still, clock, "static", said)
             self.tables[own]["source"]["repeated"] = True
-            self.patient_table = self.patient_table or own
+            self.patient_table = self.patient_table or (own if self._has_all(sheet) else None)
         self._add(name, sheet, [c for c in moving if c not in still], clock, sheet.role, "")
 
     def _add(self, name: str, sheet: Sheet, wanted: list[str], clock: str, role: str, said: str) -> None:
         assert sheet.subject
         source: dict[str, Any] = {"file": sheet.file, "subject": sheet.subject}
+        if sheet.where:
+            source["where"] = list(sheet.where)
+        self.sheet_of[name] = sheet
         table: dict[str, Any] = {"role": role}
         if sheet.visit and role == "visit":
             source["visit"] = sheet.visit
@@ -252,12 +270,15 @@ class _Drafter:
             table["parent"] = self.patient_table
         if role != "static":
             said = " ".join(filter(None, [said, self._time(sheet, table, source, clock, role)]))
+            said += _without_time(sheet, source)
         if sheet.time in wanted and ("time" in source or role == "static"):
             wanted = [c for c in wanted if c != sheet.time]
         for key, usual in (("separator", ","), ("encoding", "utf8"), ("decimal", ".")):
             if getattr(sheet, key) != usual:
                 source[key] = getattr(sheet, key)
         columns: dict[str, Any] = {}
+        if sheet.value and role == "event":
+            said += self._units_apart(sheet, source)
         if sheet.value and role == "event" and self._pivots(sheet, wanted):
             said += " " + self._wide_codes(name, sheet, columns, source)
         else:
@@ -316,13 +337,14 @@ class _Drafter:
         names = self._lookup(sheet)
         source |= {"layout": "long", "code": sheet.code, "value": sheet.value, "codes": {}}
         for code, part in self._by_code(sheet):
-            label, unit = names.get(code, ("", ""))
+            label, unit = names.get(code.split("|")[0], ("", ""))
             ours = snake(label) if label else snake(code) if not code[:1].isdigit() else f"code_{snake(code)}"
+            ours = f"{ours}_{snake(code.split('|')[1])}" if label and "|" in code else ours
             ours = ours if ours not in columns else f"{ours}_{len(columns)}"
             p = profile(part[sheet.value or ""].alias(ours))
             if p.kind != "number":
                 continue
-            unit = ucum(unit or self._unit(sheet, part)) or "1"
+            unit = ucum(self._unit(sheet, part) or unit) or "1"
             drafted = guess(p, part["__s"], part[sheet.value or ""], "offset")
             if drafted.column is None:
                 continue
@@ -344,6 +366,7 @@ class _Drafter:
         )
 
     def _by_code(self, sheet: Sheet) -> list[tuple[str, pl.DataFrame]]:
+        """Rows of each code, the codes kept apart by unit last as "code|unit"."""
         assert sheet.code and sheet.subject
         kept = [c for c in (sheet.value, sheet.unit) if c]
         frame = (
@@ -351,8 +374,33 @@ class _Drafter:
             .with_columns(__c=sheet.ids(sheet.code), __s=sheet.ids(sheet.subject))
             .drop_nulls("__c")
         )
+        if sheet.apart:
+            both = pl.concat_str("__c", pl.lit("|"), pl.col(sheet.unit or "").cast(pl.String).str.strip_chars())
+            frame = frame.with_columns(__c=pl.when(both.is_in(sheet.apart)).then(both).otherwise("__c"))
         parts = frame.partition_by("__c", as_dict=True)
         return sorted(((str(k[0]), v) for k, v in parts.items()), key=lambda kv: (-kv[1].height, kv[0]))
+
+    def _units_apart(self, sheet: Sheet, source: dict) -> str:
+        """Codes that come in several units of at least FEW patients: the rarer ones become codes of their own."""
+        if not sheet.unit or not sheet.code or not sheet.subject:
+            return ""
+        unit = sheet.frame[sheet.unit].cast(pl.String).str.strip_chars()
+        rows = pl.DataFrame({"c": sheet.ids(sheet.code), "u": unit, "s": sheet.ids(sheet.subject)}).drop_nulls()
+        rows = rows.filter(pl.col("u") != "")
+        rows = rows.group_by("c", "u").agg(pl.len().alias("n"), pl.col("s").n_unique()).filter(pl.col("s") >= FEW)
+        same = {u: ucum(u) or u.lower() for u in rows["u"].unique()}
+        rows = rows.with_columns(same=pl.col("u").replace(same)).sort("c", "n", "u", descending=[False, True, False])
+        usual = rows.group_by("c", maintain_order=True).agg(usual=pl.col("same").first())
+        rows = rows.join(usual, on="c", maintain_order="left").filter(pl.col("same") != pl.col("usual"))
+        sheet.apart = [f"{c}|{u}" for c, u in rows.select("c", "u").rows()]
+        if not sheet.apart:
+            return ""
+        source["unit"] = sheet.unit
+        source["codes"] = {key: key.replace("|", " ") for key in sheet.apart} | {"*": "*"}
+        return (
+            f" {rows['c'].n_unique()} codes come in several units and are kept apart by them; to have one unit, "
+            'give the change: codes."CODE|UNIT" = { column = "CODE", scale = ... }.'
+        )
 
     def _unit(self, sheet: Sheet, part: pl.DataFrame) -> str:
         if not sheet.unit:
@@ -403,12 +451,14 @@ class _Drafter:
     ) -> str:
         assert sheet.subject
         patients, left, marks = sheet.ids(sheet.subject), [], set()
+        read: list[str] = []
         for theirs in wanted:
             p = sheet.profiles[theirs]
-            if role == "event" and theirs == sheet.unit and sheet.value:
+            told = re.search(r"(^|_)units?_(source_)?concept(_id)?$", snake(theirs))
+            if role == "event" and (theirs == sheet.unit or (sheet.unit and told)) and sheet.value:
                 left.append(f'"{theirs}" (the unit stands at each code)')
                 continue
-            repeats = self._repeats(sheet, theirs)
+            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or _twin(sheet, theirs, read)
             drafted = guess(p, patients, sheet.frame[theirs], clock)
             if repeats or drafted.column is None:
                 left.append(f'"{theirs}" ({repeats or drafted.comment})')
@@ -430,6 +480,7 @@ class _Drafter:
                 drafted.comment = self._items(name, sheet, ours, drafted.column, role)
                 table["code"] = ours
             columns[ours] = drafted.column
+            read.append(theirs)
             if ours != theirs:
                 source.setdefault("columns", {})[ours] = theirs
             if p.kind == "text" or drafted.column["kind"] in ("number", "count"):
@@ -437,12 +488,16 @@ class _Drafter:
             special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
             if special:
                 source.setdefault("missing_in", {})[ours] = list(dict.fromkeys(special))
-            if drafted.values:
-                source.setdefault("values", {})[ours] = drafted.values
+            if drafted.extract:
+                source.setdefault("extract", []).append(ours)
             told = isinstance(source.get("time"), dict) and "format" in source["time"]  # stands for all, unless named
             if drafted.format or (told and drafted.column["kind"] == "timestamp"):
                 source.setdefault("formats", {})[ours] = drafted.format
-            self.notes["tables", name, "columns", ours] = drafted.comment[:1].upper() + drafted.comment[1:]
+            twin = re.fullmatch(r"(.+)_duplicated_\d+", theirs)
+            twice = f'The file has "{twin[1]}" more than once. ' if twin and twin[1] in sheet.profiles else ""
+            self.notes["tables", name, "columns", ours] = f"{twice}{drafted.comment[:1].upper()}{drafted.comment[1:]}"
+            if sheet.role == "static":
+                self._above(sheet, theirs, f"{name}.{ours}")
         if sheet.value and role == "event" and "code" in table:
             value = next(o for o in columns if source.get("columns", {}).get(o, o) == sheet.value)
             table["value"] = value
@@ -462,18 +517,16 @@ class _Drafter:
                 column["levels"] = people["c"].to_list()
                 said += f"; listed, as each occurs in at least {FEW} patients"
             return f"{said}."
-        names, items, mixed = self._lookup(sheet), {}, 0
+        names, items = self._lookup(sheet), {}
         for code, part in self._by_code(sheet):
             number = profile(part[sheet.value])
             if part["__s"].n_unique() < FEW or number.kind != "number" or len(items) >= MAX_ITEMS:
                 continue
-            label, unit = names.get(code, ("", ""))
+            label, unit = names.get(code.split("|")[0], ("", ""))
             unit = self._unit(sheet, part) or unit
-            mixed += bool(sheet.unit) and part[sheet.unit].n_unique() > 1  # type: ignore[index]
-            items[code] = item(number.values["number"], unit, label)
+            items[code.replace("|", " ")] = item(number.values["number"], unit, label)
         column["items"] = items
-        said += f"; items for the {len(items)} with numbers in at least {FEW} patients, others are read without bounds"
-        return said + (f"; {mixed} codes come in more than one unit, look at them." if mixed else ".")
+        return said + f"; items for the {len(items)} with numbers in at least {FEW} patients, others without bounds."
 
     def _repeats(self, sheet: Sheet, theirs: str) -> str:
         """Does the column only say again what another says?"""
@@ -497,9 +550,19 @@ class _Drafter:
                 return f'says "{sheet.code}" again'
         return ""
 
+    def _above(self, sheet: Sheet, theirs: str, ours: str) -> None:
+        """Say so where a column of ids in the table of patients comes again: stays of one person, say."""
+        p = sheet.profiles[theirs]
+        filled = p.rows - p.missing
+        people = re.search(r"pid$|patient|person|subject|mrn|family|pedigree|household", snake(theirs))
+        if people and idlike(p) and p.rows >= 20 and 0.3 * filled < p.distinct < filled and p.distinct > 30:
+            self.head.append(
+                f'"{theirs}" comes again in {sheet.file}: if it names the person, or what several rows share, keep '
+                f"them on one side of every split: cohortloom split --group {ours}."
+            )
+
     def missing_share(self, table: str, ours: str) -> float:
-        source = self.tables[table]["source"]
-        sheet = next(s for s in self.patients if s.file == source["file"])
+        source, sheet = self.tables[table]["source"], self.sheet_of[table]
         return sheet.profiles[source.get("columns", {}).get(ours, ours)].share_missing
 
     def _leftovers(self) -> None:
@@ -548,6 +611,60 @@ class _Drafter:
 
 
 GENERAL = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
+
+
+def _unnamed(sheet: Sheet, theirs: str) -> str:
+    """Is it a column without a name, or one that only numbers the rows?"""
+    if re.fullmatch(r"|_duplicated_\d+|Unnamed: \d+", theirs.strip()):
+        return "a column without a name"
+    p = sheet.profiles[theirs]
+    if p.kind == "number" and p.whole and not p.missing and not p.signs and p.distinct == p.rows >= 20:
+        rows = sheet.frame[theirs].cast(pl.Float64, strict=False)
+        if p.low in (0, 1) and bool((rows.diff().drop_nulls() == 1).all()):
+            return "it numbers the rows"
+    return ""
+
+
+def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
+    """Does a column hold the same as one before it, row by row, or name the same things one to one?
+
+    Drawn apart, they would contradict each other.
+    """
+    p = sheet.profiles[theirs]
+    if "_duplicated_" in theirs or p.distinct < 3 or p.rows < 20:
+        return ""
+    mine = sheet.frame[theirs]
+    for other in others:
+        q = sheet.profiles[other]
+        if q.kind != p.kind or q.distinct != p.distinct or q.missing != p.missing:
+            continue
+        same = mine.equals(sheet.frame[other])
+        if not same and p.kind == "number" and (p.signs or q.signs):
+            both = sheet.frame.select(
+                pl.coalesce(pl.col(c).cast(pl.Float64, strict=False), number_in(pl.col(c).cast(pl.String))).alias(c)
+                for c in (theirs, other)
+            )
+            same = both[theirs].equals(both[other])
+        if same:
+            return f'the same as "{other}" in every row'
+        named = p.kind == "text" and p.distinct >= 5 and p.rows >= 10 * p.distinct
+        if named and sheet.frame.select(theirs, other).n_unique() == p.distinct + bool(p.missing):
+            return f'names the same as "{other}", one to one'
+    return ""
+
+
+def _without_time(sheet: Sheet, source: dict) -> str:
+    """Leave out rows without a time where the table has times, and say so."""
+    if "time" not in source or not sheet.time or not sheet.subject:
+        return ""
+    p = sheet.profiles[sheet.time]
+    marks = ["", *p.marks, *p.sentinels]
+    time = sheet.frame[sheet.time].cast(pl.String).str.strip_chars().fill_null("")
+    n = int((time.is_in(marks) & sheet.ids(sheet.subject).is_not_null()).sum())  # rows that hold nothing go anyway
+    if not n:
+        return ""
+    source["where"] = [*source.get("where", []), {"column": sheet.time, "exclude": marks}]
+    return f" {_round(n)} rows without a time are left out; give them a table of their own if they matter."
 
 
 def _round(n: int) -> str:

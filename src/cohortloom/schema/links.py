@@ -12,8 +12,9 @@ import polars as pl
 
 from cohortloom.schema.profile import Profile, snake
 from cohortloom.schema.sheets import Sheet
+from cohortloom.schema.units import ucum
 
-__all__ = ["constant_share", "find_codes", "find_subject", "find_time", "find_visit"]
+__all__ = ["constant_share", "find_codes", "find_subject", "find_time", "find_visit", "said_once"]
 
 _SUBJECT = frozenset(
     [
@@ -52,6 +53,7 @@ _VISIT = re.compile(
 _STAY = re.compile(r"(^|_)(stay|icustay)_?id$")
 _TIME_UNITS = (
     (re.compile(r"(^|_)(minutes?|mins?)($|_)"), "min"),
+    (re.compile(r"[a-z]offset$"), "min"),
     (re.compile(r"(^|_)(hours?|hrs?|h)($|_)"), "h"),
     (re.compile(r"(^|_)(seconds?|secs?|s)$"), "s"),
     (re.compile(r"(^|_)(ms|msec|milliseconds?)$"), "ms"),
@@ -71,11 +73,12 @@ _START = re.compile(
     r"(^|_)(start|in|admit|admittime|intime|chart|charttime|starttime|event|visit|measurement|time|date|day|days|obs)"
 )
 _CODE = re.compile(
-    r"(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
+    r"^(lab|test|obs|measure)_?(name|code|item)$|(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
     r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed)$"
 )
 _VALUE = re.compile(
-    r"^(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|numeric_value)$"
+    r"^((lab|test)_?)?(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|"
+    r"numeric_value)$"
 )
 
 
@@ -204,6 +207,16 @@ def find_codes(sheet: Sheet) -> None:
         for name, p in sheet.profiles.items():
             if re.fullmatch(r"(value)?_?(uom|unit|units|unit_source_value)", snake(name)) and p.kind == "text":
                 sheet.unit = name
+        if sheet.unit is None and sheet.value:
+            sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
+
+
+def _holds_units(p: Profile) -> bool:
+    """Are nearly all words of a column units, whatever its name?"""
+    if p.kind != "text" or not 2 <= p.distinct <= 200:
+        return False
+    known = [ucum(str(v)) is not None and bool(re.search(r"[/%]|^mm", str(v))) for v in p.values["value"]]
+    return sum(known) >= 0.8 * len(known)
 
 
 def find_time(sheet: Sheet) -> None:
@@ -225,7 +238,7 @@ def find_time(sheet: Sheet) -> None:
             if _ORDERLIKE.search(n) and p.whole and p.low in (0, 1) and p.high < 1000:
                 score, unit = 0.5, "order"
             elif unit and not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n):
-                score = 2.0
+                score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
             elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
                 score, unit, note = 1.5, unit or "d", "the unit is a guess"
             else:
@@ -252,6 +265,19 @@ def _changes(sheet: Sheet, name: str) -> tuple[float | None, int]:
     pair = pair.sort("s", maintain_order=True)
     differ = (pair["v"] != pair["v"].shift(1)).filter((pair["s"].shift(1) == pair["s"]).fill_null(False))
     return (float(differ.mean() or 0.0) if differ.len() else None), differ.len()
+
+
+def said_once(sheet: Sheet, name: str) -> bool:
+    """Is a column filled in one row of most patients, where they have several: said at the first visit, for good?"""
+    assert sheet.subject
+    keys = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).drop_nulls("s")
+    if keys.height < 1.5 * keys["s"].n_unique():
+        return False
+    per = keys.group_by("s").agg(
+        n=(pl.col("v").is_not_null() & (pl.col("v").cast(pl.String) != "")).sum(), rows=pl.len()
+    )
+    per = per.filter(pl.col("rows") > 1)
+    return bool(per.height >= 5 and (per["n"] == 1).mean() >= 0.5 and (per["n"] > 1).mean() <= 0.02)  # type: ignore[operator]
 
 
 def constant_share(sheet: Sheet, name: str) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from cohortloom.schema.dates import Layout, layout_of, numbered
+from cohortloom.schema.dates import layout_of, numbered
 
 __all__ = [
     "LIMIT",
@@ -24,6 +24,7 @@ __all__ = [
     "Profile",
     "decimals_of",
     "is_number",
+    "number_in",
     "outward",
     "profile",
     "snake",
@@ -33,7 +34,11 @@ __all__ = [
 MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
 NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
 #: How laboratories write a value beyond what they can measure: <5.
-LIMIT = r"^[<>]=?\s*"
+LIMIT = r"^[<>≤≥]=?\s*"
+_SIGNED = (
+    r"^\(?\s*(?:[<>≤≥]=?)?\s*(-?\s*[$€£]?\s*-?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"\s*(%|[A-Za-zµ°][A-Za-z0-9µ°/%^]{0,9})?\s*\)?$"
+)
 SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)
 
 
@@ -54,7 +59,7 @@ class Profile:
         format: Date layout; "" for native dates and ISO.
         said: What else is to be said of the dates.
         clock_time: Do dates carry a time of day?
-        limits: Values beyond what could be measured ("<5") -> their number.
+        signs: Words on signs around the numbers (<5, 12 %); empty for plain numbers.
     """
 
     name: str
@@ -69,7 +74,7 @@ class Profile:
     format: str = ""
     said: str = ""
     clock_time: bool = False
-    limits: dict[str, str] = field(default_factory=dict)
+    signs: str = ""
 
     @property
     def share_missing(self) -> float:
@@ -120,12 +125,11 @@ def snake(name: str) -> str:
 def profile(series: pl.Series) -> Profile:
     """Look at one column, as text (CSV) or typed (Parquet, frames)."""
     name, rows = series.name, series.len()
-    if series.dtype.is_temporal():
-        return _dates(
-            name, rows, series, series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime)
-        )
-    if series.dtype.is_nested():
-        series = pl.Series(name, [None] * rows, dtype=pl.String)
+    if series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
+        return _dates(name, rows, series)
+    if series.dtype.is_temporal() or series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        none = pl.DataFrame(schema={"value": pl.String, "count": pl.UInt32})
+        return Profile(name, "empty", rows, rows, 0, none, said=f"holds {_in_words(series.dtype)}; that is not read")
     if series.dtype == pl.Boolean:
         series = series.cast(pl.Int8)
     typed = series.dtype.is_numeric()
@@ -141,7 +145,7 @@ def profile(series: pl.Series) -> Profile:
         counts = counts.group_by("value").agg(pl.col("count").sum())
         counts = counts.with_columns(number=pl.col("value").cast(pl.Float64, strict=False))
         counts = counts.with_columns(number=pl.when(pl.col("number").is_finite()).then("number"))
-    counts, limits = _limits(counts)
+    counts, signs = (counts, "") if typed else _extracted(counts)
     words = set(counts["value"].head(200_000)) & {*MARKS}
     counts = counts.filter(~pl.col("value").is_in(list(words)))
     counts = counts.sort("count", "value", descending=[True, False])
@@ -153,13 +157,13 @@ def profile(series: pl.Series) -> Profile:
         and (bad["value"].is_in(NUMBER_MARKS).all() or (bad.height <= 5 and bad["count"].sum() <= 0.02 * rows))
         and bad.height < counts.height / 2
     )
-    if numeric:
+    if numeric and (typed or not _is_padded(counts)):
         words |= set(bad["value"])
         counts, marks = counts.drop_nulls("number"), tuple(sorted(words - {""}))
         dates = numbered(snake(name), counts["number"])
         if dates is not None:
             return _dated(name, rows, counts.drop("number"), dates, marks)
-        return replace(_numbers(name, rows, counts, marks), limits=limits)
+        return replace(_numbers(name, rows, counts, marks), signs=signs)
     found = None if series.dtype != pl.String else layout_of(counts["value"], counts["count"])
     if found is not None:
         counts = counts.filter(~pl.col("value").is_in(list(found.unread)))
@@ -168,41 +172,65 @@ def profile(series: pl.Series) -> Profile:
     return Profile(name, "text", rows, rows - int(counts["count"].sum()), counts.height, counts, marks)
 
 
-def _limits(counts: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Read "<5" as 5 where most of a column are numbers."""
-    beyond = pl.col("value").str.contains(LIMIT + r"\d+(\.\d+)?$")
-    found = counts.filter(pl.col("number").is_null() & beyond)
-    if found.is_empty() or 2 * counts.drop_nulls("number").height < counts.height:
-        return counts, {}
-    bare = pl.col("value").str.replace(LIMIT, "")
-    limits = dict(found.select("value", bare.alias("bare")).rows())
-    number = pl.when(pl.col("number").is_null() & beyond).then(bare.cast(pl.Float64, strict=False)).otherwise("number")
-    return counts.with_columns(number=number), limits
+def number_in(text: pl.Expr) -> pl.Expr:
+    """The number in a cell with signs around it (<5, 1,234, 12 %, $3.50, (3.50) for -3.50); else null."""
+    number = text.str.extract(_SIGNED, 2).str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
+    less = text.str.extract(_SIGNED, 1).str.contains("-", literal=True) | text.str.contains(r"^\(.*\)$")
+    return pl.when(less).then(-number).otherwise(number)
+
+
+def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """Numbers with the same sign behind nearly all of them, limits and parted thousands read, and words on it.
+
+    No value of a patient is in the words.
+    """
+    value = pl.col("value")
+    cells = counts.filter(pl.col("number").is_null() & ~value.is_in([*MARKS, *NUMBER_MARKS]))
+    read = cells.select(number_in(value).is_not_null()).to_series()
+    if not read.any() or read.mean() < 0.9:  # type: ignore[operator]
+        return counts, ""
+    plain = counts["number"].is_not_null().sum()
+    text = cells["value"].filter(read)
+    behind = text.str.extract(_SIGNED, 3).fill_null("")
+    usual = behind.mode().sort()[-1]
+    limits = text.filter(text.str.contains(LIMIT)).str.slice(0, 1)
+    whole = not usual or (behind == usual).sum() >= 0.9 * (plain + cells.height)
+    if not whole or (not usual and 2 * limits.len() > counts.height):
+        return counts, ""
+    kept = text.filter(behind.is_in([usual, ""]))
+    said = [f"values like {sign}... lie beyond what was measured and are read as the limit" for sign in limits[:1]]
+    said += [f'read without the "{usual}" behind it'] * bool(usual)
+    said += ["commas part thousands"] * bool(kept.str.contains(r"\d,\d").any())
+    said += ["money without its sign"] * bool(kept.str.contains(r"[$€£]").any())
+    said += ["brackets mean less than zero"] * bool(kept.str.contains(r"^\(").any())
+    number = pl.when(value.is_in(kept.implode())).then(number_in(value))
+    return counts.with_columns(number=pl.coalesce("number", number)), "; ".join(said)
+
+
+def _is_padded(counts: pl.DataFrame) -> bool:
+    """Numbers such as 007 and 01234 are names: codes, postcodes, ids."""
+    padded = counts["value"].str.contains(r"^0\d+$")
+    return bool(counts["count"].filter(padded).sum() > 0.02 * counts["count"].sum())
+
+
+def _in_words(dtype: pl.DataType) -> str:
+    if dtype == pl.Duration:
+        return "lengths of time (write them as numbers in one unit)"
+    if dtype == pl.Time:
+        return "times of day without a date"
+    return "lists or records" if dtype.is_nested() else "bytes or objects"
 
 
 def _dated(name: str, rows: int, counts: pl.DataFrame, found: Layout, marks: tuple[str, ...]) -> Profile:
     """A column of dates that are written as text or numbers."""
     has_time = bool((found.moments.dt.truncate("1d") != found.moments).any())
-    return Profile(
-        name,
-        "date",
-        rows,
-        rows - int(counts["count"].sum()),
-        counts.height,
-        counts,
-        marks,
-        format=found.layout,
-        clock_time=has_time,
-        said=found.said,
-    )
+    missing = rows - int(counts["count"].sum())
+    dated = Profile(name, "date", rows, missing, counts.height, counts, marks, format=found.layout)
+    return replace(dated, clock_time=has_time, said=found.said)
 
 
-def _dates(name: str, rows: int, series: pl.Series, absolute: bool) -> Profile:
+def _dates(name: str, rows: int, series: pl.Series) -> Profile:
     counts = series.alias("value").to_frame().group_by("value").len("count").drop_nulls()
-    if not absolute:
-        return Profile(
-            name, "text", rows, series.null_count(), counts.height, counts.with_columns(pl.col("value").cast(pl.String))
-        )
     has_time = False
     if isinstance(series.dtype, pl.Datetime):
         has_time = bool((series.drop_nulls().dt.date().cast(series.dtype) != series.drop_nulls()).any())

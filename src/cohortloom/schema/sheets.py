@@ -6,9 +6,11 @@ are not passed on, as they quote cells.
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,11 @@ class Sheet:
     code: str | None = None
     value: str | None = None
     unit: str | None = None
+    apart: list[str] = field(default_factory=list)
     role: str = "event"
+    repeats: bool = False
     skip: str = ""
+    where: list[dict[str, Any]] = field(default_factory=list)
     keys: dict[str, pl.Series] = field(default_factory=dict, repr=False)
 
     def ids(self, column: str) -> pl.Series:
@@ -82,6 +87,8 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             frame, separator, encoding = _open(path)
         except FileNotFoundError:
             problems.append(Problem("no-file", label, "the file does not exist", "Check the path."))
+        except pl.exceptions.ComputeError:
+            problems.append(Problem("unreadable", label, *_uneven(path)))
         except Exception as error:  # parsers quote cells, so their words stay out
             what = f"can't be read ({type(error).__name__})"
             problems.append(Problem("unreadable", label, what, "It may be truncated or no CSV, TSV or Parquet file."))
@@ -89,7 +96,7 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             short = path.name
             for suffix in SUFFIXES:
                 short = short.removesuffix(suffix)
-            sheets.append(sheet_of(short, label, frame, separator, encoding))
+            sheets += _kinds(sheet_of(short, label, frame, separator, encoding))
     if problems:
         raise FileFormatError("no schema can be drafted from these files", problems)
     if not sheets:
@@ -102,13 +109,15 @@ def _open(path: Path) -> tuple[pl.DataFrame, str, str]:
     """The first rows of a file (text, unless Parquet), its separator and its encoding."""
     if path.name.endswith(".parquet"):
         return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ",", "utf8"
-    separator = "\t" if ".tsv" in path.name else _separator(path)
+    encoding = _wide_encoding(path)
+    separator = "\t" if ".tsv" in path.name else _separator(path, encoding)
     options: dict[str, Any] = {"separator": separator, "infer_schema": False, "n_rows": MAX_ROWS + 1}
+    if encoding != "utf8":
+        return pl.read_csv(_content(path).decode(encoding).encode(), **options), separator, encoding
     frame, encoding = pl.read_csv(path, encoding="utf8-lossy", **options), "utf8"
     odd = pl.all().cast(pl.String).str.contains("\ufffd", literal=True).any()
     if any("\ufffd" in name for name in frame.columns) or any(frame.select(odd).row(0) if frame.width else ()):
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        content = _content(path)
         for encoding in ("cp1252", "latin1"):  # what spreadsheets of western hospitals write
             try:
                 frame = pl.read_csv(content.decode(encoding).encode(), **options)
@@ -118,22 +127,68 @@ def _open(path: Path) -> tuple[pl.DataFrame, str, str]:
     return frame, separator, encoding
 
 
-def _separator(path: Path) -> str:
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf8", errors="replace") as file:
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def _wide_encoding(path: Path) -> str:
+    """UTF-16 by its mark, as spreadsheets write "Unicode text"; else "utf8"."""
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+        return "utf16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf8"
+
+
+def _separator(path: Path, encoding: str) -> str:
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding=encoding, errors="replace") as file:
         head = str(file.readline())
     return max(",;\t|", key=head.count)
 
 
+def _uneven(path: Path) -> tuple[str, str]:
+    """What is wrong with a file whose rows have more cells than its first line, and what to do."""
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf8", errors="replace") as file:
+        head = list(islice(file, 10_000))
+    separator = max(",;\t|", key="".join(head[:50]).count)
+    cells = [len(row) for row in csv.reader(head, delimiter=separator)]
+    usual = max(set(cells), key=cells.count, default=0)
+    if cells and cells[0] < usual:
+        first = cells.index(usual) + 1
+        return f"has {usual} columns, but not in its first lines", f"Remove what stands above the names (row {first}?)."
+    more = next((i for i, n in enumerate(cells) if n > cells[0]), None)
+    if more is None:
+        return "can't be read as a table", "It may be truncated, or have an open quote."
+    return f"row {more + 1} has more cells than the first line", "Quote cells that hold the separator."
+
+
+def _kinds(sheet: Sheet) -> list[Sheet]:
+    """REDCap writes visits and repeated forms into one file; here each kind of row is a sheet of its own."""
+    mark = "redcap_repeat_instrument"
+    if mark not in sheet.frame.columns:
+        return [sheet]
+    parts = []
+    for (kind,), frame in sheet.frame.with_columns(pl.col(mark).fill_null("")).partition_by(mark, as_dict=True).items():
+        drop = [c for c in frame.columns if c == mark or frame[c].cast(pl.String).fill_null("").eq("").all()]
+        name = f"{sheet.name}_{snake(str(kind))}" if kind else sheet.name
+        part = sheet_of(name, sheet.file, frame.drop(drop), sheet.separator, sheet.encoding)
+        part.where, part.decimal = [{"column": mark, "include": [kind]}], sheet.decimal
+        part.repeats = bool(kind)
+        parts.append(part)
+    return parts
+
+
 def sheet_of(name: str, file: str, frame: pl.DataFrame, separator: str = ",", encoding: str = "utf8") -> Sheet:
     cut, frame = frame.height > MAX_ROWS, frame.head(MAX_ROWS)
-    decimal = "," if _has_decimal_commas(frame) else "."
+    decimal = "," if _has_decimal_commas(frame, separator) else "."
     frame = frame.with_columns(with_points(cs.string())) if decimal == "," else frame
     profiles = {c: profile(frame[c]) for c in frame.columns}
     return Sheet(snake(name), file, frame, profiles, cut, separator, encoding, decimal)
 
 
-def _has_decimal_commas(frame: pl.DataFrame) -> bool:
-    """Are there columns of numbers like 12,5, and none of numbers like 12.5?"""
+def _has_decimal_commas(frame: pl.DataFrame, separator: str) -> bool:
+    """Are there columns of numbers like 12,5, and none of numbers like 12.5?
+
+    Where commas part the cells, 1,234 in quotes is a thousand rather than a bit more than one.
+    """
     marks = [*MARKS, *NUMBER_MARKS]
     commas = False
     for series in frame.select(cs.string()):
@@ -145,5 +200,6 @@ def _has_decimal_commas(frame: pl.DataFrame) -> bool:
             if broken.any() and (whole | broken).mean() > 0.95:  # type: ignore[operator]
                 if mark != ",":
                     return False
-                commas = True
+                thousands = cells.filter(broken).str.contains(r"^[-+]?[1-9]\d{0,2},\d{3}$").all()
+                commas = commas or not (thousands and separator == ",")
     return commas

@@ -96,11 +96,19 @@ class Source(Strict):
         "Rows with other codes are passed over. A code that ends in '*' stands for all that begin so: what follows is "
         "the value of a column of words, or fills the '*' of our code.",
     )
+    unit: str | None = Field(
+        None, description='Their column with the unit of the value; `codes` may then name "CODE|UNIT" as well.'
+    )
     missing: tuple[str, ...] = Field(("",), description="Cells that mean 'missing', in every column.")
     missing_in: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Our column -> further marks.")
     values: dict[str, dict[str, str]] = Field(default_factory=dict, description="Our column -> their value -> ours.")
     scale: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="Our column -> (scale, shift): ours = scale * theirs + shift."
+    )
+    extract: tuple[str, ...] = Field(
+        (),
+        description="Our columns whose cells are numbers with signs around them: <5, 1,234, 12 %, $3.50, (3.50) for "
+        "-3.50. The number is read.",
     )
     where: tuple[Filter, ...] = ()
     repeated: bool = Field(
