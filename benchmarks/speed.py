@@ -1,6 +1,6 @@
 """Seconds and memory of each stage of the main job, at 1,000, 10,000 and 100,000 simulated patients.
 
-    python -m benchmarks.speed [--sizes 1000 10000 100000] [--schema schemas/pbc.toml]
+    python -m benchmarks.speed [--sizes 1000 10000 100000] [--schemas schemas/pbc.toml benchmarks/eight_columns.toml]
 
 Stages: simulate, write and read tabular CSV, encode, fit (columnar-ar, fixed number of epochs, so that time per visit
 can be compared), sample, evaluate --fast (up to 10,000). Time should grow linearly, memory of sampling not at all.
@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, apart, parser, save, show
 
-SCHEMA = ROOT / "schemas" / "pbc.toml"
+SCHEMAS = [ROOT / "schemas" / "pbc.toml", ROOT / "benchmarks" / "eight_columns.toml"]
 
 
 def simulate_stage(n: int, folder: str, schema: Path) -> dict[str, Any]:
@@ -87,34 +87,41 @@ def evaluate_stage(folder: str, n: int) -> dict[str, Any]:
     return {"cpu_s": round(time.process_time() - start, 2)}
 
 
+def stages(schema: Path, n: int, fitted: bool) -> list[dict[str, Any]]:
+    """All stages at one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = apart(simulate_stage, n, folder, schema)
+        visits = made["visits"]
+        rows = [
+            {"stage": "simulate", "patients": n, **made},
+            {"stage": "read", "patients": n, **apart(read_stage, folder)},
+            {"stage": "encode", "patients": n, "visits": visits, **apart(encode_stage, folder)},
+        ]
+        if fitted:
+            rows.append({"stage": "fit", "patients": n, "visits": visits, **apart(fit_stage, folder)})
+            for m in (n, 4 * n) if n <= 10_000 else (n,):
+                rows.append({"stage": "sample", "patients": m, **apart(sample_stage, folder, m)})
+        if n <= 10_000:
+            rows.append(
+                {"stage": "evaluate --fast", "patients": n, "visits": visits, **apart(evaluate_stage, folder, n)}
+            )
+    for row in rows:
+        if row.get("visits"):
+            row["visits_per_cpu_s"] = round(row["visits"] / max(row["cpu_s"], 1e-3))
+    return rows
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     options.add_argument("--fit-up-to", type=int, default=100_000, help="largest cohort that is fitted")
-    options.add_argument("--schema", type=Path, default=SCHEMA, help="schema that is simulated")
+    options.add_argument("--schemas", type=Path, nargs="+", default=SCHEMAS, help="schemas that are simulated")
     chosen = options.parse_args()
     rows: list[dict[str, Any]] = []
-    for n in chosen.sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            made = apart(simulate_stage, n, folder, chosen.schema)
-            visits = made["visits"]
-            rows.append({"stage": "simulate", "patients": n, **made})
-            rows.append({"stage": "read", "patients": n, **apart(read_stage, folder)})
-            rows.append({"stage": "encode", "patients": n, "visits": visits, **apart(encode_stage, folder)})
-            if n <= chosen.fit_up_to:
-                rows.append({"stage": "fit", "patients": n, "visits": visits, **apart(fit_stage, folder)})
-                for m in (n, 4 * n) if n <= 10_000 else (n,):
-                    rows.append({"stage": "sample", "patients": m, **apart(sample_stage, folder, m)})
-            if n <= 10_000:
-                rows.append(
-                    {"stage": "evaluate --fast", "patients": n, "visits": visits, **apart(evaluate_stage, folder, n)}
-                )
+    for schema, n in ((schema, n) for schema in chosen.schemas for n in chosen.sizes):
+        rows += [{"schema": schema.stem, **row} for row in stages(schema, n, n <= chosen.fit_up_to)]
         show(rows)
-    for row in rows:
-        if row.get("visits"):
-            row["visits_per_cpu_s"] = round(row["visits"] / max(row["cpu_s"], 1e-3))
-    show(rows)
-    save("speed", rows, out=chosen.out, schema=chosen.schema.name)
+    save("speed", rows, out=chosen.out)
 
 
 if __name__ == "__main__":
