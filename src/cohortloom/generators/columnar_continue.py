@@ -279,7 +279,7 @@ def _go_on(a: Alphabet, draw: _Draw, encoded: Encoded, plan: tuple[np.ndarray, n
 def replayed(a: Alphabet, statics: Cells, alls: Cells, seq: SequenceArrays, n_visits: np.ndarray) -> History:
     """The history after all visits of every subject."""
     start = seq.gap[seq.starts] if len(seq.length) else seq.gap
-    history = History(a.spec, n_visits, a.bound_times(statics, start))
+    history = a.history(statics, n_visits, start)
     steps = a.steps(alls, seq.gap, seq.position == 0)
     for position in range(int(seq.length.max(initial=0))):
         rows = np.flatnonzero(seq.length > position)

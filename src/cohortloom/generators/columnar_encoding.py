@@ -20,7 +20,8 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import CHANGE, WAIT_ENDS, HistorySpec, Steps, walk
+from cohortloom.nets.history import CHANGE, WAIT_ENDS, History, HistorySpec, Steps, walk
+from cohortloom.nets.levels import level_lines
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
 __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "observed_values", "raw_values"]
@@ -28,6 +29,7 @@ __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "observed_values", "raw_
 Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
 PULLS = (0.05, 20.0)
+OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of them
 MOST_LEVELS = 16
 LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
 NOTHING = -1  # token of a number that follows from others
@@ -165,6 +167,8 @@ class Alphabet:
         large = [c for c in self._categories() if c.n_tokens > LARGE]
         usual_gap = max(float(np.median(later_gaps)), 1e-6)
         spreads, changes, odds = self._manners(seq, usual_gap)
+        usual = self._usual(seq)
+        pulls, lines = self._levels(encoded, usual)
         self.spec = HistorySpec(
             n_numbers=len(self.numbers) + (self.gap is not None),
             categories=tuple(c.n_tokens for c in small),
@@ -175,27 +179,43 @@ class Alphabet:
             time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
             usual_gap=usual_gap,
-            pull=(*[1.0] * (self.gap is not None), *self._pulls(seq)),
-            usual=self._usual(seq),
+            pull=pulls,
+            usual=usual,
             usual_spread=spreads,
             usual_change=changes,
             usual_odds=odds,
             levels=((),) * (self.gap is not None) + tuple(_levels(self.columns[j]) for j in self.numbers),
+            lines=lines,
         )
 
-    def _pulls(self, seq: SequenceArrays) -> list[float]:
-        """Variance within patients over variance between them of each number's normal scores."""
-        values, out, who = raw_values(seq), [], seq.subject
+    def _levels(self, encoded: Encoded, usual: tuple[float, ...]) -> tuple[tuple, tuple]:
+        """Variance within patients over variance between them of each number's normal scores beside what statics say;
+        and what they say of the levels of numbers (the gap first) and of the shares of tokens."""
+        seq, values = encoded.sequence, raw_values(encoded.sequence)
+        x, _ = self.static_inputs(self.static_cells(encoded))
+        n, first = len(seq.length), int(self.gap is not None)
+        level, count = (np.zeros((n, first + len(self.numbers) + len(usual))) for _ in range(2))
+        within, at = np.ones(first + len(self.numbers)), first
         for j in self.numbers:
-            known = ~np.isnan(values[:, j])
-            score, mine = self.columns[j].history(self.columns[j].snap(values[known, j])).astype(float), who[known]
-            count = np.bincount(mine, minlength=len(seq.length))
-            mean = np.bincount(mine, score, minlength=len(count)) / np.maximum(count, 1)
-            some = count[count > 0]
-            within = ((score - mean[mine]) ** 2).sum() / max(len(score) - len(some), 1)
-            between = np.var(mean[count > 0]) - within * np.mean(1 / some) if len(some) > 1 else 0.0
-            out.append(float(np.clip(within / max(between, 1e-3), *PULLS)))
-        return out
+            row = np.flatnonzero(~np.isnan(values[:, j]))
+            score, who = self.columns[j].history(self.columns[j].snap(values[row, j])).astype(float), seq.subject[row]
+            count[:, at] = np.bincount(who, minlength=n)
+            level[:, at] = np.bincount(who, score, minlength=n) / np.maximum(count[:, at], 1)
+            within[at] = ((score - level[who, at]) ** 2).sum() / max(len(score) - (count[:, at] > 0).sum(), 1)
+            at += 1
+        for j, c in enumerate(self.columns):
+            if c.kind == "category" and c.n_tokens <= LARGE:
+                token, places = c.token(values[:, j]), slice(at, at := at + c.n_tokens)
+                np.add.at(level[:, places], (seq.subject[token >= 0], token[token >= 0]), 1.0)
+                count[:, places] = level[:, places].sum(1, keepdims=True)
+                level[:, places] /= np.maximum(count[:, places], 1)
+        lines = level_lines(x, level, count / (1 + count / OWN_RECORDS))
+        rest, pulls = level - lines[0] - x @ lines[1:], [1.0] * first
+        for at in range(first, len(within)):
+            known = count[:, at] > 0
+            between = np.var(rest[known, at]) - within[at] * np.mean(1 / count[known, at]) if known.sum() > 1 else 0.0
+            pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
+        return tuple(pulls), tuple(map(tuple, lines.tolist()))
 
     def _usual(self, seq: SequenceArrays) -> tuple[float, ...]:
         """Share of every token of the small categories."""
@@ -390,6 +410,10 @@ class Alphabet:
             return ends
         return np.concatenate([(first_gap + statics.value[:, -1] * self.unit)[:, None], ends], 1)
 
+    def history(self, statics: Cells, n_visits: np.ndarray, first_gap: np.ndarray) -> History:
+        """Of subjects without visits so far."""
+        return History(self.spec, n_visits, self.bound_times(statics, first_gap), self.static_inputs(statics)[0])
+
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Features by their mean and spread in training; in place."""
         features -= self.mean
@@ -418,7 +442,8 @@ class Alphabet:
         steps = self.steps(alls, seq.gap, seq.position == 0)
         start = np.zeros(len(seq.length))
         start[seq.length > 0] = seq.gap[seq.position == 0]
-        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics, start), n_visits):
+        dense, _ = self.static_inputs(statics)
+        for rows, part, code in walk(self.spec, steps, seq.length, self.bound_times(statics, start), n_visits, dense):
             features[where[rows]], codes[where[rows]] = part, code
         if fit:
             self.mean = features.mean(0, dtype=np.float64).astype(np.float32)

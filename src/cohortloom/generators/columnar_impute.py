@@ -38,7 +38,6 @@ from cohortloom.generators.columnar_sampling import (
 )
 from cohortloom.generators.impute import Holes
 from cohortloom.nets.columnar import Cursor
-from cohortloom.nets.history import History
 
 __all__ = ["PARTICLES", "fill"]
 
@@ -184,7 +183,7 @@ class _Walk:
                 cells = Cells(*[part[:, shift:] for part in vars(cells).values()])
                 cells = _with_empty_gap(cells) if a.gap is not None else cells
                 total = np.repeat(seq.length[alive], p).astype(float)
-                history = History(a.spec, total, a.bound_times(self.state.take(mine), gap))
+                history = a.history(self.state.take(mine), total, gap)
                 last = cells.value.copy()
             else:
                 history.keep(ancestor)

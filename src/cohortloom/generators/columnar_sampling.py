@@ -183,7 +183,7 @@ class _Draw(CellDrawer):
         n = len(statics.value)
         if self.members.later is not None and len(alive):
             visits = statics.value[:, a.n_visits_at]
-            history = History(a.spec, visits[alive], a.bound_times(statics.take(alive), gap))
+            history = a.history(statics.take(alive), visits[alive], gap)
             cells = Cells(*[part[:, shift:] for part in vars(first).values()])
             if a.gap is not None:
                 cells = _with_empty_gap(cells)

@@ -71,7 +71,8 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         steps = steps if small or large else min(steps, MIDDLE_STEPS)
         training = Training(
             batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3,
-            weight_decay=0.01, patience=8 if large else 6, evaluate_every=400 if large else None, ema=0.99,
+            weight_decay=0.01, patience=8 if large else 4 if small else 6, ema=0.99,
+            evaluate_every=400 if large else max(-(-n_rows // batch), 4) if small else None,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
         return Size(64 if small else 128, width, 2, dropout, persistence, low_rank, training)
@@ -80,7 +81,7 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
     steps = int(min(epochs * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
     training = Training(
         batch_size=batch, steps=max(steps, 1), learning_rate=3e-3, weight_decay=0.05 if net == "statics" else 0.02,
-        patience=8 if large or net == "first" else 12 if small else 25, ema=0.98,
+        patience=4 if small else 8 if large or net == "first" else 25, ema=0.98,
         evaluate_every=max(-(-n_rows // batch), 8) if small else None,
     )  # fmt: skip
     if net == "first":
@@ -192,7 +193,7 @@ def subset_that_fits(alphabet: Alphabet, encoded: Encoded, rng: Rng) -> Encoded:
 
 def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validation: float, rng: Rng) -> list[Phase]:
     """One phase per network and member."""
-    out = []
+    out, choices = [], {name: {} for name in tables.table}
     for member in range(nets.n_members):
         _, held = hold_out(tables.n_subjects, validation, rng, fold=member)
         is_held = np.zeros(tables.n_subjects, bool)
@@ -204,7 +205,9 @@ def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validatio
                 inside, outside = outside, inside
             stream = rng.child("start", name, member)
             look_up = partial(table.rows, draw=stream.child("z").torch)
-            start_at_lines(net, look_up, table.targets.token.numpy(), table.subject, inside, stream.numpy)
+            start_at_lines(
+                net, look_up, table.targets.token.numpy(), table.subject, inside, stream.numpy, choices[name]
+            )
             training = sizes[name].training
             if not len(outside):  # nobody to stop by: a short run from a sound start
                 training = replace(training, steps=min(training.steps, 60))

@@ -15,6 +15,9 @@ A ridge for eighty inputs shrinks one that decides a token as much as those that
 together in 3 % of the rows, half were drawn without each other. So each regression is fitted again with penalties that
 fall with what each input weighs (adaptive ridge), and kept if patients left aside ask for it.
 
+Members of an ensemble see nearly the same patients, and nearly all the work is in choosing how strong penalties are:
+the first member chooses for all (`Choices`). Which inputs enter and what they weigh stays each member's own.
+
 Only features that correlate with the column enter, at most one per ten rows, the column's own history first; the rest
 of the places is shared by the past and the columns of the same row, whose few inputs would be crowded out by the many
 copies of time that a history holds.
@@ -29,13 +32,14 @@ References:
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 
 from cohortloom.nets.columnar import LOG_SD, ColumnNet, Rows
 
-__all__ = ["start_at_lines"]
+__all__ = ["Choices", "start_at_lines"]
 
 MOST_ROWS = 8_000
 MOST_FEATURES = 80
@@ -57,10 +61,15 @@ HEAD_SCALE = 0.3
 REACH, LEAST_REACH = 4.0, 0.5  # how far log scales may lie from their mean, in their standard deviations and at least
 
 
+#: Of a regression, named by its column and what it is of, the strengths of its penalties.
+Key = tuple[int, str]
+Choices = dict[Key, Any]
+
+
 @torch.no_grad()
 def start_at_lines(
     net: ColumnNet, rows: Callable[[torch.Tensor], Rows], token: np.ndarray, subject: np.ndarray, items: np.ndarray,
-    rng: np.random.Generator,
+    rng: np.random.Generator, choices: Choices | None = None,
 ) -> None:  # fmt: skip
     """Put the wide part and the mixtures of a fresh network at linear models of its columns, in place.
 
@@ -71,9 +80,11 @@ def start_at_lines(
         subject: Subject of each row; folds are made of subjects.
         items: Rows to learn from.
         rng: Draws the rows and folds.
+        choices: Strengths of penalties; what is missing is searched for and put there, for another member to share.
     """
     for head in net.heads:
         head.mul_(HEAD_SCALE)
+    choices = {} if choices is None else choices
     fold_of = rng.integers(0, FOLDS, int(subject.max(initial=0)) + 1)
     some = _some(items, rng, SOFTMAX_ROWS)
     batch = rows(torch.from_numpy(some))
@@ -89,7 +100,9 @@ def start_at_lines(
             kept = t >= 0
             if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
                 here = whole if kept.all() else _Table.of(shared[kept], whole.own, beside, fold[kept])
-                found = _softmax(here.only(usable, _own(net, j, usable)), t[kept], shape.n_tokens)
+                found = _softmax(
+                    here.only(usable, _own(net, j, usable)), t[kept], shape.n_tokens, choices, (j, "tokens")
+                )
                 if found is not None:
                     chosen, weight, bias = found
                     for k in range(shape.n_tokens):
@@ -105,11 +118,11 @@ def start_at_lines(
             z, at, near = part.target[:, j].numpy().astype(float), group.n_tokens, usable == shape.last
             x, own = _inputs(net, part)[:, usable], _own(net, j, usable)
             table = _Table.of(x, own, beside[usable], fold_of[subject[cont]])
-            line = _ridge(table, z, near)
-            scale = _spread(table, line.residual)
+            line = _ridge(table, z, near, choices, (j, "number"))
+            scale = _spread(table, line.residual, choices, (j, "scale"))
             size = np.exp(np.clip(scale.at(table.x), *LOG_SCALE))
             if scale.weight.any():
-                line = _ridge(table, z, near, 1 / size**2)
+                line = _ridge(table, z, near, choices, (j, "weighed"), 1 / size**2)
             for output, found in ((at, line), (at + 1, scale)):
                 _write(net, number, row, j, output, usable[found.chosen], found.weight)
                 net.wide_bias[group.first_wide + row * group.wide + output] = found.constant
@@ -242,7 +255,9 @@ class _Line:
         return self.constant + x[:, self.chosen] @ self.weight
 
 
-def _ridge(table: _Table, z: np.ndarray, near: np.ndarray, importance: np.ndarray | float = 1.0) -> _Line:
+def _ridge(
+    table: _Table, z: np.ndarray, near: np.ndarray, choices: Choices, key: Key, importance: np.ndarray | float = 1.0
+) -> _Line:
     """Ridge regression of z on the inputs worth it, shrunk as patients left aside ask for.
 
     Args:
@@ -261,22 +276,34 @@ def _ridge(table: _Table, z: np.ndarray, near: np.ndarray, importance: np.ndarra
     right = whole_cross - cross if len(rows) > 1 else cross
     n, tiny = np.maximum(rest[:, -1, -1], 1.0)[:, None], 1e-6
 
-    def best_of(scales: list[np.ndarray], best: tuple) -> tuple:
-        for scale, strength in product(scales, RIDGE):
-            penalty = strength * np.append(np.where(near[chosen], LAST, scale), 0.0)
-            left = rest.copy()
-            left[:, range(len(penalty)), range(len(penalty))] += n * penalty + tiny
-            weight = np.linalg.solve(left, right[..., None])[..., 0]
-            # squared error on the rows left aside, but for the sum of their z^2
-            loss = np.einsum("ki,kij,kj->", weight, gram, weight) - 2 * np.einsum("ki,ki->", weight, cross)
-            if loss < best[0]:
-                best = loss, penalty, weight
-        return best
+    def solved(penalty: np.ndarray) -> np.ndarray:
+        left = rest.copy()
+        left[:, range(len(penalty)), range(len(penalty))] += n * penalty + tiny
+        return np.linalg.solve(left, right[..., None])[..., 0]
 
-    best = best_of([np.where(table.own[chosen], 1.0, others) for others in OTHERS], (np.inf, None, None))
-    for _ in range(ROUNDS - 1 if len(chosen) else 0):
-        best = best_of([_by_weight(np.abs(best[2][:, :-1]).mean(0))], best)
-    _, penalty, weights = best
+    def loss(weight: np.ndarray) -> float:
+        """Squared error on the rows left aside, but for the sum of their z^2."""
+        return np.einsum("ki,kij,kj->", weight, gram, weight) - 2 * np.einsum("ki,ki->", weight, cross)
+
+    def penalty_of(others: float, strength: float, weight: np.ndarray | None) -> np.ndarray:
+        equal = weight is None
+        scale = np.where(table.own[chosen], 1.0, others) if equal else _by_weight(np.abs(weight[:, :-1]).mean(0))
+        return strength * np.append(np.where(near[chosen], LAST, scale), 0.0)
+
+    if key not in choices:
+        rounds, least, weight = [], np.inf, None
+        for turn in range(ROUNDS if len(chosen) else 1):
+            tried = product(OTHERS if not turn else OTHERS[:1], RIDGE)
+            found = {trial: (loss(w := solved(penalty_of(*trial, weight))), w) for trial in tried}
+            best = min(found, key=lambda trial: found[trial][0])
+            if not found[best][0] < least:
+                break
+            least, weight = found[best]
+            rounds.append(best)
+        choices[key] = rounds
+    weights, penalty = None, None
+    for trial in choices[key]:
+        weights = solved(penalty := penalty_of(*trial, weights))
     residual = np.empty(len(z))
     for k, weight in zip(rows, weights):
         residual[k] = z[k] - a[k] @ weight
@@ -286,7 +313,7 @@ def _ridge(table: _Table, z: np.ndarray, near: np.ndarray, importance: np.ndarra
     return _Line(chosen, slope, float(weight[-1] - mean @ slope), residual - np.average(residual, weights=importance))
 
 
-def _spread(table: _Table, residual: np.ndarray) -> _Line:
+def _spread(table: _Table, residual: np.ndarray, choices: Choices, key: Key) -> _Line:
     """Regression of the log of the size of residuals: |r| / size is exponential with mean 1 (Laplace); Fisher steps."""
     size = np.abs(residual)
     size = (np.minimum(size, 8 * max(np.median(size), 1e-3)) + 1e-3).astype(np.float32)
@@ -309,58 +336,77 @@ def _spread(table: _Table, residual: np.ndarray) -> _Line:
         return b
 
     train, test = table.fold != 0, table.fold == 0
-    best, least, b = None, np.inf, null
-    if len(chosen) and train.any() and test.any():
+    best, b = choices.get(key), null
+    if key not in choices and len(chosen) and train.any() and test.any():
         least = loss(test, null) - 1e-3
         for strength in SPREAD_RIDGE:
             b = climb(train, b, strength)
             if not (found := loss(test, b)) < least:  # no number is no gain either
                 break
             best, least = strength, found
-    if best is None:
+    choices[key] = best
+    if best is None or not len(chosen):
         return _Line(chosen, np.zeros(len(chosen)), constant, residual)
     b = climb(np.ones(len(a), bool), null, best)
     slope = b[:-1] / sd
     return _Line(chosen, slope, float(b[-1] - mean @ slope), residual)
 
 
-def _softmax(table: _Table, token: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _softmax(
+    table: _Table, token: np.ndarray, n_tokens: int, choices: Choices, key: Key
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing."""
     y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
+    share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
     chosen = _screen(table, y)
     if not len(chosen):
         return None
     a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
-    share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
     null = np.zeros((a.shape[1], n_tokens))
     null[-1] = np.log(share)
-    folds = [table.fold == k for k in range(1 + (len(y) <= CROSSED))]
+    if key not in choices:
+        choices[key] = _softmax_rounds(a, y, null, table.fold)
+    weight, scale = null, np.ones(len(chosen))
+    for strength in choices[key]:
+        weight = _climb(a, y, weight, null, strength * scale)
+        scale = _by_total(weight)
+    if weight is null:
+        return None
+    slope = weight[:-1] / sd[:, None]
+    return chosen, slope, weight[-1] - mean @ slope
+
+
+def _softmax_rounds(a: np.ndarray, y: np.ndarray, null: np.ndarray, fold: np.ndarray) -> list[float]:
+    """Strength of the penalty in each round, as patients left aside ask for; none if they gain nothing from weights."""
+    folds = [fold == k for k in range(1 + (len(y) <= CROSSED))]
     folds = [aside for aside in folds if aside.any() and not aside.all()]
     if not folds:
-        return None
-    fits, tests = [(a[~aside], y[~aside]) for aside in folds], [(a[aside], token[aside]) for aside in folds]
+        return []
+    fits, tests = [(a[~aside], y[~aside]) for aside in folds], [(a[aside], y[aside].argmax(1)) for aside in folds]
 
     def mean_loss(weights: list[np.ndarray]) -> float:
         losses = [_loss(*test, weight) for test, weight in zip(tests, weights)]
         return np.average(losses, weights=[len(t) for _, t in tests])
 
-    best, least, scale = None, mean_loss([null] * len(folds)) - 1e-4, np.ones(len(chosen))
+    rounds, least, scale = [], mean_loss([null] * len(folds)) - 1e-4, np.ones(a.shape[1] - 1)
     for _ in range(ROUNDS):
         weights, better = [null] * len(folds), None
         for strength in SOFTMAX_RIDGE:
             weights = [_climb(*fit, w, null, strength * scale) for fit, w in zip(fits, weights)]
             if (loss := mean_loss(weights)) < least:
-                best, least, better = strength * scale, loss, weights
+                best, least, better = strength, loss, weights
             elif better is not None:
                 break
         if better is None:
             break
-        scale = _by_weight(np.sqrt(np.mean([(w[:-1] ** 2).sum(1) for w in better], 0)))
-    if best is None:
-        return None
-    weight = _climb(a, y, null, null, best)
-    slope = weight[:-1] / sd[:, None]
-    return chosen, slope, weight[-1] - mean @ slope
+        rounds.append(best)
+        scale = np.mean([_by_total(w) for w in better], 0)
+    return rounds
+
+
+def _by_total(weight: np.ndarray) -> np.ndarray:
+    """Penalties that fall with the weights of each input on all tokens together."""
+    return _by_weight(np.sqrt((weight[:-1] ** 2).sum(1)))
 
 
 def _climb(a: np.ndarray, y: np.ndarray, start: np.ndarray, centre: np.ndarray, penalty: np.ndarray) -> np.ndarray:

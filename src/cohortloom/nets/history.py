@@ -46,6 +46,7 @@ OWN_WORD = 4.0  # a patient's own spread counts as much as the cohort's after so
 OWN_WAITS = 2.0  # the same of waits between two records
 FEW_TOKENS = 6  # of a category that tells the time since each
 LONGEST_WAIT = 8.0  # usual gaps
+UNLIKELY, MOST_LEVEL = 0.1, 3.0  # what statics say is not believed beyond a tenth of the usual share, or this score
 
 
 def signed_log(x: np.ndarray) -> np.ndarray:
@@ -73,6 +74,8 @@ class HistorySpec:
         usual_change: Mean absolute change of each numeric column's scores; () for 1.
         usual_odds: Of each numeric column and wait, the share of waits at least as long that end there; () for .5.
         levels: Scores of each numeric column that has few, () for one that has many.
+        lines: What statics say of a subject's level of every number, then of every token's share: constants, then the
+            weights of each static (`nets.levels`); () for the cohort's own.
     """
 
     n_numbers: int
@@ -90,6 +93,7 @@ class HistorySpec:
     usual_change: tuple[float, ...] = ()
     usual_odds: tuple[tuple[float, ...], ...] = ()
     levels: tuple[tuple[float, ...], ...] = ()
+    lines: tuple[tuple[float, ...], ...] = ()
 
     @property
     def n_global(self) -> int:
@@ -103,13 +107,23 @@ class HistorySpec:
     def _before_levels(self) -> int:
         return self.n_global + NUMBER_FEATURES * self.n_numbers + sum(map(_width, self.categories))
 
+    def priors(self, n: int, statics: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Level of every number and share of every token that n subjects are drawn to: column x subject each."""
+        usual = np.asarray(self.usual or [0.5] * sum(self.categories), np.float32)[:, None]
+        if not self.lines or statics is None:
+            return np.zeros((self.n_numbers, n), np.float32), np.tile(usual, n)
+        lines = np.asarray(self.lines, np.float32)
+        told = np.einsum("sc,ns->cn", lines[1:], statics) + lines[:1].T  # row by row, whoever else is there
+        level, share = told[: self.n_numbers], told[self.n_numbers :]
+        return np.clip(level, -MOST_LEVEL, MOST_LEVEL), np.clip(share, UNLIKELY * usual, 1 - UNLIKELY * (1 - usual))
+
     def to_json(self) -> dict:
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict) -> "HistorySpec":
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**plain | {name: tuple(map(tuple, content[name])) for name in ("usual_odds", "levels")})
+        return cls(**plain | {name: tuple(map(tuple, content[name])) for name in ("usual_odds", "levels", "lines")})
 
     def number_block(self, column: int) -> Int[np.ndarray, "feature"]:
         """Indices of a numeric column's features, those of its levels last."""
@@ -156,6 +170,7 @@ class History:
         spec: Shape.
         n_visits: Visits each subject will have.
         bounds: Last visit and known ends of follow-up since the origin [d], NaN where unknown.
+        statics: Dense statics; None: levels are drawn to the cohort's.
     """
 
     def __init__(
@@ -163,6 +178,7 @@ class History:
         spec: HistorySpec,
         n_visits: Float[np.ndarray, "subject"],
         bounds: Float[np.ndarray, "subject bound"],
+        statics: Float[np.ndarray, "subject static"] | None = None,
     ) -> None:
         n, numbers, tokens = len(n_visits), spec.n_numbers, sum(spec.categories)
         self.spec = spec
@@ -179,6 +195,7 @@ class History:
         self.token_absent = np.zeros((len(spec.categories), n), bool)
         self.shares, self.seen_at = np.zeros((tokens, n), np.float32), np.zeros((tokens, n))
         self.codes = np.full((len(spec.large), n), -1)
+        self.prior, self.chance = spec.priors(n, statics)
 
     def _column(self, values: tuple[float, ...]) -> Float[np.ndarray, "number 1"]:
         return np.asarray(values or (1.0,) * self.spec.n_numbers)[:, None]
@@ -271,7 +288,7 @@ class History:
         for place, block in enumerate(self._of_numbers()):
             numbers[:, place] = block
         seen = self.seen.astype(np.float32)
-        usual = np.asarray(spec.usual or [0.5] * len(self.shares), np.float32)[:, None]
+        usual = self.chance
         share, odds = (
             self.shares / np.maximum(seen, 1),
             _log(self.shares + usual) - _log(seen - self.shares + 1 - usual),
@@ -331,7 +348,8 @@ class History:
         yield self.rate
         yield np.where(known, 0, signed_log(self.time / usual_gap))
         yield np.where(known, _log(least - longer + usual) - _log(longer + OWN_WAITS - usual), 0)
-        yield self.total / (count + self._column(spec.pull))
+        pull = self._column(spec.pull)
+        yield (self.total + pull * self.prior) / (count + pull)
         for least_gaps, most_gaps in WAITS:
             yield (gaps >= least_gaps) & (gaps <= most_gaps)
 
@@ -359,6 +377,7 @@ def walk(
     length: Int[np.ndarray, "subject"],
     bounds: Float[np.ndarray, "subject bound"],
     n_visits: Float[np.ndarray, "subject"] | None = None,
+    statics: Float[np.ndarray, "subject static"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row feature"], Int[np.ndarray, "row code"]]]:
     """Features of every visit but the first: for each position the rows, their features and last codes.
 
@@ -369,7 +388,7 @@ def walk(
     starts = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64) if len(length) else length
     starts, n_left = starts[order], length[order]
     total = length if n_visits is None else n_visits
-    history = History(spec, total[order].astype(float), bounds[order])
+    history = History(spec, total[order].astype(float), bounds[order], None if statics is None else statics[order])
     for position in range(int(length.max(initial=0)) - 1):
         alive = int(np.searchsorted(-n_left, -(position + 1)))  # subjects with a visit after this one
         history.keep(slice(0, alive))
