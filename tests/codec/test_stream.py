@@ -114,6 +114,16 @@ def test_hours_are_those_of_the_visits_and_of_nothing_else():
     assert np.isnan(codec.hours(token, np.where(np.arange(len(token)) == first, NONE, state), score)[first])
 
 
+def test_a_column_that_was_never_empty_is_never_left_out():
+    cohort = ward()
+    for filled, due in ((False, False), (True, True)):
+        stays = cohort.tables["stays"].with_columns(pl.col("kind").fill_null("day") if filled else pl.col("kind"))
+        made = Cohort.build(cohort.schema, {**cohort.tables, "stays": stays})
+        codec = StreamCodec.fit(made, k_min=1)
+        visit = np.flatnonzero(codec.facts["visit"])
+        assert (codec.facts["due"][visit] == 0).all() == due and (codec.facts["rest"][visit] == due).all()
+
+
 @pytest.mark.parametrize("make", [small_cohort, ward], ids=["small", "ward"])
 def test_real_streams_obey_the_grammar_and_shuffled_ones_do_not(make):
     cohort = make()

@@ -132,7 +132,7 @@ def _misaligned(patch):
 @pytest.mark.parametrize(
     ("breaks", "names"),
     [
-        (_no_gradient, {"answered", "level stays"}),
+        (_no_gradient, {"within a day", "severe have C"}),
         (_statics_ignored, {"others have A"}),
         (_lengths_constant, {"severe have more", "lengths differ"}),
         (_misaligned, {"within a day"}),

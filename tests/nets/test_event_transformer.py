@@ -11,7 +11,7 @@ from cohortloom.training.streams import drawing_from
 
 
 def small(window: int = 12) -> EventTransformer:
-    sizes = Sizes(tokens=5, gaps=4, values=6, features=3, width=16, layers=2, heads=4, window=window)
+    sizes = Sizes(tokens=5, gaps=4, values=6, features=3, past=4, width=16, layers=2, heads=4, window=window)
     facts = {
         "table": torch.tensor([-1, 0, 0, 1, 1]), "column": torch.tensor([-1, -1, 0, -1, -1]),
         "row": torch.tensor([False, True, False, True, True]),
@@ -22,8 +22,9 @@ def small(window: int = 12) -> EventTransformer:
     follows[:, [1, 3, 4]] = True
     with drawing_from(Rng(0).torch):
         net = EventTransformer(
-            sizes, (3,), torch.zeros(5), torch.zeros(2, 4), torch.zeros(5, 6), facts, follows, dropout=0.0
-        )
+            sizes, (3,), torch.full((5,), 0.2), torch.zeros(5, 5), torch.zeros(2, 4), torch.zeros(5, 6),
+            (torch.zeros(5, 4), torch.zeros(5), torch.zeros(5, 2)), facts, follows, dropout=0.0,
+        )  # fmt: skip
         for p in net.parameters():  # nothing is zero, as after training
             torch.nn.init.normal_(p, std=0.3)
     return net.eval()
@@ -64,7 +65,7 @@ def test_nothing_looks_ahead():
 def test_tokens_the_grammar_forbids_have_no_chance_and_the_end_comes_when_nothing_is_left():
     net, h = small(), torch.randn(4, 16, generator=Rng(2).torch)
     row, last = torch.tensor([1, 1, 3, 0]), torch.tensor([1, 2, 3, 0])
-    p = net.token_logits(h, row, last, torch.tensor([3, 3, 3, 0]), torch.zeros(4, 5), torch.zeros(4)).softmax(-1)
+    p = net.token_logits(h, row, last, torch.tensor([3, 3, 3, 0]), torch.zeros(4, 5)).softmax(-1)
     assert torch.allclose(p.sum(-1), torch.ones(4))
     assert (p[0] > 0).tolist() == [False, True, True, True, True]  # the visit's cell may follow the visit
     assert (p[1] > 0).tolist() == [False, True, False, True, True]  # but not twice
@@ -76,9 +77,8 @@ def test_a_cell_that_is_never_empty_comes_and_a_row_without_room_does_not():
     net, h = small(), torch.zeros(3, 16)
     net.rest, net.due = torch.tensor([0, 1, 0, 0, 0]), net.due.clone()
     net.due[1] = 0  # the visit must have its cell
-    had, visits = torch.zeros(3, 5), torch.zeros(3)
     row, last, left = torch.tensor([1, 0, 3]), torch.tensor([1, 0, 3]), torch.tensor([4, 1, 2])
-    p = net.token_logits(h, row, last, left, had, visits).softmax(-1)
+    p = net.token_logits(h, row, last, left, torch.zeros(3, 5)).softmax(-1)
     assert p[0].tolist() == [0, 0, 1, 0, 0]
     assert (p[1] > 0).tolist() == [False, False, False, True, True]  # one token is left: no visit begins
     assert (p[2] > 0).tolist() == [False, True, False, True, True]

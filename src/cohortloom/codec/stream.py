@@ -135,6 +135,11 @@ class StreamCodec:
                 weight[name] = tuple(np.bincount(level, minlength=2 + len(code.levels))[2:].astype(float).tolist())
                 for what, n in (("without a code, left out", 0), ("of rare codes, drawn as other rare codes", RARE)):
                     notes |= {f"{name}: rows {what}": int((level == n).sum())} if (level == n).any() else {}
+            full = {cell.column: frame.height > 0 and bool(cell.encode(schema, frame[cell.column], rows.ticks)[1].all())
+                    for cell in made}  # fmt: skip
+            made = [
+                replace(cell, always=cell.always or full[cell.column]) for cell in made
+            ]  # never empty: never left out
             cells[name] = tuple(made)
             numbers = _numbers_of(schema, name, frame, rows, clock)
             common = np.bincount(level + 1)

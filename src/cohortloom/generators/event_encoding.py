@@ -3,6 +3,11 @@
     gap     0 none, then classes of shorter-than-none gaps, then classes of even width in log days
     value   0 none, 1 the last number of this token again, then 32 classes of equal share of the token's law
 
+Of the past a value is told: the last number of its own token, the mean of those so far, the last change, how many and
+how long ago, the last numbers of the commonest tokens, and the statics (`Past`). A ridge regression on these (`lines`)
+says where a value starts from, so a small cohort need not find by gradients that a patient's values stay near each
+other.
+
 Gaps before visits have classes of their own. A class is drawn uniformly on its share of the training law, so decoded
 gaps and numbers are as fine as recorded ones. Statics and the number of tokens of a stream are classes too.
 """
@@ -19,7 +24,8 @@ from cohortloom.codec.columns import EDGE, QuantileTransform
 from cohortloom.codec.stream import NONE, NUMBER, SAME, StreamCodec
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 
-__all__ = ["AGAIN", "FEATURES", "N_VALUES", "Classes", "Past", "StaticClasses", "Streams", "features_of"]
+__all__ = ["AGAIN", "FEATURES", "N_OWN", "N_VALUES", "Classes", "Past", "StaticClasses", "Streams", "common_numbers",
+           "features_of", "lines", "scores_near"]  # fmt: skip
 
 N_CLASSES = 32
 AGAIN = 1
@@ -28,6 +34,14 @@ N_GAPS = 48
 N_NEGATIVE = 4
 #: Plain features of a position, see `features_of`.
 FEATURES = 11
+#: Features of a token's own past numbers, see `Past.columns`; the third: is there one?
+N_OWN = 9
+#: Tokens whose last number every value is told, at most, and numbers kept for it in all.
+N_COMMON, _MOST_KEPT = 32, 40_000_000
+#: Levels of a static category that `StaticClasses.plain` tells apart.
+_FEW = 8
+#: Strength of the ridge of `lines`, in rows.
+_RIDGE = 10.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,23 @@ class StaticClasses:
         n = np.round(self.length.draw(np.maximum(ids[:, -1] - 1, 0), draw)).astype(np.int64)
         return np.where(ids[:, -1] > 0, np.maximum(n, 1), 0)
 
+    def plain(self, ids: np.ndarray) -> np.ndarray:
+        """Ids as numbers that a regression reads: middles of classes as normal scores, levels one by one where they are
+        few [subject feature]."""
+        from scipy.special import ndtri  # heavy
+
+        number, made = (*self.number, True), []
+        for j, size in enumerate(self.sizes):
+            if number[j] and size > 1:
+                made.append(np.where(ids[:, j] > 0, ndtri((np.maximum(ids[:, j], 1) - 0.5) / (size - 1)), 0.0))
+            elif size <= _FEW:
+                made += [ids[:, j] == level for level in range(2, size)]
+        return np.column_stack([np.zeros((len(ids), 0)), *made]).astype(np.float32)
+
+    @property
+    def n_plain(self) -> int:
+        return self.plain(np.zeros((0, len(self.sizes)), np.int64)).shape[1]
+
     def to_json(self) -> dict[str, Any]:
         length = self.length.to_json() if self.length else None
         return {"sizes": self.sizes, "number": self.number, "length": length, "log_share": self.log_share}
@@ -220,6 +251,27 @@ def scores_of(found: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarra
     return ndtri(np.clip((found + draw.random(len(found))) / n, EDGE, 1 - EDGE))
 
 
+def scores_near(
+    found: np.ndarray, n: int, mean: np.ndarray, scale: np.ndarray, draw: np.random.Generator
+) -> np.ndarray:
+    """A normal score of each class among n of equal share, as Normal(mean, scale) lies within it."""
+    from scipy.special import ndtr, ndtri  # heavy
+
+    share = draw.random(len(found))
+    low, high = (ndtr((ndtri((found + end) / n) - mean) / scale) for end in (0, 1))
+    near = mean + scale * ndtri(np.clip(low + share * (high - low), 1e-300, 1 - 1e-16))
+    flat = ndtri(np.clip((found + share) / n, EDGE, 1 - EDGE))
+    fine = (high - low > 1e-9) & (np.abs(near) < -ndtri(EDGE))  # else the law is far from the class
+    return np.where(fine, near, flat)
+
+
+def common_numbers(token: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """Ids of the tokens whose last numbers every value is told: those with most numbers."""
+    count = np.bincount(token[has])
+    most = min(N_COMMON, _MOST_KEPT // max(len(token), 1))
+    return np.sort(np.argsort(-count, kind="stable")[:most][np.sort(-count)[:most] < 0])
+
+
 @dataclass(frozen=True)
 class Past:
     """What a stream's past says of each token, before it is drawn [token].
@@ -227,20 +279,30 @@ class Past:
     Args:
         score, known: Last number of the same token in this patient (normal score), and whether there is one.
         since: Time since then [d].
+        total, count: Sum of these numbers, and how many.
+        change: Last number less the one before.
+        others: Last numbers of the common tokens, 0 for none [token common].
     """
 
     score: np.ndarray
     known: np.ndarray
     since: np.ndarray
+    total: np.ndarray
+    count: np.ndarray
+    change: np.ndarray
+    others: np.ndarray
 
-    def columns(self, gap_class: np.ndarray) -> np.ndarray:
-        """Inputs of the value head [token 6]."""
-        return np.column_stack(
-            [
-                self.score, self.score**2 / 4, self.known, np.log1p(24 * np.maximum(self.since, 0)) * self.known,
-                (self.since < 0.5) * self.known, gap_class == 0,
-            ]
-        )  # fmt: skip
+    def columns(self, gap_class: np.ndarray, static: np.ndarray, plain: np.ndarray) -> np.ndarray:
+        """Inputs of the value head [token feature]: N_OWN of its own, others, statics, features of the position.
+
+        The mean counts a further number, of 0.
+        """
+        own = [
+            self.score, self.score**2 / 4, self.known, np.log1p(24 * np.maximum(self.since, 0)) * self.known,
+            (self.since < 0.5) * self.known, gap_class == 0, self.total / (self.count + 1),
+            self.count / (self.count + 2), self.change,
+        ]  # fmt: skip
+        return np.column_stack([*own, self.others, static, plain]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -252,7 +314,7 @@ class Streams:
         token, gap, value: Ids [token].
         z: Normal score of the token's number, 0 without [token].
         plain: Plain features of the position that draws the token [token feature].
-        past: Inputs of the value head [token 6].
+        past: Inputs of the value head [token feature].
         row: Token of the row the stream stands in when the token is drawn; 0 at the start [token].
         visits: Visits begun before the token [token].
         length: Tokens of each subject.
@@ -271,8 +333,9 @@ class Streams:
 
     @classmethod
     def of(
-        cls, codec: StreamCodec, statics: StaticClasses, gaps: tuple[GapClasses, GapClasses], data: Encoded
-    ) -> Streams:
+        cls, codec: StreamCodec, statics: StaticClasses, gaps: tuple[GapClasses, GapClasses], common: np.ndarray,
+        data: Encoded,
+    ) -> Streams:  # fmt: skip
         stream = data.sequence
         assert stream is not None and data.static is not None
         token, state = stream.values[:, 0].astype(np.int64), stream.values[:, 1].astype(np.int64)
@@ -283,30 +346,79 @@ class Streams:
         value = np.where(state == NUMBER, 2 + classes_of(z, N_CLASSES), np.where(state == SAME, AGAIN, 0))
         time = codec.times(stream, token, codec.hours(token, state, z))
         origin = codec.origins(data.static)[stream.subject]
-        past = _past(stream, token, state, z, time)
+        past = _past(stream, token, state, z, time, common)
         row = np.where(facts["row"][token], token, -1)
+        ids, plain = statics.ids(data.static, stream.length), _plain(stream, time, visit, origin)
+        columns = past.columns(gap, statics.plain(ids)[stream.subject], plain)
         return cls(
-            statics.ids(data.static, stream.length), token, gap, value, z,
-            _plain(stream, time, visit, origin), past.columns(gap), _last_row(stream, row), _visits(stream, visit),
-            stream.length,
-        )  # fmt: skip
+            ids, token, gap, value, z, plain, columns, _last_row(stream, row), _visits(stream, visit), stream.length
+        )
 
 
-def _past(stream: SequenceArrays, token: np.ndarray, state: np.ndarray, z: np.ndarray, time: np.ndarray) -> Past:
+def _past(
+    stream: SequenceArrays, token: np.ndarray, state: np.ndarray, z: np.ndarray, time: np.ndarray, common: np.ndarray
+) -> Past:
     n = len(token)
     has = state != NONE
-    order = np.lexsort((np.arange(n), token, stream.subject))
+    order = np.lexsort((np.arange(n), token, stream.subject))  # each token of each patient by itself
     new = np.ones(n, bool)
     new[1:] = (np.diff(token[order]) != 0) | (np.diff(stream.subject[order]) != 0)
-    place = np.where(has[order], np.arange(n), -1)
-    start = np.maximum.accumulate(np.where(new, np.arange(n), 0)) if n else place
-    last = np.concatenate([[-1], np.maximum.accumulate(place)[:-1]]) if n else place
+    start = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    last = _last_at(has[order])
     known = last >= start
-    source = order[np.maximum(last, 0)]
-    score, since, seen = np.zeros(n), np.zeros(n), np.zeros(n, bool)
-    score[order], seen[order] = np.where(known, z[source], 0.0), known
-    since[order] = np.where(known, time[order] - time[source], 0.0)
-    return Past(score, seen, since)
+    source = np.maximum(last, 0)
+    numbers = np.where(has, z, 0.0)[order]
+    before = [np.concatenate([[0.0], np.cumsum(x)]) for x in (numbers, has[order])]
+    total, count = (x[:-1] - x[start] for x in before)
+    step = np.where(known, numbers - numbers[source], 0.0)  # from the number before
+    parts = [numbers[source], known, time[order] - time[order][source], total, count, step[source]]
+    own = []
+    for part in parts:
+        whole = np.zeros(n)
+        whole[order] = np.where(known, part, 0.0)
+        own.append(whole)
+    others = np.zeros((n, len(common)), np.float32)
+    for j, one in enumerate(common):
+        last = _last_at(has & (token == one))
+        others[:, j] = np.where(last >= stream.starts[stream.subject], z[np.maximum(last, 0)], 0.0)
+    return Past(*own, others)
+
+
+def _last_at(hit: np.ndarray) -> np.ndarray:
+    """Place of the last hit before each place, -1 for none."""
+    return np.maximum.accumulate(np.concatenate([[-1], np.where(hit, np.arange(len(hit)), -1)[:-1]]))[: len(hit)]
+
+
+def lines(streams: Streams, n_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ridge regressions of the numbers of each token on its past.
+
+    All tokens share a line on their own past; each adds what its rows say, drawn to the shared one.
+
+    Returns:
+        Slopes [token feature], offsets [token], and log deviations of what is left [token, first number or later].
+    """
+    at = np.flatnonzero(streams.value > AGAIN)
+    token, y, x = streams.token[at], streams.z[at], streams.past[at].astype(float)
+    slope, offset, spread = np.zeros((n_tokens, x.shape[1])), np.zeros(n_tokens), np.zeros((n_tokens, 2))
+    own = np.pad(x[:, :N_OWN], ((0, 0), (0, 1)), constant_values=1.0)
+    shared = np.linalg.solve(own.T @ own + _RIDGE * np.eye(N_OWN + 1), own.T @ y)
+    slope[:, :N_OWN], offset[:] = shared[:-1], shared[-1]
+    left = y - own @ shared
+    later = x[:, 2] > 0
+    usual = [float(np.mean(left[later == k] ** 2)) if (later == k).any() else 1.0 for k in (False, True)]
+    spread[:] = 0.5 * np.log(np.maximum(usual, 0.01))
+    order = np.argsort(token, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(token[order])) + 1) if len(at) else ():
+        mine = np.pad(x[rows], ((0, 0), (0, 1)), constant_values=1.0)
+        found = np.linalg.solve(mine.T @ mine + _RIDGE * np.eye(mine.shape[1]), mine.T @ left[rows])
+        slope[token[rows[0]]] += found[:-1]
+        offset[token[rows[0]]] += found[-1]
+        wrong = (left[rows] - mine @ found) ** 2
+        for k in (0, 1):
+            part = wrong[later[rows] == k]
+            mean = (part.sum() + _RIDGE * usual[k]) / (len(part) + _RIDGE)
+            spread[token[rows[0]], k] = 0.5 * np.log(max(mean, 0.01))
+    return slope, offset, spread
 
 
 def _plain(stream: SequenceArrays, time: np.ndarray, visit: np.ndarray, origin: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import torch
 from cohortloom.codec.stream import NONE, NUMBER, SAME
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
 from cohortloom.generators.cell_drawing import one_of, renewed
-from cohortloom.generators.event_encoding import AGAIN, N_CLASSES, classes_of, scores_of
+from cohortloom.generators.event_encoding import AGAIN, N_CLASSES, classes_of, scores_near
 from cohortloom.generators.event_sampling import Course, Drawing
 from cohortloom.generators.impute import Holes
 from cohortloom.rng import Rng
@@ -172,7 +172,7 @@ class _Walk:
             weight[at] += found.clamp(min=IMPOSSIBLE).double().numpy()
         at = np.flatnonzero(facts["number"][token])
         if len(at):
-            law = course.value_law(h, at, token, gap_class, gap)
+            law, middle, width = course.value_law(h, at, token, gap_class, gap)
             last, known, open_ = state.score[at, token[at]], state.known[at, token[at]], drawn[at]
             again = known & (score[at] == last) & (kind[at] != NONE)  # what filled a hole may be the last one now
             found = np.where(kind[at] == NONE, 0, np.where(again, AGAIN, 2 + classes_of(score[at], N_CLASSES)))
@@ -181,7 +181,8 @@ class _Walk:
             if open_.any():
                 made = torch.multinomial(law[torch.from_numpy(open_)].softmax(-1), 1, generator=course.stream)
                 found[open_] = made[:, 0].numpy()
-                fresh = scores_of(np.maximum(found[open_] - 2, 0), N_CLASSES, self.draw)
+                near = middle[open_], width[open_]
+                fresh = scores_near(np.maximum(found[open_] - 2, 0), N_CLASSES, *near, self.draw)
                 score[at[open_]] = np.where(found[open_] == AGAIN, last[open_], np.where(found[open_] > 1, fresh, 0.0))
             kind[at] = np.where(found == AGAIN, SAME, np.where(found > AGAIN, NUMBER, NONE))
         course.take(token, gap_class, gap, kind, score)

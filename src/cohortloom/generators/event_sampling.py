@@ -19,9 +19,9 @@ from cohortloom.generators.event_encoding import (
     StaticClasses,
     classes_of,
     features_of,
-    scores_of,
+    scores_near,
 )
-from cohortloom.nets.event_transformer import Cache, EventTransformer, StaticNet
+from cohortloom.nets.event_transformer import Cache, EventTransformer, StaticNet, recency
 from cohortloom.rng import Rng
 
 __all__ = ["Course", "Drawing", "FirstVisit", "draw_rest", "draw_statics", "draw_streams"]
@@ -39,11 +39,13 @@ class Drawing:
         codec: Codec of the streams.
         statics: Classes of the statics and of the number of tokens.
         gaps: Classes of gaps before visits, and before other rows.
+        common: Tokens whose last numbers every value is told.
     """
 
     codec: StreamCodec
     statics: StaticClasses
     gaps: tuple[GapClasses, GapClasses]
+    common: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -250,15 +252,16 @@ class Course:
     stream: torch.Generator
     draw: np.random.Generator
     weight: torch.Tensor
+    plain: np.ndarray
     place: int = 0
 
     @classmethod
     def begin(cls, net: EventTransformer, drawing: Drawing, ids: torch.Tensor, origin: np.ndarray, rng: Rng) -> Course:
         n = len(ids)
         patient = net.patient(ids[:, :-1]) if n else torch.zeros(0, net.sizes.width)
-        state = _State.begin(n, net.sizes.tokens, origin)
+        state = _State.begin(n, net.sizes.tokens, origin, drawing.statics.plain(ids.numpy()))
         return cls(net, drawing, patient, net.cache(n), state, rng.child("net").torch, rng.child("values").numpy,
-                   torch.zeros(n))  # fmt: skip
+                   torch.zeros(n), np.zeros((n, 0)))  # fmt: skip
 
     def keep(self, n: int) -> None:
         if n < len(self.state.now):
@@ -272,7 +275,7 @@ class Course:
     def _state_of(self, left: np.ndarray) -> torch.Tensor:
         """Read the last token; the state that draws the next one [patient width]."""
         state = self.state
-        plain = features_of(
+        self.plain = plain = features_of(
             left, np.full(len(left), self.place), state.now - state.begun, state.origin + state.now, state.visits,
             np.where(state.visits > 0, state.now - state.visit_time, 0.0), state.rows,
         )  # fmt: skip
@@ -291,16 +294,48 @@ class Course:
             torch.from_numpy(state.row),
             torch.from_numpy(state.token),
             torch.from_numpy(left),
-            state.had,
-            torch.from_numpy(state.visits),
+            recency(state.had, torch.from_numpy(state.visits)),
         )
         unready = torch.from_numpy(facts["needs_visit"]) & torch.from_numpy(state.visits == 0)[:, None]
         return h, logits.masked_fill(unready, float("-inf"))
 
     def value_law(self, h: torch.Tensor, at: np.ndarray, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray
-                  ) -> torch.Tensor:  # fmt: skip
-        """Logits of the numbers of the tokens of some patients [at value]."""
-        return _value_law(self.net, h, at, token, gap_class, gap, self.state, self.drawing.codec.facts)
+                  ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:  # fmt: skip
+        """Logits of the values of the tokens of some patients [at value], middle and width of their bells [at]."""
+        state, facts, rows = self.state, self.drawing.codec.facts, (at, token[at])
+        known = state.known[rows]
+        since = np.where(known, state.now[at] + gap[at] - state.when[rows], 0.0)
+        own = (state.score[rows], known, since, state.total[rows], state.count[rows], state.change[rows])
+        past = Past(*own, state.score[np.ix_(at, self.drawing.common)])
+        past = past.columns(gap_class[at], state.static[at], self.plain[at])
+        logits, middle, width = self.net.value_law(
+            h[at], torch.from_numpy(token[at]), torch.from_numpy(gap_class[at]), torch.from_numpy(past)
+        )
+        logits[:, AGAIN] = logits[:, AGAIN].masked_fill(torch.from_numpy(~known), float("-inf"))
+        full = torch.from_numpy(facts["full"][token[at]])
+        logits[:, 0] = logits[:, 0].masked_fill(full, float("-inf"))  # a cell that is there has its number
+        return logits, middle.double().numpy(), width.double().numpy()
+
+    def _draw_value(
+        self, h: torch.Tensor, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, told: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+        """Scores and states of values, and the log probability of those that are `told` [patient]."""
+        n = len(token)
+        score, kind, weight = np.zeros(n), np.full(n, NONE), torch.zeros(n)
+        at = np.flatnonzero(self.drawing.codec.facts["number"][token])
+        if not len(at):
+            return score, kind, weight
+        logits, middle, width = self.value_law(h, at, token, gap_class, gap)
+        found = _one_of(logits, self.stream)
+        score[at] = scores_near(np.maximum(found - 2, 0), N_CLASSES, middle, width, self.draw)
+        score[at] = np.where(found == AGAIN, self.state.score[at, token[at]], np.where(found > AGAIN, score[at], 0.0))
+        kind[at] = np.where(found == AGAIN, SAME, np.where(found > AGAIN, NUMBER, NONE))
+        known = np.isfinite(told[at])
+        if known.any():
+            classes = torch.from_numpy(2 + classes_of(told[at][known], N_CLASSES))
+            weight[at[known]] = logits.log_softmax(-1)[known].gather(-1, classes[:, None])[:, 0]
+            score[at[known]], kind[at[known]] = told[at][known], NUMBER
+        return score, kind, weight
 
     def take(
         self, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, kind: np.ndarray, score: np.ndarray
@@ -333,6 +368,7 @@ class Course:
         h, logits = self.token_law(left)
         if later:
             logits = logits.masked_fill(~torch.from_numpy(facts["timed"]), float("-inf"))
+            logits = _freed(logits, facts, left)
         due = np.full(len(left), -1)
         if first is not None:
             due = first.next_one(state, facts)
@@ -341,13 +377,13 @@ class Course:
             narrowed = torch.where(stuck[:, None], logits, narrowed)
             self.weight = self.weight + narrowed.logsumexp(-1) - logits.logsumexp(-1)
             logits = narrowed
-        token = torch.multinomial(logits.softmax(-1), 1, generator=self.stream)[:, 0].numpy()
+        token = _one_of(logits, self.stream)
         gap_class, gap = _draw_gap(net, h, token, state, self.drawing, self.stream, self.draw, later)
         told = np.full(len(left), np.nan)
         if first is not None and len(first.column):
             here = (due >= 0) & (token == first.token[due])
             told = np.where(here, first.score[due], np.nan)
-        score, kind, log_p = _draw_value(net, h, token, gap_class, gap, state, facts, told, self.stream, self.draw)
+        score, kind, log_p = self._draw_value(h, token, gap_class, gap, told)
         self.weight = self.weight + log_p
         self.take(token, gap_class, gap, kind, score)
         return token, kind, score, gap
@@ -371,14 +407,19 @@ class _State:
     score: np.ndarray
     known: np.ndarray
     when: np.ndarray
+    total: np.ndarray
+    count: np.ndarray
+    change: np.ndarray
+    static: np.ndarray
 
     @classmethod
-    def begin(cls, n: int, tokens: int, origin: np.ndarray) -> _State:
+    def begin(cls, n: int, tokens: int, origin: np.ndarray, static: np.ndarray) -> _State:
         whole, real = np.zeros(n, np.int64), np.zeros(n)  # replaced, never written into
-        had = torch.zeros(n, tokens)
+        had = torch.zeros(n, tokens, dtype=torch.int32)
         return cls(
             whole, whole, whole, np.zeros((n, 3)), real, real, real, whole, whole, origin, had,
-            np.zeros((n, tokens)), np.zeros((n, tokens), bool), np.zeros((n, tokens)),
+            np.zeros((n, tokens)), np.zeros((n, tokens), bool),
+            *(np.zeros((n, tokens), kind) for kind in (float, np.float32, np.float32, np.float32)), static,
         )  # fmt: skip
 
     def pick(self, rows: torch.Tensor) -> _State:
@@ -407,10 +448,12 @@ class _State:
         self.token, self.gap = token, gap_class
         has = kind != NONE
         self.value = np.column_stack([score * has, has, kind == SAME]).astype(float)
-        self.had[n, token] = torch.from_numpy(self.visits + 1).float()
-        self.score[n[has], token[has]] = score[has]
-        self.when[n[has], token[has]] = self.now[has]
-        self.known[n[has], token[has]] = True
+        self.had[n, token] = torch.from_numpy(self.visits + 1).int()
+        at = n[has], token[has]
+        self.change[at] = np.where(self.known[at], score[has] - self.score[at], 0.0)
+        self.score[at], self.when[at], self.known[at] = score[has], self.now[has], True
+        self.total[at] += score[has]
+        self.count[at] += 1
 
 
 def _draw_gap(
@@ -434,49 +477,23 @@ def _draw_gap(
         mine = later & (visit == (kind == 0))
         if mine.any() and len(law) > law.positive:
             logits[torch.from_numpy(mine), : law.positive] = float("-inf")
-    found[at] = torch.multinomial(logits.softmax(-1), 1, generator=stream)[:, 0].numpy()
+    found[at] = _one_of(logits, stream)
     for kind, law in enumerate(drawing.gaps):
         mine = at[visit == (kind == 0)]
         gap[mine] = law.draw(found[mine], draw)
     return found, gap
 
 
-def _draw_value(
-    net: EventTransformer, h: torch.Tensor, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray, state: _State,
-    facts: Mapping[str, np.ndarray], told: np.ndarray, stream: torch.Generator, draw: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:  # fmt: skip
-    """Scores and states of values, and the log probability of those that are `told` [patient]."""
-    n = len(token)
-    score, kind, weight = np.zeros(n), np.full(n, NONE), torch.zeros(n)
-    at = np.flatnonzero(facts["number"][token])
-    if not len(at):
-        return score, kind, weight
-    rows = at, token[at]
-    logits = _value_law(net, h, at, token, gap_class, gap, state, facts)
-    found = torch.multinomial(logits.softmax(-1), 1, generator=stream)[:, 0].numpy()
-    score[at] = scores_of(np.maximum(found - 2, 0), N_CLASSES, draw)
-    score[at] = np.where(found == AGAIN, state.score[rows], np.where(found > AGAIN, score[at], 0.0))
-    kind[at] = np.where(found == AGAIN, SAME, np.where(found > AGAIN, NUMBER, NONE))
-    known = np.isfinite(told[at])
-    if known.any():
-        classes = torch.from_numpy(2 + classes_of(told[at][known], N_CLASSES))
-        weight[at[known]] = logits.log_softmax(-1)[known].gather(-1, classes[:, None])[:, 0]
-        score[at[known]], kind[at[known]] = told[at][known], NUMBER
-    return score, kind, weight
+def _freed(logits: torch.Tensor, facts: Mapping[str, np.ndarray], left: np.ndarray) -> torch.Tensor:
+    """Where a past ends as no training row did, any timed row with room may come; else nothing more does."""
+    stuck = torch.isneginf(logits).all(-1, keepdim=True)
+    fits = torch.from_numpy(facts["timed"] & (facts["rest"] < left[:, None]))
+    fits[:, END] = ~fits.any(-1)
+    return logits.masked_fill(stuck & fits, 0.0)
 
 
-def _value_law(
-    net: EventTransformer, h: torch.Tensor, at: np.ndarray, token: np.ndarray, gap_class: np.ndarray, gap: np.ndarray,
-    state: _State, facts: Mapping[str, np.ndarray],
-) -> torch.Tensor:  # fmt: skip
-    """Logits of the values of the tokens of some patients [at value]."""
-    rows = at, token[at]
-    since = np.where(state.known[rows], state.now[at] + gap[at] - state.when[rows], 0.0)
-    past = Past(state.score[rows] * state.known[rows], state.known[rows], since).columns(gap_class[at])
-    logits = net.value_logits(
-        h[at], torch.from_numpy(token[at]), torch.from_numpy(gap_class[at]), torch.from_numpy(past).float()
-    )
-    logits[:, AGAIN] = logits[:, AGAIN].masked_fill(torch.from_numpy(~state.known[rows]), float("-inf"))
-    full = torch.from_numpy(facts["full"][token[at]])
-    logits[:, 0] = logits[:, 0].masked_fill(full, float("-inf"))  # a cell that is there has its number
-    return logits
+def _one_of(logits: torch.Tensor, stream: torch.Generator) -> np.ndarray:
+    """An id of each row, one uniform number a row (`torch.multinomial` draws one an entry)."""
+    share = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    at = torch.rand(len(logits), 1, dtype=torch.float64, generator=stream) * share[:, -1:]
+    return torch.searchsorted(share, at, right=True).clamp(max=logits.shape[-1] - 1)[:, 0].numpy()

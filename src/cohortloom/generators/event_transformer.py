@@ -28,18 +28,27 @@ import torch
 
 from cohortloom.codec.clock import series_of, ticks_of, ticks_per_day
 from cohortloom.codec.steps import subject_rows
-from cohortloom.codec.stream import StreamCodec
+from cohortloom.codec.stream import NONE, StreamCodec
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
-from cohortloom.generators.event_encoding import FEATURES, N_VALUES, GapClasses, StaticClasses, Streams
+from cohortloom.generators.event_encoding import (
+    FEATURES,
+    N_OWN,
+    N_VALUES,
+    GapClasses,
+    StaticClasses,
+    Streams,
+    common_numbers,
+    lines,
+)
 from cohortloom.generators.event_imputing import fill
 from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
 from cohortloom.generators.extend import NEVER, Prefix, with_new_visits
 from cohortloom.generators.impute import Holes, holes_of
 from cohortloom.generators.torch_base import Shape, TorchGenerator
-from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet
+from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet, recency
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training, hold_out
 
@@ -47,6 +56,10 @@ __all__ = ["EventNets", "EventTransformerGenerator"]
 
 #: Logits of a training batch: tokens of the batch times size of the vocabulary.
 _LOGITS = 12_000_000
+#: Logits worked on at once: what fits into a processor's cache.
+_AT_ONCE = 500_000
+#: Largest table of which token follows which.
+_PAIRS = 16_000_000
 #: What an entry costs that the model can't write (an unseen level, an empty cell where none ever was) [nat].
 IMPOSSIBLE = 30.0
 
@@ -110,6 +123,7 @@ class EventTransformerGenerator(TorchGenerator):
         facts = {
             "statics": StaticClasses.fit(data.static, stream.length, k).to_json(),
             "gaps": [law.to_json() for law in gaps],
+            "common": common_numbers(token, stream.values[:, 1] != NONE).tolist(),
             "tokens": len(token),
         }
         self._prepared = self._streams(data, facts)  # until `phases` takes them
@@ -122,6 +136,7 @@ class EventTransformerGenerator(TorchGenerator):
         n = shape.facts["tokens"]
         sizes = Sizes(
             tokens=len(self.codec_.tokens), gaps=max(len(g) for g in gaps), values=N_VALUES, features=FEATURES,
+            past=N_OWN + len(shape.facts["common"]) + statics.n_plain + FEATURES,
             width=self.width or (64 if n < 200_000 else 96 if n < 2_000_000 else 128),
             layers=self.layers or (2 if n < 2_000_000 else 3), heads=4, window=self.window,
         )  # fmt: skip
@@ -131,27 +146,37 @@ class EventTransformerGenerator(TorchGenerator):
         )
         return EventNets(StaticNet(statics.sizes, statics.log_share, 48, self.dropout), stream)
 
-    def _starts(
-        self, sizes: Sizes, gaps: list[GapClasses], streams: Streams | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log shares that start the heads; they are learned from there, and read back with the weights."""
+    def _starts(self, sizes: Sizes, gaps: list[GapClasses], streams: Streams | None) -> tuple[Any, ...]:
+        """Log shares and regressions that start the heads, read back with the weights of a saved model."""
         n, g = sizes.tokens, sizes.gaps
         token, gap, value = np.ones(n), np.ones((2, g)), np.ones((n, N_VALUES))
+        after = np.zeros((n if n * n <= _PAIRS else 0, n))
+        line = np.zeros((n, sizes.past)), np.zeros(n), np.zeros((n, 2))
         if streams is not None:
+            line = lines(streams, n)
             rest = (~self.codec_.facts["visit"][streams.token]).astype(int)
             timed = self.codec_.facts["timed"][streams.token]
             token = np.bincount(streams.token, minlength=n)
+            if len(after):
+                begins = np.cumsum(streams.length) - streams.length
+                last = np.concatenate([[0], streams.token[:-1]])
+                last[begins[streams.length > 0]] = 0
+                pair, owner = last * n + streams.token, np.repeat(np.arange(len(begins)), streams.length)
+                held = np.bincount(np.unique(owner * n * n + pair) % (n * n), minlength=n * n)  # by so many patients
+                after = np.where(held < self.k_min, 0, np.bincount(pair, minlength=n * n)).reshape(n, n)
             gap = np.bincount(rest[timed] * g + streams.gap[timed], minlength=2 * g).reshape(2, g)
             value = np.bincount(streams.token * N_VALUES + streams.value, minlength=n * N_VALUES).reshape(n, N_VALUES)
-        logs = [torch.from_numpy(np.log((x + 0.3) / (x + 0.3).sum(-1, keepdims=True))).float() for x in (token, gap)]
-        share = np.log((value + 0.1) / (value + 0.1).sum(-1, keepdims=True))
+        share = (token + 0.3) / (token + 0.3).sum()
+        log_gap, log_value = (np.log((x + e) / (x + e).sum(-1, keepdims=True)) for x, e in ((gap, 0.3), (value, 0.1)))
         for kind, law in enumerate(gaps):
-            logs[1][kind, len(law) :] = -1e9
-        return logs[0], logs[1], torch.from_numpy(share).float()
+            log_gap[kind, len(law) :] = -1e9
+        starts = (torch.from_numpy(x).float() for x in (share, after, log_gap, log_value))
+        return *starts, tuple(torch.from_numpy(x).float() for x in line)
 
     def _streams(self, data: Encoded, facts: Mapping[str, Any]) -> Streams:
         gaps = [GapClasses.from_json(state) for state in facts["gaps"]]
-        return Streams.of(self.codec_, StaticClasses.from_json(facts["statics"]), (gaps[0], gaps[1]), data)
+        statics, common = StaticClasses.from_json(facts["statics"]), np.array(facts["common"], np.int64)
+        return Streams.of(self.codec_, statics, (gaps[0], gaps[1]), common, data)
 
     def phases(self, net: torch.nn.Module, data: Encoded, context: Encoded | None, rng: Rng) -> list[Phase]:
         assert isinstance(net, EventNets)
@@ -201,7 +226,8 @@ class EventTransformerGenerator(TorchGenerator):
     @property
     def _drawing(self) -> Drawing:
         gaps = [GapClasses.from_json(state) for state in self.shape_.facts["gaps"]]
-        return Drawing(self.codec_, StaticClasses.from_json(self.shape_.facts["statics"]), (gaps[0], gaps[1]))
+        statics, common = self.shape_.facts["statics"], np.array(self.shape_.facts["common"], np.int64)
+        return Drawing(self.codec_, StaticClasses.from_json(statics), (gaps[0], gaps[1]), common)
 
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
         net, drawing = self.net_, self._drawing
@@ -321,7 +347,7 @@ class Windows:
         }
         self.token, self.gap, self.value, self.row, self.visits = as_long.values()
         self.z = torch.from_numpy(streams.z).float()
-        self.plain, self.past = torch.from_numpy(streams.plain).float(), torch.from_numpy(streams.past).float()
+        self.plain, self.past = torch.from_numpy(streams.plain).float(), torch.from_numpy(streams.past)
         self.static = torch.from_numpy(streams.static)[:, :-1]
         self.timed, self.number = torch.from_numpy(facts["timed"]), torch.from_numpy(facts["number"])
         self.is_visit = torch.from_numpy(facts["visit"]).long()
@@ -347,10 +373,8 @@ class Windows:
         x = net.inputs(last, value, gap, self.plain[at], net.patient(self.static[owner]))
         h = net(x)
         left = length[:, None] - place
-        visits = self.visits[at]
-        had = self._had(owner, begin, last, visits)
-        logits = net.token_logits(h, self.row[at], last, left, had, visits)
-        total = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
+        parts = torch.arange(len(index)).split(max(_AT_ONCE // (width * net.sizes.tokens), 1))
+        total = torch.cat([self._of_tokens(p, h, owner, begin, at, last, left) for p in parts])
         total = torch.where(real, total.clamp(min=-IMPOSSIBLE), 0.0)
         timed = real & self.timed[token]
         if timed.any():
@@ -358,20 +382,33 @@ class Windows:
             total = total.masked_scatter(timed, total[timed] + found.gather(-1, self.gap[at][timed][:, None])[:, 0])
         number = real & self.number[token]
         if number.any():
-            found = net.value_logits(h[number], token[number], self.gap[at][number], self.past[at][number])
+            found = net.value_law(h[number], token[number], self.gap[at][number], self.past[at][number])[0]
             ids = self.value[at][number][:, None]
             total = total.masked_scatter(number, total[number] + found.log_softmax(-1).gather(-1, ids)[:, 0])
         self.counted = max(float(real.sum()), 1.0)
         return total.sum(1)
 
+    def _of_tokens(
+        self, part: torch.Tensor, h: torch.Tensor, owner: torch.Tensor, begin: torch.Tensor, at: torch.Tensor,
+        last: torch.Tensor, left: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """log p of the tokens of some windows [window position]."""
+        at, last = at[part], last[part]
+        had = self._had(owner[part], begin[part], last, self.visits[at])
+        logits = self.net.token_logits(h[part], self.row[at], last, left[part], had)
+        return logits.log_softmax(-1).gather(-1, self.token[at][..., None])[..., 0]
+
     def _had(self, owner: torch.Tensor, begin: torch.Tensor, last: torch.Tensor, visits: torch.Tensor) -> torch.Tensor:
-        """See `EventTransformer.token_logits` [window position token]."""
+        """When each patient last had each token, see `recency` [window position token]."""
         n, width = last.shape
-        had = torch.zeros(n, width + 1, self.net.sizes.tokens)
+        now = np.zeros((n, self.net.sizes.tokens), np.int32)
         for k, (who, first) in enumerate(zip(owner.tolist(), begin.tolist())):
             s = int(self.starts[who])
             before = slice(s, s + max(first - 1, 0))
             token, when = self.token[before], self.visits[before] + self.is_visit[self.token[before]] + 1
-            had[k, 0].scatter_reduce_(0, token, when.float(), "amax")
-        had[:, 1:].scatter_(2, last[..., None], (visits[..., None] + 1).float() * (last > 0)[..., None])
-        return had.cummax(1).values[:, 1:]
+            now[k, token.numpy()] = when.numpy()  # the last one stays
+        when, row = np.empty((n, width, self.net.sizes.tokens), np.int32), np.arange(n)
+        for p, (token, visit) in enumerate(zip(last.T.numpy(), visits.T.numpy())):
+            now[row, token] = np.where(token > 0, visit + 1, 0)
+            when[:, p] = now
+        return recency(torch.from_numpy(when), visits)

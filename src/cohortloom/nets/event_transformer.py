@@ -1,6 +1,9 @@
 """A causal transformer over a patient's tokens, with heads for what comes next, when, and with which value.
 
-    p(next token | past) p(gap | past, token) p(value | past, token, gap, last value of this token)
+    p(next token | past) p(gap | past, token) p(value | past, token, gap, past values)
+
+The law of a value is a bell over its classes around a regression on past values (`event_encoding.lines`), with what
+the network adds to its middle, its width and every class.
 
 Blocks are pre-norm: RMSNorm, attention with rotary positions, SwiGLU. Position enters only relative, so a window may
 start anywhere in a stream. What a window can't show is told in plain features: time since the start, rows left, time of
@@ -15,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,13 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Cache", "EventTransformer", "Sizes", "StaticNet"]
+__all__ = ["Cache", "EventTransformer", "Sizes", "StaticNet", "recency"]
 
 #: Rotary base: windows are short.
 _BASE = 1_000.0
 #: A weight per token sees few gradients: it moves this much faster.
 _SWIFT = 20.0
 _NEVER = torch.iinfo(torch.long).max
+#: Log shares of the bell and of the token's own law in the start of a value.
+_BELL = (math.log(0.98), math.log(0.02))
 
 
 class Cache:
@@ -180,6 +186,7 @@ class Sizes:
     Args:
         tokens, gaps, values: Numbers of ids.
         features: Plain features of a position.
+        past: Features of past values.
         width, layers, heads: Of the transformer.
         window: Positions it looks back.
     """
@@ -188,6 +195,7 @@ class Sizes:
     gaps: int
     values: int
     features: int
+    past: int
     width: int
     layers: int
     heads: int
@@ -200,14 +208,18 @@ class EventTransformer(nn.Module):
     Args:
         sizes: Sizes.
         patient: Sizes of the static features.
-        log_token, log_gap, log_value: Log shares that start the heads: [token], [kind gap], [token value].
+        share: Share of each token [token].
+        after: How often each token came after each: the start of the token head [token token], or [0 token].
+        log_gap, log_value: Log shares that start the heads: [kind gap], [token value].
+        lines: Regressions of values on past ones (`event_encoding.lines`).
         follows: May a row of token b come after a row of token a? [a b]
         facts: What tokens are (`StreamCodec.facts`).
     """
 
     def __init__(
-        self, sizes: Sizes, patient: Sequence[int], log_token: torch.Tensor, log_gap: torch.Tensor,
-        log_value: torch.Tensor, facts: dict[str, torch.Tensor], follows: torch.Tensor, dropout: float,
+        self, sizes: Sizes, patient: Sequence[int], share: torch.Tensor, after: torch.Tensor, log_gap: torch.Tensor,
+        log_value: torch.Tensor, lines: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        facts: dict[str, torch.Tensor], follows: torch.Tensor, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.sizes, width = sizes, sizes.width
@@ -221,15 +233,25 @@ class EventTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, sizes.heads, dropout) for _ in range(sizes.layers))
         self.norm = nn.RMSNorm(width)
         self.to_token = nn.Linear(width, width, bias=False)
-        self.token_bias = nn.Parameter(log_token.clone())
+        self.token_bias = nn.Parameter(torch.zeros(sizes.tokens))
+        self.register_buffer("share", share)
+        self.register_buffer("after", after)
+        self._start: tuple[tuple[int, int], torch.Tensor] | None = None
         self.again = nn.Parameter(torch.zeros(3, sizes.tokens))
         self.again_here = nn.Linear(width, 3)
         self.gap_body = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Dropout(dropout))
         self.gap_head = nn.Linear(width, sizes.gaps)
         self.gap_bias = nn.Parameter(log_gap.clone())
-        self.value_body = nn.Sequential(nn.Linear(2 * width + 6, 2 * width), nn.SiLU(), nn.Dropout(dropout))
-        self.value_head = nn.Linear(2 * width, sizes.values)
+        self.value_body = nn.Sequential(nn.Linear(2 * width + sizes.past, 2 * width), nn.SiLU(), nn.Dropout(dropout))
+        self.value_head = nn.Linear(2 * width, sizes.values + 2)
         self.value_bias = nn.Parameter(log_value.clone())
+        slope, offset, spread = lines
+        self.register_buffer("slope", slope)
+        self.register_buffer("offset", offset)
+        self.register_buffer("spread", spread)
+        classes = sizes.values - 2
+        share = torch.linspace(0.5 / classes, 1 - 0.5 / classes, classes).double()
+        self.register_buffer("centre", torch.special.ndtri(share).float(), persistent=False)
         for layer in (self.to_token, self.again_here, self.gap_head, self.value_head):
             nn.init.zeros_(layer.weight)
         for layer in (self.again_here, self.gap_head, self.value_head):
@@ -266,9 +288,8 @@ class EventTransformer(nn.Module):
         return self.norm(x)
 
     def token_logits(
-        self, h: torch.Tensor, row: torch.Tensor, last: torch.Tensor, left: torch.Tensor, had: torch.Tensor,
-        visits: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+        self, h: torch.Tensor, row: torch.Tensor, last: torch.Tensor, left: torch.Tensor, had: torch.Tensor
+    ) -> torch.Tensor:
         """Logits of the next token [... token]; what the grammar forbids has -inf.
 
         Args:
@@ -276,28 +297,67 @@ class EventTransformer(nn.Module):
             row: Token of the row the stream stands in (0 before the first) [...].
             last: Last token [...].
             left: Tokens to come, this one included; END is next where nothing else can be [...].
-            had: One more than the number of visits begun when the patient last had the token, 0 for never [... token]
-            visits: Visits begun so far [...].
+            had: When the patient last had the token, see `recency` [... token].
         """
-        logits = F.linear(self.to_token(h), self.token.weight) + self.token_bias
-        here, since = self.again_here(h), visits[..., None] + 1 - had
-        for k, when in enumerate((since <= 0, since == 1, since > 1)):  # in this visit, in the one before, earlier
-            logits = logits + (when & (had > 0)) * (_SWIFT * self.again[k] + here[..., k : k + 1])
-        cell = (self.table[row][..., None] == self.table) & ~self.row & (self.column > self.column[last][..., None])
-        due = self.due[last][..., None]  # a cell that is never empty is not passed over
+        pairs, which = torch.unique(row * self.sizes.tokens + last, return_inverse=True)
+        fine, start = self._grammar(pairs // self.sizes.tokens, pairs % self.sizes.tokens)
+        logits = F.linear(self.to_token(h), self.token.weight, self.token_bias) + start[which]
+        here = self.again_here(h)
+        for k in range(3):
+            logits = logits + (had == k + 1) * (_SWIFT * self.again[k] + here[..., k : k + 1])
+        tight = bool((left <= self.rest.max()).any())
+        if tight:  # nothing is begun that there is no room for
+            logits = logits.masked_fill(self.rest >= left[..., None], float("-inf"))
+        if tight or not bool(fine.any(-1).all()):
+            end = torch.full_like(logits, float("-inf"))
+            end[..., 0] = 0.0
+            logits = torch.where(torch.isneginf(logits).all(-1, keepdim=True), end, logits)
+        return logits
+
+    def _grammar(self, row: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What may come next, and the log probability that starts it, -inf where nothing may [pair token]."""
+        cell = (self.table[row][:, None] == self.table) & ~self.row & (self.column > self.column[last][:, None])
+        due = self.due[last][:, None]  # a cell that is never empty is not passed over
         fine = (self.follows[row] & (due == _NEVER)) | (cell & (self.column <= due))
-        fine &= self.rest < left[..., None]  # nor begun what there is no room for
-        logits = logits.masked_fill(~fine, float("-inf"))
-        end = torch.full_like(logits, float("-inf"))
-        end[..., 0] = 0.0
-        return torch.where(fine.any(-1, keepdim=True), logits, end)
+        version = self.after._version, self.share._version
+        if self._start is None or self._start[0] != version:  # the counts never change but by loading
+            seen = self.after if len(self.after) else self.after.new_zeros(1, self.sizes.tokens)
+            self._start = version, ((seen + self.share) / (seen.sum(-1, keepdim=True) + 1)).log()
+        start = self._start[1][last if len(self.after) else torch.zeros_like(last)]
+        return fine, start.masked_fill(~fine, float("-inf"))
 
     def gap_logits(self, h: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """Logits of the gap before a row of the token [n gap]."""
         x = self.gap_body(torch.cat([h, self.token(token)], -1))
         return self.gap_head(x) + self.gap_bias[(~self.visit[token]).long()]
 
-    def value_logits(self, h: torch.Tensor, token: torch.Tensor, gap: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
-        """Logits of the value of a token [n value]; `past` tells its last value (score, square, known, time since)."""
+    def value_law(
+        self, h: torch.Tensor, token: torch.Tensor, gap: torch.Tensor, past: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of the value of a token [n value], and middle and width of the bell over its numbers [n].
+
+        Args:
+            h: State [n width].
+            token, gap: Ids [n].
+            past: Past values (`event_encoding.Past.columns`) [n feature].
+        """
         x = self.value_body(torch.cat([h, self.token(token) + self.gap_in(gap), past], -1))
-        return self.value_head(x) + self.value_bias[token]
+        free, shift, widen = self.value_head(x).split([self.sizes.values, 1, 1], -1)
+        middle = (self.slope[token] * past).sum(-1, keepdim=True) + self.offset[token][:, None] + shift
+        width = (self.spread[token].gather(-1, past[:, 2:3].long()) + widen.clamp(-2, 2)).exp().clamp(0.05, 3)
+        bell = (-0.5 * ((self.centre - middle) / width).square() + 0.5 * self.centre.square()).log_softmax(-1)
+        share = self.value_bias[token]
+        numbers = share[:, 2:].logsumexp(-1, keepdim=True)
+        mixed = torch.logaddexp(bell + _BELL[0], share[:, 2:] - numbers + _BELL[1])
+        return free + torch.cat([share[:, :2], numbers + mixed], -1), middle[:, 0], width[:, 0]
+
+
+def recency(when: torch.Tensor, visits: torch.Tensor) -> torch.Tensor:
+    """When the patient last had each token: 0 never, 1 in this visit, 2 in the one before, 3 earlier [... token].
+
+    Args:
+        when: One more than the number of visits begun then, 0 for never [... token].
+        visits: Visits begun so far [...].
+    """
+    ago = (visits[..., None] + 2 - when).clamp(1, 3)
+    return torch.where(when > 0, ago, 0).to(torch.uint8)
