@@ -1,12 +1,14 @@
 """Facts of folding events into steps and unfolding them again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from cohortloom.codec import Codec, Layout
+from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
 from cohortloom.rng import Rng
 from cohortloom.schema import Category, Code, Number, Schema, Table
@@ -312,3 +314,40 @@ def test_tests_of_one_sample_are_counted_by_sample():
         .agg(pl.col("time").n_unique() == pl.len())["time"]
         .all()
     )
+
+
+def test_a_row_of_a_wide_table_is_whole_or_not_there():
+    """Drawn arrays say of each column on its own whether it is there; cells that must be filled are filled."""
+    draw = np.random.default_rng(0)
+    n = 200
+    start = pl.datetime_range(
+        pl.datetime(2020, 1, 1), interval="1d", closed="left", end=pl.datetime(2020, 7, 19), eager=True
+    )
+    columns = {
+        "grade": Category(levels=("1", "2", "3"), missing=False),
+        "dose": Number(missing=False),
+        "note": Number(),
+    }
+    schema = Schema(
+        name="trial",
+        tables={
+            "visits": Table(role="visit", columns={"sbp": Number(missing=False)}),
+            "adverse": Table(role="event", columns=columns),
+        },
+    )
+    visits = pl.DataFrame({"subject_id": range(n), "visit_id": range(n), "time": start, "sbp": draw.normal(120, 9, n)})
+    some = visits.filter(pl.col("subject_id") % 3 == 0).select("subject_id", "time")
+    adverse = some.with_columns(
+        grade=pl.Series(draw.choice(["1", "2", "3"], len(some))), dose=pl.Series(draw.gamma(2, 2, len(some))), note=None
+    )
+    cohort = Cohort.build(schema, {"visits": visits, "adverse": adverse})
+    codec = Codec.fit(cohort, RAW)
+    true = codec.encode(cohort, rng=Rng(0))
+    observed = true.sequence.observed.copy()
+    for i, feature in enumerate(true.sequence.features):
+        if feature.name in ("adverse.grade", "adverse.dose"):
+            observed[:, i] ^= draw.random(n) < 0.1
+    made = Encoded(true.static, replace(true.sequence, observed=observed))
+    rows = codec.decode(made, Rng(1), ids=np.arange(1, n + 1)).tables["adverse"]
+    assert rows.select("grade", "dose").null_count().row(0) == (0, 0)
+    assert abs(rows.height - adverse.height) <= 0.05 * n  # a tenth of wrong masks would make and unmake some 30 rows

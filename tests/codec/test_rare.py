@@ -11,6 +11,7 @@ from cohortloom.codec.beside import Beside, distinct_of
 from cohortloom.codec.laws import CellLaw
 from cohortloom.codec.rare import NO_CODE, RareLaw, beginnings, told
 from cohortloom.cohort import Cohort
+from cohortloom.errors import DataError
 from cohortloom.rng import Rng
 from cohortloom.schema import Category, Code, Number, Schema, Table
 
@@ -186,3 +187,24 @@ def test_a_visit_holds_no_code_twice_even_if_two_share_a_beginning():
     assert back["icd"].str.ends_with("-").mean() > 0.3
     chapter = [c["icd"].str.slice(0, 1).eq("E").mean() for c in (cohort.tables["diagnoses"], back)]
     assert chapter[1] == pytest.approx(chapter[0], abs=0.03)
+
+
+def towns(names: list[str]) -> Cohort:
+    schema = Schema(
+        name="towns", tables={"patients": Table(role="static", columns={"town": Code(missing=False), "age": Number()})}
+    )
+    frame = pl.DataFrame({"subject_id": range(len(names)), "town": names, "age": [30.0 + i for i in range(len(names))]})
+    return Cohort.build(schema, {"patients": frame})
+
+
+def test_a_rare_code_in_a_cell_that_must_be_filled_becomes_another():
+    """Left empty, every patient with a rare code broke the schema, and sampling gave up."""
+    cohort = towns(["Ulm"] * 6 + ["Aalen"] * 5 + [f"village {i}" for i in range(20)])
+    codec = Codec.fit(cohort, Layout(static=True))
+    back = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(31)).tables["patients"]["town"]
+    assert set(back) == {"Ulm", "Aalen"} and back.null_count() == 0
+
+
+def test_codes_that_may_not_be_told_and_must_not_be_missing_are_refused_with_the_way_out():
+    with pytest.raises(DataError, match=r"patients\.town: no code is held by 5 patients.*missing = true"):
+        Codec.fit(towns([f"village {i}" for i in range(20)]), Layout(static=True))

@@ -301,3 +301,11 @@ def test_verdict_of_numpy_numbers_is_a_plain_bool(goal):
         assert score.passed is False
         assert Report("r", (score,)).passed is False
         assert Report("r", (score,)).failed == (score,)
+
+
+def test_a_value_on_its_limit_passes_whatever_its_last_bit():
+    """A mean of three distances printed "0.021 (limit 0.021)" and failed."""
+    assert Score("KS", "temporal", 1 / 48, limit=(1 / 32 + 1 / 32 + 0.0) / 3).passed is True
+    assert Score("KS", "temporal", (0.03125 + 0.03125) / 3, limit=0.02083333333333333).passed is True
+    assert Score("share", "realism", 0.3 - 1e-17 * 8, limit=0.1 + 0.2, goal=Goal.HIGH).passed is True
+    assert Score("KS", "temporal", 0.0209, limit=0.0208).passed is False

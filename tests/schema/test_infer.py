@@ -569,3 +569,18 @@ def test_a_table_of_some_patients_is_nobodys_parent(tmp_path):
     (tmp_path / "deaths.csv").write_text("\n".join(["patient_id,died", *(f"{i},2021-01-0{1 + i}" for i in range(8))]))
     draft, cohort = read_as_drafted(tmp_path)
     assert cohort.n_subjects == 50 and draft.schema.tables["visits"].parent is None
+
+
+def test_a_code_nobody_shares_is_not_promised_to_be_filled():
+    """Codes of few patients are never told: a draft that says "never missing" could not be sampled from."""
+    n = 100
+    frame = pl.DataFrame(
+        {
+            "patient_id": range(n),
+            "town": [f"t{i // 3}" for i in range(n)],
+            "ward": [["A", "B"][i % 2] if i % 5 else f"w{i}" for i in range(n)],
+        }
+    )
+    columns = infer_schema({"p": frame}, name="odd").schema.tables["p"].columns
+    assert columns["town"].kind == "code" and columns["town"].missing
+    assert columns["ward"].kind == "code" and not columns["ward"].missing

@@ -22,6 +22,7 @@ from cohortloom.codec.panels import deal, moment_class
 from cohortloom.codec.precedence import moments
 from cohortloom.codec.rare import NO_CODE
 from cohortloom.codec.steps import Steps
+from cohortloom.codec.tensors import RARE
 from cohortloom.codec.times import Ends
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -106,6 +107,7 @@ def unfold(
     """
     rng = rng.child("unfold", fold.table)
     whose = np.arange(len(ids)) if fold.per_subject else steps.subject
+    features = features if fold.long else _all_or_none(fold, features, rng)
     groups = _code_groups(fold, features, whose, about, rng) if fold.long else _wide_groups(fold, features)
     owner = groups.owner[groups.row]
     subject = owner if fold.per_subject else steps.subject[owner]
@@ -144,6 +146,36 @@ def _counted(fold: Fold, features: Columns, name: str) -> np.ndarray:
         return _as_count(features[name])
     values, observed = features[name]
     return _as_count((values * _as_count(features[f"{fold.table}#n"]), observed))
+
+
+def _all_or_none(fold: Fold, features: Columns, rng: Rng) -> Columns:
+    """Features of a wide table in which cells that must be filled are filled, or the step has no row.
+
+    Arrays that were drawn say of each column on its own whether it is there. Rows are where half of those that must be
+    there are (the count among them); one that is not there then is drawn from the law of its column.
+    """
+    must = [cell for cell in fold.cells if cell.always]
+    if not must:
+        return features
+    count, known = features[f"{fold.table}#n"]
+    n = _as_count((count, known))
+    votes = sum((features[f"{fold.table}.{cell.column}"][1] for cell in must), (n > 0).astype(np.int64))
+    there = 2 * votes > 1 + len(must) - (n > 0)  # the count decides a tie
+    made = dict(features) | {f"{fold.table}#n": (np.where(there, np.maximum(n, 1), 0), there)}
+    for cell in fold.cells:
+        values, observed = features[f"{fold.table}.{cell.column}"]
+        observed = observed & there & ((cell.law is not None) | (values > 0))  # level 0 is no level
+        hole = there & ~observed
+        if cell.always and hole.any():
+            draw, values = rng.child("filled", cell.column).numpy, values.copy()
+            if cell.law is not None:
+                values[hole] = cell.law.quantile(draw.random(int(hole.sum())))
+            else:
+                drawn, seen = fold.code_laws[cell.column][""].draw(int(hole.sum()), draw)
+                values[hole] = np.where(seen, drawn, RARE)
+            observed = observed | hole
+        made[f"{fold.table}.{cell.column}"] = values, observed
+    return made
 
 
 def _wide_groups(fold: Fold, features: Columns) -> _Groups:

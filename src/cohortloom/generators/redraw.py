@@ -103,7 +103,8 @@ def _failure(generator: Generator, part: Cohort, n: int, shard: Shard, condition
     problems = []
     for rule in rules.compile_rules(part.schema):
         if rule.severity == "error" and (count := rule.broken_subjects(part).len()):
-            problems.append(Problem("rule", rule.name or rule.kind, f"{count} subjects break it", "", count))
+            what = f"{count} subjects break it: {rule.words}"
+            problems.append(Problem("rule", rule.name or rule.kind, what, "", count))
     if count := condition.unmet(part).len():
         problems.append(Problem("condition", "where", f"{count} subjects do not meet it", "", count))
     if count := n - part.n_subjects:

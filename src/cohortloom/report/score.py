@@ -67,5 +67,6 @@ class Score:
         """True, False, or None where no verdict is possible (no value, no limit, not measurable at this n)."""
         if self.value is None or self.limit is None or not self.measurable:
             return None
+        slack = 1e-9 * abs(self.limit)  # a mean of counts that equals its limit may lie a last bit beyond it
         # bool: of numpy's numbers a comparison is a numpy.bool_, which is never `is False`
-        return bool(self.value >= self.limit if self.goal is Goal.HIGH else self.value <= self.limit)
+        return bool(self.value >= self.limit - slack if self.goal is Goal.HIGH else self.value <= self.limit + slack)

@@ -91,7 +91,7 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     if drafted.column is None:
         return drafted
     kind = drafted.column["kind"]
-    marks = {"missing": False} if not p.missing else {}
+    marks = {"missing": False} if not p.missing and not (kind == "code" and not _enough(patients, cells)) else {}
     if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
         kind == "timestamp" and re.search(r"birth|dob|death|dod", name)
     ):
@@ -106,6 +106,12 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
         sentinel += f"; {p.signs}"
     drafted.comment = f"{drafted.comment}; {gone}{sentinel}."
     return drafted
+
+
+def _enough(patients: pl.Series, cells: pl.Series) -> bool:
+    """Is any code held by FEW patients? Others are never told, so that a cell can't promise to be filled."""
+    held = pl.DataFrame({"s": patients, "v": cells.cast(pl.String)}).drop_nulls().group_by("v")
+    return bool((held.agg(pl.col("s").n_unique())["s"] >= FEW).any())
 
 
 def _empty(p: Profile, *_: Any) -> Guess:
