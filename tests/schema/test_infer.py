@@ -584,3 +584,21 @@ def test_a_code_nobody_shares_is_not_promised_to_be_filled():
     columns = infer_schema({"p": frame}, name="odd").schema.tables["p"].columns
     assert columns["town"].kind == "code" and columns["town"].missing
     assert columns["ward"].kind == "code" and not columns["ward"].missing
+
+
+def test_a_stream_of_drug_fills_is_no_table_of_visits(tmp_path):
+    """Claims of patients who never filled a drug would hang on no visit, and be left out by every generator."""
+    fills = [
+        f"{i // 6},2019{1 + i % 12:02d}1{i % 9},{10**9 + i % 150:011d},{30 * (1 + i % 3)},{30 * (1 + i % 2)},{i % 97}.5"
+        for i in range(600)
+    ]
+    claims = [
+        f"{i // 6},2019{1 + i // 2 % 12:02d}0{1 + i // 2 % 3 * 3},{99201 + i % 90},{i % 83}.25" for i in range(900)
+    ]
+    (tmp_path / "fills.csv").write_text("\n".join(["member_id,fill_dt,ndc,qty,days_supply,paid", *fills]))
+    (tmp_path / "claims.csv").write_text("\n".join(["member_id,from_dt,cpt_cd,paid", *claims]))
+    draft, cohort = read_as_drafted(tmp_path)
+    assert {t.role for t in draft.schema.tables.values()} == {"event"}
+    assert draft.schema.tables["claims"].columns["cpt_cd"].kind == "code"
+    assert draft.schema.tables["fills"].columns["ndc"].system == "NDC"
+    assert cohort.n_subjects == 150

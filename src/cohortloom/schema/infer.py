@@ -184,7 +184,8 @@ class _Drafter:
             return
         wide = []
         for sheet in self.patients:
-            if sheet.role != "event" or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
+            stream = sheet.code and sheet.profiles[sheet.code].distinct > MAX_LEVELS and len(sheet.profiles) <= 8
+            if sheet.role != "event" or stream or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
                 continue
             keys = [k for k in (sheet.subject, sheet.time) if k]
             filled = [
