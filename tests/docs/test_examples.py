@@ -1,7 +1,10 @@
-"""Every example runs as a person would run it; the README's Python and TOML are real."""
+"""Every example runs as a person would run it; commands, Python and TOML of the documents are real."""
 
+import ast
 import importlib.util
 import re
+import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -36,27 +39,78 @@ def test_icu_replica_reads_the_real_folder(real_data, tmp_path):
     assert cohort.n_subjects == 4000
 
 
-def test_python_of_the_readme_compiles_and_its_toml_parses():
-    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    kinds = [kind for kind, _ in blocks]
-    assert {"python", "toml"} <= set(kinds)
-    for kind, text in blocks:
-        if kind == "python":
-            compile(text, "README.md", "exec")
-        elif kind == "toml":
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language ("" for none) and text of each block of code."""
+    return re.findall(r"```(\w*)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of each command line of ours, without its comment; lines broken by a backslash are joined."""
+    text = "\n".join(block for kind, block in blocks(page) if kind in ("", "sh", "bash"))
+    lines = re.findall(r"^cohortloom (.+)$", text.replace("\\\n", " "), flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_of_the_documents_compiles_and_names_what_exists(page):
+    """Imports are carried out, and `cl.name` must be there; TOML must parse."""
+    for kind, text in blocks(page):
+        if kind == "toml":
             tomllib.loads(text)
+        if kind != "python":
+            continue
+        tree = ast.parse(text, page.name)
+        known: dict = {}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                exec(compile(ast.Module([node], []), page.name, "exec"), known)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cl":
+                assert hasattr(importlib.import_module("cohortloom"), node.attr), f"{page.name}: cl.{node.attr}"
 
 
-def test_commands_of_the_readme_exist():
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda page: page.stem)
+def test_commands_of_the_documents_are_understood(page):
+    """Every command, argument and option exists; nothing is run."""
     from typer.main import get_command
 
     from cohortloom.cli import main as cli
 
     if not cli.app.registered_commands:
         cli._register()
-    command = get_command(cli.app)
-    used = re.findall(r"^cohortloom (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert used and set(used) <= set(command.commands)
+    for words in commands(page):
+        command, name = get_command(cli.app), "cohortloom"
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{page.name}: {' '.join(words)}"
+            name, words = words[0], words[1:]
+            command = command.commands[name]
+        command.make_context(name, list(words))
+
+
+@pytest.mark.slow
+def test_the_first_job_of_the_readme_runs_as_written(tmp_path, monkeypatch):
+    """Its commands one after the other, then its Python, on a folder that somebody exported."""
+    import cohortloom as cl
+    from cohortloom.cli.main import main
+    from cohortloom.simulation import simulate
+
+    schema = cl.Schema.from_file(ROOT / "schemas" / "pbc.toml")
+    cl.write(simulate(schema, 150, seed=1), tmp_path / "my_export", format="tabular")
+    (tmp_path / "my_export" / "schema.json").unlink()
+    shutil.copytree(ROOT / "schemas", tmp_path / "schemas")
+    monkeypatch.chdir(tmp_path)
+    part = (ROOT / "README.md").read_text().split("### 1. ")[1].split("### 2. ")[0]
+    lines = re.findall(r"^cohortloom (.+)$", part, flags=re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        words = ["1" if w == "10" else "100" if w in ("2000", "4000") else w for w in shlex.split(line, comments=True)]
+        assert main(words) in (0, 1), line  # 1: a score or rule failed
+    (python,) = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
+    exec(compile(python.replace("draws=20", "draws=2").replace("draws=10", "draws=2"), "README.md", "exec"), {})
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "out" / "report.html").is_file()
 
 
 def test_every_generator_has_a_page():
