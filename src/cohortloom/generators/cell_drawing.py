@@ -134,8 +134,7 @@ def one_of(log_weight: np.ndarray, rng: np.random.Generator, dtype: type = np.fl
     mass = _weights(log_weight)
     for option in range(1, mass.shape[1]):  # options are few, rows many
         mass[:, option] += mass[:, option - 1]
-    total = mass[:, -1]
-    u = np.minimum(rng.random(len(mass), dtype=dtype) * total, np.nextafter(total, 0, dtype=total.dtype))
+    u = rng.random(len(mass), dtype=dtype) * mass[:, -1]  # below it even after rounding: 1 - u is half an ulp at least
     out = np.zeros(len(mass), np.int64)
     for option in range(mass.shape[1] - 1):
         out += mass[:, option] <= u
