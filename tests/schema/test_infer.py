@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cohortloom.errors import FileFormatError
 from cohortloom.formats import read
+from cohortloom.formats.frames import from_frames
 from cohortloom.schema.infer import infer_schema
 from cohortloom.schema.profile import outward, profile, snake, with_points
 from cohortloom.schema.text import parse_schema
@@ -602,3 +603,40 @@ def test_a_stream_of_drug_fills_is_no_table_of_visits(tmp_path):
     assert draft.schema.tables["claims"].columns["cpt_cd"].kind == "code"
     assert draft.schema.tables["fills"].columns["ndc"].system == "NDC"
     assert cohort.n_subjects == 150
+
+
+@pytest.mark.parametrize("shape", ["columns", "index", "polars", "objects"])
+def test_frames_of_a_draft_are_read_as_they_are(shape):
+    """infer_schema, then from_frames with the same frames; keys in a pandas index are keys, not rows to be lost."""
+    n, rng = 60, np.random.default_rng(0)
+    patients = pd.DataFrame(
+        {
+            "record_id": pd.array(np.arange(n), dtype="Int64"),
+            "Sex": pd.Categorical(rng.choice(["m", "f"], n)),
+            "smoker": pd.array([True, False, None] * (n // 3), dtype="boolean"),
+            "DOB": pd.to_datetime(rng.integers(0, 10**9, n), unit="s")
+            .tz_localize("UTC")
+            .tz_convert("America/New_York"),
+        }
+    )
+    visits = pd.DataFrame(
+        {
+            "record_id": np.repeat(np.arange(n), 4),
+            "seen": pd.to_datetime("2020-01-01") + pd.to_timedelta(np.arange(4 * n) % 29, unit="D"),
+            "crp": rng.gamma(2, 3, 4 * n).astype("float32"),
+            "hb": pd.array(rng.normal(13, 1, 4 * n).round(1), dtype="Float64"),
+            "wt": rng.normal(70, 9, 4 * n).round(1),
+        }
+    )
+    frames = {"patients": patients, "visits": visits}
+    if shape == "index":
+        frames = {"patients": patients.set_index("record_id"), "visits": visits.set_index(["record_id", "seen"])}
+    elif shape == "polars":
+        frames = {name: pl.from_pandas(frame) for name, frame in frames.items()}
+    elif shape == "objects":
+        frames = {name: frame.astype(object) for name, frame in frames.items()}
+    cohort = from_frames(infer_schema(frames, name="frames").schema, frames)
+    assert {name: frame.height for name, frame in cohort.tables.items()} == {"patients": n, "visits": 4 * n}
+    assert cohort.tables["patients"]["sex"].to_list() == patients["Sex"].to_list()
+    assert cohort.tables["patients"]["smoker"].to_list() == [True, False, None] * (n // 3)
+    assert cohort.tables["visits"]["hb"].sum() == pytest.approx(visits["hb"].sum())

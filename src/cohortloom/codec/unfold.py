@@ -151,17 +151,12 @@ def _counted(fold: Fold, features: Columns, name: str) -> np.ndarray:
 def _all_or_none(fold: Fold, features: Columns, rng: Rng) -> Columns:
     """Features of a wide table in which cells that must be filled are filled, or the step has no row.
 
-    Arrays that were drawn say of each column on its own whether it is there. Rows are where half of those that must be
-    there are (the count among them); one that is not there then is drawn from the law of its column.
+    Arrays that were drawn say of each column on its own whether it is there. The count of rows decides, so that there
+    are as many as there should be; a cell that is not there then is drawn from the law of its column.
     """
-    must = [cell for cell in fold.cells if cell.always]
-    if not must:
+    if not any(cell.always for cell in fold.cells):
         return features
-    count, known = features[f"{fold.table}#n"]
-    n = _as_count((count, known))
-    votes = sum((features[f"{fold.table}.{cell.column}"][1] for cell in must), (n > 0).astype(np.int64))
-    there = 2 * votes > 1 + len(must) - (n > 0)  # the count decides a tie
-    made = dict(features) | {f"{fold.table}#n": (np.where(there, np.maximum(n, 1), 0), there)}
+    there, made = _as_count(features[f"{fold.table}#n"]) > 0, dict(features)
     for cell in fold.cells:
         values, observed = features[f"{fold.table}.{cell.column}"]
         observed = observed & there & ((cell.law is not None) | (values > 0))  # level 0 is no level

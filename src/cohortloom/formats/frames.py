@@ -16,6 +16,7 @@ from cohortloom.cohort import Cohort, Origin
 from cohortloom.errors import SettingsError
 from cohortloom.formats.base import Findings, OnError
 from cohortloom.formats.check import check_frames
+from cohortloom.schema.sheets import from_pandas
 from cohortloom.version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def from_frames(schema: Schema, tables: Mapping[str, Any], *, on_error: OnError 
     Args:
         schema: What they should fit.
         tables: Table -> pandas or polars frame with our column names; a table that is absent is empty. `visit_id` of
-            the visit table may be absent: visits are numbered then.
+            the visit table may be absent: visits are numbered then. Or the frames a schema was drafted from
+            (`infer_schema({"patients": frame, ...})`), as they are: its sources say what is what.
         on_error: "fail", "drop" or "keep", see `formats/base.py`.
 
     Raises:
@@ -47,9 +49,26 @@ def from_frames(schema: Schema, tables: Mapping[str, Any], *, on_error: OnError 
     """
     findings = Findings(on_error)
     frames = {name: _polars(name, frame) for name, frame in tables.items()}
-    checked = check_frames(schema, frames, findings)
+    if _as_drafted(schema, frames):
+        from cohortloom.formats.tabular import from_sources
+
+        checked = from_sources(schema, frames, findings)
+    else:
+        checked = check_frames(schema, frames, findings)
     findings.raise_if_any("the frames", schema)
     return Cohort.build(schema, checked, origin=Origin("real", "frames", version=__version__, notes=findings.notes))
+
+
+def _as_drafted(schema: Schema, frames: Mapping[str, pl.DataFrame]) -> bool:
+    """Are these the frames a schema was drafted from, rather than tables under our names?"""
+    ours = all(
+        name in schema.tables
+        and {"subject_id", *schema.tables[name].columns} <= set(frame.columns)
+        and (not schema.has_time(name) or "time" in frame.columns)
+        for name, frame in frames.items()
+    )
+    drafted = all(t.source and t.source.file.removesuffix(".parquet") in frames for t in schema.tables.values())
+    return drafted and not ours
 
 
 def to_pandas(cohort: Cohort) -> dict[str, pd.DataFrame]:
@@ -65,20 +84,6 @@ def to_pandas(cohort: Cohort) -> dict[str, pd.DataFrame]:
     return out
 
 
-def from_pandas(frame: pd.DataFrame) -> pl.DataFrame:
-    """The polars frame of a pandas frame; named index levels become columns, mixed columns become text."""
-    if any(name is not None for name in frame.index.names):
-        frame = frame.reset_index()
-    frame = frame.rename(columns=str)
-    columns = {}
-    for name in frame.columns:
-        column = frame[name]
-        if column.ndim > 1:
-            raise SettingsError(f'the pandas frame has column "{name}" twice; rename one of them')
-        columns[name] = _series(column)
-    return pl.DataFrame(columns)
-
-
 def _polars(name: str, frame: Any) -> pl.DataFrame:
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
@@ -87,22 +92,6 @@ def _polars(name: str, frame: Any) -> pl.DataFrame:
     if type(frame).__module__.partition(".")[0] == "pandas":
         return from_pandas(frame)
     raise SettingsError(f'table "{name}" is a {type(frame).__name__}; pass a pandas or polars frame')
-
-
-def _series(column: pd.Series) -> pl.Series:
-    """One column; objects of several types are read as text, so that the check of cells speaks about them."""
-    import pandas as pd  # heavy
-
-    if column.dtype == object:
-        known = column.dropna()
-        kinds = {type(v) for v in known}
-        if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
-            if len(kinds) == 1 and issubclass(next(iter(kinds)), (pd.Timestamp, pd.Timedelta)):
-                return pl.from_pandas(pd.Series(pd.to_datetime(column)) if pd.Timestamp in kinds else column)
-            column = column.map(str, na_action="ignore")
-        values = [None if missing else value for value, missing in zip(column, column.isna())]
-        return pl.Series(str(column.name), values, strict=True)
-    return pl.from_pandas(column, nan_to_null=True)
 
 
 def _nullable(column: pl.Series, dtype: str) -> Any:

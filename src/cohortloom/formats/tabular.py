@@ -78,6 +78,20 @@ def _patterns(path: Path, schema: Schema, own: bool) -> list[str]:
     return [((None if own else t.source) or _own(path, schema, n)).file for n, t in schema.tables.items()]
 
 
+def from_sources(schema: Schema, frames: Mapping[str, pl.DataFrame], findings: Findings) -> dict[str, pl.DataFrame]:
+    """Tables of frames in memory, each read by the source that names its frame (NAME.parquet)."""
+    read = {}
+    for name, table in schema.tables.items():
+        assert table.source
+        raw = frames[table.source.file.removesuffix(".parquet")].lazy().with_row_index(ROW)
+        frame = _mapped(raw, [], schema, name, table.source, findings)
+        if frame is not None:
+            read[name] = frame
+    read = _from_first_row(schema, read, findings)
+    read = _ranked(schema, read) if schema.clock == "order" else read
+    return linked(schema, read, findings, parse_ids=False) if len(read) == len(schema.tables) else read
+
+
 # -- one table -------------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +106,14 @@ def _own(path: Path, schema: Schema, name: str) -> Source:
 def _table(path: Path, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
     files = locate(path, source, name, findings)
     raw = scan(files, source, name, findings) if files else None
-    if raw is None or problem_of(source, schema.tables[name], name, findings):
+    return None if raw is None else _mapped(raw, files, schema, name, source, findings)
+
+
+def _mapped(
+    raw: pl.LazyFrame, files: list[Path], schema: Schema, name: str, source: Source, findings: Findings
+) -> pl.DataFrame | None:
+    """A table of what its source reads from rows with `ROW`."""
+    if problem_of(source, schema.tables[name], name, findings):
         return None
     theirs = _names(schema, name, source)
     if not _all_there(raw, name, theirs, source, findings):

@@ -22,7 +22,7 @@ from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit, idlike, said_once
 from cohortloom.schema.profile import number_in, profile, snake
 from cohortloom.schema.schema import Schema
-from cohortloom.schema.sheets import MAX_ROWS, Sheet, has_sheets, read_sheets, sheet_of
+from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
 from cohortloom.schema.units import ucum
@@ -74,7 +74,7 @@ def infer_schema(
 
             return _from_metadata(from_sdv_metadata(dict(source), name))
         sheets = [
-            sheet_of(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else pl.from_pandas(f))
+            sheet_of(str(n), f"{n}.parquet", f if isinstance(f, pl.DataFrame) else from_pandas(f))
             for n, f in source.items()
         ]
     elif isinstance(source, (str, Path)) and Path(source).exists():

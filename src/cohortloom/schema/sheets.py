@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import polars.selectors as cs
 
-from cohortloom.errors import FileFormatError, Problem
+from cohortloom.errors import FileFormatError, Problem, SettingsError
 from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, profile, snake, with_points
 
-__all__ = ["MAX_ROWS", "Sheet", "has_sheets", "ids", "read_sheets", "sheet_of"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MAX_ROWS", "Sheet", "from_pandas", "has_sheets", "ids", "read_sheets", "sheet_of"]
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 MAX_ROWS = 5_000_000
@@ -174,6 +177,36 @@ def _kinds(sheet: Sheet) -> list[Sheet]:
         part.repeats = bool(kind)
         parts.append(part)
     return parts
+
+
+def from_pandas(frame: pd.DataFrame) -> pl.DataFrame:
+    """The polars frame of a pandas frame; named index levels become columns, mixed columns become text."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    frame = frame.rename(columns=str)
+    columns = {}
+    for name in frame.columns:
+        column = frame[name]
+        if column.ndim > 1:
+            raise SettingsError(f'the pandas frame has column "{name}" twice; rename one of them')
+        columns[name] = _series(column)
+    return pl.DataFrame(columns)
+
+
+def _series(column: pd.Series) -> pl.Series:
+    """One column; objects of several types are read as text, so that the check of cells speaks about them."""
+    import pandas as pd  # heavy
+
+    if column.dtype == object:
+        known = column.dropna()
+        kinds = {type(v) for v in known}
+        if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
+            if len(kinds) == 1 and issubclass(next(iter(kinds)), (pd.Timestamp, pd.Timedelta)):
+                return pl.from_pandas(pd.Series(pd.to_datetime(column)) if pd.Timestamp in kinds else column)
+            column = column.map(str, na_action="ignore")
+        values = [None if missing else value for value, missing in zip(column, column.isna())]
+        return pl.Series(str(column.name), values, strict=True)
+    return pl.from_pandas(column, nan_to_null=True)
 
 
 def sheet_of(name: str, file: str, frame: pl.DataFrame, separator: str = ",", encoding: str = "utf8") -> Sheet:
