@@ -180,3 +180,15 @@ def test_broken_headers_are_counted_and_a_table_stays_a_table(tmp_path):
     for text in ("id,age\n1,50\n", "1,2,3\n4,5,6\n", "a" * 100 + "\n", ""):
         (tmp_path / "t.csv").write_text(text)
         assert not is_rows(tmp_path / "t.csv")
+
+
+def test_a_channel_that_is_left_out_is_named(tmp_path):
+    """A saturation once a second is no waveform; it must not vanish without a word."""
+    draw = np.random.default_rng(0)
+    for i in range(3):
+        x = [*wave(draw, 30, 2), 0.95 + 0 * np.arange(30.0)]
+        edf(tmp_path / f"r{i}.edf", x, ["I", "II", "SaO2"], rates=[FS, FS, 1])
+    draft = infer_schema(tmp_path, name="slow")
+    assert "Channels left out, as they are slower than 10 Hz or than others of their kind: SaO2." in " ".join(
+        draft.text.replace("\n#", "").split()
+    )

@@ -81,7 +81,12 @@ class WaveDraft:
         """
         head += [self.unread] if self.unread else []
         signals: dict[str, Any] = {}
-        for group in _groups(self.waves).values():
+        groups = _groups(self.waves)
+        if slow := _unused(self.waves, groups):
+            head.append(
+                f"Channels left out, as they are slower than 10 Hz or than others of their kind: {', '.join(slow)}."
+            )
+        for group in groups.values():
             one = _Signal(self, group, ids, notes)
             found = one.drafted(data)
             if found is None:
@@ -119,6 +124,12 @@ def _groups(waves: list[Wave]) -> dict[tuple[str, str], list[Wave]]:
             part = replace(w, **{a: tuple(getattr(w, a)[i] for i in keep) for a in ("channels", "units", "rates")})
             found.setdefault((w.format, kind), []).append(part)
     return found
+
+
+def _unused(waves: list[Wave], groups: dict[tuple[str, str], list[Wave]]) -> list[str]:
+    """Channels of no group."""
+    used = {c for group in groups.values() for w in group for c in w.channels}
+    return sorted({c for w in waves for c in w.channels} - used)
 
 
 def _kind(channel: str, unit: str) -> str:
@@ -196,18 +207,19 @@ class _Signal:
         fs = self.signal["fs"]
         seconds = [w.seconds / fs if w.format in ("npz", "rows") else w.seconds for w in self.waves]
         shortest, longest = min(seconds), max(seconds)
+        between = f"{longest:g} s" if shortest == longest else f"{shortest:g} to {longest:g} s"
         if longest > LONG:
             self.source["window"] = self.signal["duration"] = WINDOW
             step = max(WINDOW, round(longest / MOST_WINDOWS / 10) * 10.0)
             self.source |= {"step": step} if step > WINDOW else {}
             self.said.append(
-                f"Records of {shortest:g} to {longest:g} s: cut into windows of {WINDOW:g} s, one every {step:g} s; "
+                f"Records of {between}: cut into windows of {WINDOW:g} s, one every {step:g} s; "
                 "shorter records are left out."
             )
         elif shortest == longest and longest > 0:
             self.signal["duration"] = round(longest, 9)
         else:
-            self.said.append(f"Records of {shortest:g} to {longest:g} s.")
+            self.said.append(f"Records of {between}.")
 
     def _labels(self) -> None:
         """A header comment, or a table with a row per record."""
