@@ -29,7 +29,7 @@ def slow_number_features(score, recorded, gap, pull) -> list[float]:
     spread, moved = 0.5 * np.log(0.25), np.log(0.5)  # the cohort's own, in `SPEC`
     if not len(x):
         empty = [0, 0, 0, float(not recorded[-1]), 0, spread, *[0] * 10, moved, 0, np.log(0.52), rate]
-        return [*empty, np.log1p(time[-1]), *[0] * 9]
+        return [*empty, np.log1p(time[-1]), *[0] * 10, np.log(0.5 / (len(score) + 0.5)), 0]
     smooth = slow = x[0]
     restless = 0.5
     for k, value in enumerate(x[1:], 2):
@@ -54,7 +54,8 @@ def slow_number_features(score, recorded, gap, pull) -> list[float]:
     waits = [low - 0.5 < wait < high + 0.5 for low, high in ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))]
     found = [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
     found += [overdue, x[-1] * recorded[-1], moved, slow, np.log(restless + 0.02), rate, 0, odds]
-    return [*found, x.sum() / (len(x) + pull), *waits]
+    often = np.log((len(x) + 0.5) / (len(score) - len(x) + 0.5))
+    return [*found, x.sum() / (len(x) + pull), *waits, 0, often, 0]  # statics say nothing here
 
 
 def test_features_equal_a_loop_over_the_past():
@@ -84,7 +85,8 @@ def test_features_equal_a_loop_over_the_past():
             waits = [min(moments[-1] - moments[tokens == k][-1], 8.0) if (tokens == k).any() else 8.0 for k in range(3)]
             count, usual = shares * len(tokens), np.asarray(SPEC.usual)
             odds = np.log((count + usual) / (len(tokens) - count + 1 - usual))
-            expected = [*last, tokens[-1] == 0, *shares, *(shares > 0), *odds, *waits]
+            told = np.log(usual / (1 - usual))
+            expected = [*last, tokens[-1] == 0, *shares, *(shares > 0), *odds, *waits, *told]
             np.testing.assert_allclose(feature[SPEC.category_block(0)], expected, atol=1e-5)
             large = steps.large[past, 0]
             assert code[0] == (large[large > 0][-1] if (large > 0).any() else -1)

@@ -20,7 +20,7 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import CHANGE, WAIT_ENDS, History, HistorySpec, Steps, walk
+from cohortloom.nets.history import CHANGE, TOLD_CHANCE, TOLD_LEVEL, WAIT_ENDS, History, HistorySpec, Steps, walk
 from cohortloom.nets.levels import level_lines
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
@@ -168,7 +168,7 @@ class Alphabet:
         usual_gap = max(float(np.median(later_gaps)), 1e-6)
         spreads, changes, odds = self._manners(seq, usual_gap)
         usual = self._usual(seq)
-        pulls, lines = self._levels(encoded, usual)
+        pulls, recorded, lines = self._levels(encoded, len(usual))
         self.spec = HistorySpec(
             n_numbers=len(self.numbers) + (self.gap is not None),
             categories=tuple(c.n_tokens for c in small),
@@ -185,24 +185,30 @@ class Alphabet:
             usual_change=changes,
             usual_odds=odds,
             levels=((),) * (self.gap is not None) + tuple(_levels(self.columns[j]) for j in self.numbers),
+            usual_recorded=recorded,
             lines=lines,
         )
 
-    def _levels(self, encoded: Encoded, usual: tuple[float, ...]) -> tuple[tuple, tuple]:
-        """Variance within patients over variance between them of each number's normal scores beside what statics say;
-        and what they say of the levels of numbers (the gap first) and of the shares of tokens."""
+    def _levels(self, encoded: Encoded, n_tokens: int) -> tuple[tuple, tuple, tuple]:
+        """Variance within patients over variance between them of each number's normal scores beside what statics say,
+        the share of visits that record it, and what statics say of levels of numbers (the gap first), of how often they
+        are recorded, and of shares of tokens."""
         seq, values = encoded.sequence, raw_values(encoded.sequence)
         x, _ = self.static_inputs(self.static_cells(encoded))
         n, first = len(seq.length), int(self.gap is not None)
-        level, count = (np.zeros((n, first + len(self.numbers) + len(usual))) for _ in range(2))
-        within, at = np.ones(first + len(self.numbers)), first
+        numbers = first + len(self.numbers)
+        level, count = (np.zeros((n, 2 * numbers + n_tokens)) for _ in range(2))
+        within, at = np.ones(numbers), first
         for j in self.numbers:
             row = np.flatnonzero(~np.isnan(values[:, j]))
             score, who = self.columns[j].history(self.columns[j].snap(values[row, j])).astype(float), seq.subject[row]
             count[:, at] = np.bincount(who, minlength=n)
             level[:, at] = np.bincount(who, score, minlength=n) / np.maximum(count[:, at], 1)
             within[at] = ((score - level[who, at]) ** 2).sum() / max(len(score) - (count[:, at] > 0).sum(), 1)
+            level[:, numbers + at] = count[:, at] / np.maximum(seq.length, 1)
+            count[:, numbers + at] = seq.length
             at += 1
+        at += numbers
         for j, c in enumerate(self.columns):
             if c.kind == "category" and c.n_tokens <= LARGE:
                 token, places = c.token(values[:, j]), slice(at, at := at + c.n_tokens)
@@ -211,11 +217,12 @@ class Alphabet:
                 level[:, places] /= np.maximum(count[:, places], 1)
         lines = level_lines(x, level, count / (1 + count / OWN_RECORDS))
         rest, pulls = level - lines[0] - x @ lines[1:], [1.0] * first
-        for at in range(first, len(within)):
+        for at in range(first, numbers):
             known = count[:, at] > 0
             between = np.var(rest[known, at]) - within[at] * np.mean(1 / count[known, at]) if known.sum() > 1 else 0.0
             pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
-        return tuple(pulls), tuple(map(tuple, lines.tolist()))
+        recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
+        return tuple(pulls), tuple(recorded.tolist()), tuple(map(tuple, lines.tolist()))
 
     def _usual(self, seq: SequenceArrays) -> tuple[float, ...]:
         """Share of every token of the small categories."""
@@ -293,11 +300,13 @@ class Alphabet:
                     facts["own"] = (*range(n_static, n_static + self.spec.n_global), *facts["own"])
                 else:
                     facts |= {"last": int(block[0]), "known": int(block[1]), "mean": int(block[4])}
+                    facts["told"] = int(block[TOLD_LEVEL]), int(block[TOLD_CHANCE])
                     facts["scales"] = self._scales(block - n_static)
                     at = block[0] - n_static
                     facts |= {"last_mean": float(self.mean[at]), "last_sd": float(self.sd[at])}
             elif net == "later" and coder.n_tokens <= LARGE:
-                facts = {"own": tuple((n_static + self.spec.category_block(small)).tolist())}
+                block = tuple((n_static + self.spec.category_block(small)).tolist())
+                facts = {"own": block, "told": block[-coder.n_tokens :]}
                 small += 1
             elif net == "later":
                 facts = {"lookup": len(self.static_lookups) + large}

@@ -77,6 +77,7 @@ class ColumnShape:
         repeat: Token that needs a last value, -1 if none.
         own: Features that tell the history of this column (low rank only).
         last, mean: Features for the persistence start, -1 without.
+        told: Features with what statics say of this column.
         last_mean, last_sd: What `last` was standardised by.
         known: Feature that is negative while no value of this column was recorded, -1 without.
         scales: Mean and sd that standardised the features `last` and `mean`, and the sd of changes; empty: change and
@@ -90,6 +91,7 @@ class ColumnShape:
     share: tuple[float, ...]
     repeat: int = -1
     own: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()
     last: int = -1
     mean: int = -1
     last_mean: float = 0.0

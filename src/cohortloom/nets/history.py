@@ -10,8 +10,9 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
     at this pace, is it overdue?, last r_k if recorded at the last visit (it tells more then), log mean absolute change,
     ever and of late, time without any record so far, log odds that a wait of this subject ends now, the patient's own
     level (the sum over k + within-variance / between-variance: a mean of few records is drawn to that of all patients),
-    and how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four hours
-    has odds that rise and fall, which no weight on a time can say
+    how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four hours has
+    odds that rise and fall, which no weight on a time can say; and of level and recording what the statics say, beside
+    the log odds of being recorded that are drawn to it
 
 Spreads are logs because the log of a scale is regressed on them: a power of one's own past spread stays bounded, an
 exponential of it runs away when drawn values feed on it. They count four values of the cohort's own, so that two close
@@ -38,7 +39,8 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "signed_log", "walk"]
 
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
-NUMBER_FEATURES = 23 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+NUMBER_FEATURES = 26 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+TOLD_LEVEL, TOLD_CHANCE = NUMBER_FEATURES - 3, NUMBER_FEATURES - 1  # what statics say of level and recording
 CHANGE = 10  # the place of the last change among them
 WAIT_ENDS = np.array([1.5, 2.5, 3.5, 4.5, 5.5, 7.5, 11.5])  # of waits between two records, in usual gaps
 SMOOTHING, SLOWLY = 0.3, 0.1
@@ -74,8 +76,9 @@ class HistorySpec:
         usual_change: Mean absolute change of each numeric column's scores; () for 1.
         usual_odds: Of each numeric column and wait, the share of waits at least as long that end there; () for .5.
         levels: Scores of each numeric column that has few, () for one that has many.
-        lines: What statics say of a subject's level of every number, then of every token's share: constants, then the
-            weights of each static (`nets.levels`); () for the cohort's own.
+        usual_recorded: Share of the visits that record each number; () for .5.
+        lines: What statics say of a subject's level of every number, of how often it is recorded, and of every token's
+            share: constants, then the weights of each static (`nets.levels`); () for the cohort's own.
     """
 
     n_numbers: int
@@ -93,6 +96,7 @@ class HistorySpec:
     usual_change: tuple[float, ...] = ()
     usual_odds: tuple[tuple[float, ...], ...] = ()
     levels: tuple[tuple[float, ...], ...] = ()
+    usual_recorded: tuple[float, ...] = ()
     lines: tuple[tuple[float, ...], ...] = ()
 
     @property
@@ -108,8 +112,10 @@ class HistorySpec:
         return self.n_global + NUMBER_FEATURES * self.n_numbers + sum(map(_width, self.categories))
 
     def priors(self, n: int, statics: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Level of every number and share of every token that n subjects are drawn to: column x subject each."""
-        usual = np.asarray(self.usual or [0.5] * sum(self.categories), np.float32)[:, None]
+        """Level of every number, and share of its records and of every token, that n subjects are drawn to: column x
+        subject each."""
+        recorded, usual = self.usual_recorded or (0.5,) * self.n_numbers, self.usual or (0.5,) * sum(self.categories)
+        usual = np.asarray([*recorded, *usual], np.float32)[:, None]
         if not self.lines or statics is None:
             return np.zeros((self.n_numbers, n), np.float32), np.tile(usual, n)
         lines = np.asarray(self.lines, np.float32)
@@ -134,7 +140,8 @@ class HistorySpec:
         return np.concatenate([block, np.arange(start, start + len(self.levels[column]))])
 
     def category_block(self, column: int) -> Int[np.ndarray, "feature"]:
-        """Indices of a small category's features: last one-hot, missing flag, shares, seen, since."""
+        """Indices of a small category's features: last one-hot, missing flag, shares, seen, log odds, since,
+        and what statics say."""
         start = self.n_global + NUMBER_FEATURES * self.n_numbers + sum(map(_width, self.categories[:column]))
         return np.arange(start, start + _width(self.categories[column]))
 
@@ -196,6 +203,7 @@ class History:
         self.shares, self.seen_at = np.zeros((tokens, n), np.float32), np.zeros((tokens, n))
         self.codes = np.full((len(spec.large), n), -1)
         self.prior, self.chance = spec.priors(n, statics)
+        self.told = _log(self.chance) - _log(1 - self.chance)
 
     def _column(self, values: tuple[float, ...]) -> Float[np.ndarray, "number 1"]:
         return np.asarray(values or (1.0,) * self.spec.n_numbers)[:, None]
@@ -288,7 +296,7 @@ class History:
         for place, block in enumerate(self._of_numbers()):
             numbers[:, place] = block
         seen = self.seen.astype(np.float32)
-        usual = self.chance
+        usual, told = self.chance[k:], self.told[k:]
         share, odds = (
             self.shares / np.maximum(seen, 1),
             _log(self.shares + usual) - _log(seen - self.shares + 1 - usual),
@@ -304,6 +312,7 @@ class History:
                 waited = np.minimum((self.time - self.seen_at[tokens]) / spec.usual_gap, LONGEST_WAIT)
                 out[at + 4 * size + 1 : at + 5 * size + 1] = np.where(self.shares[tokens] > 0, waited, LONGEST_WAIT)
             at += _width(size)
+            out[at - size : at] = told[tokens]
         for column, levels in enumerate(spec.levels):
             if levels:
                 is_level = self.last[column] == np.asarray(levels, np.float32)[:, None]
@@ -352,6 +361,10 @@ class History:
         yield (self.total + pull * self.prior) / (count + pull)
         for least_gaps, most_gaps in WAITS:
             yield (gaps >= least_gaps) & (gaps <= most_gaps)
+        chance = self.chance[: spec.n_numbers]
+        yield self.prior
+        yield _log(count + chance) - _log(self.seen - count + 1 - chance)
+        yield self.told[: spec.n_numbers]
 
 
 def _log(x: np.ndarray) -> np.ndarray:
@@ -368,7 +381,7 @@ def _place(waits: np.ndarray) -> Int[np.ndarray, "number subject"]:
 
 def _width(size: int) -> int:
     """Features of a category of so many tokens."""
-    return (5 if size <= FEW_TOKENS else 4) * size + 1
+    return (6 if size <= FEW_TOKENS else 5) * size + 1
 
 
 def walk(
