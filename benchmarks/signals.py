@@ -6,18 +6,24 @@
 Every number of a family stands beside the floor, the same number for real training records against held-out ones
 (split by patient). Anchors: `bootstrap` (training records again), `gaussian` (functional PCA with Gaussian scores, by
 label where there are labels), `barycentre` (soft-DTW averages of five training records of a label, at most 300 samples
-long), `simulator` and `neurokit2` (simulators without data, at the collection's rate). `judge` asks held-out records,
-`judge train` training records: where a few patients make up a collection the first tells patients apart, real or not,
-and only the second says something about texture. Where records have labels, `tstr` is the accuracy of a classifier
-trained on the family's records and asked about held-out real ones (floor: trained on real ones), `kept` that of one
-trained on real records and asked whether the family's carry the label they were asked for. Rows of other data sets,
-families and seeds in the result file stay. Each row ran in a process of its own: its CPU seconds, its peak memory.
+long), `simulator` and `neurokit2` (simulators without data, at the collection's rate; of the slow neurokit2 at most 100
+records). `ddpm` is the 1D model of denoising-diffusion-pytorch, trained for --seconds of CPU time in an environment of
+its own (`python -m venv PLACE; PLACE/bin/pip install denoising-diffusion-pytorch`) whose Python is given by --ddpm; it
+takes labels as further channels. `judge` asks held-out records, `judge train` training records: where a few patients
+make up a collection the first tells patients apart, real or not, and only the second says something about texture.
+Where records have labels, `tstr` is the accuracy of a classifier trained on the family's records and asked about real
+held-out ones (floor: trained on real ones), `kept` that of one trained on real records and asked whether the family's
+carry the label they were asked for. Rows of other data sets, families and seeds in the result file stay. Each row ran
+in a process of its own: its CPU seconds, its peak memory.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -264,12 +270,39 @@ def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: 
     import neurokit2 as nk  # heavy
 
     rates = per_record(waves)["heart_rate"]
-    rates = np.random.default_rng(seed).choice(rates[np.isfinite(rates)], n)
+    rates = np.random.default_rng(seed).choice(rates[np.isfinite(rates)], min(n, 100))
     seconds = int(np.ceil(length / spec.fs)) + 1
     how = {"duration": seconds, "sampling_rate": round(spec.fs), "method": "ecgsyn" if one else "multileads"}
     made = [nk.ecg_simulate(heart_rate=float(r), random_state=seed + k, **how) for k, r in enumerate(rates)]
     made = [m[None] if one else m[list(spec.channels)].to_numpy().T for m in made]
     return {"samples": np.stack(made)[:, :, :length].astype(np.float32)}
+
+
+def ddpm(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
+    """A published diffusion model of series; labels are channels, 0 or 1 all along. None without its Python."""
+    if not os.environ.get("DDPM_PYTHON"):
+        return None
+    waves = next(iter(train.signals.values()))
+    codec = SignalCodec.fit(waves)
+    x = codec.encode(np.asarray(waves.samples))[0]
+    low, high = x.min(axis=(0, 2), keepdims=True), x.max(axis=(0, 2), keepdims=True)
+    labels = waves.records["label"].fill_null("").to_numpy()
+    known = np.unique(labels)
+    told = np.repeat((labels[:, None] == known)[:, :, None], x.shape[2], axis=2)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        np.savez(folder / "train.npz", x=np.concatenate([(x - low) / (high - low), told], axis=1))
+        script = Path(__file__).with_name("ddpm1d_peer.py")
+        wanted = [str(v) for v in (folder, n, os.environ["DDPM_SECONDS"], seed)]
+        subprocess.run(
+            [os.environ["DDPM_PYTHON"], str(script), *wanted], check=True, env={**os.environ, "PYTHONPATH": ""}
+        )
+        drawn, facts = np.load(folder / "drawn.npz")["x"], json.loads((folder / "facts.json").read_text())
+    inner = x.shape[1]
+    return {"samples": codec.decode(drawn[:, :inner] * (high - low) + low, drawn=True),
+            "labels": known[drawn[:, inner:].mean(axis=2).argmax(axis=1)].tolist(),
+            "fit_cpu_s": round(facts["fit_cpu_s"], 1), "samples_per_cpu_s": round(n / facts["sample_cpu_s"], 1),
+            "steps": facts["steps"], "nfe": facts["nfe"], "own_peak_mb": facts["peak_mb"]}  # fmt: skip
 
 
 def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
@@ -329,6 +362,7 @@ FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "barycentre": barycentre,
     "simulator": simulator,
     "neurokit2": neurokit,
+    "ddpm": ddpm,
     "columnar-ar, in steps": in_steps("columnar-ar", training={"steps": 400}),
     "temporal-vae, in steps": in_steps("temporal-vae", training={"steps": 1000, "evaluate_every": 200}),
     "timegan, in steps": in_steps("timegan", training={"steps": 600, "evaluate_every": 200}),
@@ -423,6 +457,8 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=600)
     options.add_argument("--batch", type=int, default=16)
     options.add_argument("--records", type=int, default=200)
+    options.add_argument("--ddpm", default="", help="Python of the environment with denoising-diffusion-pytorch")
+    options.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of --ddpm's training")
     options.add_argument("--table", action="store_true", help="print the results that are there, and do nothing else")
     chosen = options.parse_args()
     path = chosen.out or RESULTS / "signals.json"
@@ -430,6 +466,7 @@ def main() -> None:
     if chosen.table:
         print(table(before))
         return
+    os.environ.update(DDPM_PYTHON=chosen.ddpm, DDPM_SECONDS=str(chosen.seconds))
     command = "python -m benchmarks.signals " + " ".join(a for a in sys.argv[1:] if not a.startswith("/"))
     rows: list[dict[str, Any]] = []
     for name in chosen.only:

@@ -74,8 +74,8 @@ _BATCH = 32
 _MOST_FITTED = 4000
 #: Guide channels that tell the place in a short record.
 N_PLACES = 9
-#: Single beats learn at this share of the rate: little is left of them after the Gaussian start, and at the full rate
-#: one fit in two gets stuck where it does nothing.
+#: Single beats and EEG learn at this share of the rate: little is left of them after the Gaussian start, and at the
+#: full rate a fit can get stuck where it does nothing.
 SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
@@ -269,11 +269,11 @@ class SignalDiffusion(TorchGenerator):
             found.append(self._rhythm_phase(net, data, rows, held))
         loss = self._diffusion_loss(net, data)
         training = None
-        if self.shape_.facts["placed"] and net.start is not None:
+        if net.rhythm is None and net.start is not None:
             training = replace(self.training, learning_rate=SLOWER * self.training.learning_rate)
         found.append(
             Phase("diffusion", net.denoiser, rows, [Objective("diffusion", net.denoiser.parameters(), loss)],
-                  held_out=held, share=0.95, training=training)
+                  held_out=held, share=0.95, training=training, judge_start=net.start is not None)
         )  # fmt: skip
         return found
 

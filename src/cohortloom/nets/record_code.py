@@ -14,7 +14,8 @@ Of one patient's records the standard normal draws behind e are correlated, by t
 training: the same heart, another day. Context that is unknown is drawn given what is known, so a missing condition
 widens the law instead of shifting it.
 
-`LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant).
+`LabelLaw` draws a record's set of labels given the rest of the context (linear discriminant), with one uniform number
+from each n-th of (0, 1): a small cohort has as many records of a label as its law says, not by chance a third fewer.
 
 References:
     Tipping, Bishop (1999). Probabilistic principal component analysis. J R Stat Soc B 61:611. Lucas et al. (2019).
@@ -200,7 +201,9 @@ class LabelLaw(_Fitted):
         centre, precision = self._get("centre"), self._get("precision")
         score = context @ precision @ centre.T - 0.5 * np.einsum("ki,ij,kj->k", centre, precision, centre)
         score = score + np.log(np.maximum(self._get("share"), 1e-12))
-        return (score + rng.numpy.gumbel(size=score.shape)).argmax(axis=1)
+        law = np.exp(score - score.max(axis=1, keepdims=True)).cumsum(axis=1)
+        place = (rng.numpy.permutation(len(law)) + rng.numpy.random(len(law))) / max(len(law), 1)
+        return (place[:, None] * law[:, -1:] >= law[:, :-1]).sum(axis=1)
 
 
 def _moments(x: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
