@@ -321,7 +321,7 @@ def test_a_handful_of_patients_is_learned(n):
 
 
 def many_shapes(n):
-    """Two leads at 50 Hz, 6 s, a beat every .8 to 1 s; each record has a shape of its own, and a code of 4 can't tell."""
+    """Two leads at 50 Hz, 6 s, a beat every .8 to 1 s; each record has a shape of its own, more than a code of 4."""
     draw = np.random.default_rng(0)
     time, waves = np.arange(300) / FS, np.zeros((n, 2, 300))
     for wave in waves:
