@@ -55,7 +55,8 @@ class CohortloomError(Exception):
     def __init__(self, message: str = "", problems: Sequence[Problem] = ()) -> None:
         self.problems = tuple(problems)
         lines = [message] if message else []
-        lines += [f"  - [{p.code}] {p}" for p in self.problems]
+        bullet = "" if not message and len(self.problems) == 1 else "  - "
+        lines += [f"{bullet}[{p.code}] {p}" for p in self.problems]
         super().__init__("\n".join(lines))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from cohortloom.cli.main import main
 from cohortloom.cohort import Cohort
+from cohortloom.errors import FileFormatError, Problem
 
 
 def run(*arguments):
@@ -243,3 +244,10 @@ def test_demo_shows_records_with_an_ecg_each_and_follows_its_seed(tmp_path, sche
     assert ecg.samples.tobytes() == made[1].signals["ecg"].samples.tobytes()
     page = (tmp_path / "one" / "report.html").read_text()
     assert "synthetic records" in page and demo.SHORT[:40] in page
+
+
+def test_a_single_problem_reads_as_one_sentence():
+    error = FileFormatError("", [Problem("no-file", "out/x", "does not exist", "Check the path.")])
+    assert str(error) == "[no-file] out/x: does not exist. Check the path."
+    two = FileFormatError("", error.problems * 2)
+    assert str(two).splitlines() == ["  - [no-file] out/x: does not exist. Check the path."] * 2

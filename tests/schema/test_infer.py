@@ -640,3 +640,20 @@ def test_frames_of_a_draft_are_read_as_they_are(shape):
     assert cohort.tables["patients"]["sex"].to_list() == patients["Sex"].to_list()
     assert cohort.tables["patients"]["smoker"].to_list() == [True, False, None] * (n // 3)
     assert cohort.tables["visits"]["hb"].sum() == pytest.approx(visits["hb"].sum())
+
+
+@pytest.mark.parametrize(("longest", "unit"), [(900, "d"), (90_000, "h"), (5e6, "min"), (6e8, "s"), (5e11, "ms")])
+def test_no_course_is_longer_than_a_life(longest, unit):
+    """Seconds in a column called time were read as days: 16,000 centuries."""
+    n = 120
+    frame = pl.DataFrame(
+        {
+            "patient_id": [i // 4 for i in range(n)],
+            "time": [round(longest * (i % 4) / 3) for i in range(n)],
+            "crp": [i % 13 + 0.5 for i in range(n)],
+            "hb": [10 + i % 5 for i in range(n)],
+            "wt": [60 + i % 30 for i in range(n)],
+        }
+    )
+    draft = infer_schema({"visits": frame}, name="long")
+    assert draft.schema.tables["visits"].source.when.unit == unit

@@ -90,10 +90,11 @@ def numbered(name: str, numbers: pl.Series) -> Layout | None:
         for layout, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M", 12), ("%Y%m%d%H%M%S", 14)):
             inside = low >= 1850 * 10 ** (digits - 4) and high < 2200 * 10 ** (digits - 4)
             tries += [layout] if inside and (by_name or numbers.len() >= 10) else []
-    if by_name:
-        tries += ["excel"] if low >= 1000 and 20000 < high < 80000 else []
-        tries += ["unix"] if low >= 0 and 5e8 < high < 4.2e9 else []
-        tries += ["unix_ms"] if low >= 0 and 5e11 < high < 4.2e12 else []
+    if by_name:  # a course in days, minutes or seconds begins near 0
+        named = re.search(r"dat(e|um)|(^|_)(dt|dob|dod)(_|$)|birth", name)
+        tries += ["excel"] if named and low >= 3000 and 20000 < high < 80000 else []
+        tries += ["unix"] if 5e8 < low and high < 4.2e9 else []
+        tries += ["unix_ms"] if 5e11 < low and high < 4.2e12 else []
     text = numbers.cast(pl.Int64, strict=False).cast(pl.String) if whole else numbers.cast(pl.String)
     for layout in tries:
         moments = pl.DataFrame({"x": text}).select(read_date(pl.col("x"), layout)).to_series()

@@ -12,6 +12,7 @@ import polars as pl
 
 from cohortloom.schema.profile import Profile, snake
 from cohortloom.schema.sheets import Sheet
+from cohortloom.schema.source import TIME_UNITS
 from cohortloom.schema.units import ucum
 
 __all__ = ["constant_share", "find_codes", "find_subject", "find_time", "find_visit", "said_once"]
@@ -240,7 +241,7 @@ def find_time(sheet: Sheet) -> None:
             elif unit and not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n):
                 score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
             elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
-                score, unit, note = 1.5, unit or "d", "the unit is a guess"
+                score, unit, note = 1.5, unit or _unit_of(p.high), "the unit is a guess"
             else:
                 continue
         score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n)) - p.share_missing - 0.01 * i
@@ -250,6 +251,11 @@ def find_time(sheet: Sheet) -> None:
             best = (score, name, unit, note)
     if best:
         _, sheet.time, sheet.time_unit, sheet.time_note = best
+
+
+def _unit_of(longest: float) -> str:
+    """The largest usual unit in which no course is longer than a life."""
+    return next((unit for unit in ("d", "h", "min", "s", "ms") if longest * TIME_UNITS[unit] <= 120 * 365.25), "us")
 
 
 def _within_changes(sheet: Sheet, name: str) -> float | None:
