@@ -93,8 +93,8 @@ def numbered(name: str, numbers: pl.Series) -> Layout | None:
     if by_name:  # a course in days, minutes or seconds begins near 0
         named = re.search(r"dat(e|um)|(^|_)(dt|dob|dod)(_|$)|birth", name)
         tries += ["excel"] if named and low >= 3000 and 20000 < high < 80000 else []
-        tries += ["unix"] if 5e8 < low and high < 4.2e9 else []
-        tries += ["unix_ms"] if 5e11 < low and high < 4.2e12 else []
+        tries += ["unix"] if low > 5e8 and high < 4.2e9 else []
+        tries += ["unix_ms"] if low > 5e11 and high < 4.2e12 else []
     text = numbers.cast(pl.Int64, strict=False).cast(pl.String) if whole else numbers.cast(pl.String)
     for layout in tries:
         moments = pl.DataFrame({"x": text}).select(read_date(pl.col("x"), layout)).to_series()
