@@ -44,16 +44,20 @@ def test_lines_find_who_stays_near_the_last_value_and_who_does_not():
     draw, n = np.random.default_rng(1), 4_000
     token = draw.integers(1, 3, n)
     past = np.zeros((n, N_OWN + 1), np.float32)
-    past[:, 0], past[:, 2], past[:, -1] = draw.normal(size=n), 1, draw.normal(size=n)
-    z = np.where(token == 1, 0.9 * past[:, 0], 0.5 * past[:, -1]) + draw.normal(size=n) * np.where(token == 1, 0.2, 0.8)
+    known = np.arange(n) % 10 > 0
+    past[:, 0], past[:, 2], past[:, -1] = draw.normal(size=n) * known, known, draw.normal(size=n)
+    mean = np.where(token == 1, np.where(known, 0.9 * past[:, 0], past[:, -1]), 0.5 * past[:, -1])
+    z = mean + draw.normal(size=n) * np.where(token == 1, 0.2, 0.8)
     none = np.zeros(0)
     made = Streams(none, token, none, np.full(n, 9), z, none, past, none, none, none)
     slope, offset, spread = lines(made, 4)
-    assert slope[1, 0] == pytest.approx(0.9, abs=0.03) and slope[2, 0] == pytest.approx(0, abs=0.05)
-    assert slope[2, -1] == pytest.approx(0.5, abs=0.05) and slope[1, -1] == pytest.approx(0, abs=0.03)
-    assert np.exp(spread[1:3, 1]).tolist() == pytest.approx([0.2, 0.8], abs=0.05)
-    assert abs(offset[1:3]).max() < 0.05
-    assert np.isfinite(slope[3]).all() and slope[3, -1] == 0  # a token without numbers has the shared line
+    first, later = slope
+    assert later[1, 0] == pytest.approx(0.9, abs=0.03) and later[2, 0] == pytest.approx(0, abs=0.05)
+    assert later[2, -1] == pytest.approx(0.5, abs=0.05) and later[1, -1] == pytest.approx(0, abs=0.03)
+    assert first[2, -1] == pytest.approx(0.5, abs=0.15) and first[1, -1] == pytest.approx(1, abs=0.15)
+    assert np.exp(spread[1, 1:3]).tolist() == pytest.approx([0.2, 0.8], abs=0.05)
+    assert abs(offset[1, 1:3]).max() < 0.05
+    assert np.isfinite(slope).all() and later[3, -1] == 0  # a token without numbers has the shared line
 
 
 def test_a_score_near_a_bell_lies_in_its_class_and_follows_the_bell():

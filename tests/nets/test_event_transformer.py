@@ -23,7 +23,7 @@ def small(window: int = 12) -> EventTransformer:
     with drawing_from(Rng(0).torch):
         net = EventTransformer(
             sizes, (3,), torch.full((5,), 0.2), torch.zeros(5, 5), torch.zeros(2, 4), torch.zeros(5, 6),
-            (torch.zeros(5, 4), torch.zeros(5), torch.zeros(5, 2)), facts, follows, dropout=0.0,
+            (torch.zeros(2, 5, 4), torch.zeros(2, 5), torch.zeros(2, 5)), facts, follows, dropout=0.0,
         )  # fmt: skip
         for p in net.parameters():  # nothing is zero, as after training
             torch.nn.init.normal_(p, std=0.3)
@@ -86,7 +86,9 @@ def test_a_cell_that_is_never_empty_comes_and_a_row_without_room_does_not():
 
 def test_static_probabilities_sum_to_one_and_fixed_ones_are_weighed():
     with drawing_from(Rng(0).torch):
-        net = StaticNet((2, 3, 2), [[0.0] * 2, [0.0] * 3, [0.0] * 2], 8, 0.0).eval()
+        plain = [torch.zeros(2, 0), torch.tensor([[0.0], [-0.7], [0.7]]), torch.zeros(2, 1)]
+        lines = torch.ones(3, 2), torch.zeros(3), torch.tensor([torch.inf, 0.1, -0.2])
+        net = StaticNet((2, 3, 2), [[0.0] * 2, [0.0] * 3, [0.0] * 2], plain, lines, 8, 0.0).eval()
         for p in net.parameters():
             torch.nn.init.normal_(p, std=0.5)
     every = torch.tensor(list(itertools.product(range(2), range(3), range(2))))

@@ -25,7 +25,7 @@ from cohortloom.codec.stream import NONE, NUMBER, SAME, StreamCodec
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 
 __all__ = ["AGAIN", "FEATURES", "N_OWN", "N_VALUES", "Classes", "Past", "StaticClasses", "Streams", "common_numbers",
-           "features_of", "lines", "scores_near"]  # fmt: skip
+           "features_of", "lines", "scores_near", "static_lines"]  # fmt: skip
 
 N_CLASSES = 32
 AGAIN = 1
@@ -209,22 +209,28 @@ class StaticClasses:
         n = np.round(self.length.draw(np.maximum(ids[:, -1] - 1, 0), draw)).astype(np.int64)
         return np.where(ids[:, -1] > 0, np.maximum(n, 1), 0)
 
-    def plain(self, ids: np.ndarray) -> np.ndarray:
-        """Ids as numbers that a regression reads: middles of classes as normal scores, levels one by one where they are
-        few [subject feature]."""
+    @property
+    def tables(self) -> list[np.ndarray]:
+        """What each id of each feature is in a regression: the middle of its class as a normal score; levels one by
+        one where they are few [id column]."""
         from scipy.special import ndtri  # heavy
 
-        number, made = (*self.number, True), []
-        for j, size in enumerate(self.sizes):
-            if number[j] and size > 1:
-                made.append(np.where(ids[:, j] > 0, ndtri((np.maximum(ids[:, j], 1) - 0.5) / (size - 1)), 0.0))
-            elif size <= _FEW:
-                made += [ids[:, j] == level for level in range(2, size)]
-        return np.column_stack([np.zeros((len(ids), 0)), *made]).astype(np.float32)
+        made = []
+        for number, size in zip((*self.number, True), self.sizes):
+            if number:
+                middle = (np.arange(size) - 0.5) / max(size - 1, 1)
+                made.append(np.where(np.arange(size) > 0, ndtri(np.clip(middle, EDGE, 1 - EDGE)), 0.0)[:, None])
+            else:
+                made.append(np.eye(size)[:, 2:] if size <= _FEW else np.zeros((size, 0)))
+        return [table.astype(np.float32) for table in made]
+
+    def plain(self, ids: np.ndarray) -> np.ndarray:
+        """Ids as a regression reads them [subject column]."""
+        return np.concatenate([table[ids[:, j]] for j, table in enumerate(self.tables)], 1)
 
     @property
     def n_plain(self) -> int:
-        return self.plain(np.zeros((0, len(self.sizes)), np.int64)).shape[1]
+        return sum(table.shape[1] for table in self.tables)
 
     def to_json(self) -> dict[str, Any]:
         length = self.length.to_json() if self.length else None
@@ -390,35 +396,54 @@ def _last_at(hit: np.ndarray) -> np.ndarray:
 
 
 def lines(streams: Streams, n_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ridge regressions of the numbers of each token on its past.
+    """Ridge regressions of the numbers of each token on its past, of a patient's first ones and of later ones.
 
-    All tokens share a line on their own past; each adds what its rows say, drawn to the shared one.
+    All tokens share a line on their own past; each adds what its rows say.
 
     Returns:
-        Slopes [token feature], offsets [token], and log deviations of what is left [token, first number or later].
+        Slopes [later token feature], offsets and log deviations of what is left [later token].
     """
     at = np.flatnonzero(streams.value > AGAIN)
     token, y, x = streams.token[at], streams.z[at], streams.past[at].astype(float)
-    slope, offset, spread = np.zeros((n_tokens, x.shape[1])), np.zeros(n_tokens), np.zeros((n_tokens, 2))
-    own = np.pad(x[:, :N_OWN], ((0, 0), (0, 1)), constant_values=1.0)
-    shared = np.linalg.solve(own.T @ own + _RIDGE * np.eye(N_OWN + 1), own.T @ y)
-    slope[:, :N_OWN], offset[:] = shared[:-1], shared[-1]
-    left = y - own @ shared
-    later = x[:, 2] > 0
-    usual = [float(np.mean(left[later == k] ** 2)) if (later == k).any() else 1.0 for k in (False, True)]
-    spread[:] = 0.5 * np.log(np.maximum(usual, 0.01))
-    order = np.argsort(token, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(token[order])) + 1) if len(at) else ():
-        mine = np.pad(x[rows], ((0, 0), (0, 1)), constant_values=1.0)
-        found = np.linalg.solve(mine.T @ mine + _RIDGE * np.eye(mine.shape[1]), mine.T @ left[rows])
-        slope[token[rows[0]]] += found[:-1]
-        offset[token[rows[0]]] += found[-1]
-        wrong = (left[rows] - mine @ found) ** 2
-        for k in (0, 1):
-            part = wrong[later[rows] == k]
-            mean = (part.sum() + _RIDGE * usual[k]) / (len(part) + _RIDGE)
-            spread[token[rows[0]], k] = 0.5 * np.log(max(mean, 0.01))
+    x[:, 1] = 0.0  # a square feeds on itself where a line doesn't
+    x = np.column_stack([x, np.ones(len(at))])
+    own = np.r_[:N_OWN, x.shape[1] - 1]
+    line, spread = np.zeros((2, n_tokens, x.shape[1])), np.zeros((2, n_tokens))
+    for later in (0, 1):
+        rows = np.flatnonzero((x[:, 2] > 0) == later)
+        line[later][:, own] = _ridge(x[np.ix_(rows, own)], y[rows])
+        left = y[rows] - x[rows] @ line[later][0]
+        usual = float(np.mean(left**2)) if len(rows) else 1.0
+        spread[later] = np.log(max(usual, 0.01)) / 2
+        order = np.argsort(token[rows], kind="stable")
+        ends = np.flatnonzero(np.diff(token[rows][order])) + 1
+        for mine in np.split(order, ends) if len(rows) else ():
+            one, part = token[rows[mine[0]]], x[rows[mine]]
+            slope = _ridge(part, left[mine])
+            line[later][one] += slope
+            wrong = float(np.sum((left[mine] - part @ slope) ** 2)) + _RIDGE * usual
+            spread[later][one] = np.log(max(wrong / (len(mine) + _RIDGE), 0.01)) / 2
+    return line[..., :-1], line[..., -1], spread
+
+
+def static_lines(classes: StaticClasses, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ridge regression of each number on the features before it: slopes [feature column], offset and log deviation
+    [feature], infinite for what is no number."""
+    plain, end = classes.plain(ids).astype(float), np.cumsum([table.shape[1] for table in classes.tables])
+    n = len(classes.sizes)
+    slope, offset, spread = np.zeros((n, plain.shape[1])), np.zeros(n), np.full(n, np.inf)
+    for j in np.flatnonzero((*classes.number, True)):
+        rows = ids[:, j] > 0
+        x = np.column_stack([plain[rows, : end[j] - 1], np.ones(rows.sum())])
+        found = _ridge(x, plain[rows, end[j] - 1])
+        wrong = np.sum((plain[rows, end[j] - 1] - x @ found) ** 2) + _RIDGE
+        slope[j, : end[j] - 1], offset[j] = found[:-1], found[-1]
+        spread[j] = np.log(max(wrong / (rows.sum() + _RIDGE), 0.01)) / 2
     return slope, offset, spread
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y)
 
 
 def _plain(stream: SequenceArrays, time: np.ndarray, visit: np.ndarray, origin: np.ndarray) -> np.ndarray:

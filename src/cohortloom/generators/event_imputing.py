@@ -130,8 +130,8 @@ class _Walk:
         ids = torch.from_numpy(self.drawing.statics.ids(self.static, self.length)).repeat_interleave(self.p, 0)
         hole = torch.from_numpy(np.pad(self.static_hole, ((0, 0), (0, 1)))).repeat_interleave(self.p, 0)
         past, weight = torch.zeros(len(ids), net.place.shape[1]), torch.zeros(len(ids))
-        for j, (embed, head) in enumerate(zip(net.embed, net.heads)):
-            log_p = head(net.body(past + net.place[j])).log_softmax(-1)
+        for j, embed in enumerate(net.embed):
+            log_p = net.log_p(j, past, ids)
             if hole[:, j].any() and log_p.shape[1] > 1:
                 there = log_p.clone()
                 there[:, 0] = float("-inf")  # id 0 is missing

@@ -134,7 +134,7 @@ def _lengths_given(net: StaticNet, known: torch.Tensor, stream: torch.Generator)
     for j, embed in enumerate(list(net.embed)[:-1]):
         past = past + embed(known[:, j])
     j = len(net.heads) - 1
-    share = net.heads[j](net.body(past + net.place[j])).softmax(-1)
+    share = net.log_p(j, past, known).exp()
     length = torch.multinomial(share, 1, generator=stream) if len(known) else torch.zeros(0, 1, dtype=torch.long)
     return torch.cat([known, length], 1)
 

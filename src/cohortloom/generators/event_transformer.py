@@ -42,6 +42,7 @@ from cohortloom.generators.event_encoding import (
     Streams,
     common_numbers,
     lines,
+    static_lines,
 )
 from cohortloom.generators.event_imputing import fill
 from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
@@ -144,14 +145,17 @@ class EventTransformerGenerator(TorchGenerator):
         stream = EventTransformer(
             sizes, statics.sizes[:-1], *starts, facts, torch.from_numpy(self.codec_.follows), self.dropout
         )
-        return EventNets(StaticNet(statics.sizes, statics.log_share, 48, self.dropout), stream)
+        plain, prepared = [torch.from_numpy(table) for table in statics.tables], self.__dict__.get("_prepared")
+        ids = prepared.static if prepared is not None else np.zeros((0, len(statics.sizes)), np.int64)
+        line = tuple(torch.from_numpy(x).float() for x in static_lines(statics, ids))
+        return EventNets(StaticNet(statics.sizes, statics.log_share, plain, line, 48, self.dropout), stream)
 
     def _starts(self, sizes: Sizes, gaps: list[GapClasses], streams: Streams | None) -> tuple[Any, ...]:
         """Log shares and regressions that start the heads, read back with the weights of a saved model."""
         n, g = sizes.tokens, sizes.gaps
         token, gap, value = np.ones(n), np.ones((2, g)), np.ones((n, N_VALUES))
         after = np.zeros((n if n * n <= _PAIRS else 0, n))
-        line = np.zeros((n, sizes.past)), np.zeros(n), np.zeros((n, 2))
+        line = np.zeros((2, n, sizes.past)), np.zeros((2, n)), np.zeros((2, n))
         if streams is not None:
             line = lines(streams, n)
             rest = (~self.codec_.facts["visit"][streams.token]).astype(int)

@@ -34,7 +34,7 @@ _BASE = 1_000.0
 _SWIFT = 20.0
 _NEVER = torch.iinfo(torch.long).max
 #: Log shares of the bell and of the token's own law in the start of a value.
-_BELL = (math.log(0.98), math.log(0.02))
+_BELL = (math.log(0.999), math.log(0.001))
 
 
 class Cache:
@@ -106,14 +106,26 @@ def _rotated(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
 class StaticNet(nn.Module):
     """p(statics) = product over features of p(feature | those before), each a category.
 
+    The law of a number starts, as that of a value does, at a bell over its classes around a regression on the features
+    before (`event_encoding.static_lines`).
+
     Args:
         sizes: Number of ids of each feature.
         log_share: Log share of each id among training patients, one list per feature.
+        plain: What each id of each feature is in the regressions [id column], one table per feature.
+        lines: Slopes on the columns of the features before [feature column], and offset and log deviation of each; a
+            deviation of infinity for what is no number.
         width: Size of the embeddings.
     """
 
-    def __init__(self, sizes: Sequence[int], log_share: Sequence[Sequence[float]], width: int, dropout: float) -> None:
+    def __init__(
+        self, sizes: Sequence[int], log_share: Sequence[Sequence[float]], plain: Sequence[torch.Tensor],
+        lines: tuple[torch.Tensor, torch.Tensor, torch.Tensor], width: int, dropout: float,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.plain = list(plain)
+        for name, part in zip(("slope", "offset", "spread"), lines):
+            self.register_buffer(name, part)
         self.embed = nn.ModuleList(nn.Embedding(n, width) for n in sizes)
         self.place = nn.Parameter(0.1 * torch.randn(len(sizes), width))
         self.body = nn.Sequential(
@@ -129,11 +141,31 @@ class StaticNet(nn.Module):
     def log_likelihood(self, ids: torch.Tensor) -> torch.Tensor:
         """log p of each patient's ids [patient]."""
         past, total = torch.zeros(len(ids), self.place.shape[1]), torch.zeros(len(ids))
-        for j, (embed, head) in enumerate(zip(self.embed, self.heads)):
-            logits = head(self.body(past + self.place[j]))
-            total = total - F.cross_entropy(logits, ids[:, j], reduction="none")
+        for j, embed in enumerate(self.embed):
+            total = total + self.log_p(j, past, ids).gather(-1, ids[:, j : j + 1])[:, 0]
             past = past + embed(ids[:, j])
         return total
+
+    def log_p(self, j: int, past: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of the ids of feature j [patient id].
+
+        Args:
+            j: Feature.
+            past: Sum of the embeddings of those before [patient width].
+            ids: Ids, those before j are read [patient feature].
+        """
+        logits = self.heads[j](self.body(past + self.place[j]))
+        if logits.shape[1] > 1 and torch.isfinite(self.spread[j]):
+            told = (
+                torch.cat([table[ids[:, k]] for k, table in enumerate(self.plain[:j])], 1) if j else ids[:, :0].float()
+            )
+            middle = told @ self.slope[j, : told.shape[1]] + self.offset[j]
+            centre = self.plain[j][1:, 0]
+            far = (centre - middle[:, None]) / self.spread[j].exp()
+            bell = (0.5 * centre.square() - 0.5 * far.square()).log_softmax(-1)
+            share = self.heads[j].bias[1:].logsumexp(0) - self.heads[j].bias[1:]
+            logits = torch.cat([logits[:, :1], logits[:, 1:] + (bell + share).clamp(min=-12)], 1)
+        return logits.log_softmax(-1)
 
     def sample(
         self, n: int, fixed: dict[int, int], stream: torch.Generator, *, not_empty: bool = False
@@ -148,8 +180,8 @@ class StaticNet(nn.Module):
         """
         past, weight = torch.zeros(n, self.place.shape[1]), torch.zeros(n)
         ids = torch.zeros(n, len(self.heads), dtype=torch.long)
-        for j, (embed, head) in enumerate(zip(self.embed, self.heads)):
-            log_p = head(self.body(past + self.place[j])).log_softmax(-1)
+        for j, embed in enumerate(self.embed):
+            log_p = self.log_p(j, past, ids)
             if j in fixed:
                 ids[:, j] = fixed[j]
                 weight = weight + log_p[:, fixed[j]]
@@ -343,8 +375,9 @@ class EventTransformer(nn.Module):
         """
         x = self.value_body(torch.cat([h, self.token(token) + self.gap_in(gap), past], -1))
         free, shift, widen = self.value_head(x).split([self.sizes.values, 1, 1], -1)
-        middle = (self.slope[token] * past).sum(-1, keepdim=True) + self.offset[token][:, None] + shift
-        width = (self.spread[token].gather(-1, past[:, 2:3].long()) + widen.clamp(-2, 2)).exp().clamp(0.05, 3)
+        line = past[:, 2].long(), token  # of first numbers, or of later ones
+        middle = (self.slope[line] * past).sum(-1, keepdim=True) + self.offset[line][:, None] + shift
+        width = (self.spread[line][:, None] + widen.clamp(-2, 2)).exp().clamp(0.05, 3)
         bell = (-0.5 * ((self.centre - middle) / width).square() + 0.5 * self.centre.square()).log_softmax(-1)
         share = self.value_bias[token]
         numbers = share[:, 2:].logsumexp(-1, keepdim=True)
