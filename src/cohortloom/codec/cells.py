@@ -24,7 +24,6 @@ import polars as pl
 from cohortloom.codec.clock import DAY, floor_to, grid_of, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
 from cohortloom.codec.tensors import MISSING, RARE, Feature
-from cohortloom.errors import DataError, Problem
 from cohortloom.schema import Category, Code, Column, Count, Flag, Identifier, Number, Ordinal, Schema, Timestamp
 
 __all__ = ["RESERVED_LEVELS", "Cell", "draw_levels"]
@@ -97,10 +96,6 @@ class Cell:
             return None
         if isinstance(spec, (Category, Ordinal, Flag, Code)):
             levels, rare, share = _levels(spec, series, subject, k_min, max_levels)
-            if isinstance(spec, Code) and not spec.missing and not levels and series.len():
-                what = f"no code is held by {k_min} patients, so none may be told, and the cell must not be missing"
-                fix = "Set missing = true, list the codes that may be told in levels, or make it an identifier."
-                raise DataError("the cohort can't be learned", [Problem("no-code", f"{table}.{column}", what, fix)])
             return cls(table, column, "category", levels, rare, share, always=always)
         if isinstance(spec, Timestamp):
             ticks, known = ticks_of(series)

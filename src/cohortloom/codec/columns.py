@@ -71,6 +71,7 @@ class QuantileTransform:
         low: float | None = None,
         high: float | None = None,
         subject: np.ndarray | None = None,
+        usual: np.ndarray | None = None,
     ) -> "QuantileTransform":
         """Learn the law of a column.
 
@@ -80,6 +81,7 @@ class QuantileTransform:
             decimals: As recorded; None: found from the values.
             low, high: Bounds no decoded value may leave.
             subject: Patient of each value (integers); extremes are then counted over patients.
+            usual: Values known to be common beyond these rows: spikes however few hold them.
         """
         values = np.asarray(values, dtype=float)
         finite = np.isfinite(values)
@@ -99,6 +101,8 @@ class QuantileTransform:
         if subject is not None and spike.any():  # one patient's habit is no spike
             holder = subject[order]
             spike &= np.minimum.reduceat(holder, first) < np.maximum.reduceat(holder, first)
+        if usual is not None:
+            spike |= np.isin(distinct, usual)
         step = _common_step(distinct[spike], decimals) if count[spike].sum() >= 0.9 * len(values) else 0.0
         inside = np.clip(distinct, bottom, top)
         keep, at = np.unique(inside, return_inverse=True)

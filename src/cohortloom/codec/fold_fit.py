@@ -92,7 +92,8 @@ def fit_fold(
         most = np.bincount(rows.owner, minlength=rows.n_owners)
         encoded = [cell.encode(schema, rows.frame[cell.column], rows.reference) for cell in cells]
         kwargs["repeats"] = tuple(
-            Repeats.fit(rows.owner, *columns, levels=cell.kind == "category") for cell, columns in zip(cells, encoded)
+            Repeats.fit(rows.owner, *columns, levels=cell.kind == "category", moment=rows.reference)
+            for cell, columns in zip(cells, encoded)
         )
         if most.max(initial=0) > 1:
             every = np.arange(len(rows.owner))
@@ -183,7 +184,11 @@ def _fit_codes(
         np.maximum(most[: len(n)], n, out=most[: len(n)])
         repeated, pairs = repeated + int((n > 1).sum()), pairs + int((n > 0).sum())
         for column, (cell, values, observed) in encoded.items():
-            law = CellLaw.fit(values[at], observed[at], subject, category=cell.kind == "category", k_min=k_min)
+            every_code = laws[column][""].law
+            law = CellLaw.fit(
+                values[at], observed[at], subject, category=cell.kind == "category", k_min=k_min,
+                usual=None if every_code is None else every_code.spikes,
+            )  # fmt: skip
             if law.known and len(np.unique(subject)) >= k_min:
                 laws[column][code] = law
         x = numbers[at]

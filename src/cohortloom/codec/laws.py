@@ -28,16 +28,27 @@ class CellLaw:
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, observed: np.ndarray, subject: np.ndarray, *, category: bool, k_min: int
+        cls,
+        values: np.ndarray,
+        observed: np.ndarray,
+        subject: np.ndarray,
+        *,
+        category: bool,
+        k_min: int,
+        usual: np.ndarray | None = None,
     ) -> CellLaw:
-        """Learn from encoded cells; a level held by fewer than `k_min` patients beside this code is left out."""
+        """Learn from encoded cells; a level held by fewer than `k_min` patients beside this code is left out.
+
+        Args:
+            usual: Numbers many rows of the column hold, whatever the code: they come back exactly.
+        """
         if category:
             ids, span = values.astype(np.int64), int(subject.max(initial=0)) + 1
             patients = np.bincount(np.unique(ids * span + subject) // span)
             rows = np.bincount(ids).astype(float)
             return cls(tuple(np.where(patients >= k_min, rows, 0.0)))
         empty = float(1 - observed.mean()) if len(observed) else 1.0
-        return cls(empty=empty, law=quantiles(values[observed], k_min, subject[observed]))
+        return cls(empty=empty, law=quantiles(values[observed], k_min, subject[observed], usual))
 
     @property
     def known(self) -> bool:
@@ -64,13 +75,29 @@ class CellLaw:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows of a step beside its last one: share of empty cells, and of levels that are that of the next row."""
+    """Rows of a step beside its last one.
+
+    Args:
+        empty: Share of empty cells.
+        same: Share of levels that are that of the next row.
+        equal, alike: Of numbers at one moment (lines of one bill): share that are equal, rank correlation of the rest.
+    """
 
     empty: float = 0.0
     same: float = 1.0
+    equal: float = 1.0
+    alike: float = 1.0
 
     @classmethod
-    def fit(cls, step: np.ndarray, values: np.ndarray, observed: np.ndarray, *, levels: bool = False) -> Repeats:
+    def fit(
+        cls,
+        step: np.ndarray,
+        values: np.ndarray,
+        observed: np.ndarray,
+        *,
+        levels: bool = False,
+        moment: np.ndarray | None = None,
+    ) -> Repeats:
         """Learn from the rows of one column (of one code), in the order of time within each step.
 
         Args:
@@ -78,6 +105,7 @@ class Repeats:
             values: Numbers, or level ids.
             observed: Whether there is a value.
             levels: Are the values level ids? Equal ones by chance don't count as the same.
+            moment: Time of each row; None: rows at one moment are taken to hold one number.
         """
         rows = np.bincount(step)
         with_value = np.bincount(step[observed], minlength=len(rows))
@@ -87,6 +115,9 @@ class Repeats:
         order = np.argsort(step[observed], kind="stable")
         at, x = step[observed][order], values[observed][order]
         pair = at[1:] == at[:-1]
+        if moment is not None and not levels:
+            when = moment[observed][order]
+            return cls(empty, 1.0, *_at_one_moment(x, np.flatnonzero(pair & (when[1:] == when[:-1]))))
         if not pair.any() or not levels:
             return cls(empty=empty)
         same = float((x[1:] == x[:-1])[pair].mean())
@@ -95,9 +126,23 @@ class Repeats:
         return cls(empty, float(np.clip((same - chance) / max(1 - chance, 1e-9), 0.0, 1.0)))
 
     def to_json(self) -> list[float]:
-        return [self.empty, self.same]
+        return [self.empty, self.same, self.equal, self.alike]
 
 
-def quantiles(values: np.ndarray, k: int, subject: np.ndarray) -> QuantileTransform:
+def _at_one_moment(x: np.ndarray, pair: np.ndarray) -> tuple[float, float]:
+    """Share of equal neighbours, and rank correlation of the others; 1 and 1 where fewer than 20 pairs are known."""
+    if len(pair) < 20:
+        return 1.0, 1.0
+    equal = x[pair] == x[pair + 1]
+    other = pair[~equal]
+    if len(other) < 20:
+        return float(equal.mean()), 1.0
+    rank = np.searchsorted(np.sort(x), x, side="left") + np.searchsorted(np.sort(x), x, side="right")
+    with np.errstate(invalid="ignore"):
+        alike = np.nan_to_num(np.corrcoef(rank[other], rank[other + 1])[0, 1])
+    return float(equal.mean()), float(np.clip(alike, 0.0, 1.0))
+
+
+def quantiles(values: np.ndarray, k: int, subject: np.ndarray, usual: np.ndarray | None = None) -> QuantileTransform:
     """Law without a grid (times, shares)."""
-    return replace(QuantileTransform.fit(values, k, subject=subject), decimals=None)
+    return replace(QuantileTransform.fit(values, k, subject=subject, usual=usual), decimals=None)

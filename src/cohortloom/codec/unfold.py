@@ -489,11 +489,36 @@ def _numbers(
             inner = np.flatnonzero(seen & (np.arange(len(row)) != last[row]))
             score = one.cell.law.encode(np.where(one.observed, one.last, np.nan), draw)
             z = _led(course, c, rows, at, row, last, inner, score, one.observed, free, moment, scale)
+            if one.repeats.equal < 1:
+                z = _apart(one.repeats, z, score, row, rows.days[at], inner, last, draw)
             x[inner] = _on_grid(one.cell, np.nan_to_num(one.cell.law.decode(z)))
             seen[inner] &= draw.random(len(inner)) >= one.repeats.empty
         x[last] = _on_grid(one.cell, x[last])
         found.append((at, x, seen))
     return found
+
+
+def _apart(
+    repeats: Repeats,
+    z: np.ndarray,
+    told: np.ndarray,
+    row: np.ndarray,
+    days: np.ndarray,
+    inner: np.ndarray,
+    last: np.ndarray,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Scores of the rows `inner` in which rows of one moment hold numbers of their own, as often as in training.
+
+    The last row of a moment stays as it is, the others are drawn beside it.
+    """
+    full = np.zeros(len(row))
+    full[last], full[inner] = told, z
+    ends = np.append((row[1:] != row[:-1]) | (days[1:] != days[:-1]), True)
+    lead = np.minimum.accumulate(np.where(ends, np.arange(len(row)), len(row))[::-1])[::-1][inner]
+    own = (lead != inner) & (draw.random(len(z)) >= repeats.equal)
+    beside = repeats.alike * full[lead] + np.sqrt(1 - repeats.alike**2) * draw.standard_normal(len(z))
+    return np.where(own, beside, z)
 
 
 def _free_courses(
