@@ -536,12 +536,15 @@ def test_stays_of_one_person_are_pointed_out():
             "labresultoffset": [i * 7 - 90 for i in range(300)],
             "labname": ["k", "na", "cl"] * 100,
             "labresult": [float(i % 40) for i in range(300)],
+            "labresultrevisedoffset": [i * 7 - 60 for i in range(300)],
         }
     )
     draft = infer_schema({"patient": frame, "lab": labs}, name="odd")
     assert "cohortloom split --group patient.uniquepid" in " ".join(draft.text.replace("\n#", "").split())
     assert draft.schema.tables["patient"].columns["uniquepid"].kind == "identifier"
     assert draft.schema.clock == "offset" and draft.schema.tables["lab"].source.when.unit == "min"
+    revised = from_frames(draft.schema, {"patient": frame, "lab": labs}).tables["lab"]
+    assert (revised["labresultrevisedoffset"] - revised["time"]).unique().to_list() == [timedelta(minutes=30)]
 
 
 def test_columns_that_say_the_same_are_read_once(tmp_path):

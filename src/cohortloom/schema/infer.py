@@ -20,7 +20,7 @@ import polars as pl
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit, idlike, said_once
-from cohortloom.schema.profile import number_in, profile, snake
+from cohortloom.schema.profile import Profile, number_in, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
@@ -461,6 +461,9 @@ class _Drafter:
                 continue
             repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or _twin(sheet, theirs, read)
             drafted = guess(p, patients, sheet.frame[theirs], clock)
+            if drafted.column is not None and _is_moment(p, source):
+                drafted.column = {"kind": "timestamp", **({} if p.missing else {"missing": False})}
+                drafted.comment = f'A moment, in the unit of "{sheet.time}" (a guess, by the name).'
             if repeats or drafted.column is None:
                 left.append(f'"{theirs}" ({repeats or drafted.comment})')
                 continue
@@ -652,6 +655,13 @@ def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
         if named and sheet.frame.select(theirs, other).n_unique() == p.distinct + bool(p.missing):
             return f'names the same as "{other}", one to one'
     return ""
+
+
+def _is_moment(p: Profile, source: dict) -> bool:
+    """Is a number an offset beside an offset: when a result was revised, say? It counts from where the time does."""
+    time = source.get("time")
+    counted = isinstance(time, dict) and "unit" in time and re.search(r"offset$", snake(time["column"]))
+    return bool(counted and p.kind == "number" and re.search(r"offset$", snake(p.name)))
 
 
 def _without_time(sheet: Sheet, source: dict) -> str:
