@@ -226,7 +226,7 @@ def test_an_input_that_decides_is_not_shrunk_like_the_others(monkeypatch):
     table = columnar_start._Table.of(x, none, none, np.arange(900) % 4)
 
     def believed() -> float:
-        chosen, weight, constant = columnar_start._softmax(table, token, 2, none, {}, (0, "tokens"))
+        chosen, weight, constant = columnar_start._softmax(table, token, 2, np.ones(80), {}, (0, "tokens"))
         logits = constant + x[x[:, 0] > 0][:, chosen] @ weight
         return float(columnar_start._shares(logits)[:, 1].mean())
 

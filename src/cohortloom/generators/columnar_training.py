@@ -71,7 +71,7 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
         steps = steps if small or large else min(steps, MIDDLE_STEPS)
         training = Training(
             batch_size=batch, steps=max(steps, 1), learning_rate=1.5e-3 if small else 1e-3,
-            weight_decay=0.01, patience=8 if large else 4 if small else 6, ema=0.99,
+            weight_decay=0.01, patience=8 if large else 4, ema=0.99,
             evaluate_every=400 if large else max(-(-n_rows // batch), 4) if small else None,
         )  # fmt: skip
         dropout, persistence = 0.3 if small else 0.1 if large else 0.2, 1.2 if small else 1.0
@@ -81,7 +81,7 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
     steps = int(min(epochs * np.ceil(n_rows / min(batch, max(n_rows, 1))), MAX_STEPS))
     training = Training(
         batch_size=batch, steps=max(steps, 1), learning_rate=3e-3, weight_decay=0.05 if net == "statics" else 0.02,
-        patience=4 if small else 8 if large or net == "first" else 25, ema=0.98,
+        patience=4 if small else 8 if large or net == "first" else 12, ema=0.98,
         evaluate_every=max(-(-n_rows // batch), 8) if small else None,
     )  # fmt: skip
     if net == "first":

@@ -47,7 +47,8 @@ FEWEST_ROWS = 30
 FOLDS = 4
 RIDGE = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
 OTHERS = (1.0, 5.0, 30.0)  # penalty of what is not the column's own history, relative to that
-FREE = 0.01  # the same of its last value and of what statics say: what is shrunk is shrunk towards "as last time"
+LAST = 0.01  # the same of its last value: what is shrunk is shrunk towards "as last time"
+TOLD = 20.0  # the same of what statics say, times the number of patients that say it, and no less than `LAST`
 SOFTMAX_RIDGE = (200.0, 50.0, 12.0, 3.0)
 SOFTMAX_STEPS = 30
 SOFTMAX_ROWS = 6_000
@@ -89,7 +90,7 @@ def start_at_lines(
     some = _some(items, rng, SOFTMAX_ROWS)
     batch = rows(torch.from_numpy(some))
     shared = _inputs(net, batch)
-    fold = fold_of[subject[some]]
+    fold, told = fold_of[subject[some]], min(max(LAST, TOLD / len(np.unique(subject[items]))), 1.0)
     beside = np.arange(shared.shape[1]) >= net.n_features
     whole = _Table.of(shared, np.zeros_like(beside), beside, fold)
     for number, group in enumerate(net.small):
@@ -100,8 +101,8 @@ def start_at_lines(
             kept = t >= 0
             if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
                 here = whole if kept.all() else _Table.of(shared[kept], whole.own, beside, fold[kept])
-                here, free = here.only(usable, _own(net, j, usable)), np.isin(usable, shape.told)
-                found = _softmax(here, t[kept], shape.n_tokens, free, choices, (j, "tokens"))
+                here, ease = here.only(usable, _own(net, j, usable)), np.where(np.isin(usable, shape.told), told, 1.0)
+                found = _softmax(here, t[kept], shape.n_tokens, ease, choices, (j, "tokens"))
                 if found is not None:
                     chosen, weight, bias = found
                     for k in range(shape.n_tokens):
@@ -115,14 +116,14 @@ def start_at_lines(
             cont = _some(cont, rng)
             part = rows(torch.from_numpy(cont))
             z, at = part.target[:, j].numpy().astype(float), group.n_tokens
-            free = np.isin(usable, (shape.last, *shape.told))
+            ease = np.where(usable == shape.last, LAST, np.where(np.isin(usable, shape.told), told, 1.0))
             x, own = _inputs(net, part)[:, usable], _own(net, j, usable)
             table = _Table.of(x, own, beside[usable], fold_of[subject[cont]])
-            line = _ridge(table, z, free, choices, (j, "number"))
+            line = _ridge(table, z, ease, choices, (j, "number"))
             scale = _spread(table, line.residual, choices, (j, "scale"))
             size = np.exp(np.clip(scale.at(table.x), *LOG_SCALE))
             if scale.weight.any():
-                line = _ridge(table, z, free, choices, (j, "weighed"), 1 / size**2)
+                line = _ridge(table, z, ease, choices, (j, "weighed"), 1 / size**2)
             for output, found in ((at, line), (at + 1, scale)):
                 _write(net, number, row, j, output, usable[found.chosen], found.weight)
                 net.wide_bias[group.first_wide + row * group.wide + output] = found.constant
@@ -256,12 +257,12 @@ class _Line:
 
 
 def _ridge(
-    table: _Table, z: np.ndarray, free: np.ndarray, choices: Choices, key: Key, importance: np.ndarray | float = 1.0
+    table: _Table, z: np.ndarray, ease: np.ndarray, choices: Choices, key: Key, importance: np.ndarray | float = 1.0
 ) -> _Line:
     """Ridge regression of z on the inputs worth it, shrunk as patients left aside ask for.
 
     Args:
-        free: Which inputs are hardly shrunk.
+        ease: Penalty of inputs that are hardly shrunk, 1 for others.
         importance: Of each row.
     """
     importance = np.broadcast_to(importance, z.shape) / np.mean(importance)
@@ -288,7 +289,7 @@ def _ridge(
     def penalty_of(others: float, strength: float, weight: np.ndarray | None) -> np.ndarray:
         equal = weight is None
         scale = np.where(table.own[chosen], 1.0, others) if equal else _by_weight(np.abs(weight[:, :-1]).mean(0))
-        return strength * np.append(np.where(free[chosen], FREE, scale), 0.0)
+        return strength * np.append(np.where(ease[chosen] < 1, ease[chosen], scale), 0.0)
 
     if key not in choices:
         rounds, least, weight = [], np.inf, None
@@ -353,12 +354,12 @@ def _spread(table: _Table, residual: np.ndarray, choices: Choices, key: Key) -> 
 
 
 def _softmax(
-    table: _Table, token: np.ndarray, n_tokens: int, free: np.ndarray, choices: Choices, key: Key
+    table: _Table, token: np.ndarray, n_tokens: int, ease: np.ndarray, choices: Choices, key: Key
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing.
 
     Args:
-        free: Which inputs are hardly shrunk.
+        ease: What the penalty of each input is multiplied by.
     """
     y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
@@ -366,23 +367,21 @@ def _softmax(
     if not len(chosen):
         return None
     a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
-    null, freedom = np.zeros((a.shape[1], n_tokens)), np.where(free[chosen], FREE, 1.0)
+    null, ease = np.zeros((a.shape[1], n_tokens)), ease[chosen]
     null[-1] = np.log(share)
     if key not in choices:
-        choices[key] = _softmax_rounds(a, y, null, table.fold, freedom)
-    weight, scale = null, freedom
+        choices[key] = _softmax_rounds(a, y, null, table.fold, ease)
+    weight, scale = null, ease
     for strength in choices[key]:
         weight = _climb(a, y, weight, null, strength * scale)
-        scale = freedom * _by_total(weight)
+        scale = ease * _by_total(weight)
     if weight is null:
         return None
     slope = weight[:-1] / sd[:, None]
     return chosen, slope, weight[-1] - mean @ slope
 
 
-def _softmax_rounds(
-    a: np.ndarray, y: np.ndarray, null: np.ndarray, fold: np.ndarray, freedom: np.ndarray
-) -> list[float]:
+def _softmax_rounds(a: np.ndarray, y: np.ndarray, null: np.ndarray, fold: np.ndarray, ease: np.ndarray) -> list[float]:
     """Strength of the penalty in each round, as patients left aside ask for; none if they gain nothing from weights."""
     folds = [fold == k for k in range(1 + (len(y) <= CROSSED))]
     folds = [aside for aside in folds if aside.any() and not aside.all()]
@@ -394,7 +393,7 @@ def _softmax_rounds(
         losses = [_loss(*test, weight) for test, weight in zip(tests, weights)]
         return np.average(losses, weights=[len(t) for _, t in tests])
 
-    rounds, least, scale = [], mean_loss([null] * len(folds)) - 1e-4, freedom
+    rounds, least, scale = [], mean_loss([null] * len(folds)) - 1e-4, ease
     for _ in range(ROUNDS):
         weights, better = [null] * len(folds), None
         for strength in SOFTMAX_RIDGE:
@@ -406,7 +405,7 @@ def _softmax_rounds(
         if better is None:
             break
         rounds.append(best)
-        scale = freedom * np.mean([_by_total(w) for w in better], 0)
+        scale = ease * np.mean([_by_total(w) for w in better], 0)
     return rounds
 
 

@@ -21,7 +21,7 @@ __all__ = ["level_lines"]
 RIDGE = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the weight of all patients
 FOLDS = 4
 MOST_PATIENTS = 6_000
-LEAST_GAIN = 0.005  # of the variance between patients
+LEAST_GAIN, BY_CHANCE = 0.005, 3.0  # of the variance between patients, and that times the number of patients
 
 
 def level_lines(
@@ -52,7 +52,7 @@ def level_lines(
         gram = np.stack([(a[kept[k]] * w[k, None]).T @ a[kept[k]] for k in mine])
         cross = np.stack([a[kept[k]].T @ (w * y)[k] for k in mine])
         rest, right = gram.sum(0) - gram, cross.sum(0) - cross
-        best, least = None, -LEAST_GAIN * float(w @ y**2)
+        best, least = None, -(LEAST_GAIN + BY_CHANCE / len(kept)) * float(w @ y**2)
         for strength in RIDGE:
             line = _solved(rest, right, strength)
             # squared error on the patients left aside, less that of the mean
