@@ -100,6 +100,8 @@ def test_the_first_job_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     schema = cl.Schema.from_file(ROOT / "schemas" / "pbc.toml")
     cl.write(simulate(schema, 150, seed=1), tmp_path / "my_export", format="tabular")
     (tmp_path / "my_export" / "schema.json").unlink()
+    people = tmp_path / "my_export" / "patients.csv"
+    people.write_text(people.read_text().replace(",f,", ",F,").replace(",m,", ",M,"))
     shutil.copytree(ROOT / "schemas", tmp_path / "schemas")
     monkeypatch.chdir(tmp_path)
     part = (ROOT / "README.md").read_text().split("### 1. ")[1].split("### 2. ")[0]

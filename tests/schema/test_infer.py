@@ -660,3 +660,23 @@ def test_no_course_is_longer_than_a_life(longest, unit):
     )
     draft = infer_schema({"visits": frame}, name="long")
     assert draft.schema.tables["visits"].source.when.unit == unit
+
+
+def test_a_severity_of_a_group_is_no_code_and_an_unknown_unit_no_unit():
+    n = 200
+    frame = pl.DataFrame(
+        {"patient_id": range(n), "drg_severity": [1 + i % 4 for i in range(n)], "drg": [100 + i % 50 for i in range(n)]}
+    )
+    columns = infer_schema({"p": frame}, name="odd").schema.tables["p"].columns
+    assert (columns["drg_severity"].kind, columns["drg"].kind) == ("ordinal", "code")
+    labs = pl.DataFrame(
+        {
+            "patient_id": [i // 2 for i in range(n)],
+            "seen": [f"2020-01-0{1 + i % 2}" for i in range(n)],
+            "test": ["k", "na"] * (n // 2),
+            "value": [float(i % 9) for i in range(n)],
+            "unit": [["mmol/L", "UNK"][i // 2 % 2] for i in range(n)],
+            "site": ["a", "b"] * (n // 2),
+        }
+    )
+    assert infer_schema({"labs": labs}, name="odd").schema.tables["labs"].source.unit is None

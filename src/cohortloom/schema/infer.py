@@ -390,6 +390,7 @@ class _Drafter:
         rows = rows.filter(pl.col("u") != "")
         rows = rows.group_by("c", "u").agg(pl.len().alias("n"), pl.col("s").n_unique()).filter(pl.col("s") >= FEW)
         same = {u: ucum(u) or u.lower() for u in rows["u"].unique()}
+        rows = rows.filter(pl.col("u").replace(same) != "1")  # none, unknown
         rows = rows.with_columns(same=pl.col("u").replace(same)).sort("c", "n", "u", descending=[False, True, False])
         usual = rows.group_by("c", maintain_order=True).agg(usual=pl.col("same").first())
         rows = rows.join(usual, on="c", maintain_order="left").filter(pl.col("same") != pl.col("usual"))
