@@ -28,7 +28,7 @@ from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.record_courses import Courses, Fixed
 from cohortloom.generators.record_tensors import Records, cells_from, columns_of
-from cohortloom.generators.record_training import Size, batch, losses, size_of, start_at_lines
+from cohortloom.generators.record_training import Size, batch, fit_gaussians, losses, size_of
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.record_cells import CellColumn
 from cohortloom.nets.record_denoiser import RecordDenoiser
@@ -118,7 +118,7 @@ class RecordDiffusion(TorchGenerator):
         training, counts = self._size(self.shape_).training, tuple(self.shape_.facts["cells"])
         train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
         n_last, path = self._n_last, EDM(location=0.0, spread=1.5)
-        start_at_lines(net, records, train, path, self.window, rng.child("start").torch)
+        fit_gaussians(net, records, train, self.window, rng.child("start").torch)
 
         def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
             made = batch(net, records, index, n_last, path, self.window, stream, self.given)

@@ -15,18 +15,17 @@ noise (rectified flow), all tokens known. A network that learns p(tokens) p(numb
 half-known cells, and a missing value never gets a number.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from cohortloom.diffusion.masked import bound_weight, hide, mask_shares
 from cohortloom.diffusion.path import Path
 from cohortloom.generators.record_tensors import EDGE, Part, Records
-from cohortloom.nets.record_cells import Columns, Shown, level_basis
+from cohortloom.nets.record_cells import Columns, Shown
 from cohortloom.nets.record_denoiser import (
     CLEAN,
     NUMBERS,
@@ -34,9 +33,7 @@ from cohortloom.nets.record_denoiser import (
     Clock,
     Output,
     RecordDenoiser,
-    bent,
     place_features,
-    wide,
 )
 from cohortloom.nets.tokens import CONT
 from cohortloom.training.settings import Training
@@ -288,16 +285,10 @@ def batch(
     return noised_static, noised_series, (static.token, series.token), s.present, place, s.told
 
 
-RIDGES = (1.0, 5.0, 25.0, 125.0, 625.0)
-
-
-def start_at_lines(
-    net: RecordDenoiser, records: Records, items: np.ndarray, path: Path, window: int, stream: torch.Generator
+def fit_gaussians(
+    net: RecordDenoiser, records: Records, items: np.ndarray, window: int, stream: torch.Generator
 ) -> None:
-    """Fit the Gaussian laws of statics and courses, then start the linear parts at ridge regressions on them.
-
-    How strong the ridge is is chosen for each column by patients left aside; a column nothing helps starts at 0.
-    """
+    """Fit the Gaussian laws of statics and courses, which carry what is linear; the network starts at them."""
     items = torch.as_tensor(items)
     items = items[torch.randperm(len(items), generator=stream)]
     static = records.statics.take(items)
@@ -307,99 +298,6 @@ def start_at_lines(
     with_course = items[records.length[items] > 0]
     if len(with_course) and net.series.numbers:
         _fit_processes(net, records, with_course[:2000], window, stream)
-    _start(net.static_heads, items, lambda part: _static_rows(net, records, part, path, window, stream))
-    if len(with_course) and net.series.numbers:
-        _start(net.series_heads, with_course, lambda part: _series_rows(net, records, part, path, window, stream))
-
-
-def _start(heads: nn.Module, items: Tensor, rows: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
-    """Ridge regression of each number on its row and its own features."""
-    if len(items) < 8 or not len(heads.line):
-        return
-    aside = torch.arange(len(items)) % 4 == 0
-    (g1, c1, _), (g2, c2, n2) = (_gram(heads, items[part], rows) for part in (aside, ~aside))
-    eye, width = torch.eye(g1.shape[1], dtype=torch.float64), heads.line.shape[1]
-    for k in torch.nonzero(n2)[:, 0].tolist():
-        best, choice = 0.0, None
-        for ridge in (strength * float(n2[k]) / 1000 * eye for strength in RIDGES):
-            line = torch.linalg.solve(g2[k] + ridge, c2[k])
-            gain = float(2 * line @ c1[k] - line @ g1[k] @ line)  # by how much the squared error falls
-            if gain > best:
-                best, choice = gain, ridge
-        if choice is not None:
-            line = torch.linalg.solve(g1[k] + g2[k] + choice, c1[k] + c2[k]).float()
-            heads.line.data[k], heads.shape.data[k] = line[:width], line[width:]
-
-
-@torch.no_grad()
-def _gram(heads: nn.Module, items: Tensor, rows: Callable) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums for the regression, over noised records of some patients, each taken several times."""
-    n, p = len(heads.line), heads.line.shape[1] + heads.shape.shape[1]
-    square, cross = torch.zeros(n, p, p, dtype=torch.float64), torch.zeros(n, p, dtype=torch.float64)
-    count = torch.zeros(n, dtype=torch.float64)
-    for part in [part for _ in range(8) for part in items[:768].split(64)][:24]:
-        if count.max() > 30_000:
-            break
-        features, alone, target, wanted = rows(part)
-        for k in range(n):
-            at = wanted[..., k]
-            f, y = torch.cat([features[at], alone[..., k, :][at]], 1).double(), target[..., k][at].double()
-            square[k] += f.T @ f
-            cross[k] += f.T @ y
-            count[k] += len(y)
-    return square, cross, count
-
-
-def _static_rows(
-    net: RecordDenoiser, records: Records, index: Tensor, path: Path, window: int, stream: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(row, own features, target, cells that count) of statics at their numbers; of some the course shows."""
-    columns, static = net.static, records.statics.take(index)
-    clock = clocks(len(index), torch.full((len(index),), NUMBERS), path, stream)
-    known = torch.rand(static.token.shape, generator=stream) < torch.rand(len(index), 1, generator=stream)
-    known = known & (torch.rand(len(index), 1, generator=stream) < 0.3)
-    part = noised(columns, static, known, clock, path, stream)
-    m, v, surprise = net.static_law(part.shown, clock)
-    course, present = _course_shown(net, records, index, clock, path, window, stream)
-    basis = level_basis(clock.level)
-    target = residual(Output(m, [], m, m, v), part.x[..., columns.numbers])
-    rows = wide(net.static_row(part.shown, m, course, present), basis)
-    return rows, wide(bent(surprise), basis), target, part.wanted[..., columns.numbers]
-
-
-def _course_shown(
-    net: RecordDenoiser, records: Records, index: Tensor, clock: Clock, path: Path, window: int, stream: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(means of the courses' processes, visits that show): of a third of the patients all, of the others none."""
-    steps = int(records.length[index].max().clamp(1, window))
-    series, present = records.window(index, torch.zeros_like(index), steps)
-    present = present & (torch.rand(len(index), 1, generator=stream) < 1 / 3)
-    still = replace(clock, stage=torch.full((len(index),), CLEAN))
-    shown = noised(net.series, series, torch.ones_like(series.active), still, path, stream).shown
-    return net.neighbours(shown, present, still)[0], present
-
-
-def _series_rows(
-    net: RecordDenoiser, records: Records, index: Tensor, path: Path, window: int, stream: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(row, own features, target, cells that count) of courses at their numbers, some cells given, statics clean."""
-    columns, length = net.series, records.length[index]
-    rand = lambda *shape: torch.rand(*shape, generator=stream)  # noqa: E731
-    steps = int(length.max().clamp(1, window))
-    series, present = records.window(index, torch.zeros_like(index), steps)
-    known = rand(*series.token.shape) < rand(len(index))[:, None, None]
-    known = known & (rand(len(index)) < 0.3)[:, None, None]
-    clock = clocks(len(index), torch.full((len(index),), NUMBERS), path, stream)
-    part = noised(columns, series, known | ~series.active, clock, path, stream)
-    static = records.statics.take(index)
-    still = replace(clock, stage=torch.full((len(index),), CLEAN))
-    told = noised(net.static, static, torch.ones_like(static.active), still, path, stream).shown
-    place = place_features(torch.arange(steps).expand(len(index), -1), length, present.any(1))
-    m, v, surprise, _ = net.neighbours(part.shown, present, clock)
-    basis = level_basis(clock.level)
-    target = residual(Output(m, [], m, m, v), part.x[..., columns.numbers])
-    wanted = part.wanted[..., columns.numbers] & present[..., None]
-    return wide(net.row(told, part.shown, m, place), basis), wide(net.alone(surprise, place), basis), target, wanted
 
 
 def _fit_processes(net: RecordDenoiser, records: Records, items: Tensor, window: int, stream: torch.Generator) -> None:

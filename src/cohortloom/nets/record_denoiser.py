@@ -8,8 +8,8 @@ have small heads of their own on top of their row,
 
 with f and r what the Gaussian processes of the columns (`record_prior`) say about the cell and about its row, place and
 statics, s the shares of each token among the neighbours. A number's estimate is x^ = m + sqrt(v) G, with m and v mean
-and variance of its own process. V starts at the ridge regression of G on r, so before a single step the network is a
-linear denoiser along time and across columns at each noise level; T starts as "what stood here before and after".
+and variance of its own process. G starts at 0, so before a single step the network is a linear denoiser along time at
+each noise level; T starts as "what stood here before and after".
 """
 
 import math
