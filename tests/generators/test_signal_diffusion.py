@@ -360,6 +360,16 @@ def test_what_a_code_leaves_of_a_beat_is_the_record_s_not_the_beat_s(rest, monke
     assert (beats_alike(drawn.signals["ecg"]) > 0.96) == rest
 
 
+def test_a_higher_t_wave_is_a_shape_and_no_size():
+    grid = template_grid(FS)
+    beat = np.exp(-0.5 * np.square(grid / 0.02))
+    beats = np.stack([np.tile(k * beat + h * np.exp(-0.5 * np.square((grid - 0.3) / 0.05)), 2)
+                      for k, h in ((1, 0.2), (1, 0.4), (2, 0.4))])  # fmt: skip
+    shape, log_size = signal_records.sized(beats, signal_records.in_qrs(FS))
+    assert log_size - log_size[0] == pytest.approx([0, 0, np.log(2)], abs=1e-3)
+    assert shape[2] == pytest.approx(shape[0], abs=1e-3) and shape.shape == beats.shape
+
+
 def test_patients_of_whom_nothing_is_known_get_records(model, given):
     blank = given.tables["patients"].with_columns(potassium=pl.lit(None, pl.Float64), sex=pl.lit(None, pl.String))
     visits = given.tables["visits"].with_columns(pulse=pl.lit(None, pl.Float64))

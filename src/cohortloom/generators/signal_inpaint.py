@@ -30,7 +30,9 @@ from cohortloom.errors import DataError, Problem
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     along,
+    in_qrs,
     rhythm_of,
+    sized,
     spectrum_centres,
     spectrum_of,
     texture_centres,
@@ -196,11 +198,11 @@ def _facts(
     flat = np.repeat(ok, points, axis=1)
     wave = np.where(flat, shapes.reshape(len(x), -1), 0.0)
     code = net.code if cut is None else _blurred(net.code, points, min(fs, 125.0), cut)
-    usual = np.where(flat, code.centre.numpy(), 0.0)  # of the leads that are seen
-    log_size = np.log(np.maximum(np.linalg.norm(wave, axis=1), 1e-3) / np.maximum(np.linalg.norm(usual, axis=1), 1e-3))
-    log_size = np.where(
-        flat.all(axis=1) & (cut is None), np.log(np.maximum(np.sqrt(np.square(wave).mean(axis=1)), 1e-3)), log_size
-    )
+    qrs = np.resize(in_qrs(fs), flat.shape[1])
+    usual = np.where(flat, code.centre.numpy(), 0.0)[:, qrs]  # of the leads that are seen
+    seen_qrs = np.linalg.norm(wave[:, qrs], axis=1)
+    log_size = np.log(np.maximum(seen_qrs, 1e-3) / np.maximum(np.linalg.norm(usual, axis=1), 1e-3))
+    log_size = np.where(flat.all(axis=1) & (cut is None), sized(wave, in_qrs(fs))[1], log_size)
     mean, sd = code.encode(wave / np.exp(log_size)[:, None], flat)
     z = mean + sd * draw.standard_normal(mean.shape)
     k = z.shape[1]

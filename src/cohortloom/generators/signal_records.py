@@ -2,7 +2,7 @@
 
 A record with beats is described by
 
-    its averaged beat               log of its root mean square, and its shape (divided by it) coded by `LinearCode`
+    its averaged beat               log of the QRS's root mean square, and the shape (divided by it), by `LinearCode`
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
     texture                         log power of what the beat train leaves over, in up to eight bands
 
@@ -24,7 +24,7 @@ from cohortloom.nets.beat_train import bumps, render
 from cohortloom.nets.gaussian_start import cosine_power, principal_axes
 
 __all__ = [
-    "N_RHYTHM", "WaveRecords", "along", "guides", "rhythm_of", "sized", "spectrum_centres",
+    "N_RHYTHM", "WaveRecords", "along", "guides", "in_qrs", "rhythm_of", "sized", "spectrum_centres",
     "spectrum_of", "texture_centres", "texture_of",
 ]  # fmt: skip
 
@@ -96,7 +96,7 @@ class WaveRecords:
                 parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
         if self.beats is not None:
-            self.shape, self.log_size = sized(self.shape)
+            self.shape, self.log_size = sized(self.shape, in_qrs(self.fs))
 
     def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled pieces of n samples from `start` on, and which samples are observed."""
@@ -119,14 +119,21 @@ def guides(
     return torch.cat([train, marks], dim=1)
 
 
-def sized(
-    flat: Float[np.ndarray, "record point"],
-) -> tuple[Float[np.ndarray, "record point"], Float[np.ndarray, "record"]]:
-    """Averaged beats of root mean square 1, and the log of what they were divided by.
+def in_qrs(fs: float) -> Bool[np.ndarray, "point"]:
+    """Points of an averaged beat's grid within 80 ms of R."""
+    return np.abs(template_grid(fs)) <= 0.08
 
-    What scales all deflections (effusion, a thick chest) is then one number that the context can shift.
+
+def sized(
+    flat: Float[np.ndarray, "record coordinate"], qrs: Bool[np.ndarray, "point"]
+) -> tuple[Float[np.ndarray, "record coordinate"], Float[np.ndarray, "record"]]:
+    """Averaged beats whose QRS has root mean square 1, and the log of what they were divided by.
+
+    What scales all deflections (effusion, a thick chest) is then one number that the context can shift. Of the whole
+    beat's size a higher T wave (potassium) would be a part, and R would have to shrink by as much in the shape.
     """
-    size = np.maximum(np.sqrt(np.square(flat).mean(axis=1)), 1e-3)
+    size, whole = (np.sqrt(np.square(x).mean(axis=1)) for x in (flat[:, np.resize(qrs, flat.shape[1])], flat))
+    size = np.maximum(np.maximum(size, 0.3 * whole), 1e-3)
     return flat / size[:, None], np.log(size)
 
 
