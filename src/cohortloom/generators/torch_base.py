@@ -92,11 +92,12 @@ class TorchGenerator(Generator):
 
     def _fit(self, data: Encoded, context: Encoded | None, rng: Rng, run: Run) -> None:
         began = time.monotonic()
-        facts = json.loads(json.dumps(self.measure(data, context, rng.child("measure")), allow_nan=False))
-        self.shape_ = self._shape(facts, data.n_subjects)
-        with drawing_from(rng.child("initialise").torch):
-            net = self.build(self.shape_)
-        phases = self.phases(net, data, context, rng.child("phases"))
+        with few_threads(None, self.training.threads):
+            facts = json.loads(json.dumps(self.measure(data, context, rng.child("measure")), allow_nan=False))
+            self.shape_ = self._shape(facts, data.n_subjects)
+            with drawing_from(rng.child("initialise").torch):
+                net = self.build(self.shape_)
+            phases = self.phases(net, data, context, rng.child("phases"))
         self.history_ = train(
             net,
             phases,

@@ -1,8 +1,9 @@
 """Layers that draw, and threads: borrowed for a block, put back afterwards.
 
 Dropout and initialisers of torch draw from its global stream. Inside `drawing_from` that stream is one of ours; at the
-end the global one is what it was, bit for bit. Small networks run on one thread: with more, a busy machine spends its
-time waiting at barriers (10 to 40 times slower).
+end the global one is what it was, bit for bit. Small networks and small matrices run on one thread, in torch and in
+numpy's BLAS: with more, two cores take three times as long for the regressions a fit starts from, and a busy machine
+spends its time waiting at barriers (10 to 40 times slower).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def drawing_from(stream: torch.Generator) -> Iterator[torch.Generator]:
 
 @contextmanager
 def few_threads(net: torch.nn.Module | None, threads: int | None = None) -> Iterator[None]:
-    """One torch thread for networks below a million parameters, or `threads`; the number outside is put back."""
+    """One thread of torch and BLAS for networks below a million parameters, or `threads`; put back afterwards."""
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
     outside = torch.get_num_threads()
     if threads is None:
         small = net is None or sum(p.numel() for p in net.parameters()) < SMALL
@@ -44,7 +47,8 @@ def few_threads(net: torch.nn.Module | None, threads: int | None = None) -> Iter
     if threads != outside:
         torch.set_num_threads(threads)
     try:
-        yield
+        with threadpool_limits(threads, user_api="blas"):
+            yield
     finally:
         if torch.get_num_threads() != outside:
             torch.set_num_threads(outside)
