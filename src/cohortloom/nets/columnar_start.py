@@ -322,8 +322,13 @@ def _spread(table: _Table, residual: np.ndarray, choices: Choices, key: Key) -> 
     chosen = _screen(table, np.log(size + 0.1 * size.mean())[:, None])
     a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
     null = np.append(np.zeros(len(chosen)), constant)
-    loss = lambda rows, b: float(np.mean((eta := a[rows] @ b.astype(np.float32)) + size[rows] * np.exp(-eta)))  # noqa: E731
 
+    @np.errstate(over="ignore", invalid="ignore")  # a climb that runs away is no gain, and says so by its loss
+    def loss(rows: np.ndarray, b: np.ndarray) -> float:
+        eta = a[rows] @ b.astype(np.float32)
+        return float(np.mean(eta + size[rows] * np.exp(-eta)))
+
+    @np.errstate(over="ignore", invalid="ignore")
     def climb(rows: np.ndarray, b: np.ndarray, strength: float) -> np.ndarray:
         part, s = a[rows], size[rows]
         shrink = np.append(np.full(len(chosen), strength), 0.0)
@@ -348,7 +353,10 @@ def _spread(table: _Table, residual: np.ndarray, choices: Choices, key: Key) -> 
     choices[key] = best
     if best is None or not len(chosen):
         return _Line(chosen, np.zeros(len(chosen)), constant, residual)
-    b = climb(np.ones(len(a), bool), null, best)
+    everyone = np.ones(len(a), bool)
+    b = climb(everyone, null, best)
+    if not loss(everyone, b) < loss(everyone, null):  # strengths chosen on other patients
+        b = null
     slope = b[:-1] / sd
     return _Line(chosen, slope, float(b[-1] - mean @ slope), residual)
 
