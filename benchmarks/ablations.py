@@ -12,7 +12,6 @@ smaller judges; one seed's judges differ by some .05 from draw to draw, so `--dr
 from __future__ import annotations
 
 import importlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, apart, commit, parser, save, show
+from benchmarks.common import RESULTS, apart, commit, kept, parser, save, show
 from benchmarks.fidelity import cohort_of
 
 
@@ -113,7 +112,7 @@ def main() -> None:
     options.add_argument("--more", action="store_true", help="add to the result file instead of starting anew")
     given = options.parse_args()
     path = given.out or RESULTS / "ablations.json"
-    rows = json.loads(path.read_text())["rows"] if given.more and path.exists() else []
+    rows = kept(path, given.more)
     for generator in given.generators:
         for seed in given.seeds:
             for variant in given.variants or VARIANTS[generator]:

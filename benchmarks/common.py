@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DATA", "RESULTS", "apart", "commit", "machine", "parser", "save", "show"]
+__all__ = ["DATA", "RESULTS", "apart", "commit", "kept", "machine", "parser", "save", "show"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -114,6 +114,11 @@ def save(name: str, rows: list[dict[str, Any]], *, out: Path | None, **facts: An
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_known(content), indent=1, allow_nan=False) + "\n")
     print(f"written: {path}")
+
+
+def kept(path: Path, more: bool) -> list[dict[str, Any]]:
+    """Rows of a result file that a run adds to; none where it starts anew."""
+    return json.loads(path.read_text())["rows"] if more and path.exists() else []
 
 
 def _known(content: Any) -> Any:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, apart, commit, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, save, show
 from benchmarks.fidelity import cohort_of
 
 GROUPS = ("marginal", "association", "temporal", "detection", "utility", "copies")
@@ -187,7 +187,7 @@ def main() -> None:
     options.add_argument("--more", action="store_true", help="add to the result file instead of starting anew")
     given = options.parse_args()
     path = given.out or RESULTS / "peers.json"
-    rows = json.loads(path.read_text())["rows"] if given.more and path.exists() else []
+    rows = kept(path, given.more)
     for cohort in given.cohorts:
         for seconds in given.seconds:
             for seed in given.seeds:

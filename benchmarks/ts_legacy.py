@@ -23,14 +23,13 @@ References:
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, apart, commit, parser, save, show
+from benchmarks.common import RESULTS, apart, commit, kept, parser, save, show
 
 STEPS, JUDGE_STEPS = 24, 2000
 #: (discriminative, predictive) as the papers give them: TimeGAN's table 2 (Stocks) and Diffusion-TS's table 1.
@@ -162,7 +161,7 @@ def main() -> None:
     options.add_argument("--more", action="store_true", help="add to the result file instead of starting anew")
     given = options.parse_args()
     path = given.out or RESULTS / "ts_legacy.json"
-    rows = json.loads(path.read_text())["rows"] if given.more and path.exists() else []
+    rows = kept(path, given.more)
     for name in given.sets:
         rows = [row for row in rows if row.get("set") != name]
         for paper, (d, p) in PUBLISHED[name].items():

@@ -24,4 +24,3 @@ def test_small_networks_and_the_regressions_before_them_run_on_one_thread():
             assert (torch.get_num_threads(), blas_threads()) == (before, {2})
         with few_threads(None, 2):
             assert (torch.get_num_threads(), blas_threads()) == (2, {2})
-    torch.set_num_threads(before)

@@ -137,7 +137,8 @@ def _at_one_moment(x: np.ndarray, pair: np.ndarray) -> tuple[float, float]:
     other = pair[~equal]
     if len(other) < 20:
         return float(equal.mean()), 1.0
-    rank = np.searchsorted(np.sort(x), x, side="left") + np.searchsorted(np.sort(x), x, side="right")
+    ordered = np.sort(x)
+    rank = np.searchsorted(ordered, x, side="left") + np.searchsorted(ordered, x, side="right")
     with np.errstate(invalid="ignore"):
         alike = np.nan_to_num(np.corrcoef(rank[other], rank[other + 1])[0, 1])
     return float(equal.mean()), float(np.clip(alike, 0.0, 1.0))

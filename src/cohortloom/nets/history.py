@@ -297,10 +297,8 @@ class History:
             numbers[:, place] = block
         seen = self.seen.astype(np.float32)
         usual, told = self.chance[k:], self.told[k:]
-        share, odds = (
-            self.shares / np.maximum(seen, 1),
-            _log(self.shares + usual) - _log(seen - self.shares + 1 - usual),
-        )
+        share = self.shares / np.maximum(seen, 1)
+        odds = _log(self.shares + usual) - _log(seen - self.shares + 1 - usual)
         for column, (start, size) in enumerate(zip(self._first_token, spec.categories)):
             tokens = slice(start, start + size)
             out[at : at + size] = self.token[column] == np.arange(size)[:, None]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import polars as pl
 import polars.selectors as cs
@@ -135,21 +135,26 @@ def _content(path: Path) -> bytes:
     return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
 
 
+def _opened(path: Path, mode: str, **options: str) -> IO[Any]:
+    """A plain file, or what a compressed one holds."""
+    return (gzip.open if path.name.endswith(".gz") else open)(path, mode, **options)  # type: ignore[call-overload]
+
+
 def _wide_encoding(path: Path) -> str:
     """UTF-16 by its mark, as spreadsheets write "Unicode text"; else "utf8"."""
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+    with _opened(path, "rb") as file:
         return "utf16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf8"
 
 
 def _separator(path: Path, encoding: str) -> str:
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding=encoding, errors="replace") as file:
+    with _opened(path, "rt", encoding=encoding, errors="replace") as file:
         head = str(file.readline())
     return max(",;\t|", key=head.count)
 
 
 def _uneven(path: Path) -> tuple[str, str]:
     """What is wrong with a file whose rows have more cells than its first line, and what to do."""
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf8", errors="replace") as file:
+    with _opened(path, "rt", encoding="utf8", errors="replace") as file:
         head = list(islice(file, 10_000))
     separator = max(",;\t|", key="".join(head[:50]).count)
     cells = [len(row) for row in csv.reader(head, delimiter=separator)]
