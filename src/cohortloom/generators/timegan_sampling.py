@@ -72,9 +72,8 @@ def drawn_patients(
         started = None if started is None else tuple(x[rows] for x in started)
     n_steps = int(length.max()) if n else 0
     g, h = net.maker.course(c, length, n_steps, stream, started)
-    x, has = torch.zeros(n, n_steps, len(auto.steps.levels)), torch.zeros(n, n_steps, len(auto.steps.levels)).bool()
+    x, has = net.steps(Latents(e, g, h, c), length, stream, noise=noise)
     if n_steps:
-        x, has, _ = auto.step_law.draw(auto.states(Latents(e, g, h, c), length), stream, auto.steps, noise=noise)
         put_row(x[:, 0], has[:, 0], begin)
     return Batch(values, seen, x, has, length)
 
@@ -95,10 +94,9 @@ def continued(net: RecurrentGAN, past: Batch, stream: torch.Generator, *, noise:
     g, h = (mean + log_sd.exp() * torch.randn(mean.shape, generator=stream) for mean, log_sd in (post_g, post_h))
     n_steps = int(length.max()) if len(length) else 0
     g, h = net.maker.course(c, length, n_steps, stream, (g, h, known))
-    x = past.step.new_zeros(len(e), n_steps, past.step.shape[2])
-    has = x.bool()
+    x, has = past.step, past.step_seen
     if n_steps:
-        x, has, _ = auto.step_law.draw(auto.states(Latents(e, g, h, c), length), stream, auto.steps, noise=noise)
+        x, has = net.steps(Latents(e, g, h, c), length, stream, noise=noise)
         old = (torch.arange(n_steps) < known[:, None])[..., None]
         room = n_steps - past.step.shape[1]
         x = torch.where(old, torch.nn.functional.pad(torch.nan_to_num(past.step), (0, 0, 0, room)), x)
@@ -123,7 +121,7 @@ def _statics(
         mean, log_sd = auto.read_statics(auto.statics(*given))
         e = mean + log_sd.exp() * torch.randn(mean.shape, generator=stream)
     body = auto.static_body(e)
-    values, seen, _ = auto.static_law.draw(body, stream, auto.statics, noise=noise)
+    values, seen = auto.static_law.sample(body, stream, noise=noise)
     if given is not None:
         values[:, :n_given], seen[:, :n_given] = (x[:, :n_given] for x in given)
     if fixed:

@@ -23,11 +23,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cohortloom.nets.gan_rows import RowLaw, Rows
 
-__all__ = ["Autoencoder", "Batch", "Latents", "places"]
+__all__ = ["Autoencoder", "Batch", "Latents", "padded", "places", "recurrence"]
 
+#: Share of padded steps that are there, below which it pays to leave the others out.
+SPARSE = 0.7
 #: Features of a step's place in a course.
 PLACE = 5
 
@@ -73,6 +76,21 @@ def places(length: torch.Tensor, n_steps: int) -> torch.Tensor:
     share = (t / n.clamp(min=1)).clamp(max=1)
     parts = (torch.log1p(t).expand_as(left) / 3, torch.log1p(left) / 3, share, (t == 0).expand_as(left), left == 0)
     return torch.stack([p.to(torch.float32) for p in parts], -1)
+
+
+def padded(rows: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Rows of the steps that are there, one after the other, side by side with zeros behind the end."""
+    return rows.new_zeros(*there.shape, rows.shape[1]).masked_scatter(there[..., None], rows)
+
+
+def recurrence(net: nn.GRU, x: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """States of a recurrent net [subject step width]; a course of few steps beside a long one costs only its own."""
+    n, t = x.shape[:2]
+    length = length.clamp(1, t)
+    if int(length.sum()) > SPARSE * n * t:
+        return net(x)[0]
+    state, _ = net(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
+    return pad_packed_sequence(state, batch_first=True, total_length=t)[0]
 
 
 class Autoencoder(nn.Module):
@@ -136,6 +154,11 @@ class Autoencoder(nn.Module):
             e, dense = torch.zeros_like(e), torch.zeros_like(dense)
         return self.context(torch.cat([e, dense, facts], -1))
 
+    def rows_of(self, batch: Batch) -> torch.Tensor:
+        """Dense form of the steps, zero behind the end [subject step width]."""
+        there = batch.there
+        return padded(self.steps(batch.step[there], batch.step_seen[there]), there)
+
     def read_course(
         self, batch: Batch, c: torch.Tensor, known: torch.Tensor | None = None
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -150,10 +173,9 @@ class Autoencoder(nn.Module):
             step, last = state.new_zeros(n, 0, 2 * self.sizes[2]), mean
         else:
             lines = torch.nan_to_num(batch.step[..., self.steps.numbers])
-            dense = torch.cat([self.steps(batch.step, batch.step_seen), lines], -1) * there
-            state, _ = self.reader(
-                torch.cat([dense, places(batch.length, t), c[:, None].expand(-1, t, -1)], -1) * there
-            )
+            dense = torch.cat([self.rows_of(batch), lines * there], -1)
+            told = torch.cat([dense, places(batch.length, t), c[:, None].expand(-1, t, -1)], -1) * there
+            state = recurrence(self.reader, told, batch.length)
             step = self.step_post(torch.cat([state, dense], -1))
             upto = (batch.length if known is None else known).clamp(max=t)
             read = (torch.arange(t) < upto[:, None])[..., None].to(torch.float32)
@@ -183,7 +205,7 @@ class Autoencoder(nn.Module):
         if t == 0:
             return latents.c.new_zeros(n, 0, latents.c.shape[1] + self.sizes[1] + self.sizes[2])
         c, g = (x[:, None].expand(-1, t, -1) for x in (latents.c, latents.g))
-        state, _ = self.writer(torch.cat([latents.h, g, places(length, t), c], -1))
+        state = recurrence(self.writer, torch.cat([latents.h, g, places(length, t), c], -1), length)
         body = self.step_body(torch.cat([state, latents.h, g, c], -1))
         return torch.cat([body, latents.h, g], -1)  # latents reach the law directly too: it starts linear
 
@@ -192,8 +214,10 @@ class Autoencoder(nn.Module):
         static = self.static_law.log_prob(self.static_body(latents.e), batch.static, batch.static_seen)
         if batch.step.shape[1] == 0:
             return static, torch.zeros_like(static)
-        step = self.step_law.log_prob(self.states(latents, batch.length), batch.step, batch.step_seen, None, blank)
-        return static, (step * batch.there).sum(1)
+        there = batch.there
+        state = self.states(latents, batch.length)[there]
+        found = self.step_law.log_prob(state, batch.step[there], batch.step_seen[there], None, blank)
+        return static, torch.zeros(there.shape).masked_scatter(there, found).sum(1)
 
 
 def _mlp(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:

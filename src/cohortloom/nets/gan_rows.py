@@ -32,6 +32,8 @@ MANY_IDS = 48
 TABLE = 16
 RANK = 32
 TEMPERATURE = 0.5
+#: Rows drawn at once.
+AT_ONCE = 2_048
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -54,6 +56,8 @@ class Rows(nn.Module):
             real[k, : levels[j]] = True
         self.register_buffer("real", real, persistent=False)
         self.register_buffer("place", real.flatten().nonzero().squeeze(1), persistent=False)
+        sizes = torch.tensor([levels[j] for j in self.few], dtype=torch.long)
+        self.register_buffer("starts", sizes.cumsum(0) - sizes, persistent=False)
         self.tables = nn.ModuleList(nn.Embedding(levels[j], TABLE) for j in self.many)
         self.width = max(2 * len(self.numbers) + len(self.place) + TABLE * len(self.many), 1)
 
@@ -62,8 +66,8 @@ class Rows(nn.Module):
         seen = observed[..., self.numbers].to(torch.float32)
         parts = [torch.nan_to_num(values[..., self.numbers]) * seen, seen]
         if self.few:
-            hot = nn.functional.one_hot(values[..., self.few].long(), self.most).to(torch.float32)
-            parts.append(hot.flatten(-2)[..., self.place])
+            hot = torch.zeros(*values.shape[:-1], len(self.place))
+            parts.append(hot.scatter_(-1, values[..., self.few].long() + self.starts, 1.0))
         parts += [table(values[..., j].long()) for table, j in zip(self.tables, self.many)]
         return torch.cat(parts, -1) if self.levels else torch.ones(*values.shape[:-1], 1)
 
@@ -175,8 +179,7 @@ class RowLaw(nn.Module):
                 continue
             there = law.clone()
             there[..., 0] = -torch.inf
-            ids = (there + _gumbel(there.shape, stream)).argmax(-1)
-            values[..., j] = torch.where(here, ids.to(values.dtype), values[..., j])
+            values[..., j] = torch.where(here, _drawn(there, stream).to(values.dtype), values[..., j])
             terms[..., j] = torch.where(here, there.logsumexp(-1), 0.0)
         rest = self.terms(h, values, observed).masked_fill(holes, 0.0)
         return values, observed, (rest + terms).sum(-1)
@@ -196,6 +199,9 @@ class RowLaw(nn.Module):
 
         Without `noise` the most likely row: only for the original objective, whose decoder has no noise.
         """
+        if not torch.is_grad_enabled():
+            values, observed = self.sample(h, stream, noise=noise)
+            return values, observed, rows(values, observed)
         mean, log_sd, seen, few, many = self._laws(h)
         size = 1.0 if noise else 0.0
         values = torch.zeros(*h.shape[:-1], len(self.levels))
@@ -220,6 +226,25 @@ class RowLaw(nn.Module):
         dense = torch.cat(parts, -1) if self.levels else torch.ones(*values.shape[:-1], 1)
         return values, observed, dense
 
+    def sample(
+        self, h: torch.Tensor, stream: torch.Generator, *, noise: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows drawn: values, observed [row column], nothing for a gradient to pass through; in parts, to save memory."""
+        values = torch.zeros(len(h), len(self.levels))
+        observed = torch.ones(values.shape, dtype=torch.bool)
+        for begin in range(0, len(h), AT_ONCE):
+            part = slice(begin, begin + AT_ONCE)
+            mean, log_sd, seen, few, many = self._laws(h[part])
+            x = mean + noise * log_sd.exp() * torch.randn(mean.shape, generator=stream)
+            level = torch.rand(seen.shape, generator=stream) if noise else 0.5
+            mark = (seen.sigmoid() > level) | self.always
+            values[part, self.numbers], observed[part, self.numbers] = x * mark, mark
+            laws = [(few, self.few)] if self.few else []
+            for law, columns in [*laws, *((law[:, None], [j]) for law, j in zip(many, self.many))]:
+                ids = _drawn(law, stream) if noise else law.argmax(-1)
+                values[part, columns], observed[part, columns] = ids.to(values.dtype), ids > 0
+        return values, observed
+
 
 def put_row(values: torch.Tensor, observed: torch.Tensor, fixed: Mapping[int, float]) -> None:
     """Write fixed columns in place; NaN stands for a number that is missing (a missing category is its id 0)."""
@@ -232,6 +257,13 @@ def _hard(logits: torch.Tensor) -> torch.Tensor:
     soft = (logits / TEMPERATURE).softmax(-1)
     hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
     return hard + soft - soft.detach()
+
+
+def _drawn(law: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+    """An id from each row of log shares, which need not sum to one [...]: one uniform number each."""
+    below = law.softmax(-1, dtype=torch.float64).cumsum(-1)
+    u = torch.rand(law.shape[:-1], generator=stream, dtype=torch.float64)[..., None] * below[..., -1:]
+    return torch.searchsorted(below, u, right=True)[..., 0].clamp(max=law.shape[-1] - 1)
 
 
 def _gumbel(shape: torch.Size, stream: torch.Generator) -> torch.Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cohortloom.nets.gan_autoencoder import PLACE, Autoencoder, Batch, Latents, places
+from cohortloom.nets.gan_autoencoder import PLACE, Autoencoder, Batch, Latents, padded, places, recurrence
 from cohortloom.nets.gan_critic import Critic, LatentCritic
 from cohortloom.nets.gan_flow import LatentFlow
 from cohortloom.nets.length_law import LengthLaw
@@ -76,10 +76,10 @@ class LatentGenerator(nn.Module):
         if t:
             before = torch.cat([h.new_zeros(n, 1, self.h_size), h[:, :-1]], 1)
             wide_g, wide_c = (x[:, None].expand(-1, t, -1) for x in (g, c))
-            state, _ = self.memory(torch.cat([before, wide_g, places(length, t), wide_c], -1))
+            state = recurrence(self.memory, torch.cat([before, wide_g, places(length, t), wide_c], -1), length)
             there = torch.arange(t) < length[:, None]
-            step = self.step_flow.log_prob(h, torch.cat([state, before, wide_g, wide_c], -1))
-            course = course + (step * there).sum(1)
+            told = torch.cat([x[there] for x in (state, before, wide_g, wide_c)], -1)
+            course = course + padded(self.step_flow.log_prob(h[there], told)[:, None], there).sum((1, 2))
         return self.static_flow.log_prob(e), course
 
     def statics(self, n: int, stream: torch.Generator) -> torch.Tensor:
@@ -94,7 +94,7 @@ class LatentGenerator(nn.Module):
         stream: torch.Generator,
         begin: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """g [subject latent] and h [subject step latent].
+        """g [subject latent] and h [subject step latent], 0 behind the end.
 
         Where a course has begun, `begin` holds g, its first h [subject step latent] and how many there are [subject].
         """
@@ -103,16 +103,24 @@ class LatentGenerator(nn.Module):
         g = torch.zeros_like(noise)
         if self.use_course:
             g = self.course_flow(noise, c) if begin is None else begin[0]
-        place, memory = places(length, n_steps), None
-        h, before = [], c.new_zeros(n, self.h_size)
-        for t in range(n_steps):
-            state, memory = self.memory(torch.cat([before, g, place[:, t], c], -1)[:, None], memory)
-            noise = torch.randn(n, self.h_size, generator=stream)
-            drawn = self.step_flow(noise, torch.cat([state[:, 0], before, g, c], -1))
-            begun = begin is not None and t < begin[1].shape[1]
-            before = torch.where((t < begin[2])[:, None], begin[1][:, t], drawn) if begun else drawn
-            h.append(before)
-        return g, torch.stack(h, 1) if h else c.new_zeros(n, 0, self.h_size)
+        order = length.argsort(descending=True, stable=True)  # only courses that go on take part in a step
+        alive = (length > torch.arange(n_steps)[:, None]).sum(1).tolist()
+        facts, place = torch.cat([g, c], 1)[order], places(length, n_steps)[order]
+        past = None if begin is None else (begin[1][order], begin[2][order])
+        h, before, memory = [], c.new_zeros(n, self.h_size), c.new_zeros(1, n, self.memory.hidden_size)
+        for t, k in enumerate(alive):
+            before, now = before[:k], facts[:k]
+            told = torch.cat([before, now[:, : self.g_size], place[:k, t], now[:, self.g_size :]], -1)
+            state, memory = self.memory(told[:, None], memory[:, :k].contiguous())
+            noise = torch.randn(k, self.h_size, generator=stream)
+            drawn = self.step_flow(noise, torch.cat([state[:, 0], before, now], -1))
+            if past is not None and t < past[0].shape[1]:
+                drawn = torch.where((t < past[1][:k])[:, None], past[0][:k, t], drawn)
+            before = drawn
+            h.append(nn.functional.pad(drawn, (0, 0, 0, n - k)))
+        if not h:
+            return g, c.new_zeros(n, 0, self.h_size)
+        return g, torch.stack(h, 1)[order.argsort()]
 
 
 class RecurrentGAN(nn.Module):
@@ -159,15 +167,19 @@ class RecurrentGAN(nn.Module):
         c = auto.context_of(e, dense, length)
         g, h = self.maker.course(c, length, n_steps, stream)
         latents = Latents(e, g, h, c)
-        if n_steps:
-            x, has, step = auto.step_law.draw(auto.states(latents, length), stream, auto.steps, noise=noise)
-        else:
-            x, has, step = h.new_zeros(n, 0, len(auto.steps.levels)), h.new_zeros(n, 0, 0).bool(), h
-            has, step = x.bool(), h.new_zeros(n, 0, auto.steps.width)
-        batch = Batch(values, seen, x, has, length)
-        return Drawn(batch, dense, step * batch.there[..., None])
+        there = torch.arange(n_steps) < length[:, None]
+        drawn = auto.step_law.draw(auto.states(latents, length)[there], stream, auto.steps, noise=noise)
+        x, has, step = (padded(part, there) for part in drawn)
+        return Drawn(Batch(values, seen, x, has, length), dense, step)
+
+    def steps(
+        self, latents: Latents, length: torch.Tensor, stream: torch.Generator, *, noise: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and marks of the steps drawn given their latents, zero behind the end [subject step column]."""
+        there = torch.arange(latents.h.shape[1]) < length[:, None]
+        drawn = self.auto.step_law.sample(self.auto.states(latents, length)[there], stream, noise=noise)
+        return tuple(padded(part, there) for part in drawn)
 
     def dense(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Dense forms of real patients, zero behind the end."""
-        step = self.auto.steps(batch.step, batch.step_seen) * batch.there[..., None]
-        return self.auto.statics(batch.static, batch.static_seen), step
+        return self.auto.statics(batch.static, batch.static_seen), self.auto.rows_of(batch)
