@@ -170,7 +170,8 @@ def test_items_bound_the_values_of_their_code(codec):
 
 
 def test_a_number_needs_a_row_and_a_row_a_number(cohort, codec):
-    """Arrays a generator may draw: a value with a count of 0, and a count without a value."""
+    """Arrays a generator may draw: a value with a count of 0, and a count without a value. A stay that is said to
+    have no laboratory rows has none, whatever its values say."""
     encoded = codec.encode(cohort, rng=Rng(0))
     at = {f.name: j for j, f in enumerate(encoded.sequence.features)}
     values, observed = encoded.sequence.values.copy(), encoded.sequence.observed.copy()
@@ -179,10 +180,58 @@ def test_a_number_needs_a_row_and_a_row_a_number(cohort, codec):
         encoded.sequence.features, values, observed, encoded.sequence.gap, encoded.sequence.length
     )
     made = codec.decode(type(encoded)(encoded.static, changed), Rng(1), ids=np.arange(150)).tables["labs"]
-    assert made.filter(pl.col("item") == "Na").height == cohort.tables["stays"].height
+    held = int((values[:, at["labs#n"]] > 0).sum())
+    assert 0 < held < cohort.tables["stays"].height
+    assert made.filter(pl.col("item") == "Na").height == held
     values[:, at["labs.Na#n"]], observed[:, at["labs.Na"]] = 3, False
     made = codec.decode(type(encoded)(encoded.static, changed), Rng(1), ids=np.arange(150)).tables["labs"]
     assert made.filter(pl.col("item") == "Na").is_empty()
+
+
+def test_encoded_cells_lie_within_what_says_that_they_are_there(cohort, codec):
+    """Encoded arrays of real rows say the same of a table, a group, a code and its number: nothing is taken away."""
+    encoded = codec.encode(cohort, rng=Rng(0)).sequence
+    at = {feature.name: j for j, feature in enumerate(encoded.features)}
+    within = 0
+    for fold in codec.folds:
+        if not fold.per_subject:
+            told = {f.name: (encoded.values[:, at[f.name]], encoded.observed[:, at[f.name]]) for f in fold.features}
+            for feature in fold.features:
+                values, observed = fold.present(told)[feature.name]
+                counts = feature.kind == "category" or feature.always
+                kept = encoded.values[:, at[feature.name]] if counts else encoded.observed[:, at[feature.name]]
+                assert np.array_equal(kept, values if counts else observed), feature.name
+                within += bool(feature.within)
+    assert within > 10
+
+
+def test_whether_a_table_has_rows_is_one_cell_where_steps_hold_one_moment():
+    """Untimed codes of visits, a third of which have none: "#any" says so before any code does."""
+    n, draw = 120, np.random.default_rng(0)
+    schema = Schema(
+        name="clinic",
+        clock="order",
+        tables={
+            "visits": Table(role="visit", columns={"sbp": Number()}),
+            "findings": Table(role="event", timed=False, parent="visits", columns={"code": Code()}, code="code"),
+        },
+    )
+    visits = pl.DataFrame({"subject_id": range(n), "visit_id": range(n), "time": [0] * n, "sbp": draw.normal(size=n)})
+    rows = [(i, i, code) for i in range(n) if i % 3 for code in "ABCD" if draw.random() < 0.7]
+    findings = pl.DataFrame(rows, schema=["subject_id", "visit_id", "code"], orient="row")
+    cohort = Cohort.build(schema, {"visits": visits, "findings": findings})
+    codec = Codec.fit(cohort, RAW)
+    encoded = codec.encode(cohort, rng=Rng(0))
+    at = [f.name for f in codec.sequence_features].index("findings#any")
+    holding = np.isin(np.arange(n), findings["visit_id"].to_numpy())
+    assert np.array_equal(encoded.sequence.values[:, at] == 3, holding)
+    assert {f.within for f in codec.sequence_features[at + 1 :]} == {"findings#any"}
+    back = codec.decode(encoded, Rng(1), ids=np.arange(n))
+    pairs = [t.tables["findings"].select("subject_id", "code").sort("subject_id", "code") for t in (back, cohort)]
+    assert pairs[0].equals(pairs[1])
+    shut = replace(encoded.sequence, values=encoded.sequence.values.copy())
+    shut.values[:, at] = 2
+    assert codec.decode(Encoded(encoded.static, shut), Rng(1), ids=np.arange(n)).tables["findings"].is_empty()
 
 
 def test_without_visits_a_step_is_a_day():

@@ -1,6 +1,6 @@
 """Child events folded into steps.
 
-A wide table gives a step its last value of each column and "table#n", the number of rows. A long table gives, for each
+A wide table gives a step "table#n", the number of rows, and its last value of each column. A long table gives, for each
 frequent code,
 
     with numbers      "labs.50912" (last number) and, where a step ever holds several rows, "labs.50912#n" (rows)
@@ -12,6 +12,10 @@ tests) are counted together, so that a model need not draw one number many times
 moments that hold any code of the group around 50912, and "labs.50912#less", in place of "labs.50912#n", at how many of
 them the code is missing. Where that is the whole table, "labs#n" is the count of the group. What stands at many moments
 is told by its "#share" of them: a heart rate every hour is one fact about a stay, however long.
+
+Whether there is anything is said once: by "table#n", or by "table#any" where steps hold one moment at most and some
+hold nothing. The other features lie `within` it, as those of a group's codes lie within the count of the group: a
+patient who was never monitored is one fact, not forty that must agree.
 
 A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones, or has numbers and an
 item in the schema. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min` patients hold
@@ -25,7 +29,7 @@ Untimed tables that hang on the subject fold into its statics in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +51,7 @@ from cohortloom.schema import Schema, Table
 
 __all__ = [
     "CodeFold",
+    "Columns",
     "Fold",
     "Rows",
     "code_ids",
@@ -60,6 +65,7 @@ __all__ = [
     "value_ids",
 ]
 
+Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]  # values and observed of each feature
 _YES_NO = RESERVED_LEVELS + ("no", "yes")
 
 
@@ -129,6 +135,7 @@ class Fold:
         order: Long: order of the codes (frequent, then rare ones) at one moment.
         several: Does a step ever hold several moments?
         opens: Are there moments outside of visits, and others?
+        sparse: Long, one moment at most: do some steps (subjects) hold rows, and others none?
         groups: Long: codes counted together (their places), the most frequent one first.
         panel: Long: is one group the whole table?
         panels: Long: where codes like to stand; None where steps hold one moment.
@@ -151,6 +158,7 @@ class Fold:
     order: Precedence | None = None
     several: bool = False
     opens: bool = False
+    sparse: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
     panel: bool = False
     panels: Panels | None = None
@@ -195,29 +203,47 @@ class Fold:
     @property
     def features(self) -> tuple[Feature, ...]:
         """Features of the table, in the order of the encoded columns."""
-        count = {"kind": "number", "decimals": 0, "low": 0.0, "always": True}
-        opens = [Feature(f"{self.table}#open", **count)] if self.opens else []
-        if not self.long:
-            return (*(cell.feature for cell in self.cells), Feature(f"{self.table}#n", **count), *opens)
-        made = [Feature(f"{self.table}#n", **count)] if self.several else []
-        made += opens
-        made += [cell.feature for cell in self.cells if cell.column in self.fixed]
-        share = {"kind": "number", "low": 0.0, "high": 1.0, "always": True}
+        number = {"kind": "number", "low": 0.0, "always": True}
+        count, share = number | {"decimals": 0}, number | {"high": 1.0}
+        yes_no = {"kind": "category", "levels": _YES_NO, "always": True, "absent": 2.0}
+        said = f"{self.table}#any" if self.sparse else f"{self.table}#n" if self.several or not self.long else ""
+        made = [Feature(said, **(yes_no if self.sparse else count))] if said else []
+        made += [Feature(f"{self.table}#open", **count, within=said)] if self.opens else []
+        for cell in self.cells:
+            if not self.long or cell.column in self.fixed:
+                missing = 0.0 if cell.feature.kind == "category" else np.nan
+                made.append(replace(cell.feature, within=said, absent=missing))
         for name in (self.count_of(group) for group in self.groups if not self.panel):
-            made.append(Feature(name, **(share if name.endswith("#share") else count)))
+            made.append(Feature(name, **(share if name.endswith("#share") else count), within=said))
         grouped = self.grouped
         for i, code in enumerate(self.codes):
-            name = f"{self.table}.{code.code}"
+            name, within = f"{self.table}.{code.code}", grouped.get(i, said)
             if code.cell is not None:
-                made.append(Feature(name, "number", (), code.cell.decimals, code.cell.low, code.cell.high))
+                low, high = code.cell.low, code.cell.high
+                made.append(Feature(name, "number", (), code.cell.decimals, low, high, within=within, absent=np.nan))
+                within = within if code.bare else name
             elif not code.counted:
-                made.append(Feature(name, "category", _YES_NO, always=True))
+                made.append(Feature(name, **yes_no, within=within))
             if code.counted:
                 least = f"{name}#less" if i in grouped else self.counted(name)
-                made.append(Feature(least, **(share if least.endswith("#share") else count)))
+                made.append(Feature(least, **(share if least.endswith("#share") else count), within=within))
         if self.rare:
-            made.append(Feature(f"{self.table}.#rare", **count))
+            made.append(Feature(f"{self.table}.#rare", **count, within=said))
         return tuple(made)
+
+    def present(self, features: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Raw values and observed of each feature, absent where what it lies within says so."""
+        there: dict[str, np.ndarray] = {}
+        made = {}
+        for feature in self.features:
+            values, observed = features[feature.name]
+            holds = there.get(feature.within)
+            if holds is not None:
+                values = np.where(holds, values, np.nan_to_num(feature.absent))
+                observed = observed & holds
+            made[feature.name] = values, observed
+            there[feature.name] = feature.holds(np.where(observed, values, feature.absent))
+        return made
 
     def laws(self, counts: Mapping[str, QuantileTransform]) -> dict[str, QuantileTransform]:
         """Feature -> law of its numbers; those of the counts are given."""
@@ -234,7 +260,7 @@ class Fold:
             columns = [
                 last_of(cell.encode(schema, rows.frame[cell.column], rows.reference), rows) for cell in self.cells
             ]
-            return [*columns, _counted(rows.owner, rows.n_owners), *n_open]
+            return [_counted(rows.owner, rows.n_owners), *n_open, *columns]
         spec = schema.tables[self.table]
         ids = code_ids(self.names(rows.frame[spec.code or ""]), [c.code for c in self.codes])
         ids = each_once(ids, rows.owner) if self.once and self.stems else ids
@@ -242,6 +268,7 @@ class Fold:
         bounds = np.searchsorted(ids[order], np.arange(-1, len(self.codes) + 1))
         numbers = numbers_of(rows.frame, spec)
         columns = [_counted(of, rows.n_owners)] if self.several else []
+        columns += [_said(rows.owner, rows.n_owners)] if self.sparse else []
         columns += n_open
         columns += [
             last_of(cell.encode(schema, rows.frame[cell.column], rows.reference), rows)
@@ -263,9 +290,7 @@ class Fold:
             if code.cell is not None:
                 columns.append(last_of((numbers[at], np.isfinite(numbers[at])), rows, owner))
             elif not code.counted:
-                yes = np.zeros(rows.n_owners, bool)
-                yes[owner] = True
-                columns.append((2.0 + yes, np.ones(rows.n_owners, bool)))
+                columns.append(_said(owner, rows.n_owners))
             if code.counted:
                 n, always = _counted(owner, rows.n_owners)
                 name = self.counted(f"{self.table}.{code.code}")
@@ -425,3 +450,10 @@ def last_of(column: tuple[np.ndarray, np.ndarray], rows: Rows, owner: np.ndarray
 
 def _counted(owner: np.ndarray, n_owners: int) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(owner, minlength=n_owners).astype(float), np.ones(n_owners, bool)
+
+
+def _said(owner: np.ndarray, n_owners: int) -> tuple[np.ndarray, np.ndarray]:
+    """Yes or no."""
+    yes = np.zeros(n_owners, bool)
+    yes[owner] = True
+    return 2.0 + yes, np.ones(n_owners, bool)

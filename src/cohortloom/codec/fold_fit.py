@@ -87,6 +87,8 @@ def fit_fold(
         learned |= _fit_rare(schema, fold, rows, steps, about)
         learned |= _fit_beside(schema, fold, rows, learned["fixed"], k_min)
         learned |= _fit_panels(rows, fold, schema) if fold.several else {}
+        holding, told = len(np.unique(rows.owner)), len(learned["codes"]) + bool(learned["rare"])
+        kwargs["sparse"] = not fold.several and told > 1 and min(holding, rows.n_owners - holding) >= k_min
         kwargs |= learned
     else:
         most = np.bincount(rows.owner, minlength=rows.n_owners)

@@ -43,6 +43,9 @@ class Feature:
         decimals: Grid of a number: 0 for counts, None if unknown.
         low, high: Bounds of a number, None if open.
         always: The value is never missing (so no MISSING token is needed).
+        within: An earlier feature that says whether this one has anything to tell: it has its `absent` value where that
+            one is missing, 0, "no", or absent itself; "" for none.
+        absent: Raw value that says so, 0 for missing in a category, NaN for missing in a number.
     """
 
     name: str
@@ -52,6 +55,12 @@ class Feature:
     low: float | None = None
     high: float | None = None
     always: bool = False
+    within: str = ""
+    absent: float = 0.0
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Which raw values say that what lies within is there; a number that may be missing only has to be there."""
+        return ~np.isnan(values) if np.isnan(self.absent) else values > self.absent
 
 
 @dataclass(frozen=True)

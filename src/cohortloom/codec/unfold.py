@@ -16,7 +16,7 @@ import polars as pl
 from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import series_of, ticks_per_day
 from cohortloom.codec.course import Course
-from cohortloom.codec.fold import CodeFold, Fold, place_of, value_ids
+from cohortloom.codec.fold import CodeFold, Columns, Fold, place_of, value_ids
 from cohortloom.codec.laws import CellLaw, Repeats
 from cohortloom.codec.panels import deal, moment_class
 from cohortloom.codec.precedence import moments
@@ -31,7 +31,6 @@ __all__ = ["unfold"]
 
 _NOISE = 65_521
 _SURELY = 5  # rows of a code before a level it never had is taken for impossible
-Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ def unfold(
     """
     rng = rng.child("unfold", fold.table)
     whose = np.arange(len(ids)) if fold.per_subject else steps.subject
-    features = features if fold.long else _all_or_none(fold, features, rng)
+    features = fold.present(features)
+    features = features if fold.long else _whole(fold, features, rng)
     groups = _code_groups(fold, features, whose, about, rng) if fold.long else _wide_groups(fold, features)
     owner = groups.owner[groups.row]
     subject = owner if fold.per_subject else steps.subject[owner]
@@ -148,18 +148,12 @@ def _counted(fold: Fold, features: Columns, name: str) -> np.ndarray:
     return _as_count((values * _as_count(features[f"{fold.table}#n"]), observed))
 
 
-def _all_or_none(fold: Fold, features: Columns, rng: Rng) -> Columns:
-    """Features of a wide table in which cells that must be filled are filled, or the step has no row.
-
-    Arrays that were drawn say of each column on its own whether it is there. The count of rows decides, so that there
-    are as many as there should be; a cell that is not there then is drawn from the law of its column.
-    """
-    if not any(cell.always for cell in fold.cells):
-        return features
+def _whole(fold: Fold, features: Columns, rng: Rng) -> Columns:
+    """Features of a wide table in which every cell that must be filled is, if need be from the law of its column."""
     there, made = _as_count(features[f"{fold.table}#n"]) > 0, dict(features)
     for cell in fold.cells:
         values, observed = features[f"{fold.table}.{cell.column}"]
-        observed = observed & there & ((cell.law is not None) | (values > 0))  # level 0 is no level
+        observed = observed & ((cell.law is not None) | (values > 0))  # level 0 is no level
         hole = there & ~observed
         if cell.always and hole.any():
             draw, values = rng.child("filled", cell.column).numpy, values.copy()
@@ -175,8 +169,6 @@ def _all_or_none(fold: Fold, features: Columns, rng: Rng) -> Columns:
 
 def _wide_groups(fold: Fold, features: Columns) -> _Groups:
     n = _as_count(features[f"{fold.table}#n"])
-    for cell in fold.cells:
-        n = np.maximum(n, features[f"{fold.table}.{cell.column}"][1])
     owner = np.flatnonzero(n)
     return _Groups(owner, np.zeros(len(owner), np.int64), n[owner])
 

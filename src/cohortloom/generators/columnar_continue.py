@@ -30,7 +30,16 @@ from scipy.special import ndtr, ndtri
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
 from cohortloom.generators.cell_drawing import one_of
-from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder, cells_of, raw_values
+from cohortloom.generators.columnar_encoding import (
+    NOTHING,
+    Alphabet,
+    Cells,
+    Coder,
+    carry,
+    cells_of,
+    follows,
+    raw_values,
+)
 from cohortloom.generators.columnar_sampling import (
     IMPOSSIBLE,
     Members,
@@ -189,7 +198,8 @@ def _draw_plan(
         none = np.full(rows, np.nan)
         logits, mixture = _numpy(cursor.column(j, hidden_token(coder, none)))
         if j < a.n_visits_at:
-            total += cell_log_prob(coder, logits, mixture, cells.value[:, j], none)
+            here = cell_log_prob(coder, logits, mixture, cells.value[:, j], none)
+            total += np.where(follows(coder, cells.token[:, j]), 0.0, here)
             cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
             continue
         at_count = j == a.n_visits_at
@@ -222,7 +232,7 @@ def plan_cells(a: Alphabet, encoded: Encoded, n_visits: np.ndarray, span: np.nda
     if a.spanned:
         parts.append(np.where(n_visits > 1, span, np.nan)[:, None])
     values = np.concatenate(parts, 1)
-    cells = cells_of(a.statics, values, None)
+    cells = cells_of(a.statics, values, None, a.static_gates)
     if a.spanned:
         cells.token[np.isnan(values[:, -1]), -1] = NOTHING
         cells.value[:, -1] = values[:, -1]
@@ -264,7 +274,7 @@ def _go_on(a: Alphabet, draw: _Draw, encoded: Encoded, plan: tuple[np.ndarray, n
     statics = plan_cells(a, encoded, *plan)
     _, alls = a.visit_cells(encoded, goes_on=True)
     history = replayed(a, statics, alls, seq, plan[0])
-    last = alls.value.copy()
+    last = carry(np.nan, alls)
     before = seq.position > 0
     carried = alls.last  # last recorded before each visit: what the visit itself lacks
     last = np.where(np.isnan(last), np.where(before[:, None], carried, np.nan), last)[seq.starts + seq.length - 1]

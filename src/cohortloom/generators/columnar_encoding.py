@@ -14,7 +14,7 @@ A row of `later` knows the past through `nets.history`; a row of `first` and `la
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of th
 MOST_LEVELS = 16
 LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
 NOTHING = -1  # token of a number that follows from others
+ABSENT = -2  # token of a cell within something that is not there
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
 
@@ -78,6 +79,28 @@ class LaterRows:
     codes: np.ndarray
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What a column lies within.
+
+    Args:
+        column: The earlier column that says whether it is there.
+        least: Of that column: the value above which there is something (NaN: any).
+        absent: Value of the column where nothing is there.
+    """
+
+    column: int
+    least: float
+    absent: float
+
+    def shuts(self, value: np.ndarray) -> np.ndarray:
+        """Values of that column with nothing behind them."""
+        return np.isnan(value) | (value <= self.least)
+
+
+Gates = dict[int, Gate]
+
+
 @dataclass
 class Alphabet:
     """Coders of all columns, fitted on training subjects.
@@ -86,6 +109,7 @@ class Alphabet:
         statics: Coders of the static columns and, if there are sequences, of the number of visits and (if `spanned`) of
             their span.
         columns: Coders of the visit's columns.
+        static_gates, gates: Of the statics that lie within others, and of the visit's columns.
         first_gap, gap: Coders of the time to the first and to later visits [unit], None if that carries nothing.
         unit: Of gaps [d].
         whole: Gaps are whole numbers of units.
@@ -99,6 +123,8 @@ class Alphabet:
 
     statics: list[Coder]
     columns: list[Coder] = field(default_factory=list)
+    static_gates: Gates = field(default_factory=dict)
+    gates: Gates = field(default_factory=dict)
     first_gap: NumberCoder | None = None
     gap: NumberCoder | None = None
     has_sequence: bool = False
@@ -114,30 +140,38 @@ class Alphabet:
 
     @classmethod
     def fit(
-        cls, encoded: Encoded, *, k_min: int = 5, repeat: bool = True, bounds: bool = True, spanned: bool | None = True
+        cls,
+        encoded: Encoded,
+        *,
+        k_min: int = 5,
+        repeat: bool = True,
+        bounds: bool = True,
+        gated: bool = False,
+        spanned: bool | None = True,
     ) -> "Alphabet":
         """Learn all coders.
 
         Args:
             repeat, bounds: False switches off verbatim repeats, and the search for ends of follow-up.
+            gated: Cells within something that is not there are no cells: coders don't learn from them.
             spanned: Is the span one of the statics? None: where gaps make up for each other.
         """
         n = encoded.n_subjects
         everyone = np.arange(n)
         statics: list[Coder] = []
+        static_gates = gates_of(encoded.static.features) if gated and encoded.static is not None else {}
         if encoded.static is not None:
             values = raw_values(encoded.static)
-            statics = [
-                _fit(f, values[:, j], everyone, k_min, repeat=False) for j, f in enumerate(encoded.static.features)
-            ]
+            statics = _fit_all(encoded.static.features, values, everyone, static_gates, k_min, repeat=False)
         seq = encoded.sequence
         if seq is None:
-            return cls(statics)
+            return cls(statics, static_gates=static_gates)
         options = dict(low=0.0, always=True, repeat=False, k_min=k_min)
         visits = NumberCoder.fit(seq.length.astype(float), everyone, decimals=0, spike_share=0.03, **options)
         values, later = raw_values(seq), seq.position > 0
-        columns = [_fit(f, values[:, j], seq.subject, k_min, repeat) for j, f in enumerate(seq.features)]
-        out = cls([*statics, visits], columns, has_sequence=True)
+        gates = gates_of(seq.features) if gated else {}
+        columns = _fit_all(seq.features, values, seq.subject, gates, k_min, repeat)
+        out = cls([*statics, visits], columns, static_gates, gates, has_sequence=True)
         unit = _unit(seq.gap)
         out.unit, out.whole = unit or 1.0, unit is not None
         options["decimals"] = 0 if out.whole else None
@@ -193,7 +227,7 @@ class Alphabet:
         """Variance within patients over variance between them of each number's normal scores beside what statics say,
         the share of visits that record it, and what statics say of levels of numbers (the gap first), of how often they
         are recorded, and of shares of tokens."""
-        seq, values = encoded.sequence, raw_values(encoded.sequence)
+        seq, values = encoded.sequence, self._there(encoded.sequence)
         x, _ = self.static_inputs(self.static_cells(encoded))
         n, first = len(seq.length), int(self.gap is not None)
         numbers = first + len(self.numbers)
@@ -224,6 +258,14 @@ class Alphabet:
         recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
         return tuple(pulls), tuple(recorded.tolist()), tuple(map(tuple, lines.tolist()))
 
+    def _there(self, seq: SequenceArrays) -> np.ndarray:
+        """Raw values, NaN for numbers within something that is not there."""
+        values = raw_values(seq)
+        for j, shut in shut_of(values, self.gates).items():
+            if self.columns[j].kind == "number":
+                values[shut, j] = np.nan
+        return values
+
     def _usual(self, seq: SequenceArrays) -> tuple[float, ...]:
         """Share of every token of the small categories."""
         values, out = raw_values(seq), []
@@ -237,7 +279,7 @@ class Alphabet:
     def _manners(self, seq: SequenceArrays, usual_gap: float) -> tuple[tuple, tuple, tuple]:
         """Of every number, the gap first: variance within subjects and mean absolute change of its scores, and of the
         waits between two records the share of those at least as long that end at each length."""
-        values, spreads, changes, odds = raw_values(seq), [], [], []
+        values, spreads, changes, odds = self._there(seq), [], [], []
         columns = [(self.columns[j], values[:, j]) for j in self.numbers]
         if self.gap is not None:
             columns.insert(0, (self.gap, np.where(seq.position > 0, self.in_units(seq.gap), np.nan)))
@@ -281,6 +323,13 @@ class Alphabet:
             return self.statics
         gap = self.first_gap if net == "first" else self.gap
         return ([gap] if gap is not None else []) + self.columns
+
+    def gates_in(self, net: str) -> Gates:
+        """Gates by the places of a network's columns."""
+        if net == "statics":
+            return self.static_gates
+        shift = len(self.coders(net)) - len(self.columns)
+        return {j + shift: replace(gate, column=gate.column + shift) for j, gate in self.gates.items()}
 
     def shapes(self, net: str, cells: Cells) -> list[ColumnShape]:
         """Columns of a network with the shares of their tokens in the training rows."""
@@ -353,7 +402,7 @@ class Alphabet:
                 span = _span(self.in_units(seq.gap), seq)
                 parts.append(np.where(seq.length > 1, span, np.nan)[:, None])
         values = np.concatenate(parts, 1) if parts else np.zeros((encoded.n_subjects, 0))
-        cells = cells_of(self.statics, values, None)
+        cells = cells_of(self.statics, values, None, self.static_gates)
         if self.spanned:
             cells.token[np.isnan(values[:, -1]), -1] = NOTHING
         return cells
@@ -366,7 +415,7 @@ class Alphabet:
         """
         seq = encoded.sequence
         values, first = raw_values(seq), seq.position == 0
-        inner = cells_of(self.columns, values, seq.subject)
+        inner = cells_of(self.columns, values, seq.subject, self.gates)
         firsts, alls = inner.take(np.flatnonzero(first)), inner
         if self.first_gap is not None:
             firsts = _beside(cells_of([self.first_gap], self.in_units(seq.gap[first])[:, None], None), firsts)
@@ -384,14 +433,21 @@ class Alphabet:
         """Visits as history wants them. `first`: rows that are first visits (their gap is not history)."""
         shift = int(self.gap is not None)
         columns = [j + shift for j in self.numbers]
-        score, recorded = cells.score[:, columns], ~np.isnan(cells.value[:, columns])
+        score = cells.score[:, columns]
+        recorded = ~np.isnan(cells.value[:, columns]) & (cells.token[:, columns] != ABSENT)
         if shift:
             known = np.broadcast_to(~np.asarray(first), len(gap))[:, None]
             score = np.concatenate([np.where(known, cells.score[:, :1], 0), score], 1)
             recorded = np.concatenate([known, recorded], 1)
         kinds = [(j + shift, _large(c)) for j, c in enumerate(self.columns) if c.kind == "category"]
         small, large = [j for j, is_large in kinds if not is_large], [j for j, is_large in kinds if is_large]
-        return Steps(score.astype(np.float32), recorded, cells.token[:, small], cells.token[:, large], gap)
+        token = cells.token
+        for j in (j + shift for j in self.gates if self.columns[j].kind == "category"):  # no is an answer
+            absent = token[:, j] == ABSENT
+            if absent.any():
+                token = token.copy() if token is cells.token else token
+                token[absent, j] = self.columns[j - shift].token(cells.value[absent, j])
+        return Steps(score.astype(np.float32), recorded, token[:, small], token[:, large], gap)
 
     def static_inputs(self, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
         """Dense features and lookup indices of encoded statics."""
@@ -399,7 +455,7 @@ class Alphabet:
         dense, lookups = [np.zeros((n, 0), np.float32)], [np.zeros((n, 0), np.int64)]
         for j, coder in enumerate(self.statics):
             if _large(coder):
-                lookups.append(cells.token[:, j, None])
+                lookups.append(np.maximum(cells.token[:, j, None], -1))
                 continue
             if coder.kind == "number":
                 dense.append(cells.score[:, j, None])
@@ -469,6 +525,8 @@ class Alphabet:
         return {
             "statics": [one(c) for c in self.statics],
             "columns": [one(c) for c in self.columns],
+            "static_gates": _gates_to_json(self.static_gates),
+            "gates": _gates_to_json(self.gates),
             "first_gap": one(self.first_gap),
             "gap": one(self.gap),
             "has_sequence": self.has_sequence,
@@ -489,6 +547,8 @@ class Alphabet:
         return cls(
             [one(c) for c in content["statics"]],
             [one(c) for c in content["columns"]],
+            _gates_from_json(content["static_gates"]),
+            _gates_from_json(content["gates"]),
             one(content["first_gap"]),
             one(content["gap"]),
             content["has_sequence"],
@@ -504,21 +564,63 @@ class Alphabet:
         )
 
 
-def cells_of(coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | None) -> Cells:
+def cells_of(
+    coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | None, gates: Gates | None = None
+) -> Cells:
     """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too."""
     n, c = values.shape
     out = Cells(np.zeros((n, c)), np.full((n, c), np.nan), np.zeros((n, c), np.int64), np.zeros((n, c), np.float32))
     for j, coder in enumerate(coders):
-        if isinstance(coder, CategoryCoder):
-            out.value[:, j] = values[:, j]
-            out.token[:, j] = coder.token(values[:, j])
-            continue
-        out.value[:, j] = coder.snap(values[:, j])
-        if subject is not None:
-            out.last[:, j] = carried(out.value[:, j], subject)
-        out.token[:, j] = coder.token(out.value[:, j], out.last[:, j])
-        out.score[:, j] = coder.history(out.value[:, j])
+        shut = is_shut(gates[j], out) if gates and j in gates else None
+        number = not isinstance(coder, CategoryCoder)
+        value = coder.snap(values[:, j]) if number else values[:, j]
+        if subject is not None and number:
+            out.last[:, j] = carried(value if shut is None else np.where(shut, np.nan, value), subject)
+        out.value[:, j] = value if shut is None else np.where(shut, gates[j].absent, value)
+        out.token[:, j] = coder.token(out.value[:, j], out.last[:, j]) if number else coder.token(out.value[:, j])
+        if number:
+            out.score[:, j] = coder.history(out.value[:, j])
+        if shut is not None:
+            out.token[shut, j] = ABSENT
     return out
+
+
+def gates_of(features: Sequence[Feature]) -> Gates:
+    """Column -> what it lies within."""
+    at = {feature.name: j for j, feature in enumerate(features)}
+    within = [(j, at[f.within], f.absent) for j, f in enumerate(features) if f.within]
+    return {j: Gate(k, features[k].absent, absent) for j, k, absent in within}
+
+
+def is_shut(gate: Gate, cells: Cells) -> np.ndarray:
+    """Rows in which nothing lies behind a gate."""
+    return (cells.token[:, gate.column] == ABSENT) | gate.shuts(cells.value[:, gate.column])
+
+
+def shut_of(values: np.ndarray, gates: Gates) -> dict[int, np.ndarray]:
+    """Column -> rows in which it is not there."""
+    shut: dict[int, np.ndarray] = {}
+    for j, gate in gates.items():
+        shut[j] = shut.get(gate.column, False) | gate.shuts(values[:, gate.column])
+    return shut
+
+
+def follows(coder: Coder, token: np.ndarray) -> np.ndarray:
+    """Cells that could be nothing else, given the others."""
+    return (token == ABSENT) | ((token == NOTHING) & (coder.kind == "number"))
+
+
+def carry(last: np.ndarray | float, cells: Cells) -> np.ndarray:
+    """Last recorded values after some more cells."""
+    return np.where(np.isnan(cells.value) | (cells.token == ABSENT), last, cells.value)
+
+
+def _gates_to_json(gates: Gates) -> list[list]:
+    return [[j, g.column, *(None if np.isnan(x) else x for x in (g.least, g.absent))] for j, g in gates.items()]
+
+
+def _gates_from_json(content: list[list]) -> Gates:
+    return {j: Gate(k, *(np.nan if x is None else x for x in rest)) for j, k, *rest in content}
 
 
 def _beside(left: Cells, right: Cells) -> Cells:
@@ -540,6 +642,17 @@ def _large(coder: Coder) -> bool:
 
 def _coder(content: dict) -> Coder:
     return (NumberCoder if content["kind"] == "number" else CategoryCoder).from_json(content)
+
+
+def _fit_all(
+    features: Sequence[Feature], values: np.ndarray, subject: np.ndarray, gates: Gates, k_min: int, repeat: bool
+) -> list[Coder]:
+    """Coders of all columns, each of the rows in which it is there."""
+    out, shut = [], shut_of(values, gates)
+    for j, feature in enumerate(features):
+        rows = ~shut[j] if j in shut else slice(None)
+        out.append(_fit(feature, values[rows, j], subject[rows], k_min, repeat))
+    return out
 
 
 def _fit(feature: Feature, values: np.ndarray, subject: np.ndarray, k_min: int, repeat: bool) -> Coder:

@@ -28,7 +28,7 @@ import torch
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, one_of, renewed
-from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
+from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder, carry, follows
 from cohortloom.generators.columnar_sampling import (
     Members,
     _with_empty_gap,
@@ -184,11 +184,11 @@ class _Walk:
                 cells = _with_empty_gap(cells) if a.gap is not None else cells
                 total = np.repeat(seq.length[alive], p).astype(float)
                 history = a.history(self.state.take(mine), total, gap)
-                last = cells.value.copy()
+                last = carry(np.nan, cells)
             else:
                 history.keep(ancestor)
                 last = last[ancestor]
-                last = np.where(np.isnan(cells.value), last, cells.value)
+                last = carry(last, cells)
             history.update(a.steps(cells, gap, first))
         return trace
 
@@ -210,7 +210,7 @@ class _Walk:
             before = last[:, j] if last is not None and number else none
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
-            value, follows = cells.value[:, j], (cells.token[:, j] == NOTHING) & number
+            value, told = cells.value[:, j], follows(coder, cells.token[:, j])
             is_hole, score = np.repeat(hole[:, j], p), np.zeros(rows)
             for at, drawn in ((np.flatnonzero(~is_hole), False), (np.flatnonzero(is_hole), True)):
                 if not len(at):
@@ -221,12 +221,11 @@ class _Walk:
                     score[at] = cell_log_prob(coder, logits[at], normals, value[at], before[at])
                 else:
                     value[at], score[at] = self.draw.cell(coder, there, normals, before[at]), recorded
-            weight += np.where(follows, 0.0, score)
+            weight += np.where(told, 0.0, score)
+            token = coder.token(value, before) if number else coder.token(value)
+            cells.token[:, j] = np.where(told, cells.token[:, j], token)
             if number:
-                cells.token[:, j] = np.where(follows, NOTHING, coder.token(value, before))
                 cells.score[:, j] = coder.history(value)
-            else:
-                cells.token[:, j] = coder.token(value)
             cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
         self.log_weight[subjects] += weight.reshape(-1, p)
         return cells

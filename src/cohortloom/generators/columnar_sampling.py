@@ -34,7 +34,17 @@ from scipy.special import log_ndtr
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewed
-from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, Cells, Coder
+from cohortloom.generators.columnar_encoding import (
+    ABSENT,
+    NOTHING,
+    Alphabet,
+    Cells,
+    Coder,
+    Gates,
+    carry,
+    follows,
+    is_shut,
+)
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
 from cohortloom.nets.tokens import CONT
@@ -117,7 +127,8 @@ class _Draw(CellDrawer):
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
         cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
-        cells, raw, _ = self._columns(cursor, coders, None, self.fixed_statics, particles, self._span_limits)
+        gates = self.alphabet.gates_in("statics")
+        cells, raw, _ = self._columns(cursor, coders, gates, None, self.fixed_statics, particles, self._span_limits)
         if particles > 1 and self.fixed_first is None:  # equal weights: any one stands for the subject
             return cells.take(np.arange(0, n * particles, particles)), raw[::particles]
         return cells, raw
@@ -154,7 +165,8 @@ class _Draw(CellDrawer):
         dense, lookups = a.static_inputs(statics.take(alive))
         cursor = self.members.first.begin(torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
-        cells, out, order = self._columns(cursor, a.coders("first"), None, fixed, particles if rows > n else 1)
+        coders, gates = a.coders("first"), a.gates_in("first")
+        cells, out, order = self._columns(cursor, coders, gates, None, fixed, particles if rows > n else 1)
         if rows > n:
             pick = np.arange(0, rows, particles)
             statics, raw = statics.take(order[pick]), raw[order[pick]]
@@ -190,7 +202,7 @@ class _Draw(CellDrawer):
             history.update(a.steps(cells, gap, True))
             longest = np.argsort(-history.n_visits, kind="stable")  # first, so that the others leave from the end
             history.keep(longest)
-            later = self.visits(history, *a.static_inputs(statics), alive[longest], cells.value[longest])
+            later = self.visits(history, *a.static_inputs(statics), alive[longest], carry(np.nan, cells)[longest])
             owner, values, gaps = (x + y for x, y in zip((owner, values, gaps), later))
         owner = np.concatenate(owner)
         order = np.argsort(owner, kind="stable")
@@ -219,6 +231,7 @@ class _Draw(CellDrawer):
             Subject, values and gap [d] of the visits, in batches.
         """
         a = self.alphabet
+        coders, gates = a.coders("later"), a.gates_in("later")
         owner, values, gaps = [], [], []
         stop = np.full(len(alive), np.inf) if stop is None else stop
         dense, lookups = np.ascontiguousarray(dense[alive].T), lookups[alive]
@@ -238,7 +251,7 @@ class _Draw(CellDrawer):
             codes = np.concatenate([lookups, history.code], 1)
             cursor = self.members.later.begin(torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
-            cells, drawn, _ = self._columns(cursor, a.coders("later"), last, None, 1, limits)
+            cells, drawn, _ = self._columns(cursor, coders, gates, last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
             if limits is not None and not a.spanned and (drawn[:, 0] > rest).any():
                 stay = drawn[:, 0] <= rest
@@ -246,7 +259,7 @@ class _Draw(CellDrawer):
                 cells, drawn = cells.take(stay), drawn[stay]
                 alive, last, stop, gap = alive[stay], last[stay], stop[stay], gap[stay]
                 dense, lookups = dense[:, stay], lookups[stay]
-            last = np.where(np.isnan(cells.value), last, cells.value)
+            last = carry(last, cells)
             owner.append(alive), values.append(drawn[:, int(a.gap is not None) :]), gaps.append(gap)
             history.update(a.steps(cells, gap, False))
 
@@ -273,6 +286,7 @@ class _Draw(CellDrawer):
         self,
         cursor: Cursor,
         coders: Sequence[Coder],
+        gates: Gates,
         last: np.ndarray | None,
         fixed: Fixed | None,
         particles: int,
@@ -291,6 +305,9 @@ class _Draw(CellDrawer):
             limit = limits(j, out.value) if limits is not None else None
             if limit is not None:
                 value = self.within(value, limit, coder, logits, mixture, before)
+            shut = is_shut(gates[j], out) if j in gates else None
+            if shut is not None:
+                value = np.where(shut, gates[j].absent, value)
             given = value
             weight = None
             if fixed is not None and fixed.mask[:, j].any():
@@ -308,6 +325,8 @@ class _Draw(CellDrawer):
                 out.token[:, j], out.score[:, j] = coder.token(value, before), coder.history(snapped)
             if limit is not None:
                 out.token[~np.isinf(limit.known), j] = NOTHING
+            if shut is not None:
+                out.token[shut, j] = ABSENT
             if j + 1 < c or weight is not None:
                 cursor.push(
                     j, torch.from_numpy(out.token[:, j]), torch.from_numpy(np.ascontiguousarray(out.score[:, j]))
@@ -437,7 +456,6 @@ def _row_log_prob(cursor: Cursor, coders: Sequence[Coder], cells: Cells) -> np.n
         logits, mixture = cursor.column(j, hidden_token(coder, cells.last[:, j]))
         mixture = None if mixture is None else tuple(part.numpy() for part in mixture)
         cell = cell_log_prob(coder, logits.numpy(), mixture, cells.value[:, j], cells.last[:, j])
-        follows = (coder.kind == "number") & (cells.token[:, j] == NOTHING)
-        total += np.where(follows, 0.0, cell)
+        total += np.where(follows(coder, cells.token[:, j]), 0.0, cell)
         cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))
     return total

@@ -352,7 +352,7 @@ class ColumnNet(nn.Module):
     # --- training: all columns at once ---
 
     def encode(self, token: Tensor, score: Tensor, features: Tensor) -> Tensor:
-        """Inputs e of all columns: row x input. A token of -1 (never seen) gives zeros."""
+        """Inputs e of all columns: row x input. A negative token (never seen, or not there) gives zeros."""
         n = len(token)
         out = torch.zeros(n, self.n_inputs + 1)
         small = [j for j, s in enumerate(self.columns) if not s.large]
@@ -369,7 +369,8 @@ class ColumnNet(nn.Module):
         out = out[:, :-1]
         for name, table in self.tables.items():
             j = int(name)
-            out = torch.cat([out[:, : self.start[j]], table[token[:, j] + 1], out[:, self.start[j] + EMBEDDING :]], 1)
+            found = table[(token[:, j] + 1).clamp_min(0)]
+            out = torch.cat([out[:, : self.start[j]], found, out[:, self.start[j] + EMBEDDING :]], 1)
         return out
 
     def usual(self, features: Tensor) -> Tensor:
@@ -568,7 +569,7 @@ class Cursor:
         """Tell later columns what column j became."""
         net, shape, at = self.net, self.net.columns[j], self.net.start[j]
         if shape.large:
-            e = net.tables[str(j)][token + 1].T
+            e = net.tables[str(j)][(token + 1).clamp_min(0)].T
         else:
             number = shape.kind == "number"
             e = torch.zeros(shape.width + 1, len(token))
