@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from cohortloom.cohort import Cohort
+from cohortloom.diffusion.path import EDM
 from cohortloom.generators import create, record_courses, record_training
 from cohortloom.generators.record_drawing import Draw, sources
-from cohortloom.generators.record_tensors import Records
+from cohortloom.generators.record_tensors import Records, cells_from
 from cohortloom.nets.record_cells import CellColumn, Columns
+from cohortloom.nets.record_denoiser import NUMBERS, TOKENS
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import LONGEST, small_cohort
@@ -261,6 +263,28 @@ def test_continued_courses_start_from_where_they_stood():
 
 
 # --- parts ---
+
+
+def test_what_is_asked_of_the_network_is_what_it_says_of_everything(real, model):
+    net, n = model.net_, 20
+    encoded = model.codec_.encode(real.select(real.subjects.head(n)), rng=Rng(0))
+    read = cells_from(model._alphabet, encoded)
+    made = record_training.batch(net, read, torch.arange(n), model._n_last, EDM(), 128, Rng(1).torch)
+    inputs = made[0].shown, made[1].shown, *made[3:5], (made[0].clock, made[1].clock), made[5]
+    with torch.no_grad():
+        whole = net(*inputs)
+        for part in (0, 1):
+            tokens, numbers = net(*inputs, part, TOKENS)[part], net(*inputs, part, NUMBERS)[part]
+            assert torch.allclose(tokens.small, whole[part].small, atol=1e-4)
+            assert torch.allclose(numbers.clean, whole[part].clean, atol=1e-4)
+
+
+def test_patients_are_drawn_with_others_of_their_length(model):
+    length = np.array([40, 1, 3, *[1] * 300, *[2] * 100, 0, 41])
+    parts = list(model._courses(Rng(0))._chunks(np.argsort(length, kind="stable"), length))
+    assert sorted(np.concatenate(parts)) == list(range(len(length)))
+    padding = sum(len(p) * length[p].max() for p in parts) - length.sum()
+    assert padding <= 64 * len(parts) and len(parts) <= 6
 
 
 def test_sources_are_the_last_recorded_visits():

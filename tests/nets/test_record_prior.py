@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cohortloom.diffusion.sampler import dpm2m, grid
-from cohortloom.nets.record_prior import UNSEEN, ColumnProcess, JointLaw, fit_process
+from cohortloom.nets.record_prior import SEEN, UNSEEN, ColumnProcess, JointLaw, _posterior, fit_process
 from cohortloom.rng import Rng
 
 
@@ -55,6 +55,23 @@ def test_the_posterior_is_that_of_the_normal_law():
     spread = k[3, 3] + 4.0 - k[3, rest] @ inner @ k[rest, 3]
     assert surprise[0, 3, 0] == pytest.approx(float((2.0 - alone) / spread.sqrt()), abs=3e-3)
     assert surprise[0, 1, 0] == 0  # not seen: no surprise
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 40])
+def test_walking_along_a_course_gives_what_its_matrix_gives(steps):
+    facts = [
+        [0.2, 0.6, 0.8, 0.2, 0.5],
+        [0.0, 0.9, 0.97, 0.05, 0.0],
+        [0.7, 0.0, 0.5, 0.3, -1.0],
+        [0.0, 0.0, 0.5, 1.0, 0.0],
+    ]
+    model, draw = ColumnProcess(4), Rng(5).torch
+    model.facts.copy_(torch.tensor(facts))
+    y = 2 * torch.randn(6, steps, 4, generator=draw)
+    noise = torch.tensor([SEEN, 0.04, 1.0, 50.0, UNSEEN])[torch.randint(0, 5, y.shape, generator=draw)]
+    parts = (y.double().transpose(1, 2), noise.double().transpose(1, 2), model.facts[:, 4:].double())
+    for found, wanted in zip(model.posterior(y, noise), _posterior(model.covariance(steps).double(), *parts)):
+        assert torch.allclose(found.double(), wanted.transpose(1, 2), atol=1e-4)
 
 
 def test_independent_cells_are_karras_preconditioning():

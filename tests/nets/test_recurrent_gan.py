@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cohortloom.nets.gan_autoencoder import Autoencoder, Batch
+from cohortloom.nets.gan_autoencoder import Autoencoder, Batch, recurrence
 from cohortloom.nets.gan_critic import Critic, critic_hinge, generator_hinge, gradient_penalty, r1
 from cohortloom.nets.gan_flow import LatentFlow
 from cohortloom.nets.gan_monitor import Monitor
@@ -80,6 +80,26 @@ def test_draws_follow_the_law_and_have_the_dense_form_of_what_was_drawn():
     assert torch.allclose(dense, rows(values, seen), atol=1e-5)
 
 
+def test_draws_without_a_gradient_follow_the_same_law():
+    rows, n = Rows(LEVELS), 40_000
+    law = RowLaw(
+        rows, 5, [START[0], [math.log(0.3), math.log(0.7), -torch.inf], *START[2:]], [False, False, True, False]
+    )
+    h = torch.randn(1, 5).expand(n, -1)
+    with torch.no_grad():
+        values, seen, dense = law.draw(h, Rng(3).torch, rows)
+        mean, log_sd, odds, few, many = law._laws(h[:1])
+    x = values[seen[:, 0], 0]
+    assert x.mean().item() == pytest.approx(mean[0, 0].item(), abs=4 * log_sd.exp()[0, 0].item() / len(x) ** 0.5)
+    assert x.std().item() == pytest.approx(log_sd.exp()[0, 0].item(), rel=0.02)
+    assert seen[:, 0].float().mean().item() == pytest.approx(odds.sigmoid()[0, 0].item(), abs=0.01) and seen[:, 2].all()
+    for column, share in ((1, few[0, 0].exp()), (3, many[0][0].exp())):
+        found = torch.bincount(values[:, column].long(), minlength=len(share)) / n
+        assert torch.allclose(found, share, atol=0.012) and torch.equal(seen[:, column], values[:, column] > 0)
+    assert (values[:, 1] != 2).all()  # what can't be never is
+    assert torch.equal(dense, rows(values, seen))
+
+
 def test_a_critic_can_push_every_kind_of_cell():
     rows = Rows(LEVELS)
     law, h = RowLaw(rows, 5, START, [False] * 4), torch.randn(64, 5)
@@ -132,6 +152,12 @@ def test_padding_reaches_nothing():
         assert torch.allclose(a, b, atol=1e-5)
     shifted = Batch(one.static, one.static_seen, one.step.roll(1, 1), one.step_seen.roll(1, 1), one.length)
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(facts(one), facts(shifted)))
+
+
+def test_leaving_out_what_is_behind_the_end_changes_no_state():
+    net, x, length = torch.nn.GRU(3, 4, batch_first=True), torch.randn(5, 9, 3), torch.tensor([1, 0, 9, 2, 1])
+    there = torch.arange(9) < length[:, None]
+    assert torch.allclose(recurrence(net, x, length)[there], net(x)[0][there], atol=1e-6)
 
 
 def test_the_past_is_not_told_of_the_future():

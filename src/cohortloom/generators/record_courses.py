@@ -35,6 +35,7 @@ __all__ = ["Courses", "Fixed"]
 
 TRIES = 8
 AT_ONCE = 1_500_000  # cells x visits smoothed at once
+PADDING = 64  # visits of padding that cost as much as one more pass
 
 
 @dataclass(frozen=True)
@@ -338,14 +339,14 @@ class Courses:
         return Encoded(static, series_arrays(self.series_features, values, gap, length))
 
     def _chunks(self, order: np.ndarray, length: np.ndarray) -> Iterator[np.ndarray]:
-        """Patients of similar length, as many as fit."""
-        width, begin = max(len(self.net.series), 8), 0
+        """Patients of similar length, as many as fit and as long as few visits are padding."""
+        size, begin = max(1, int(AT_ONCE / (max(len(self.net.series), 8) * 12))), 0
+        total = np.concatenate([[0], np.cumsum(length[order])])
         while begin < len(order):
-            size = max(1, int(AT_ONCE / (width * 12)))
-            end = begin
-            while end < len(order) and (end - begin + 1) * max(length[order[end]], 1) <= size:
-                end += 1
-            end = max(end, begin + 1)
+            padded = np.arange(1, len(order) - begin + 1) * np.maximum(length[order[begin:]], 1)
+            visits = total[begin + 1 :] - total[begin]
+            many = (padded > size) | (padded - visits > np.maximum(PADDING, visits / 8))
+            end = begin + max(1, int(many.argmax()) if many.any() else len(many))
             yield order[begin:end]
             begin = end
 

@@ -8,6 +8,7 @@ A course longer than the window is drawn window by window; the last quarter of o
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +19,7 @@ from cohortloom.diffusion.path import Path
 from cohortloom.diffusion.sampler import SAMPLERS, grid
 from cohortloom.generators.record_training import NOISIEST, show, spike_value, spiked
 from cohortloom.nets.record_cells import Columns, Shown
-from cohortloom.nets.record_denoiser import CLEAN, NUMBERS, TOKENS, Clock, RecordDenoiser, place_features
+from cohortloom.nets.record_denoiser import CLEAN, NUMBERS, TOKENS, Clock, Output, RecordDenoiser, place_features
 from cohortloom.nets.tokens import CONT
 
 __all__ = ["Cells", "Draw", "sources"]
@@ -101,14 +102,17 @@ class Draw:
         n = len(cells.token)
         if not len(static) or bool(cells.known.all()):
             return cells
+        if not present.any():
+            series, present = series.steps(0, 0), present[:, :0]
         shown = self._still(series, present)
         tell = torch.full((n,), told)
         place = place_features(begin + torch.arange(present.shape[1]).expand(n, -1), length, tell)
         hidden_share = ((~series.known & net.series.free) & present[..., None]).any() and told
         other = self._clock(n, TOKENS if hidden_share else CLEAN, share=1.0)
 
-        def outputs(part: Shown, clock: Clock):
-            return net(part, shown, present, place, (clock, other), tell)[0]
+        def outputs(part: Shown, clock: Clock, rows: Tensor, stage: int) -> Output:
+            clocks = clock, _rows(other, rows)
+            return net(part, _rows(shown, rows), present[rows], place[rows], clocks, tell[rows], 0, stage)[0]
 
         return self._stages(static, cells, outputs)
 
@@ -142,8 +146,9 @@ class Draw:
         shown = self._still(statics, None)
         other = self._clock(n, CLEAN)
 
-        def outputs(part: Shown, clock: Clock):
-            return net(shown, part, present, place, (other, clock), tell)[1]
+        def outputs(part: Shown, clock: Clock, rows: Tensor, stage: int) -> Output:
+            clocks = _rows(other, rows), clock
+            return net(_rows(shown, rows), part, present[rows], place[rows], clocks, tell[rows], 1, stage)[1]
 
         return self._stages(net.series, cells, outputs, present)
 
@@ -169,12 +174,15 @@ class Draw:
         token = torch.where(cells.known, cells.token, columns.only)
 
         def draw(token: Tensor, hidden: Tensor, now: Tensor, share: float) -> Tensor:
-            has = has_number(columns, token)
-            x, settled, _ = self._settled(columns, replace(cells, token=token), present is not None)
-            clock = self._clock(n, TOKENS, share=share)
-            shown = show(columns, token, x, x, has, settled, cells.known, hidden, clock)
-            never = self._never(columns, token, hidden, cells.never)
-            return self.net.draw_tokens(columns, outputs(shown, clock), now, self.stream, never)
+            rows, out = now.flatten(1).any(1).nonzero()[:, 0], token.clone()
+            part, now, hidden = replace(cells.take(rows), token=token[rows]), now[rows], hidden[rows]
+            has = has_number(columns, part.token)
+            x, settled, _ = self._settled(columns, part, present is not None)
+            clock = self._clock(len(rows), TOKENS, share=share)
+            shown = show(columns, part.token, x, x, has, settled, part.known, hidden, clock)
+            never = self._never(columns, part.token, hidden, part.never)
+            out[rows] = self.net.draw_tokens(columns, outputs(shown, clock, rows, TOKENS), now, self.stream, never)
+            return out
 
         if hidden.any():
             time = torch.zeros(hidden.shape)
@@ -208,14 +216,16 @@ class Draw:
         return torch.stack([never, repeat], -1)
 
     def _numbers(self, columns: Columns, cells: Cells, outputs, there: Tensor, in_time: bool) -> Cells:
-        token, known = cells.token, cells.known
-        n, numbers = len(token), columns.numbers
+        free = (cells.token == CONT) & columns.is_number & ~cells.known & there
+        rows, everyone = free.flatten(1).any(1).nonzero()[:, 0], cells
+        out = self._settled(columns, everyone, in_time)[0]
+        if not len(rows):
+            return replace(everyone, x=out)
+        cells, free = everyone.take(rows), free[rows]
+        token, known, numbers = cells.token, cells.known, columns.numbers
         has = has_number(columns, token)
         x, settled, source = self._settled(columns, cells, in_time)
         follows = (token == columns.repeats) & ~known
-        free = (token == CONT) & columns.is_number & ~known & there
-        if not free.any():
-            return replace(cells, x=x)
         none = torch.zeros_like(known)
 
         def shared(values: Tensor) -> Tensor:
@@ -225,16 +235,22 @@ class Draw:
             level = -sigma.log()
             wide = level.view(-1, *[1] * (y.ndim - 1))
             z = self.path.scales(wide)[0] * y
-            clock = self._clock(n, NUMBERS, level=level.clamp(-6.9, 6.9))
+            clock = self._clock(len(rows), NUMBERS, level=level.clamp(-6.9, 6.9))
             shown = show(columns, token, x, z, has, settled, known, none, clock)
             clean = torch.zeros_like(y)
-            clean[..., numbers] = outputs(shown, clock).clean
+            clean[..., numbers] = outputs(shown, clock, rows, NUMBERS).clean
             return shared(torch.where(free, clean, x))
 
         levels = grid(self.steps, high=math.exp(NOISIEST))
         start = shared(levels[0] * torch.randn(x.shape, generator=self.stream))
         drawn = SAMPLERS[self.sampler](denoise, start, levels).clamp(-LIMIT, LIMIT)
-        return replace(cells, x=shared(torch.where(free, drawn, x)))
+        out[rows] = shared(torch.where(free, drawn, x))
+        return replace(everyone, x=out)
+
+
+def _rows(part: Any, rows: Tensor) -> Any:
+    """The same dataclass of tensors for some records."""
+    return type(part)(*[value[rows] for value in vars(part).values()])
 
 
 def has_number(columns: Columns, token: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ class RowLaw(nn.Module):
     def sample(
         self, h: torch.Tensor, stream: torch.Generator, *, noise: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows drawn: values, observed [row column], nothing for a gradient to pass through; in parts, to save memory."""
+        """Rows drawn: values, observed [row column], without gradients; in parts, to save memory."""
         values = torch.zeros(len(h), len(self.levels))
         observed = torch.ones(values.shape, dtype=torch.bool)
         for begin in range(0, len(h), AT_ONCE):

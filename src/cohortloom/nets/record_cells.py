@@ -184,9 +184,9 @@ def smooth(
     owner: Int[Tensor, "column"],
 ) -> Float[Tensor, "record step column kernel"]:
     """Kernel means of the weighted cells, 0 where there are none; column c of `value` has weight column owner[c]."""
-    n, steps, columns = value.shape
+    _, steps, columns = value.shape
     both = torch.cat([value * weight[..., owner], weight], 2)
-    out = (kernel.reshape(-1, steps) @ both).reshape(n, len(kernel), steps, -1).permute(0, 2, 3, 1)
+    out = (kernel.flatten(0, 1) @ both).unflatten(1, (len(kernel), steps)).permute(0, 2, 3, 1)
     below = out[:, :, columns:][:, :, owner]
     return torch.where(below > 1e-30, out[:, :, :columns] / below.clamp(min=1e-30), 0.0)
 
@@ -221,12 +221,12 @@ class Embed(nn.Module):
 
     def rows(self, shown: Shown) -> Float[Tensor, "*cell width"]:
         """Sum over the columns of a row."""
-        c, lead = self.columns, shown.token.shape[:-1]
+        c = self.columns
         out = (shown.value * shown.clean) @ self.number + (shown.value * shown.noisy) @ self.noise
         out = out + shown.clean.float() @ self.known
         if c.small:
             index = (shown.token[..., c.small] + self.starts).reshape(-1, len(c.small))
-            out = out + nn.functional.embedding_bag(index, self.tokens, mode="sum").reshape(*lead, -1)
+            out = out + nn.functional.embedding_bag(index, self.tokens, mode="sum").reshape(out.shape)
         for table, wide, j in zip(self.many, self.wide, c.large):
             out = out + wide(table(shown.token[..., j]))
         return out

@@ -103,13 +103,17 @@ class _Block(nn.Module):
             nn.init.normal_(layer.weight, std=0.5 / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, film: Tensor, bias: Tensor) -> Tensor:
-        n, s, d = x.shape
+    def forward(self, x: Tensor, film: Tensor, bias: Tensor, asked: slice = slice(None)) -> Tensor:
+        """The `asked` tokens after attention to all."""
+        d = x.shape[2]
         scale1, shift1, scale2, shift2 = self.film(film)[:, None].chunk(4, 2)
         h = nn.functional.layer_norm(x, (d,)) * (1 + scale1) + shift1
-        q, k, v = self.qkv(h).view(n, s, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        h = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        h = self.out(h.transpose(1, 2).reshape(n, s, d))
+        x, weight, offset = x[:, asked], self.qkv.weight, self.qkv.bias
+        q = nn.functional.linear(h[:, asked], weight[:d], offset[:d])
+        k, v = nn.functional.linear(h, weight[d:], offset[d:]).chunk(2, 2)
+        q, k, v = (y.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for y in (q, k, v))
+        h = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, :, asked])
+        h = self.out(h.transpose(1, 2).flatten(2))
         x = x + nn.functional.dropout(h, self.dropout, self.training)
         h = nn.functional.layer_norm(x, (d,)) * (1 + scale2) + shift2
         h = self.down(nn.functional.silu(self.up(h)))
@@ -144,26 +148,34 @@ class _Heads(nn.Module):
         )
 
     def forward(
-        self, a: Float[Tensor, "*cell column unit"], features: Tensor, row: Tensor, alone: Tensor, basis: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """(logits of small columns, of large ones, G)."""
+        self, a: Float[Tensor, "*cell column unit"], features: Tensor, row: Tensor, alone: Tensor, basis: Tensor,
+        stage: int | None = None,
+    ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
+        """(logits of small columns, of large ones, G); at a single stage the other's are left out.
+
+        Args:
+            a: Units of all columns; at the stage NUMBERS of the number columns alone.
+        """
         c = self.columns
-        number = a.new_zeros(*a.shape[:-2], 0)
+        number, small, large = a.new_zeros(*a.shape[:-2], 0), a.new_zeros(*a.shape[:-2], 0), []
+        mine = slice(None) if stage == NUMBERS else c.numbers
         if c.numbers:
             flat = basis.view(len(basis), *[1] * (features.ndim - 2), -1).expand(*features.shape[:-1], -1)
             own = torch.einsum("...cf,cfh->...ch", torch.cat([features, flat], -1), self.own)
-            a = a.index_add(-2, torch.tensor(c.numbers), own)
+            a = a + own if stage == NUMBERS else a.index_add(-2, torch.tensor(c.numbers), own)
         a = nn.functional.dropout(nn.functional.silu(a), self.dropout, self.training)
-        if c.numbers:
-            number = (a[..., c.numbers, :] * self.number).sum(-1)
+        if c.numbers and stage != TOKENS:
+            number = (a[..., mine, :] * self.number).sum(-1)
             number = number + (wide(row, basis) @ self.line.T).view(number.shape)
             number = number + (wide(alone, basis) * self.shape).sum(-1)
-        small = a[..., c.small, :].flatten(-2) @ (self.logits * self.block) + self.bias
-        large = [
-            query(a[..., j, :]) @ levels.T + bias
-            for query, levels, bias, j in zip(self.query, self.levels, self.level_bias, c.large)
-        ]
-        return small.masked_fill(~self.allowed, -1e9), large, number
+        if stage != NUMBERS:
+            small = a[..., c.small, :].flatten(-2) @ (self.logits * self.block) + self.bias
+            small = small.masked_fill(~self.allowed, -1e9)
+            large = [
+                query(a[..., j, :]) @ levels.T + bias
+                for query, levels, bias, j in zip(self.query, self.levels, self.level_bias, c.large)
+            ]
+        return small, large, number
 
 
 def bent(surprise: Float[Tensor, "*cell"]) -> Float[Tensor, "*cell bend"]:
@@ -223,10 +235,12 @@ class RecordDenoiser(nn.Module):
     def forward(
         self, static: Shown, series: Shown, present: Bool[Tensor, "record step"],
         place: Float[Tensor, "record step feature"], clocks: tuple[Clock, Clock], told: Bool[Tensor, "record"],
-    ) -> tuple[Output, Output]:  # fmt: skip
+        part: int | None = None, stage: int | None = None,
+    ) -> tuple[Output | None, Output | None]:  # fmt: skip
         """Outputs for statics and series.
 
         Args:
+            part, stage: While drawing: the part (0 statics, 1 series) and the stage that are asked for.
             present: Visits that show or are to be drawn.
             place: `place_features` of the visits.
             clocks: Of statics and series.
@@ -241,25 +255,35 @@ class RecordDenoiser(nn.Module):
         rows = self.embed_series.rows(series) + self.place(place) + near
         h = torch.cat([cells, rows], 1)
         bias = self._bias(len(self.static), present)
-        for block in self.blocks:
-            h = block(h, film, bias)
+        n_static = len(self.static)
+        asked = {None: slice(None), 0: slice(n_static), 1: slice(n_static, None)}[part]
+        for k, block in enumerate(self.blocks, start=1):
+            h = block(h, film, bias, asked if k == len(self.blocks) else slice(None))
         h = nn.functional.layer_norm(h, (self.width,))
-        here, there = h[:, : len(self.static)], h[:, len(self.static) :]
+        here, there = (h[:, :n_static], h[:, n_static:]) if part is None else (h, h)
         law = self.static_law(static, clocks[0])
-        row = self.static_row(static, law[0], m, present)
-        units = torch.einsum("ncd,cdh->nch", here, self.to_static)
-        first = self.static_heads(
-            units, self.static_features(static, *law), row, bent(law[2]), level_basis(clocks[0].level),
-        )  # fmt: skip
-        units = self.to_series(there).unflatten(2, (len(self.series), self.units))
-        features, alone = self.features(series, m, v, surprise, place), self.alone(surprise, place)
-        around = self.row(static, series, m, place)
-        second = self.series_heads(units, features, around, alone, level_basis(clocks[1].level))
-        line = torch.einsum("nikf,fkt->nit", shares, self.shares * self.same) + around @ (PACE * self.row_tokens)
-        return (
-            Output(first[0] + row @ (PACE * self.static_tokens), *first[1:], law[0], law[1]),
-            Output(second[0] + line, *second[1:], m, v),
-        )
+        first = second = None
+        if part != 1:
+            which = self.static.numbers if stage == NUMBERS else slice(None)
+            units = torch.einsum("ncd,cdh->nch", here[:, which], self.to_static[which])
+            row = self.static_row(static, law[0], m, present)
+            small, *rest = self.static_heads(
+                units, self.static_features(static, *law), row, bent(law[2]), level_basis(clocks[0].level), stage
+            )
+            small = small if stage == NUMBERS else small + row @ (PACE * self.static_tokens)
+            first = Output(small, *rest, law[0], law[1])
+        if part != 0:
+            which = self.series.numbers if stage == NUMBERS else slice(None)
+            weight, bias = (x.unflatten(0, (-1, self.units))[which] for x in self.to_series.parameters())
+            units = nn.functional.linear(there, weight.flatten(0, 1), bias.flatten()).unflatten(2, bias.shape)
+            features, alone = self.features(series, m, v, surprise, place), self.alone(surprise, place)
+            around = self.row(static, series, m, place)
+            small, *rest = self.series_heads(units, features, around, alone, level_basis(clocks[1].level), stage)
+            if stage != NUMBERS:
+                line = torch.einsum("nikf,fkt->nit", shares, self.shares * self.same)
+                small = small + line + around @ (PACE * self.row_tokens)
+            second = Output(small, *rest, m, v)
+        return first, second
 
     def features(
         self, series: Shown, m: Tensor, v: Tensor, surprise: Tensor, place: Tensor

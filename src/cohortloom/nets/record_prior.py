@@ -11,7 +11,11 @@ A denoiser that predicts G = (x - m) / sqrt(v) is preconditioned by this posteri
 every noise level, and with G = 0 the sampler draws exactly from the process. For p = a = 0, n = 1 this is the
 unit-variance preconditioning of Karras et al. (m = y / (1 + sigma^2), v = sigma^2 / (1 + sigma^2)).
 
-Statics have one Gaussian law over their numbers in place of a process (`JointLaw`); the formulas are the same.
+The process is never written out as a matrix. Given y, the slow part alone has a tridiagonal precision, so one pass
+forwards and one back give its mean and variance at every visit (a Kalman smoother in information form); the patient's
+level is a correction of rank one. The cost is linear in the number of visits.
+
+Statics have one Gaussian law over their numbers in place of a process (`JointLaw`); there the matrix is inverted.
 
 References:
     Karras et al. (2022), arXiv:2206.00364. Rasmussen, Williams (2006). Gaussian processes for machine learning, ch. 2.
@@ -102,8 +106,8 @@ class ColumnProcess(nn.Module):
         """Mean, variance and surprise of every cell."""
         if not y.numel():
             return torch.zeros_like(y), torch.ones_like(y), torch.zeros_like(y)
-        found = _posterior(self.covariance(y.shape[1]), y.transpose(1, 2), noise.transpose(1, 2), self.facts[:, 4:])
-        return tuple(part.transpose(1, 2) for part in found)
+        found = _along(self.facts, y.transpose(0, 1), noise.transpose(0, 1))
+        return tuple(part.transpose(0, 1) for part in found)
 
 
 class JointLaw(nn.Module):
@@ -159,3 +163,51 @@ def _posterior(
     v = (d * (1 - d * own)).clamp(min=1e-9)
     surprise = torch.where(seen, weighted / own.clamp(min=1e-9).sqrt(), 0.0).clamp(-8, 8)
     return m, v, surprise
+
+
+@torch.no_grad()
+def _along(
+    facts: Float[Tensor, "column fact"], y: Float[Tensor, "step record column"],
+    noise: Float[Tensor, "step record column"],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `_posterior` gives with the covariance of the processes, without that matrix.
+
+    With r = 1 / R, R = n + D, and Q the precision of the slow part (tridiagonal: Markov), A = Q + diag(r):
+
+        u = A^-1 (r y),   w = A^-1 r,   (A^-1)_ii = 1 / (f_i + b_i - A_ii)      f, b: pivots from either end
+
+    which settle W_0 = (slow + R)^-1 = diag(r) - diag(r) A^-1 diag(r); the level p adds a term of rank one.
+    """
+    p, a, rho, own, mean = facts.unbind(1)
+    a, n = a.clamp(min=1e-6), len(y)
+    d = noise.clamp(SEEN**2, UNSEEN)
+    seen = d < UNSEEN
+    y = torch.where(seen, y - mean, 0.0)
+    r = 1 / (own + d)
+    within = 1 / (a * (1 - rho.square()))
+    off, ends = -rho * within, within if n > 1 else 1 / a
+    diagonal = r + within * (1 + rho.square())
+    diagonal[0] = r[0] + ends
+    diagonal[-1] = r[-1] + ends
+    right = torch.stack([r * y, r], 1)  # step, (y, 1), record, column
+    front, back = [diagonal[0]], [diagonal[-1]]
+    carried, solved = [right[0]], []
+    for i in range(1, n):
+        share = off / front[-1]
+        front.append(torch.addcmul(diagonal[i], share, off, value=-1))
+        carried.append(torch.addcmul(right[i], share, carried[-1], value=-1))
+    for i in reversed(range(n)):
+        now = carried[i] if not solved else torch.addcmul(carried[i], off, solved[-1], value=-1)
+        solved.append(now / front[i])
+        if i < n - 1:
+            back.append(diagonal[i] - off.square() / back[-1])
+    u, w = torch.stack(solved[::-1]).unbind(1)
+    variance = 1 / (torch.stack(front) + torch.stack(back[::-1]) - diagonal)
+    weighted, ones = r * (y - u), r * (1 - w)
+    gain = p / (1 + p * ones.sum(0))
+    pull = gain * weighted.sum(0)
+    weighted, variance = weighted - ones * pull, variance + gain * (1 - w).square()
+    m = own * r * y + d * r * (u + (1 - w) * pull) + mean
+    v = (d * own * r + (d * r).square() * variance).clamp(min=1e-9)
+    surprise = weighted / (r - r.square() * variance).clamp(min=1e-9).sqrt()
+    return m, v, torch.where(seen, surprise, 0.0).clamp(-8, 8)
