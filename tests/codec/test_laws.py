@@ -121,4 +121,27 @@ def test_charts_kept_by_the_hour_stay_on_the_hour():
     assert law.full == pytest.approx(1.0)
     made, _ = law.draw(where, step, np.ones(len(step), bool), ends, draw)
     full = [np.unique(made[(step == i) & (made % HOUR == 0)] // HOUR).size for i in range(60)]
-    assert np.mean(full) > 17  # 36 times fall in 18 to 20 of 24 hours; without the law 3 lie on a full hour
+    assert np.mean(full) > 22  # of 24; as 36 times of one renewal process they fell in 18 to 20 of the hours
+    assert len(np.unique(step * 2**44 + made)) == len(step)
+    assert np.mean((made - where.time[step]) % HOUR != 0) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_what_follows_the_full_hour_follows_it_as_closely_as_in_training():
+    """Hourly charts, a second entry one to four minutes after half of them: gaps are short or nearly an hour."""
+    draw = np.random.default_rng(1)
+    where, ends = steps(np.full(60, 1.0))
+    days = []
+    for _ in range(60):
+        second = np.flatnonzero(draw.random(24) < 0.5)
+        days.append(np.sort(np.r_[np.arange(24), second + draw.integers(1, 5, len(second)) / 60]) / 24)
+    step = np.repeat(np.arange(60), [len(day) for day in days])
+    time = where.time[step] + np.round(np.concatenate(days) * 1440).astype(np.int64) * (HOUR // 60)
+    law = TimeLaw.fit(
+        where, step, time, np.ones(len(step), bool), np.bincount(step), ends,
+        has_link=True, grid=HOUR // 60, per_day=DAY, limit=None, k_min=5, dated=True,
+    )  # fmt: skip
+    made, _ = law.draw(where, step, np.ones(len(step), bool), ends, draw)
+    for times in (time, made):
+        gap = np.diff(times)[np.diff(step) == 0] / HOUR * 60
+        assert np.mean(gap < 5) == pytest.approx(1 / 3, abs=0.04)
+        assert np.mean((gap > 5) & (gap < 50)) < 0.05

@@ -6,9 +6,10 @@ name their visit, of length L if its end is known, are a renewal process on the 
     t_1 - start          or (t_1 - start) / L if that grows with the visit
     t_(i+1) - t_i        or (t_(i+1) - t_i) n / L if that varies less (on the log scale)
 
-squeezed where it would leave the visit. Where charts are kept by the hour, the first time of each hour stands on the
-full hour as often as in training. Times without a visit are drawn apart from each other, counted from the end of
-the visit if that is known, else from its start:
+squeezed where it would leave the visit. Where charts are kept by the hour, t_i are the first times of hours, on the
+full hour as often as in training; so many of a visit's times are first ones as in training visits, and the others lie
+in one of these hours, at a share of what its first time leaves of it. Times without a visit are drawn apart from each
+other, counted from the end of the visit if that is known, else from its start:
 
     shortly before the next step      next start - t, at most a day (the emergency room before the admission)
     elsewhere before the next step    (t - end) / (next start - end) if times stretch with the gap, else t - end
@@ -34,6 +35,7 @@ from cohortloom.codec.steps import Steps
 __all__ = ["Ends", "TimeLaw"]
 
 Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]
+_HOUR = DAY // 24
 _NEAR = 1.0  # days before the next step
 
 
@@ -53,7 +55,8 @@ class TimeLaw:
         limit: Width of a step where there is no visit table [d].
         first_grows, gap_grows: Do the first time in a visit and the times between stretch with the visit?
         laws: "first", "gap" [busy d] and "first share", "gap share" of visits; "near", "between", "after", "before" of
-            other times; "ratio" of distinct times to most rows of one code.
+            other times; "ratio" of distinct times to most rows of one code; with full hours "hours", the share of a
+            visit's times that are the first of their hour, and "again", where in the rest of the hour others lie.
         full: Share of hours with a time of a visit that have one on the full hour; 0 where that is nothing special.
         inside, outside: Time of day of moments of visits, and of others.
     """
@@ -117,9 +120,13 @@ class TimeLaw:
         full = _full_hours(step[linked], time[linked], inside)
         inside = inside.without_full_hours() if full else inside
         laws = {"ratio": quantiles(distinct[used] / np.maximum(most[used], 1), k_min, steps.subject[used])}
-        size = _length(ends[end] if end else None, step[linked], start[linked], inside)
+        alone = linked.copy()
+        if full:
+            alone[linked], hours = _hours(step[linked], time[linked], owner[linked], k_min)
+            laws |= hours
+        size = _length(ends[end] if end else None, step[alone], start[alone], inside)
         busy = inside.busy(time, grid) - inside.busy(start)
-        within, first_grows, gap_grows = _fit_inside(step[linked], busy[linked], size, owner[linked], k_min)
+        within, first_grows, gap_grows = _fit_inside(step[alone], busy[alone], size, owner[alone], k_min)
         laws |= within
         before = ~linked & (time < floor_to(start, grid))
         at_first = ~linked & steps.first[step]
@@ -165,8 +172,6 @@ class TimeLaw:
         time[~linked] = self._of_none(steps, step[~linked], ends, draw)
         order = np.lexsort((~linked, time, step))
         time, linked = time[order], linked[order]
-        if self.full:
-            time = self._on_the_hour(step, time, linked, steps.time[step], draw)
         following, has_next = steps.following
         last = np.where(has_next, floor_to(following, self.grid) - self.grid, 2**62)[step]
         if self.end in ends:
@@ -175,6 +180,26 @@ class TimeLaw:
         return _apart(step, time, steps.time[step], self.grid, last), linked
 
     def _of_visits(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
+        if not self.full or not len(step):
+            return self._alone(steps, step, ends, draw)
+        first, n = _runs(step)
+        at, n = np.flatnonzero(first), n[first]
+        hours = np.clip(np.round(self.laws["hours"].quantile(draw.random(len(at))) * n), 1, n).astype(np.int64)
+        owner = np.repeat(step[at], hours)
+        time = self._alone(steps, owner, ends, draw)
+        stop, known = ends.get(self.end or "", (steps.time, np.zeros(len(steps.time), bool)))
+        time = _apart(owner, time, steps.time[owner], _HOUR, np.where(known, stop, 2**62)[owner])
+        full = floor_to(time, _HOUR)
+        time = np.where((full >= steps.time[owner]) & (draw.random(len(time)) < self.full), full, time)
+        visit = np.repeat(np.arange(len(at)), n - hours)
+        of = (np.cumsum(hours) - hours)[visit] + np.floor(draw.random(len(visit)) * hours[visit]).astype(np.int64)
+        left = floor_to(time[of], _HOUR) + _HOUR - time[of]
+        share = self.laws["again"].quantile(draw.random(len(of)))
+        again = time[of] + round_to((share * left).astype(np.int64), self.grid)
+        return np.concatenate([time, again])[np.argsort(np.concatenate([owner, step[at][visit]]), kind="stable")]
+
+    def _alone(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
+        """Times of visits from the renewal process."""
         start = steps.time[step]
         length = _length(ends.get(self.end or ""), step, start, self.inside)
         busy = self._inside(step, length, draw)
@@ -182,16 +207,6 @@ class TimeLaw:
         early = ticks < start
         ticks = floor_to(ticks, self.grid) if self.inside.hours else round_to(ticks, self.grid)
         return np.where((ticks < start) & ~early, -floor_to(-start, self.grid), ticks)
-
-    def _on_the_hour(
-        self, step: np.ndarray, time: np.ndarray, linked: np.ndarray, start: np.ndarray, draw: np.random.Generator
-    ) -> np.ndarray:
-        """Times with the first one of each hour moved to the full hour, as often as learned."""
-        hour = floor_to(time, DAY // 24)
-        first = np.ones(len(step), bool)
-        first[1:] = (hour[1:] != hour[:-1]) | (step[1:] != step[:-1])
-        move = first & linked & (hour >= start) & (draw.random(len(step)) < self.full)
-        return np.where(move, hour, time)
 
     def _of_none(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
         """Times that belong to no visit."""
@@ -277,10 +292,25 @@ def _full_hours(step: np.ndarray, time: np.ndarray, clock: Daytime) -> float:
     """Share of hours with a time that have one on the full hour, if minutes are told and it is above a third."""
     if not clock.minutes or not len(step):
         return 0.0
-    hour = time // (DAY // 24)
+    hour = time // _HOUR
     key = (step - step.min()) * (int(hour.max() - hour.min()) + 1) + hour - hour.min()
-    share = len(np.unique(key[time % (DAY // 24) == 0])) / len(np.unique(key))
+    share = len(np.unique(key[time % _HOUR == 0])) / len(np.unique(key))
     return float(share) if share > 1 / 3 else 0.0
+
+
+def _hours(
+    step: np.ndarray, time: np.ndarray, owner: np.ndarray, k_min: int
+) -> tuple[np.ndarray, dict[str, QuantileTransform]]:
+    """Which times, ascending within each step, are the first of their hour; how many are, and where others lie."""
+    hour, (first, _) = floor_to(time, _HOUR), _runs(step)
+    alone = first.copy()
+    alone[1:] |= hour[1:] != hour[:-1]
+    visit = np.cumsum(first) - 1
+    share = np.bincount(visit, alone) / np.bincount(visit)
+    begin, again = time[alone][np.cumsum(alone) - 1], ~alone
+    rest = (time - begin) / (hour + _HOUR - begin)
+    laws = {"hours": quantiles(share, k_min, owner[first]), "again": quantiles(rest[again], k_min, owner[again])}
+    return alone, laws
 
 
 def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
