@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 Part = tuple[Cohort, Cohort]
 
 
-def simulated(data: Path, n: int, seed: int) -> Part:
-    """Twelve leads, 10 s at 100 Hz, driven by the patient's record."""
+def simulated(data: Path, n: int, seed: int, fs: int = 100) -> Part:
+    """Twelve leads, 10 s, driven by the patient's record."""
     from cohortloom.simulation.ecg import LEADS, draw_traits, simulate_ecg
 
     size = n + n // 2
@@ -57,20 +58,20 @@ def simulated(data: Path, n: int, seed: int) -> Part:
     traits = draw_traits(
         size, rng.child("traits"), age=age, female=female, heart_rate=rate, potassium=potassium, atrial_fibrillation=af
     )
-    samples, _ = simulate_ecg(traits, fs=100, duration=10, rng=rng.child("waves"), leads=LEADS)
+    samples, _ = simulate_ecg(traits, fs=fs, duration=10, rng=rng.child("waves"), leads=LEADS)
     schema = Schema.model_validate(
         {
             "name": "simulated", "clock": "offset",
             "tables": {"patients": {"role": "static", "columns": {
                 "age": {"kind": "number", "unit": "a"}, "sex": {"kind": "category", "levels": ["F", "M"]},
                 "potassium": {"kind": "number", "unit": "mmol/L"}, "heart_rate": {"kind": "number", "unit": "/min"}}}},
-            "signals": {"ecg": {"kind": "ecg", "channels": list(LEADS), "fs": 100, "duration": 10, "labels": ["af"]}},
+            "signals": {"ecg": {"kind": "ecg", "channels": list(LEADS), "fs": fs, "duration": 10, "labels": ["af"]}},
         }
     )  # fmt: skip
     ids = np.arange(size)
     patients = pl.DataFrame({"subject_id": ids, "age": age, "sex": np.where(female, "F", "M"), "potassium": potassium,
                              "heart_rate": rate})  # fmt: skip
-    waves = SignalSet(schema.signals["ecg"], _records(ids, 1000, np.where(af, "af", "sinus").tolist()), samples)
+    waves = SignalSet(schema.signals["ecg"], _records(ids, 10 * fs, np.where(af, "af", "sinus").tolist()), samples)
     whole = Cohort.build(schema, {"patients": patients}, signals={"ecg": waves})
     return whole.select(ids[:n].tolist()), whole.select(ids[n:].tolist())
 
@@ -96,6 +97,25 @@ def collection(folder: str, schema: str, fs: float | None, window: float | None)
         return _thinned(part.train, name, n), _thinned(part.held_out, name, n)
 
     return make
+
+
+def all_electrodes(data: Path, n: int, seed: int) -> Part:
+    """Windows of 4 s of all 64 channels of eegmmidb, one subject; each of six runs counts as a patient."""
+    from pyedflib import EdfReader  # heavy
+
+    from cohortloom.formats import read
+    from cohortloom.schema.text import read_schema
+
+    spec, folder = read_schema(SCHEMAS / "eeg_motor.toml"), data / "eegmmidb-s001"
+    name, signal = next(iter(spec.signals.items()))
+    with EdfReader(str(next(iter(sorted(folder.glob("*.edf")))))) as file:
+        channels = tuple(c.strip(". ") for c in file.getSignalLabels() if "annotation" not in c.lower())
+    source = signal.source.model_copy(update={"subject": r"(?P<subject>S\d+R\d+)"})
+    spec = spec.model_copy(
+        update={"signals": {name: signal.model_copy(update={"channels": channels, "source": source})}}
+    )
+    part = read(folder, format=source.format, schema=spec, on_error="drop").split(seed=seed, train=0.67, held_out=0.33)
+    return _thinned(part.train, name, n), _thinned(part.held_out, name, n)
 
 
 def _thinned(cohort: Cohort, name: str, n: int) -> Cohort:
@@ -183,12 +203,14 @@ def twelve_leads(data: Path, n: int, seed: int) -> Part:
 
 DATA_SETS: dict[str, Callable[[Path, int, int], Part]] = {
     "simulated-12-lead": simulated,
+    "simulated-12-lead-500hz": partial(simulated, fs=500),
     "12-lead": twelve_leads,
     "mitdb": collection("mitdb", "ecg_ambulatory", 100.0, 10.0),
     "mitdb-beats": single_beats,
     "af2017": collection("af2017", "ecg_single_lead", 100.0, 9.0),
     "ecg5000": collection("ucr-ecg5000", "ecg_beat", None, None),
     "bonn-eeg": collection("bonn-eeg", "eeg_segment", 64.0, 8.0),
+    "eeg-64": all_electrodes,
 }
 
 
@@ -318,7 +340,9 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
         fitted = time.process_time() - began
         began = time.process_time()
         given = held.select(held.subjects.head(n)) if train.schema.statics else None
-        drawn = model.sample(None if given is not None else n, given=given, seed=seed + 1)
+        per_patient = next(iter(train.signals.values())).records.height / max(train.n_subjects, 1)
+        patients = None if given is not None else min(n, int(np.ceil(2 * n / per_patient)))
+        drawn = model.sample(patients, given=given, seed=seed + 1)
         waves = next(iter(drawn.signals.values()))
         if given is None and waves.records.height > n:  # as many as were asked for, of any patient
             keep = np.sort(np.random.default_rng(seed).permutation(waves.records.height)[:n])
@@ -367,6 +391,9 @@ FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "temporal-vae, in steps": in_steps("temporal-vae", training={"steps": 1000, "evaluate_every": 200}),
     "timegan, in steps": in_steps("timegan", training={"steps": 600, "evaluate_every": 200}),
     "signal-diffusion": diffusion(width=32),
+    "signal-diffusion, latent 2": diffusion(width=32, latent=2),
+    "signal-diffusion, latent 4": diffusion(width=32, latent=4),
+    "signal-diffusion, latent 8": diffusion(width=32, latent=8),
     "without Gaussian start": diffusion(width=32, start=False),
     "without rhythm and code": diffusion(width=32, top_down=False),
 }
@@ -409,6 +436,8 @@ def scores(
     }
     if samples is not own.samples:
         found["judge_train"] = round(judge(trained, mine, length=common), 3)
+    if len(modelled) > 1 and real.spec.kind == "eeg":
+        found["correlation"] = round(float(np.abs(_correlation(held) - _correlation(mine)).mean()), 3)
     accuracy = label_accuracy(real, samples, labels)
     if accuracy is not None:
         found["tstr"] = accuracy
@@ -423,6 +452,11 @@ def scores(
         a, b = per_record(real, modelled), per_record(other, modelled)
         found["distance"] = {k: round(quantile_distance(a[k], b[k]), 3) for k in a}
     return found
+
+
+def _correlation(x: np.ndarray) -> np.ndarray:
+    """Of each pair of channels, over all records."""
+    return np.corrcoef(x.transpose(1, 0, 2).reshape(x.shape[1], -1))[np.triu_indices(x.shape[1], 1)]
 
 
 FLOOR = "real train (floor)"
@@ -459,6 +493,7 @@ def main() -> None:
     options.add_argument("--records", type=int, default=200)
     options.add_argument("--ddpm", default="", help="Python of the environment with denoising-diffusion-pytorch")
     options.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of --ddpm's training")
+    options.add_argument("--no-floor", action="store_true", help="real training records are in the result file already")
     options.add_argument("--table", action="store_true", help="print the results that are there, and do nothing else")
     chosen = options.parse_args()
     path = chosen.out or RESULTS / "signals.json"
@@ -471,7 +506,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in chosen.only:
         for seed in chosen.seeds:
-            for family in (FLOOR, *chosen.families):
+            for family in (*([] if chosen.no_floor else [FLOOR]), *chosen.families):
                 row = apart(measure, name, chosen.data, chosen.records, seed, family, chosen.steps, chosen.batch)
                 if "data" not in row:
                     continue
@@ -493,7 +528,7 @@ def _merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[di
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, a row per data set and family; what was not measured is left empty."""
-    columns = ("data", "family", "judge", "judge_train", "spectrum", "tstr", "kept", "rr_variation",
+    columns = ("data", "family", "judge", "judge_train", "spectrum", "correlation", "tstr", "kept", "rr_variation",
                "beat_correlation", "r_ratio", "fit_cpu_s", "peak_mb", "samples_per_cpu_s", "nfe")  # fmt: skip
     flat = [{**r, **r.get("coherence", {})} for r in rows]
     lines = [f"| {' | '.join(c.replace('_', ' ') for c in columns)} |", f"|{' --- |' * len(columns)}"]

@@ -57,6 +57,7 @@ from cohortloom.generators.signal_records import (
     rhythm_of,
     spectrum_centres,
     texture_centres,
+    texture_edges,
     texture_of,
 )
 from cohortloom.generators.torch_base import Shape, TorchGenerator
@@ -114,6 +115,8 @@ class SignalDiffusion(TorchGenerator):
         levels: Width of each level in units of `width`; None: (1, 2), and (1, 2, 2) above 512 samples.
         patch: Samples per token; None: by sampling rate and length (about 25 tokens a second).
         attention: Self-attention at the coarsest level.
+        latent: Samples per latent; 0: the network sees samples. For long or many-channel records.
+        latent_channels: Most axes of the channels that latents follow.
         window: Longest piece of a record that is trained on [s].
         code: Most numbers in the code of a record.
         top_down: Draw rhythm and code first; False gives the plain recipe, for comparison.
@@ -141,6 +144,8 @@ class SignalDiffusion(TorchGenerator):
     levels: tuple[int, ...] | None = None
     patch: int | None = None
     attention: bool = False
+    latent: int = 0
+    latent_channels: int = 16
     window: float = 10.0
     code: int = 24
     top_down: bool = True
@@ -158,7 +163,8 @@ class SignalDiffusion(TorchGenerator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wrong = [n for n in ("sampling_steps", "width", "code") if getattr(self, n) < 1]
+        wrong = [n for n in ("sampling_steps", "width", "code", "latent_channels") if getattr(self, n) < 1]
+        wrong += [n for n in ("latent",) if getattr(self, n) < 0]
         wrong += [n for n in ("window",) if not self.window > 0] + [n for n in ("drop",) if not 0 <= self.drop < 1]
         wrong += [n for n in ("patch", "records_per_patient") if (v := getattr(self, n)) is not None and v < 1]
         if self.distilled_from is not None and self.distilled_from % self.sampling_steps:
@@ -167,6 +173,8 @@ class SignalDiffusion(TorchGenerator):
             raise SettingsError(f"{self.name}: width must be a multiple of 8 for a transformer (4 heads).")
         if wrong:
             raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range.")
+        if self.latent and not self.start:
+            raise SettingsError(f"{self.name}: latents are decoded by the Gaussian start; set start to true.")
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -205,9 +213,12 @@ class SignalDiffusion(TorchGenerator):
         n, n_shape = data.shape.shape
         with_beats = data.beats is not None
         placed = not with_beats and _aligned(data) and int(data.n_samples.max()) <= round(self.window * data.fs)
+        if placed and self.latent:
+            raise SettingsError(f"{self.name}: records of single beats are too short for latents; set latent to 0.")
         n_code = 0 if placed else max(1, min(self.code, n // 4, n_shape))
         n_rest = max(0, min(MOST_REST, n - 1 - n_code, n_shape - n_code)) * with_beats
         n_texture = len(texture_centres(data.fs)) * with_beats
+        n_latent = min(self.codec_.samples.n_modelled, self.latent_channels) if self.latent else 0
         return {
             "beats": with_beats,
             "placed": placed,
@@ -220,6 +231,9 @@ class SignalDiffusion(TorchGenerator):
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
+            "latent": self.latent,
+            "n_latent": n_latent,
+            "axes_by_band": with_beats and n_latent in (0, self.codec_.samples.n_modelled),
             "n_samples": int(data.n_samples.max()),
             "fs": data.fs,
             "label_sets": list(self.label_sets_),
@@ -238,22 +252,23 @@ class SignalDiffusion(TorchGenerator):
 
     def build(self, shape: Shape) -> nn.Module:
         facts = shape.facts
-        n_guides = facts["n_channels"] + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
-        n_guides += facts["n_channels"] * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
+        stride, n_channels = facts.get("latent", 0), facts.get("n_latent", 0) or facts["n_channels"]
+        n_guides = n_channels + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
+        n_guides += n_channels * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
         n_condition = 2 * facts["n_context"] + facts["n_told"]
         patch = self.patch or _patch(facts["n_samples"], facts["fs"])
+        if stride and not self.patch:
+            patch = max(1, round(facts["fs"] / stride / 25))
         if self.denoiser != "unet":
             from cohortloom.nets.patched import PatchTransformer
             from cohortloom.nets.state_space import S4Denoiser
 
             kind = {"s4d": S4Denoiser, "transformer": PatchTransformer}[self.denoiser]
-            net: nn.Module = kind(
-                facts["n_channels"], width=self.width, patch=patch, n_condition=n_condition, n_guides=n_guides
-            )
+            net: nn.Module = kind(n_channels, width=self.width, patch=patch, n_condition=n_condition, n_guides=n_guides)
         else:
             levels = self.levels or ((1, 2) if facts["n_samples"] <= 512 else (1, 2, 2))
             net = UNet1d(
-                facts["n_channels"], width=self.width, levels=levels, patch=patch, n_condition=n_condition,
+                n_channels, width=self.width, levels=levels, patch=patch, n_condition=n_condition,
                 n_guides=n_guides, attention=self.attention,
             )  # fmt: skip
         return WaveNet(facts, net)
@@ -311,14 +326,12 @@ class SignalDiffusion(TorchGenerator):
         """The Gaussian law the denoiser starts from."""
         rows = np.sort(rng.child("rows").numpy.permutation(len(data.shape))[:_MOST_FITTED])
         if net.start.mix is not None:
-            axes = (
-                data.axes
-                if data.axes is not None
-                else principal_axes(
-                    (left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000])
-                )
-            )
-            net.start.mix.copy_(torch.from_numpy(np.ascontiguousarray(axes)))
+            if net.start.edges:
+                net.start.fit_axes(self._left_over(net, data, rows[:1000]))
+            else:
+                parts = ((left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000]))
+                axes = data.axes if data.axes is not None else principal_axes(parts)
+                net.start.mix.copy_(torch.from_numpy(np.ascontiguousarray(axes)))
         if net.start.slope is None:
             net.start.fit_shape(self._left_over(net, data, rows))
         else:
@@ -399,7 +412,7 @@ class SignalDiffusion(TorchGenerator):
             law = self._start(net, condition, facts, guide, n)
             if law is None:
                 return (path.loss(self._network(net, condition, guide), x, draw) * seen).sum() / seen.sum().clamp(min=1)
-            x = torch.where(seen, x, law.mean)
+            x, seen, guide = law.into(torch.where(seen, x, law.whole.mean)), law.seen(seen), law.guides(guide)
             level = path.times(len(x), draw)
             sigma = (-level).exp()
             y = x + sigma[:, None, None] * torch.randn(x.shape, generator=draw)
@@ -471,6 +484,7 @@ class SignalDiffusion(TorchGenerator):
         """denoise(y, sigma) -> x^, with guidance."""
         path, facts = PATHS[self.path](), self.shape_.facts
         blank, plain_law = condition.clone(), law
+        limit = CLIP if law is None else CLIP * law.reach
         blank[:, : 2 * facts["n_context"]] = 0.0
         if facts["placed"] and law is not None:
             plain_law = self._start(self.net_, blank, condition[:, :0], guide, law.mean.shape[2])
@@ -480,7 +494,7 @@ class SignalDiffusion(TorchGenerator):
             if self.guidance != 1.0:
                 plain = self._clean(self.net_, path, blank, guide, plain_law, y, sigma)
                 clean = plain + self.guidance * (clean - plain)
-            return clean.clamp(-CLIP, CLIP)
+            return clean.clamp(-limit, limit)
 
         return denoise
 
@@ -590,6 +604,8 @@ class SignalDiffusion(TorchGenerator):
             stream = rng.child(k)
             shown = self._shown(drawn[rows], context[rows], observed[rows], beats, rows, n)
             x = self._integrate(self._denoise(*shown), (len(rows), facts["n_channels"], n), stream, shown[2])
+            if shown[2] is not None:
+                x = shown[2].decode(x, stream.child("rest").torch)
             out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows], drawn=True)
         return out
 
@@ -602,7 +618,7 @@ class SignalDiffusion(TorchGenerator):
         rows: np.ndarray,
         n: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Start | None]:
-        """Condition vector, guides and Gaussian law of a batch."""
+        """Condition vector, guides and Gaussian law of a batch of records of n samples, or of their latents."""
         facts, known = torch.from_numpy(drawn).float(), self.shape_.facts
         told = facts[:, : known["n_told"]]
         condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), told)
@@ -614,7 +630,8 @@ class SignalDiffusion(TorchGenerator):
             guide = self._guides(self.net_, z, log_size, beats.take(rows), n, known["fs"])
         elif known["placed"]:
             guide = _places(np.zeros(len(drawn), int), n, known["n_samples"])
-        return condition, guide, self._start(self.net_, condition, facts, guide, n)
+        law = self._start(self.net_, condition, facts, guide, n)
+        return condition, guide if law is None else law.guides(guide), law
 
     def _levels(self, n_steps: int) -> torch.Tensor:
         """Noise levels of a sampler: down to what the finest part of a record is, where that is known."""
@@ -625,6 +642,7 @@ class SignalDiffusion(TorchGenerator):
     def _integrate(self, denoise: Any, shape: tuple[int, ...], stream: Rng, law: Start | None) -> torch.Tensor:
         levels = self._levels(self.distilled_from or self.sampling_steps)
         levels = levels[:: (len(levels) - 1) // self.sampling_steps]
+        shape = shape if law is None else law.mean.shape
         noise = torch.randn(shape, generator=stream.child("noise").torch)
         y = levels[0] * noise if law is None else law.noisy(noise, levels[0])
         if self.sampler == "stochastic":
@@ -668,6 +686,8 @@ def _start_of(facts: Mapping[str, Any]) -> GaussianStart:
     return GaussianStart(
         channels, n, fs, mean=facts["placed"], n_condition=2 * facts["n_context"], centres=centres,
         whole=facts["placed"] and channels * n <= MOST_COORDINATES,
+        edges=texture_edges(fs)[1:] if facts.get("axes_by_band") else (),
+        stride=facts.get("latent", 0), n_latent=facts.get("n_latent", 0),
     )  # fmt: skip
 
 

@@ -150,9 +150,10 @@ def _with_settings(model: SignalDiffusion, **settings: Any) -> SignalDiffusion:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Records drawn by the teacher, scaled, and what it was told of them."""
+    """Records of n samples (or their latents) drawn by the teacher, scaled, and what it was told of them."""
 
     x: Tensor
+    n: int
     drawn: np.ndarray
     context: np.ndarray
     observed: np.ndarray
@@ -184,7 +185,7 @@ class _Pool:
             shown = model._shown(drawn[rows], context[rows], observed[rows], beats, rows, longest)
             shape = (len(rows), facts["n_channels"], longest)
             parts.append(model._integrate(model._denoise(*shown), shape, rng.child("x", k), shown[2]))
-        return cls(torch.cat(parts), drawn, context, observed, beats)
+        return cls(torch.cat(parts), longest, drawn, context, observed, beats)
 
     def bound(self, model: SignalDiffusion, rows: np.ndarray) -> Any:
         """The model's denoiser, told of these records."""
@@ -192,9 +193,7 @@ class _Pool:
 
     def shown(self, model: SignalDiffusion, rows: np.ndarray) -> Any:
         """What the model is shown of these records."""
-        return model._shown(
-            self.drawn[rows], self.context[rows], self.observed[rows], self.beats, rows, self.x.shape[2]
-        )
+        return model._shown(self.drawn[rows], self.context[rows], self.observed[rows], self.beats, rows, self.n)
 
 
 def _prices(teacher: SignalDiffusion, models: list[SignalDiffusion], pool: _Pool, rng: Rng) -> list[Price]:
@@ -206,7 +205,8 @@ def _prices(teacher: SignalDiffusion, models: list[SignalDiffusion], pool: _Pool
             begin = time.process_time()
             shape = (len(rows), *pool.x.shape[1:])
             law = pool.shown(model, rows)[2]
-            parts.append(model._integrate(pool.bound(model, rows), shape, rng.child(k), law))  # the same noise for all
+            x = model._integrate(pool.bound(model, rows), shape, rng.child(k), law)  # the same noise for all
+            parts.append(x if law is None else law.decode(x, rng.child(k, "rest").torch))
             spent += time.process_time() - begin
         x = torch.cat(parts).numpy()
         reference = x if reference is None else reference
@@ -222,7 +222,7 @@ def _prices(teacher: SignalDiffusion, models: list[SignalDiffusion], pool: _Pool
                 spectrum=float(np.abs(_spectrum(x) - _spectrum(reference)).mean()),
                 steepness=float(np.mean(steep[0] / np.maximum(steep[1], 1e-9))),
                 seconds=seconds,
-                real_time=x.shape[2] / fs / max(seconds, 1e-9),
+                real_time=pool.n / fs / max(seconds, 1e-9),
             )
         )  # fmt: skip
     return found

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from cohortloom.codec.beats import Beats, averaged_beats, find_beats
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.diffusion.sampler import stochastic
-from cohortloom.errors import DataError, Problem
+from cohortloom.errors import DataError, Problem, SettingsError
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     along,
@@ -43,7 +43,7 @@ from cohortloom.rng import Rng
 if TYPE_CHECKING:
     from cohortloom.generators.signal_diffusion import SignalDiffusion
 
-__all__ = ["bridged", "inpaint", "refined"]
+__all__ = ["bridged", "inpaint", "recoded", "refined"]
 
 _BATCH = 32
 #: A gap shorter than this holds no beat of its own [s].
@@ -88,26 +88,66 @@ def _drawn(
     rng: Rng, *, cut: float | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Physical samples of records of which a projection is known: put(a, b) is b with the projection of a."""
-    x, seen = scaled
-    records = part.records
-    n_samples = records["n_samples"].to_numpy()
-    context, observed = model.codec_.context.encode(cohort, records)
-    _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
-    drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
-    drawn, beats = _facts(model, part, x, seen, drawn, n_samples, rng, cut=cut)
-    place = np.arange(len(x))
-    shown = model._shown(drawn, context, observed, beats, place, x.shape[2])
-    denoise, law = model._denoise(*shown), shown[2]
+    x = scaled[0]
+    shown = _shown(model, cohort, part, scaled, rng, cut=cut)
+    denoise, law, scale = model._denoise(*shown), shown[2], 1.0
+    if law is not None:
+        denoise, law, scale = law.lifted(denoise), law.whole, law.scale
     noise = torch.randn(x.shape, generator=rng.child("noise").torch)
 
     def held(y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         y = put(known + sigma[:, None, None] * noise, y)
         return put(known, denoise(y, sigma))
 
-    levels = model._levels(2 * model.sampling_steps)
+    levels = model._levels(2 * model.sampling_steps) / scale
     start = levels[0] * noise if law is None else law.noisy(noise, levels[0])
     found = stochastic(held, start, levels, generator=rng.child("churn").torch, churn=0.5)
-    return model.codec_.samples.decode(found.numpy(), n_samples)
+    return model.codec_.samples.decode(found.numpy(), part.records["n_samples"].to_numpy())
+
+
+def _shown(
+    model: Any, cohort: Cohort, part: SignalSet, scaled: tuple[np.ndarray, np.ndarray], rng: Rng, *,
+    cut: float | None = None,
+) -> Any:  # fmt: skip
+    """Condition, guides and law of records of which something is seen."""
+    x, seen = scaled
+    records = part.records
+    context, observed = model.codec_.context.encode(cohort, records)
+    _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
+    drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
+    drawn, beats = _facts(model, part, x, seen, drawn, records["n_samples"].to_numpy(), rng, cut=cut)
+    return model._shown(drawn, context, observed, beats, np.arange(len(x)), x.shape[2])
+
+
+def recoded(model: "SignalDiffusion", cohort: Cohort, rng: Rng) -> Cohort:
+    """The cohort with each record coded and decoded: what latents keep is its own, the rest is drawn.
+
+    The network takes no part, so this tells how much of a record's likeness the latents alone cost.
+
+    Args:
+        model: Fitted model with latents.
+        cohort: Patients and records.
+        rng: Random stream.
+
+    Raises:
+        SettingsError: the model has no latents.
+    """
+    if not model.latent:
+        raise SettingsError(f"{model.name}: there are no latents; set latent to 4 or 8.")
+    name, codec = model.codec_.signal, model.codec_.samples
+    waves = cohort.signals[name]
+    samples = np.array(waves.samples, dtype=np.float32)
+    with torch.no_grad():
+        for k, rows in enumerate(np.split(np.arange(len(samples)), range(_BATCH, len(samples), _BATCH))):
+            notes = waves.annotations
+            if notes is not None:
+                notes = notes.join(waves.records[rows].select("record_id"), on="record_id", how="semi")
+            part = SignalSet(waves.spec, waves.records[rows], samples[rows], notes)
+            scaled = codec.encode(part.samples)
+            law = _shown(model, cohort, part, scaled, rng.child(k))[2]
+            x = law.decode(law.into(torch.from_numpy(scaled[0])), rng.child(k, "rest").torch)
+            samples[rows] = codec.decode(x.numpy(), part.records["n_samples"].to_numpy())
+    return replace(cohort, signals={name: replace(waves, samples=samples)})
 
 
 #: Share of a low rate's own range that is taken as known: above it lies the slope of whatever filter was used.
@@ -214,10 +254,11 @@ def _facts(
     usable = np.isfinite(rhythm).all(axis=1)
     drawn[usable, :3] = ((rhythm - middle[:3]) / spread[:3])[usable]
     beats = bridged(model, beats, drawn, seen.any(axis=1), n_samples, rng.child("bridge"))
-    _, guide, _ = model._shown(drawn, np.zeros((len(x), model.shape_.facts["n_context"])),
+    _, guide, law = model._shown(drawn, np.zeros((len(x), model.shape_.facts["n_context"])),
                             np.zeros((len(x), model.shape_.facts["n_context"])), beats, np.arange(len(x)),
                             x.shape[2])  # fmt: skip
-    left = (x - guide[:, : x.shape[1]].numpy()) * seen
+    train = guide[:, : x.shape[1]] if law is None else law.whole.mean
+    left = (x - train.numpy()) * seen
     share = np.maximum(seen.mean(axis=(1, 2)), 1e-3)
     texture = texture_of(left, fs) - np.log(share)[:, None]
     told = N_RHYTHM + np.flatnonzero(np.array(texture_centres(fs)) < (cut or fs))

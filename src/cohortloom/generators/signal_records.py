@@ -25,7 +25,7 @@ from cohortloom.nets.gaussian_start import cosine_power, principal_axes
 
 __all__ = [
     "N_RHYTHM", "WaveRecords", "along", "guides", "in_qrs", "rhythm_of", "sized", "spectrum_centres",
-    "spectrum_of", "texture_centres", "texture_of",
+    "spectrum_of", "texture_centres", "texture_edges", "texture_of",
 ]  # fmt: skip
 
 N_RHYTHM, N_BANDS = 3, 16
@@ -160,9 +160,14 @@ def rhythm_of(
     return facts, log_rr
 
 
+def texture_edges(fs: float) -> tuple[float, ...]:
+    """Where the bands of texture begin [Hz]: those below .45 fs."""
+    return tuple(e for e in _TEXTURE_EDGES if e < 0.45 * fs)
+
+
 def texture_centres(fs: float) -> tuple[float, ...]:
-    """Middles of the bands of texture [Hz]: those that begin below .45 fs."""
-    edges = [e for e in _TEXTURE_EDGES if e < 0.45 * fs]
+    """Middles of the bands of texture [Hz]."""
+    edges = texture_edges(fs)
     return tuple(float(np.sqrt(max(a, 0.2) * b)) for a, b in zip(edges, [*edges[1:], fs / 2]))
 
 
