@@ -6,8 +6,9 @@
 Every number of a family stands beside the floor, the same number for real training records against held-out ones
 (split by patient). Anchors: `bootstrap` (training records again), `gaussian` (functional PCA with Gaussian scores, by
 label where there are labels), `barycentre` (soft-DTW averages of five training records of a label, at most 300 samples
-long), `simulator` and `neurokit2` (simulators without data, at the collection's rate; of the slow neurokit2 at most 100
-records). `ddpm` is the 1D model of denoising-diffusion-pytorch, trained for --seconds of CPU time in an environment of
+long), `coded, latent 4` (training records through the latents of signal-diffusion, no network: what coding alone
+costs), `simulator` and `neurokit2` (simulators without data, at the collection's rate; of the slow neurokit2 100 at
+most). `ddpm` is the 1D model of denoising-diffusion-pytorch, trained for --seconds of CPU time in an environment of
 its own (`python -m venv PLACE; PLACE/bin/pip install denoising-diffusion-pytorch`) whose Python is given by --ddpm; it
 takes labels as further channels. `judge` asks held-out records, `judge train` training records: where a few patients
 make up a collection the first tells patients apart, real or not, and only the second says something about texture.
@@ -358,6 +359,26 @@ def diffusion(**settings: Any) -> Callable[..., dict[str, Any]]:
     return make
 
 
+def coded(latent: int) -> Callable[..., dict[str, Any]]:
+    """Training records, coded to latents and decoded: what latents alone cost, beside the floor."""
+
+    def make(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any]:
+        from cohortloom.generators.signal_diffusion import SignalDiffusion
+        from cohortloom.generators.signal_inpaint import recoded
+
+        model = SignalDiffusion(width=8, levels=(1,), latent=latent)
+        model.training = replace(model.training, steps=1, batch_size=2, evaluate_every=1)
+        began = time.process_time()
+        model.fit(train, seed=seed)
+        fitted, began = time.process_time() - began, time.process_time()
+        waves = next(iter(recoded(model, train, Rng(seed + 1)).signals.values()))
+        spent = time.process_time() - began
+        return {"samples": waves.samples, "labels": waves.records["label"].to_list(), "fit_cpu_s": round(fitted, 1),
+                "samples_per_cpu_s": round(len(waves.samples) / spent, 1)}  # fmt: skip
+
+    return make
+
+
 def in_steps(generator: str, **settings: Any) -> Callable[..., dict[str, Any] | None]:
     """A generator of records on short waveforms: about 20 steps a record. None where records are longer than 512."""
 
@@ -394,6 +415,9 @@ FAMILIES: dict[str, Callable[..., dict[str, Any] | None]] = {
     "signal-diffusion, latent 2": diffusion(width=32, latent=2),
     "signal-diffusion, latent 4": diffusion(width=32, latent=4),
     "signal-diffusion, latent 8": diffusion(width=32, latent=8),
+    "coded, latent 2": coded(2),
+    "coded, latent 4": coded(4),
+    "coded, latent 8": coded(8),
     "without Gaussian start": diffusion(width=32, start=False),
     "without rhythm and code": diffusion(width=32, top_down=False),
 }

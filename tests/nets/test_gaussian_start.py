@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cohortloom.diffusion.sampler import dpm2m, grid
-from cohortloom.nets.gaussian_start import GaussianStart, cosine_power, principal_axes
+from cohortloom.nets.gaussian_start import GaussianStart, LatentStart, Start, cosine_power, principal_axes, resampled
 from cohortloom.rng import Rng
 
 N, FS = 64, 50.0
@@ -138,6 +138,72 @@ def test_channels_that_see_the_same_sources_are_drawn_together():
         w = law.whitened(torch.from_numpy(x[:600]), torch.zeros(600)).numpy()
         assert np.square(w).mean() == pytest.approx(1.0, abs=0.1)
     assert found[True] < 0.05 and found[False] > 0.5
+
+
+def test_what_channels_share_may_differ_from_band_to_band():
+    draw = np.random.default_rng(0)
+    c = draw.standard_normal((600, 3, N))
+    slow = np.array([[3, 0, 0], [2.9, 0.4, 0], [2.7, 0, 0.5]])  # one source for all
+    fast = np.diag([0.2, 0.1, 0.4])  # each its own noise
+    cut = N // 4
+    c = np.concatenate(
+        [np.einsum("cs,rsk->rck", a, part) for a, part in ((slow, c[..., :cut]), (fast, c[..., cut:]))], 2
+    )
+    x = (c @ cosines(N).T).astype(np.float32)
+    found = {}
+    for edges in ((cut * FS / (2 * N),), ()):
+        start = GaussianStart(3, N, FS, mean=False, n_condition=0, centres=(), whole=False, edges=edges)
+        if edges:
+            start.fit_axes([(x, None)])
+        else:
+            start.mix.copy_(torch.from_numpy(principal_axes([(x, np.ones(x.shape, bool))]).copy()))
+        start.fit_shape([(x, np.zeros((len(x), 0)))])
+        law = start.start(None, torch.zeros(600, 0), None, N)
+        y = law.noisy(torch.randn(600, 3, N, generator=Rng(0).torch), torch.tensor(0.0)).numpy()
+        high = (y @ cosines(N))[..., cut + 4 :]
+        found[bool(edges)] = np.abs(high.std(axis=(0, 2)) / np.diag(fast) - 1).max()
+        assert (y @ cosines(N))[..., : cut - 4].std() == pytest.approx(c[..., :cut].std(), rel=0.1)
+    assert found[True] < 0.1 and found[False] > 0.3
+
+
+def coded(n=160, k=40, n_axes=3):
+    """The law of six mixed channels, that of their latents, and a noisy record."""
+    draw = torch.Generator().manual_seed(0)
+    mix = torch.linalg.qr(torch.randn(6, 6, generator=draw))[0]
+    law = Start(torch.randn(2, 6, n, generator=draw), torch.rand(2, 6, n + 1, generator=draw) + 0.01, mix=mix)
+    return law, LatentStart.of(law, k, n_axes, 0.7), 3 * torch.randn(2, 6, n, generator=draw)
+
+
+def test_the_law_of_latents_is_that_of_records_cut():
+    law, latent, y = coded()
+    sigma = torch.tensor([0.3, 2.0])
+    whole = law.clean(y, sigma, torch.zeros_like(y))
+    cut = latent.clean(latent.into(y), 0.7 * sigma, torch.zeros(2, 3, 40))
+    torch.testing.assert_close(latent.into(whole), cut, atol=1e-4, rtol=1e-4)
+    lifted = latent.lifted(lambda u, s: latent.clean(u, s, torch.zeros_like(u)))(y, sigma)
+    torch.testing.assert_close(lifted, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_decoding_keeps_latents_and_draws_the_rest():
+    _, latent, y = coded()
+    one, two = (latent.decode(latent.into(y), torch.Generator().manual_seed(k)) for k in (0, 1))
+    torch.testing.assert_close(latent.into(one), latent.into(y), atol=1e-4, rtol=1e-4)
+    assert (one - two).std() > 0.3
+
+
+def test_a_series_of_a_lower_rate_spans_the_same_time():
+    t, s = ((torch.arange(n) + 0.5) / n for n in (203, 40))
+    lower = resampled(torch.cos(3 * torch.pi * t), 40) * (40 / 203) ** 0.5
+    torch.testing.assert_close(lower, torch.cos(3 * torch.pi * s), atol=1e-4, rtol=0)
+    torch.testing.assert_close(resampled(resampled(lower, 203), 40), lower, atol=1e-5, rtol=0)
+
+
+def test_latents_are_seen_where_all_their_samples_are():
+    _, latent, y = coded()
+    seen = torch.ones(y.shape, dtype=torch.bool)
+    assert latent.seen(seen).all()
+    seen[0, 2, 80:] = False
+    assert latent.seen(seen)[1].all() and latent.seen(seen)[0, :, :17].all() and not latent.seen(seen)[0, :, 18:].any()
 
 
 def test_axes_ignore_what_is_not_seen():

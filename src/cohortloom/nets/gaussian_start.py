@@ -135,21 +135,15 @@ class Start:
         """denoise(y, sigma) of records from that of latents."""
         return denoise
 
-    def rows(self, keep: Tensor) -> "Start":
-        """The law of some of the records."""
-        power = self.power if self.basis is not None else self.power[keep]
-        return replace(self, mean=self.mean[keep], power=power)
-
 
 @dataclass(frozen=True)
 class LatentStart(Start):
     """The law of latents: of each record its first cosines along the strongest axes, as a series of a lower rate.
 
-    Where each band has axes of its own, latents are those of the channels themselves.
-
-    Cosines and axes are orthonormal, so latents have the same Gaussian law, cut; and what they leave out has it too. A
-    decoder then needs no training: it draws what is left out from p(rest | m, C) and puts the latents in. White noise
-    of size sigma on a record is white noise of size `scale` times sigma on its latents.
+    Where each band has axes of its own, they are the first cosines of the channels themselves. Cosines and axes are
+    orthonormal, so latents have the same Gaussian law, cut; and what they leave out has it too. A decoder then needs no
+    training: it draws what is left out from p(rest | m, C) and puts the latents in. White noise of size sigma on a
+    record is white noise of size `scale` times sigma on its latents.
 
     Args:
         record: The law of the records.
