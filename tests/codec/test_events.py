@@ -202,11 +202,12 @@ def test_encoded_cells_lie_within_what_says_that_they_are_there(cohort, codec):
                 kept = encoded.values[:, at[feature.name]] if counts else encoded.observed[:, at[feature.name]]
                 assert np.array_equal(kept, values if counts else observed), feature.name
                 within += bool(feature.within)
-    assert within > 10
+    assert within > 5
 
 
 def test_whether_a_table_has_rows_is_one_cell_where_steps_hold_one_moment():
-    """Untimed codes of visits, a third of which have none: "#any" says so before any code does."""
+    """Untimed codes of visits, a third of which have none: "#any" says so before any code does. Where a visit with
+    codes may hold none of the frequent ones it does not: drawn one by one none might come."""
     n, draw = 120, np.random.default_rng(0)
     schema = Schema(
         name="clinic",
@@ -217,7 +218,7 @@ def test_whether_a_table_has_rows_is_one_cell_where_steps_hold_one_moment():
         },
     )
     visits = pl.DataFrame({"subject_id": range(n), "visit_id": range(n), "time": [0] * n, "sbp": draw.normal(size=n)})
-    rows = [(i, i, code) for i in range(n) if i % 3 for code in "ABCD" if draw.random() < 0.7]
+    rows = [(i, i, code) for i in range(n) if i % 3 for code in "ABCD" if draw.random() < 0.8]
     findings = pl.DataFrame(rows, schema=["subject_id", "visit_id", "code"], orient="row")
     cohort = Cohort.build(schema, {"visits": visits, "findings": findings})
     codec = Codec.fit(cohort, RAW)
@@ -226,6 +227,11 @@ def test_whether_a_table_has_rows_is_one_cell_where_steps_hold_one_moment():
     holding = np.isin(np.arange(n), findings["visit_id"].to_numpy())
     assert np.array_equal(encoded.sequence.values[:, at] == 3, holding)
     assert {f.within for f in codec.sequence_features[at + 1 :]} == {"findings#any"}
+    seldom = findings.group_by("visit_id").agg(pl.col("subject_id").first(), pl.col("code").sample(1, seed=0).first())
+    names = [
+        f.name for f in Codec.fit(Cohort.build(schema, {"visits": visits, "findings": seldom}), RAW).sequence_features
+    ]
+    assert "findings#any" not in names and "findings.A" in names
     back = codec.decode(encoded, Rng(1), ids=np.arange(n))
     pairs = [t.tables["findings"].select("subject_id", "code").sort("subject_id", "code") for t in (back, cohort)]
     assert pairs[0].equals(pairs[1])

@@ -42,16 +42,16 @@ NO, YES = 2.0, 3.0
 
 
 def cohort(n: int = 300) -> Cohort:
-    """Two visits at most; half of them without findings, else A with .7 and B with .6 and a number of 1, 2 or 3."""
+    """Two visits at most; half of them without findings, else A with .95 and B with .92 and a number of 1, 2 or 3."""
     draw = np.random.default_rng(0)
     sex = draw.random(n) < 0.5
     visits = [(i, 10 * i + k, k, "ab"[int(draw.random() < 0.4)]) for i in range(n) for k in range(draw.integers(0, 3))]
     rows = []
     for i, visit, _, _ in visits:
         if draw.random() < 0.5:
-            b = draw.random() < 0.6
+            b = draw.random() < 0.92
             rows += [(i, visit, "B", float(draw.integers(1, 4)))] if b else []
-            rows += [(i, visit, "A", None)] if draw.random() < 0.7 or not b else []
+            rows += [(i, visit, "A", None)] if draw.random() < 0.95 or not b else []
     tables = {
         "patients": pl.DataFrame({"subject_id": range(n), "sex": sex}),
         "visits": pl.DataFrame(visits, schema=["subject_id", "visit_id", "time", "mood"], orient="row"),
@@ -94,8 +94,8 @@ def test_what_is_drawn_says_the_same_of_a_table_and_of_what_lies_within(fitted):
     assert 0.4 < shut.mean() < 0.6
     assert np.isnan(values[shut, 2]).all() and (values[shut, 3] == NO).all()
     within = values[~shut]
-    assert np.mean(~np.isnan(within[:, 2])) == pytest.approx(0.6, abs=0.08)
-    assert np.mean(within[:, 3] == YES) == pytest.approx(0.7 + 0.3 * 0.4, abs=0.08)
+    assert np.mean(~np.isnan(within[:, 2])) == pytest.approx(0.92, abs=0.04)
+    assert np.mean(within[:, 3] == YES) == pytest.approx(0.95, abs=0.04)
     told = {f.name: (part.values[:, j], part.observed[:, j]) for j, f in enumerate(part.features)}
     assert np.array_equal(fold.present(told)["findings.B"][1], part.observed[:, 2])
 

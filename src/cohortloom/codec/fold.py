@@ -15,7 +15,8 @@ is told by its "#share" of them: a heart rate every hour is one fact about a sta
 
 Whether there is anything is said once: by "table#n", or by "table#any" where steps hold one moment at most and some
 hold nothing. The other features lie `within` it, as those of a group's codes lie within the count of the group: a
-patient who was never monitored is one fact, not forty that must agree.
+patient who was never monitored is one fact, not forty that must agree. Codes that are each seldom there do without:
+drawn one by one none of them might come, and the visit would lose its rows.
 
 A code is frequent if at least `k_min` patients hold it and it is among the most frequent ones, or has numbers and an
 item in the schema. On decoding, rare rows are drawn from the codes behind "#rare" that at least `k_min` patients hold
@@ -135,7 +136,8 @@ class Fold:
         order: Long: order of the codes (frequent, then rare ones) at one moment.
         several: Does a step ever hold several moments?
         opens: Are there moments outside of visits, and others?
-        sparse: Long, one moment at most: do some steps (subjects) hold rows, and others none?
+        gated: Long: does a step (subject) that holds rows hold some of these codes almost surely?
+        sparse: Long and gated, one moment at most: do some steps hold rows, and others none?
         groups: Long: codes counted together (their places), the most frequent one first.
         panel: Long: is one group the whole table?
         panels: Long: where codes like to stand; None where steps hold one moment.
@@ -158,6 +160,7 @@ class Fold:
     order: Precedence | None = None
     several: bool = False
     opens: bool = False
+    gated: bool = False
     sparse: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
     panel: bool = False
@@ -206,8 +209,9 @@ class Fold:
         number = {"kind": "number", "low": 0.0, "always": True}
         count, share = number | {"decimals": 0}, number | {"high": 1.0}
         yes_no = {"kind": "category", "levels": _YES_NO, "always": True, "absent": 2.0}
-        said = f"{self.table}#any" if self.sparse else f"{self.table}#n" if self.several or not self.long else ""
-        made = [Feature(said, **(yes_no if self.sparse else count))] if said else []
+        made = [Feature(f"{self.table}#n", **count)] if self.several or not self.long else []
+        made += [Feature(f"{self.table}#any", **yes_no)] if self.sparse else []
+        said = made[0].name if made and (self.gated or not self.long) else ""
         made += [Feature(f"{self.table}#open", **count, within=said)] if self.opens else []
         for cell in self.cells:
             if not self.long or cell.column in self.fixed:

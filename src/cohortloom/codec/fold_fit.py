@@ -39,6 +39,7 @@ __all__ = ["code_cell", "code_limits", "fit_fold"]
 
 _OFTEN = 5  # moments of a step from which on rows are told as a share of them
 _NAMED = 60  # codes with items that get a feature
+_SELDOM = 0.01  # chance of a step with rows to hold none of its codes
 _FREE = 100  # columns of a course
 
 
@@ -87,8 +88,9 @@ def fit_fold(
         learned |= _fit_rare(schema, fold, rows, steps, about)
         learned |= _fit_beside(schema, fold, rows, learned["fixed"], k_min)
         learned |= _fit_panels(rows, fold, schema) if fold.several else {}
-        holding, told = len(np.unique(rows.owner)), len(learned["codes"]) + bool(learned["rare"])
-        kwargs["sparse"] = not fold.several and told > 1 and min(holding, rows.n_owners - holding) >= k_min
+        holding = len(np.unique(rows.owner))
+        kwargs["gated"] = _none_by_chance(fold, rows, spec) < _SELDOM
+        kwargs["sparse"] = kwargs["gated"] and not fold.several and min(holding, rows.n_owners - holding) >= k_min
         kwargs |= learned
     else:
         most = np.bincount(rows.owner, minlength=rows.n_owners)
@@ -223,6 +225,16 @@ def _fit_codes(
         "free": tuple(free),
         "stems": stems,
     }, most
+
+
+def _none_by_chance(fold: Fold, rows: Rows, spec: Table) -> float:
+    """Share of the steps with rows that would hold no code if each were there by itself; 1 for a single code."""
+    ids = code_ids(fold.names(rows.frame[spec.code or ""]), [c.code for c in fold.codes])
+    ids = np.where(ids == -1, len(fold.codes), ids)  # rare ones are counted together
+    known = ids >= 0
+    pairs = np.unique(np.stack([ids[known], rows.owner[known]]), axis=1)[0]
+    there = np.bincount(pairs)[np.unique(pairs)] / max(len(np.unique(rows.owner)), 1)
+    return float(np.prod(1 - there)) if len(there) > 1 else 1.0
 
 
 def _fit_rare(schema: Schema, fold: Fold, rows: Rows, steps: Steps, about: np.ndarray | None) -> dict[str, Any]:

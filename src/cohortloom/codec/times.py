@@ -7,8 +7,8 @@ name their visit, of length L if its end is known, are a renewal process on the 
     t_(i+1) - t_i        or (t_(i+1) - t_i) n / L if that varies less (on the log scale)
 
 squeezed where it would leave the visit. Where charts are kept by the hour, t_i are the first times of hours, on the
-full hour as often as in training; so many of a visit's times are first ones as in training visits, and the others lie
-in one of these hours, at a share of what its first time leaves of it. Times without a visit are drawn apart from each
+full hour as often as in training; how many more an hour holds is a Markov chain, and each lies at a share of what the
+time before it leaves of the hour. Times without a visit are drawn apart from each
 other, counted from the end of the visit if that is known, else from its start:
 
     shortly before the next step      next start - t, at most a day (the emergency room before the admission)
@@ -36,6 +36,7 @@ __all__ = ["Ends", "TimeLaw"]
 
 Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _HOUR = DAY // 24
+_OWN = 20.0  # hours that weigh as much as the shares of all
 _NEAR = 1.0  # days before the next step
 
 
@@ -55,9 +56,11 @@ class TimeLaw:
         limit: Width of a step where there is no visit table [d].
         first_grows, gap_grows: Do the first time in a visit and the times between stretch with the visit?
         laws: "first", "gap" [busy d] and "first share", "gap share" of visits; "near", "between", "after", "before" of
-            other times; "ratio" of distinct times to most rows of one code; with full hours "hours", the share of a
-            visit's times that are the first of their hour, and "again", where in the rest of the hour others lie.
+            other times; "ratio" of distinct times to most rows of one code; with full hours "second" and "further",
+            where in the rest of an hour the time after its first one lies, and those after that.
         full: Share of hours with a time of a visit that have one on the full hour; 0 where that is nothing special.
+        more: With full hours, how many times an hour holds beside its first one: shares, then those after an hour that
+            held 0, 1, ... of them.
         inside, outside: Time of day of moments of visits, and of others.
     """
 
@@ -76,6 +79,7 @@ class TimeLaw:
     full: float
     inside: Daytime
     outside: Daytime
+    more: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def fit(
@@ -120,10 +124,10 @@ class TimeLaw:
         full = _full_hours(step[linked], time[linked], inside)
         inside = inside.without_full_hours() if full else inside
         laws = {"ratio": quantiles(distinct[used] / np.maximum(most[used], 1), k_min, steps.subject[used])}
-        alone = linked.copy()
+        alone, more = linked.copy(), ()
         if full:
-            alone[linked], hours = _hours(step[linked], time[linked], owner[linked], k_min)
-            laws |= hours
+            alone[linked], more, rest = _hours(step[linked], time[linked], owner[linked], k_min)
+            laws |= rest
         size = _length(ends[end] if end else None, step[alone], start[alone], inside)
         busy = inside.busy(time, grid) - inside.busy(start)
         within, first_grows, gap_grows = _fit_inside(step[alone], busy[alone], size, owner[alone], k_min)
@@ -157,6 +161,7 @@ class TimeLaw:
             full,
             inside,
             outside,
+            more,
         )
 
     def draw(
@@ -183,20 +188,37 @@ class TimeLaw:
         if not self.full or not len(step):
             return self._alone(steps, step, ends, draw)
         first, n = _runs(step)
-        at, n = np.flatnonzero(first), n[first]
-        hours = np.clip(np.round(self.laws["hours"].quantile(draw.random(len(at))) * n), 1, n).astype(np.int64)
-        owner = np.repeat(step[at], hours)
+        at = step[first]
+        visit, held = self._held(n[first], draw)
+        owner = at[visit]
         time = self._alone(steps, owner, ends, draw)
         stop, known = ends.get(self.end or "", (steps.time, np.zeros(len(steps.time), bool)))
         time = _apart(owner, time, steps.time[owner], _HOUR, np.where(known, stop, 2**62)[owner])
         full = floor_to(time, _HOUR)
         time = np.where((full >= steps.time[owner]) & (draw.random(len(time)) < self.full), full, time)
-        visit = np.repeat(np.arange(len(at)), n - hours)
-        of = (np.cumsum(hours) - hours)[visit] + np.floor(draw.random(len(visit)) * hours[visit]).astype(np.int64)
-        left = floor_to(time[of], _HOUR) + _HOUR - time[of]
-        share = self.laws["again"].quantile(draw.random(len(of)))
-        again = time[of] + round_to((share * left).astype(np.int64), self.grid)
-        return np.concatenate([time, again])[np.argsort(np.concatenate([owner, step[at][visit]]), kind="stable")]
+        times, owners = [time], [owner]
+        for place in range(1, int(held.max())):
+            time, owner, held = (part[held > place] for part in (time, owner, held))
+            share = self.laws["second" if place == 1 else "further"].quantile(draw.random(len(time)))
+            left = floor_to(time, _HOUR) + _HOUR - time
+            time = time + np.maximum(round_to((share * left).astype(np.int64), self.grid), self.grid)
+            times.append(time), owners.append(owner)
+        return np.concatenate(times)[np.argsort(np.concatenate(owners), kind="stable")]
+
+    def _held(self, n: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Visit of each hour with times, in order, and how many it holds, until the visit's number is used up."""
+        shares = np.cumsum(self.more, 1)
+        live, rest, hours = np.arange(len(n)), n.copy(), [(np.zeros(0, np.int64),) * 2]
+        state = np.zeros(len(n), np.int64)
+        while len(live):
+            state = (shares[state, :-1] <= draw.random(len(live))[:, None]).sum(1)
+            held = np.minimum(state + 1, rest[live])
+            hours.append((live, held))
+            rest[live] -= held
+            live, state = live[rest[live] > 0], state[rest[live] > 0] + 1
+        visit, held = (np.concatenate(part) for part in zip(*hours))
+        order = np.argsort(visit, kind="stable")
+        return visit[order], held[order]
 
     def _alone(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
         """Times of visits from the renewal process."""
@@ -284,7 +306,7 @@ class TimeLaw:
     def from_json(cls, state: Mapping[str, Any]) -> TimeLaw:
         laws = {name: QuantileTransform.from_json(law) for name, law in state["laws"].items()}
         clocks = {name: Daytime.from_json(state[name]) for name in ("inside", "outside")}
-        fields: dict[str, Any] = dict(state)
+        fields: dict[str, Any] = dict(state) | {"more": tuple(tuple(row) for row in state["more"])}
         return cls(**(fields | clocks | {"laws": laws}))
 
 
@@ -300,17 +322,32 @@ def _full_hours(step: np.ndarray, time: np.ndarray, clock: Daytime) -> float:
 
 def _hours(
     step: np.ndarray, time: np.ndarray, owner: np.ndarray, k_min: int
-) -> tuple[np.ndarray, dict[str, QuantileTransform]]:
-    """Which times, ascending within each step, are the first of their hour; how many are, and where others lie."""
+) -> tuple[np.ndarray, tuple[tuple[float, ...], ...], dict[str, QuantileTransform]]:
+    """Which times, ascending within each step, are the first of their hour; laws of how many others there are (as
+    `TimeLaw.more`, up to the most that `k_min` patients reach) and of where they lie."""
     hour, (first, _) = floor_to(time, _HOUR), _runs(step)
     alone = first.copy()
     alone[1:] |= hour[1:] != hour[:-1]
-    visit = np.cumsum(first) - 1
-    share = np.bincount(visit, alone) / np.bincount(visit)
-    begin, again = time[alone][np.cumsum(alone) - 1], ~alone
-    rest = (time - begin) / (hour + _HOUR - begin)
-    laws = {"hours": quantiles(share, k_min, owner[first]), "again": quantiles(rest[again], k_min, owner[again])}
-    return alone, laws
+    block = np.cumsum(alone) - 1
+    place = np.arange(len(block)) - np.flatnonzero(alone)[block]
+    before = np.concatenate([time[:1], time[:-1]])
+    share = (time - before) / np.where(alone, 1, hour + _HOUR - before)
+    rest = {
+        name: quantiles(share[at], k_min, owner[at])
+        for name, at in (("second", place == 1), ("further", place > 1 if (place > 1).any() else place == 1))
+    }
+    n, who = np.bincount(block) - 1, owner[alone]
+    most = np.zeros(int(who.max(initial=0)) + 1, np.int64)
+    np.maximum.at(most, who, n)
+    size = int(np.sort(most)[-min(k_min, len(np.unique(who)))]) + 1
+    n = np.minimum(n, size - 1)
+    share = np.bincount(n, minlength=size) / len(n)
+    after = np.zeros((size, size))
+    follows = ~first[alone][1:]
+    np.add.at(after, (n[:-1][follows], n[1:][follows]), 1.0)
+    after = (after + _OWN * share) / (after.sum(1, keepdims=True) + _OWN)
+    more = tuple(tuple(row) for row in np.vstack([share, after]).round(6).tolist())
+    return alone, more, rest
 
 
 def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
