@@ -10,6 +10,7 @@ halves know each other either way). `--windows` takes fewer of each half. Values
 in the paper.
 
     discriminative   |accuracy - .5| of a one-layer GRU; what guessing gets is `chance`, 95 % of guesses lie below `tie`
+    spectrum         mean |log ratio| of the power of drawn and of real windows
     predictive       error of a GRU that learns on drawn windows to tell the last column one day ahead
 
 Rows: generators, real windows in place of drawn ones (the floor), a bootstrap of the training windows (copies), and the
@@ -103,6 +104,12 @@ def array_of(cohort) -> np.ndarray:
     return values[rows]
 
 
+def spectrum_error(made: np.ndarray, real: np.ndarray) -> float:
+    """Mean |log ratio| of the windows' mean power, over columns and frequencies above 0."""
+    power = [np.square(np.abs(np.fft.rfft(x - x.mean(1, keepdims=True), axis=1))).mean(0)[1:] for x in (made, real)]
+    return float(np.abs(np.log(power[0] / power[1])).mean())
+
+
 def measure(
     name: str, generator: str, seed: int, repeats: int, steps: int | None, most: int | None, minutes: float | None,
     data: Path,
@@ -122,8 +129,9 @@ def measure(
     elif generator == "copies":
         made = train[np.random.default_rng(seed).integers(0, len(train), len(train))]
     else:
-        family, _, objective = generator.partition(":")
-        settings: dict[str, Any] = {"objective": objective} if objective else {}
+        family, _, option = generator.partition(":")
+        setting, _, value = option.rpartition("=")
+        settings: dict[str, Any] = {setting: float(value)} if setting else {"objective": value} if value else {}
         settings |= {"training": {"steps": steps}} if steps and family == "timegan" else {}
         model = create(family, **settings).fit(cohort_of(train), seed=seed, minutes=minutes)
         fit = time.process_time() - cpu
@@ -142,6 +150,7 @@ def measure(
         "fit_cpu_s": round(fit, 1),
         "discriminative": round(float(np.mean(found[0])), 4),
         "discriminative_sd": round(float(np.std(found[0])), 4),
+        "spectrum": round(spectrum_error(made, real), 4),
         "predictive": round(float(np.mean(found[1])), 4),
         "predictive_sd": round(float(np.std(found[1])), 4),
         "chance": round(float(np.sqrt(2 / np.pi) * 0.5 / np.sqrt(test)), 4),
@@ -152,7 +161,8 @@ def measure(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--generators", nargs="+", default=["timegan", "columnar-ar"], help="rows; timegan:original")
+    each = "rows; timegan:original, temporal-vae:spectral=0.1"
+    options.add_argument("--generators", nargs="+", default=["timegan", "columnar-ar"], help=each)
     options.add_argument("--repeats", type=int, default=3, help="judges per score")
     options.add_argument("--steps", type=int, default=400, help="of every phase of timegan")
     options.add_argument("--sets", nargs="+", default=["stocks"], choices=sorted(PUBLISHED), help="time series")

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from cohortloom.cohort import Cohort
+from cohortloom.errors import SettingsError
 from cohortloom.generators import create
 from cohortloom.generators.temporal_vae_data import Courses
 from cohortloom.generators.temporal_vae_drawing import Drawer
+from cohortloom.nets.visit_vae import Latents
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import small_cohort
@@ -285,6 +287,45 @@ def test_a_planted_trend_is_found_in_the_trend():
     drawn = model.sample(100, seed=1).tables["visits"].sort("subject_id", "time")
     rise = drawn.group_by("subject_id").agg(rise=pl.col("x").last() - pl.col("x").first())["rise"].mean()
     assert rise == pytest.approx(0.4 * 9, rel=0.35)
+
+
+def waves(n=100, steps=16, seed=0):
+    """Regular courses of two columns, the second follows the first; every tenth number repeats the one before."""
+    draw = np.random.default_rng(seed)
+    x = np.zeros((n, steps))
+    x[:, 0] = draw.normal(size=n)
+    for t in range(1, steps):
+        x[:, t] = 0.7 * x[:, t - 1] + 0.71 * draw.normal(size=n)
+        x[:, t] = np.where(draw.random(n) < 0.1, x[:, t - 1], x[:, t])
+    y = x + 0.3 * draw.normal(size=x.shape)
+    tables = {"steps": {"role": "visit", "columns": {c: {"kind": "number", "missing": False} for c in "xy"}}}
+    schema = Schema.model_validate({"name": "waves", "clock": "order", "tables": tables})
+    frame = {"subject_id": np.repeat(np.arange(n), steps), "visit_id": np.arange(n * steps),
+             "time": np.tile(np.arange(steps), n), "x": x.ravel(), "y": y.ravel()}  # fmt: skip
+    return Cohort.build(schema, {"steps": pl.DataFrame(frame)})
+
+
+def test_courses_that_spectra_are_taken_of_have_the_law_of_what_is_drawn():
+    cohort = waves()
+    model = create("temporal-vae", spectral=0.1, width=16, training={"steps": 10}).fit(cohort, seed=0)
+    net, n = model.net_, cohort.n_subjects
+    batch = Courses.of(model.frame_, model.codec_.encode(cohort, rng=Rng(0))).batch(torch.arange(n), Rng(1).torch)
+    free = torch.tensor([True, True])
+    with torch.no_grad():
+        z = net.prior.sample(n, Rng(2).torch)
+        run = net.run(batch, Latents(z, net.draw_slow(batch.length, Rng(3).torch)), free, Rng(4).torch).numpy()
+    again = (batch.visits.token == net.laws["later"].columns[0].repeat).view(n, -1, 2)[:, 1:, 0].numpy()
+    assert again.mean() > 0.05 and (run[:, 1:, 0] == run[:, :-1, 0])[again].all()
+    frame = model.sample(n, seed=1).tables["steps"].sort("subject_id", "time")
+    drawn = frame.select("x", "y").to_numpy().reshape(n, -1, 2)
+    ties = [[np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in ((x[:, 1:, 0], x[:, :-1, 0]), (x[..., 0], x[..., 1]))]
+            for x in (run, drawn)]  # fmt: skip
+    assert ties[0] == pytest.approx(ties[1], abs=0.08) and min(ties[0]) > 0.5
+
+
+def test_spectra_of_irregular_courses_are_refused(real):
+    with pytest.raises(SettingsError, match="one length"):
+        create("temporal-vae", spectral=0.1, **SETTINGS).fit(real, seed=0)
 
 
 def test_a_second_fit_forgets_the_first():

@@ -57,6 +57,8 @@ class TemporalVAE(TorchGenerator):
         free_nats: Information each latent dimension may carry at no cost [nat].
         prior: Law z is drawn from: "auto" is a mixture below 1,000 patients and a flow above; "normal" is N(0, I).
         residual: Autoregression of the noise; False leaves it out (an ablation).
+        spectral: Weight of a score of the short-time spectra of freely drawn courses (`nets.spectra`); only for courses
+            of one length on a regular grid, with numbers that are always there.
         decomposed: Means of numbers are level, trend, season and rest; `history_` tells the share of each.
         training: What is left at its default follows the number of patients.
     """
@@ -75,6 +77,7 @@ class TemporalVAE(TorchGenerator):
     free_nats: float = 0.02
     prior: str = "auto"
     residual: bool = True
+    spectral: float = 0.0
     decomposed: bool = False
     training: Training = field(default_factory=Training)
 
@@ -83,7 +86,7 @@ class TemporalVAE(TorchGenerator):
         wrong = [n for n in ("latent_size", "width") if (value := getattr(self, n)) is not None and value < 2]
         wrong += ["local_size"] if self.local_size is not None and self.local_size < 0 else []
         wrong += ["n_components"] if self.n_components < 1 else []
-        wrong += [n for n in ("beta", "free_nats") if getattr(self, n) < 0]
+        wrong += [n for n in ("beta", "free_nats", "spectral") if getattr(self, n) < 0]
         wrong += [] if self.prior in ("auto", "normal", "mixture", "flow") else ["prior"]
         if wrong:
             raise SettingsError(f"{self.name}: {', '.join(wrong)} out of range. See help(type(generator)).")

@@ -493,5 +493,8 @@ def _shapes(coders: list, token: Tensor) -> list[ColumnShape]:
         part = token[:, j].numpy()
         count = np.bincount(part[part >= 0], minlength=coder.n_tokens)
         share = (count + 0.1) / (count.sum() + 0.1 * coder.n_tokens)
-        out.append(ColumnShape(coder.kind, coder.n_tokens, tuple(coder.allowed.tolist()), tuple(share.tolist())))
+        repeat = coder.repeat_token if coder.kind == "number" and coder.repeat else -1
+        out.append(
+            ColumnShape(coder.kind, coder.n_tokens, tuple(coder.allowed.tolist()), tuple(share.tolist()), repeat)
+        )
     return out

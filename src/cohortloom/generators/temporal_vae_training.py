@@ -27,9 +27,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cohortloom.errors import SettingsError
 from cohortloom.generators.temporal_vae_data import Courses, Frame
 from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.latent_prior import Flow, Mixture, kl_normal
+from cohortloom.nets.spectra import SHORTEST, spectral_score
+from cohortloom.nets.tokens import CONT
 from cohortloom.nets.visit_vae import Batch, Net, Posterior, Visible, VisitVAE
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training, hold_out
@@ -37,11 +40,12 @@ from cohortloom.training import Objective, Phase, Training, hold_out
 if TYPE_CHECKING:
     from cohortloom.generators.temporal_vae import TemporalVAE
 
-__all__ = ["hide_some", "net_of", "phases", "settle"]
+__all__ = ["hide_some", "net_of", "phases", "settle", "spectral_cost"]
 
 FLOW_FROM = 1_000
 VISITS_PER_BATCH = 768
 SEGMENTS = 16
+SPECTRA_EVERY, SPECTRA_OF = 8, 32  # steps between two looks at spectra, patients looked at
 COLLAPSED = 0.01  # nats: a latent dimension below this carries nothing
 
 
@@ -80,6 +84,8 @@ def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape,
     net.n_told = Frame.from_json(shape.facts["frame"]).n_told
     warm = max(1.0, min(0.2 * training.resolved(len(train)).steps, 300.0))
 
+    free = _on_a_grid(net, courses) if settings.spectral else None
+
     def bound(index: Tensor, stream: torch.Generator) -> tuple[Tensor, Posterior]:
         batch = courses.batch(index, stream)
         q = net.posterior(batch, stream)
@@ -90,7 +96,11 @@ def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape,
         weight = settings.beta * float(torch.clamp((net.steps + 1) / warm, max=1.0))
         net.steps += 1
         cost = q.information.mean(0).clamp(min=settings.free_nats).sum() + q.local.mean()
-        return scale * (weight * cost - evidence.mean())
+        total = scale * (weight * cost - evidence.mean())
+        if free is None or int(net.steps) % SPECTRA_EVERY:
+            return total
+        spectra = spectral_cost(net, courses, index[:SPECTRA_OF], free, stream)
+        return total + SPECTRA_EVERY * settings.spectral * spectra
 
     def score(index: Tensor, stream: torch.Generator) -> Tensor:
         evidence, q = bound(index, stream)
@@ -119,6 +129,31 @@ def phases(settings: TemporalVAE, net: VisitVAE, courses: Courses, shape: Shape,
     one = Objective("guide", net.guide.parameters(), guide_loss)
     found.append(Phase("guide", net, train, [one], held, guide_loss, second, 2.0))
     return found
+
+
+def _on_a_grid(net: VisitVAE, courses: Courses) -> Tensor:
+    """Columns whose spectra can be compared [column]; an error where there are none."""
+    found, length = torch.zeros(0, dtype=torch.bool), courses.length
+    if courses.visits is not None and "gap" not in net.laws and bool((length == length[0]).all()):
+        found = torch.from_numpy(courses.number) & courses.recorded.all(0)
+    if not found.any() or length[0] < SHORTEST:
+        raise SettingsError(
+            f"temporal-vae: spectral needs courses of one length (at least {SHORTEST} visits) at equal gaps, with a "
+            "number that is recorded at every visit. Leave it at 0."
+        )
+    return found
+
+
+def spectral_cost(net: VisitVAE, courses: Courses, index: Tensor, free: Tensor, stream: torch.Generator) -> Tensor:
+    """Mean score of the spectra of two free courses of each patient, drawn from q."""
+    learning = net.training
+    net.eval()  # what dropout hides would pass for noise
+    batch = courses.batch(index.repeat(2), stream)
+    drawn = net.run(batch, net.posterior(batch, stream).draw, free, stream)
+    net.train(learning)
+    real = torch.where(batch.visits.token == CONT, batch.visits.target, batch.visits.score)
+    real = real.view(2 * len(index), -1, len(free))[: len(index), :, free]
+    return spectral_score(real, *drawn.chunk(2)).mean()
 
 
 def _start(net: VisitVAE, courses: Courses, train: Tensor) -> None:

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.nets.latent_prior import Flow, Mixture, Standard, kl_normal, log_normal
-from cohortloom.nets.row_law import Before, Dense, RowLaw
+from cohortloom.nets.row_law import Before, Dense, RowCursor, RowLaw
 
 #: Weight of the energy of the rest of a decomposed mean [nat].
 REST = 0.1
@@ -434,6 +434,41 @@ class VisitVAE(nn.Module):
             before.base = laws["later"].level(h).gather(0, batch.last[later].clamp(min=0)) * before.has
             put("later", laws["later"].log_prob(h[later], *_rows(batch.visits, later), before), later)
         return out
+
+    def run(self, batch: Batch, latents: Latents, free: Tensor, stream: torch.Generator) -> Tensor:
+        """Courses of equal length drawn freely, with gradients [patient step free column].
+
+        Tokens stay as they are, and so do all cells but the plain numbers of the `free` columns [column], which are
+        recorded at every visit; each follows from what was drawn before, repeats included.
+        """
+        n, steps = len(batch.length), len(batch.owner) // len(batch.length)
+        w = self.slow_at(latents, self.segments(batch), len(batch.owner))
+        h = self.state(self.context_of(latents.z, batch.statics)[batch.owner], w, batch.field)
+        level = self.laws["later"].level(h)
+        token, score = batch.visits.token, batch.visits.score
+        first, none = torch.arange(n) * steps, torch.full((n,), -1)
+        drawn = []
+        for k in range(steps):
+            rows, law, before = first + k, self.laws["later" if k else "first"], None
+            if k:
+                before = _take(batch.before, rows)
+                before.base = level.gather(0, batch.last[rows].clamp(min=0)) * before.has
+                before.score = torch.where(free, drawn[-1], before.score)
+                before.mean = torch.where(free, torch.stack(drawn).mean(0), before.mean)
+            cursor, now = RowCursor(law, h[rows], before), []
+            for j in range(len(law.columns)):
+                now.append(score[rows, j])
+                if free[j]:
+                    weight, mean, log_sd = cursor.column(j, none)[1]
+                    u = torch.rand(n, 1, generator=stream) * weight.exp().sum(1, keepdim=True)
+                    at = (weight.exp().cumsum(1) < u).sum(1, keepdim=True).clamp(max=law.k - 1)
+                    x = mean + log_sd.exp() * torch.randn(mean.shape, generator=stream)
+                    now[j] = torch.where(token[rows, j] == 0, x.gather(1, at)[:, 0], now[j])
+                    if k:
+                        now[j] = torch.where(token[rows, j] == law.columns[j].repeat, drawn[-1][:, j], now[j])
+                cursor.push(j, token[rows, j], now[j])
+            drawn.append(torch.stack(now, 1))
+        return torch.stack(drawn, 1)[..., free]
 
     def _energy(self, h: Tensor, latents: Latents, batch: Batch) -> Tensor:
         """Energy of season and rest [patient]."""
