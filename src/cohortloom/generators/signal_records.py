@@ -21,7 +21,7 @@ from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_g
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
 from cohortloom.nets.beat_train import bumps, render
-from cohortloom.nets.gaussian_start import cosine_power, principal_axes
+from cohortloom.nets.gaussian_start import cosine_power, principal_axes, resampled
 
 __all__ = [
     "N_RHYTHM", "WaveRecords", "along", "guides", "in_qrs", "rhythm_of", "sized", "spectrum_centres",
@@ -112,9 +112,13 @@ def guides(
     template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float
 ) -> torch.Tensor:
     """Guide channels: the beat train of each modelled channel, bumps at beats, bumps at odd beats."""
-    rate = min(fs, 125.0)
-    grid = template_grid(fs)
-    train = render(template, place, real, odd, n_samples, fs, rate, -float(grid[0]))
+    rate, before = min(fs, 125.0), -float(template_grid(fs)[0])
+    finer = round(2 * fs / rate) if fs > rate else 1  # else the interpolation leaves images of a QRS above 62 Hz
+    if finer > 1:
+        points = template.shape[2]
+        template = resampled(template, finer * points) * finer**0.5
+        rate, before = finer * rate, before + (1 - 1 / finer) / (2 * rate)
+    train = render(template, place, real, odd, n_samples, fs, rate, before)
     marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
     return torch.cat([train, marks], dim=1)
 
