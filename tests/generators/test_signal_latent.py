@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.signal import resample_poly
 
 from cohortloom.codec.beats import find_beats, template_grid
 from cohortloom.cohort import Cohort, SignalSet
@@ -166,6 +167,18 @@ def test_a_gap_is_filled_around_what_was_seen(model, others):
     assert np.array_equal(filled[seen], waves.samples[seen]) and np.isfinite(filled).all()
     lead = [np.corrcoef(a[3], b[3])[0, 1] for a, b in zip(filled, waves.samples)]
     assert np.median(lead) > 0.6
+
+
+def test_records_of_a_lower_rate_are_refined(model, others):
+    few = others.select(others.subjects.head(6))
+    waves = few.signals["ecg"]
+    spec = waves.spec.model_copy(update={"fs": FS / 2})
+    low = resample_poly(waves.samples, 1, 2, axis=2, padtype="edge").astype(np.float32)
+    records = waves.records.with_columns(n_samples=pl.lit(low.shape[2], pl.Int64))
+    schema = few.schema.model_copy(update={"signals": {"ecg": spec}})
+    fine = model.refine(Cohort.build(schema, {}, signals={"ecg": SignalSet(spec, records, low)}), seed=1)
+    off = fine.signals["ecg"].samples[:, :, 10:740] - waves.samples[:, :, 10:740]
+    assert off.std() < 0.15 * waves.samples.std()
 
 
 def test_a_student_of_latents_draws_records(model):
