@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from cohortloom.codec import Codec, Layout
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
 from cohortloom.rng import Rng
-from cohortloom.schema import Category, Code, Number, Schema, Table
+from cohortloom.schema import Category, Code, Number, Schema, Table, Timestamp
 
 RAW = Layout(scale="raw")
 
@@ -406,3 +407,36 @@ def test_a_row_of_a_wide_table_is_whole_or_not_there():
     rows = codec.decode(made, Rng(1), ids=np.arange(1, n + 1)).tables["adverse"]
     assert rows.select("grade", "dose").null_count().row(0) == (0, 0)
     assert abs(rows.height - adverse.height) <= 0.05 * n  # a tenth of wrong masks would make and unmake some 30 rows
+
+
+def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
+    """A, B and C are charted at the full hour; behind half of the hours C alone: so it is after decoding."""
+    schema = Schema(
+        name="ward",
+        tables={
+            "stays": Table(role="visit", columns={"left": Timestamp(missing=False)}),
+            "charts": Table(
+                role="event", parent="stays", columns={"item": Code(), "value": Number()}, code="item", value="value"
+            ),
+        },
+    )
+    n, hours, draw = 60, 24, np.random.default_rng(0)
+    start = [datetime(2024, 1, 1) + timedelta(days=3 * i) for i in range(n)]
+    stays = {"subject_id": range(n), "visit_id": range(n), "time": start}
+    stays = pl.DataFrame(stays | {"left": [t + timedelta(hours=hours) for t in start]})
+    rows = []
+    for i, t in enumerate(start):
+        for hour in range(hours):
+            at = t + timedelta(hours=hour)
+            rows += [(i, i, at, code, draw.normal()) for code in "ABC"]
+            if draw.random() < 0.5:
+                rows.append((i, i, at + timedelta(minutes=int(draw.integers(1, 59))), "C", draw.normal()))
+    names = ["subject_id", "visit_id", "time", "item", "value"]
+    cohort = Cohort.build(schema, {"stays": stays, "charts": pl.DataFrame(rows, schema=names, orient="row")})
+    codec = Codec.fit(cohort, RAW)
+    assert [len(group) for fold in codec.folds for group in fold.groups] == [3]
+    made = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(n)).tables["charts"]
+    at = made.group_by("subject_id", "time").agg(pl.col("item").sort().str.join())
+    off = at.filter(pl.col("time").dt.minute() > 0)["item"]
+    assert off.len() > 500 and (off == "C").mean() > 0.85
+    assert (at.filter(pl.col("time").dt.minute() == 0)["item"] == "ABC").mean() > 0.9

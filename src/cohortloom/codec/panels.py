@@ -12,7 +12,8 @@ moment often stands at the next: an arterial line is in for two days, then the c
 that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step some places apart,
 beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of greatest utility, so
 counts hold exactly. A moment nobody took goes to the unit that gives up least. Codes of a group are dealt over the
-moments of the group in the same way, at random.
+moments of the group in the same way, by their shares of the group's moments of each class, those that go together again
+together.
 
 References:
     Bonett, Price (2005). Inferential methods for the tetrachoric correlation coefficient. Journal of Educational and
@@ -52,12 +53,14 @@ class Panels:
     Args:
         unit: Unit of each frequent code.
         favour: Unit x class of moment; the last unit stands for all rare codes.
+        inner: Code x class: of the moments of its unit.
         together: Correlation of the units.
         lasting: Unit x part of e: w.
     """
 
     unit: np.ndarray
     favour: np.ndarray
+    inner: np.ndarray
     together: np.ndarray
     lasting: np.ndarray
 
@@ -77,7 +80,12 @@ class Panels:
         of = np.where(code >= 0, unit[np.maximum(code, 0)] if len(unit) else 0, n_units - 1)
         here[moment[keep], of[keep]] = 1.0
         step, kind = np.unique(step[:n], return_inverse=True)[1].reshape(-1), kind[:n]
-        return cls(unit, _favour(here, kind), _together(here, step), _lasting(here, step))
+        held = np.zeros((n, len(unit)), np.float32)
+        own = keep & (code >= 0)
+        held[moment[own], code[own]] = 1.0
+        among = here[:, unit]
+        return cls(unit, _favour(here, np.ones_like(here), kind), _favour(held, among, kind),
+                   _together(here, step), _lasting(here, step))  # fmt: skip
 
     def noise(self, step: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         """e: moment x unit. `step`: of each moment, one step after the other in the order of time."""
@@ -106,10 +114,10 @@ class Panels:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Panels:
-        favour = np.asarray(state["favour"], float).reshape(-1, N_CLASSES)
+        favour, inner = (np.asarray(state[name], float).reshape(-1, N_CLASSES) for name in ("favour", "inner"))
         together = np.asarray(state["together"], float).reshape(len(favour), len(favour))
         lasting = np.asarray(state["lasting"], float).reshape(len(favour), len(_LASTS))
-        return cls(np.asarray(state["unit"], np.int64), favour, together, lasting)
+        return cls(np.asarray(state["unit"], np.int64), favour, inner, together, lasting)
 
 
 def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarray:
@@ -151,12 +159,15 @@ def moment_class(step: np.ndarray, linked: np.ndarray, time: np.ndarray) -> np.n
     return kind
 
 
-def _favour(here: np.ndarray, kind: np.ndarray) -> np.ndarray:
+def _favour(here: np.ndarray, among: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Normal score of the share of the moments of each class, of those `among`."""
     from scipy.special import ndtri  # heavy
 
-    n = np.bincount(kind, minlength=N_CLASSES).astype(float)[None]
-    yes = np.stack([np.bincount(kind, column, N_CLASSES) for column in here.T])
-    overall = np.clip(yes.sum(1, keepdims=True) / max(len(here), 1), 0.002, 0.998)
+    n, yes = (
+        np.stack([np.bincount(kind, column, N_CLASSES) for column in part.T] or [np.zeros(N_CLASSES)])[: part.shape[1]]
+        for part in (among, here)
+    )
+    overall = np.clip(yes.sum(1, keepdims=True) / np.maximum(n.sum(1, keepdims=True), 1), 0.002, 0.998)
     share = (yes + _SHRUNK * overall) / (n + _SHRUNK)
     return ndtri(np.clip(share, 1e-3, 1 - 1e-3))
 

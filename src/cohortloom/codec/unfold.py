@@ -30,6 +30,7 @@ from cohortloom.schema import Schema
 __all__ = ["unfold"]
 
 _NOISE = 65_521
+_TOGETHER = 0.9  # share of what codes of a panel have in common of a moment
 _SURELY = 5  # rows of a code before a level it never had is taken for impossible
 
 
@@ -302,19 +303,25 @@ def _deal(
     draw = rng.numpy
     noise = panels.noise(step, draw)
     own = draw.standard_normal(_NOISE)
-    favour, rare = panels.favour[:, moment_class(step, linked, time)], n_units - 1
+    kind, rare = moment_class(step, linked, time), n_units - 1
+    favour = panels.favour[:, kind]
 
     def of_unit(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
         u = unit[one]
         apart = np.where(u == rare, 1.0, 0.1) * own[(slot * 31 + one * 7919) % _NOISE]
         return favour[u, slot] + noise[slot, u] + apart
 
-    def of_code(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
-        return own[(slot * 17 + one * 6361) % _NOISE]
-
     taken = deal(count, owner, size, of_unit)
     begin = np.cumsum(size) - size
     order = np.argsort(pair, kind="stable")
+    inner = np.vstack([panels.inner, np.zeros((len(fold.rare), panels.inner.shape[1]))])
+
+    def of_code(slot: np.ndarray, one: np.ndarray) -> np.ndarray:
+        code = groups.code[order[one]]
+        apart = np.sqrt(_TOGETHER) * own[(slot * 17) % _NOISE]
+        apart += np.sqrt(1 - _TOGETHER) * own[(slot * 17 + one * 6361) % _NOISE]
+        return inner[code, kind[taken[slot]]] + apart
+
     within = deal(size, pair[order], groups.n[order], of_code)  # places in `taken`
     n = groups.n[order]
     goal = np.repeat((np.cumsum(groups.n) - groups.n)[order] - (np.cumsum(n) - n), n) + np.arange(int(n.sum()))
