@@ -49,6 +49,23 @@ def test_samples_every_second_day_stay_two_days_apart():
     assert np.allclose(np.diff(offset)[same], 2.0, atol=1 / 24) and np.allclose(offset[np.r_[True, ~same]], 0.25)
 
 
+@pytest.mark.parametrize("rho", [0.6, -0.5, 0.0])
+def test_times_between_go_with_the_next_ones_as_in_training(rho):
+    draw = np.random.default_rng(0)
+    offsets = []
+    for _ in range(300):
+        z = draw.standard_normal(12)
+        for i in range(1, 12):
+            z[i] = rho * z[i - 1] + np.sqrt(1 - rho**2) * z[i]
+        offsets.append(np.cumsum(np.exp(0.5 * z)))
+    law, where, ends = fitted(np.full(300, 399.0), offsets)
+    assert law.memory == pytest.approx(rho, abs=0.05)
+    offset, step = drawn(law, where, ends, np.full(300, 12))
+    z = np.log(np.maximum(np.diff(offset), 1 / 24))
+    both = (step[2:] == step[1:-1]) & (step[1:-1] == step[:-2])
+    assert np.corrcoef(z[:-1][both], z[1:][both])[0, 1] == pytest.approx(rho, abs=0.08)
+
+
 def test_times_that_stretch_with_the_visit_do_so():
     """Three samples at 10 %, 40 % and 70 % of visits of 2 to 200 days."""
     length = np.exp(np.random.default_rng(0).uniform(np.log(2), np.log(200), 200))

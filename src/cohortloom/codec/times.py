@@ -1,14 +1,15 @@
 """When the rows of a step were recorded.
 
 The rows of one table in one step share few distinct times (a panel is one sample of blood). Times t_1 < ... < t_n that
-name their visit, of length L if its end is known, are a renewal process on the table's busy clock (`daytime`)
+name their visit, of length L if its end is known, are points on the table's busy clock (`daytime`)
 
     t_1 - start          or (t_1 - start) / L if that grows with the visit
     t_(i+1) - t_i        or (t_(i+1) - t_i) n / L if that varies less (on the log scale)
 
-squeezed where it would leave the visit. Where charts are kept by the hour, t_i are the first times of hours, on the
-full hour as often as in training; how many more an hour holds is a Markov chain, and each lies at a share of what the
-time before it leaves of the hour. Times without a visit are drawn apart from each
+where what lies between two times goes with what lies between the next two (a Gaussian copula of order one: whoever is
+sampled often is sampled often again), squeezed where they would leave the visit. Where charts are kept by the hour, t_i
+are the first times of hours, on the full hour as often as in training; how many more an hour holds is a Markov chain,
+and each lies at a share of what the time before it leaves of the hour. Times without a visit are drawn apart from each
 other, counted from the end of the visit if that is known, else from its start:
 
     shortly before the next step      next start - t, at most a day (the emergency room before the admission)
@@ -61,6 +62,7 @@ class TimeLaw:
         full: Share of hours with a time of a visit that have one on the full hour; 0 where that is nothing special.
         more: With full hours, how many times an hour holds beside its first one: shares, then those after an hour that
             held 0, 1, ... of them.
+        memory: Correlation of the normal scores of a gap and the next one within a visit.
         inside, outside: Time of day of moments of visits, and of others.
     """
 
@@ -80,6 +82,7 @@ class TimeLaw:
     inside: Daytime
     outside: Daytime
     more: tuple[tuple[float, ...], ...] = ()
+    memory: float = 0.0
 
     @classmethod
     def fit(
@@ -130,7 +133,7 @@ class TimeLaw:
             laws |= rest
         size = _length(ends[end] if end else None, step[alone], start[alone], inside)
         busy = inside.busy(time, grid) - inside.busy(start)
-        within, first_grows, gap_grows = _fit_inside(step[alone], busy[alone], size, owner[alone], k_min)
+        within, first_grows, gap_grows, memory = _fit_inside(step[alone], busy[alone], size, owner[alone], k_min)
         laws |= within
         before = ~linked & (time < floor_to(start, grid))
         at_first = ~linked & steps.first[step]
@@ -162,6 +165,7 @@ class TimeLaw:
             inside,
             outside,
             more,
+            memory,
         )
 
     def draw(
@@ -221,7 +225,7 @@ class TimeLaw:
         return visit[order], held[order]
 
     def _alone(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
-        """Times of visits from the renewal process."""
+        """Times of visits but for more than one of an hour where charts are kept by it."""
         start = steps.time[step]
         length = _length(ends.get(self.end or ""), step, start, self.inside)
         busy = self._inside(step, length, draw)
@@ -267,6 +271,8 @@ class TimeLaw:
             step: Step of each time; times of one step stand together.
             length: Length of its visit [busy d], infinite if unknown.
         """
+        from scipy.special import ndtr  # heavy
+
         first, n = _runs(step)
         known, size, u = np.isfinite(length), np.where(np.isfinite(length), length, 0.0), draw.random(len(step))
         law = self.laws
@@ -277,7 +283,7 @@ class TimeLaw:
         begin = np.where(known & (begin > size), u * size, begin)
         if self.first_grows:
             begin = np.where(known, np.nan_to_num(law["first share"].quantile(u)) * size, begin)
-        u = draw.random(len(step))
+        u = ndtr(_remembered(step, self.memory, draw))
         gap = np.nan_to_num(law["gap"].quantile(u))
         if self.gap_grows:
             gap = np.where(known, np.nan_to_num(law["gap share"].quantile(u)) * size / n, gap)
@@ -358,6 +364,18 @@ def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, np.bincount(run)[run] if len(step) else np.zeros(0, np.int64)
 
 
+def _remembered(step: np.ndarray, rho: float, draw: np.random.Generator) -> np.ndarray:
+    """Normal scores, each correlated by rho with the one before it in its step."""
+    z = draw.standard_normal(len(step))
+    first, n = _runs(step)
+    begin = np.flatnonzero(first)
+    begin, n = begin[np.argsort(-n[begin], kind="stable")], -np.sort(-n[begin])
+    for place in range(1, int(n.max(initial=0)) if rho else 0):
+        at = begin[: int(np.searchsorted(-n, -place))] + place
+        z[at] = rho * z[at - 1] + np.sqrt(1 - rho**2) * z[at]
+    return z
+
+
 def _left(ends: Ends, end: str | None, step: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Time at which the visit was left [ticks]: its end, or its start where that is unknown."""
     if end is None or end not in ends:
@@ -401,8 +419,9 @@ def _apart(step: np.ndarray, time: np.ndarray, start: np.ndarray, grid: int, las
 
 def _fit_inside(
     step: np.ndarray, days: np.ndarray, length: np.ndarray, owner: np.ndarray, k_min: int
-) -> tuple[dict[str, QuantileTransform], bool, bool]:
-    """Laws of the first time and of the times between, and whether either grows with the visit."""
+) -> tuple[dict[str, QuantileTransform], bool, bool, float]:
+    """Laws of the first time and of the times between, whether either grows with the visit, and how a time between
+    goes with the next one."""
     first, n = _runs(step)
     known = np.isfinite(length)
     size = np.where(known, length, 1.0)
@@ -417,7 +436,21 @@ def _fit_inside(
     }
     both = later & known & (gap > 0)
     narrower = bool(both.sum() >= 10 and np.log(share[both]).std() < np.log(gap[both]).std())
-    return laws, _stretches(days[first & known], size[first & known]), narrower
+    drawn = share if narrower else gap
+    pairs = later[1:] & later[:-1] & (known[1:] | (not narrower))
+    memory = _alike(drawn[:-1][pairs], drawn[1:][pairs])
+    return laws, _stretches(days[first & known], size[first & known]), narrower, memory
+
+
+def _alike(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of normal scores, shrunk where there are few; 0 where either does not vary."""
+    from scipy.special import ndtri  # heavy
+    from scipy.stats import rankdata
+
+    if not len(x) or not np.ptp(x) or not np.ptp(y):
+        return 0.0
+    a, b = (ndtri((rankdata(part) - 0.5) / len(part)) for part in (x, y))
+    return float(np.clip(np.corrcoef(a, b)[0, 1] * len(x) / (len(x) + 50.0), -0.9, 0.9))
 
 
 def _best_end(ends: Ends, step: np.ndarray, time: np.ndarray, start: np.ndarray, linked: np.ndarray) -> str | None:
