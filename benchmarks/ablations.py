@@ -61,6 +61,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "default": Variant(),
         "one clock": Variant(replaced={f"{_RECORDS}.ALONE": 1.0}),
         "nothing given in training": Variant({"given": 0.0}),
+        "10 sampling steps": Variant({"sampling_steps": 10}),
         "no processes": Variant(replaced={f"{_RECORDS}._fit_processes": _nothing}),
     },
 }
