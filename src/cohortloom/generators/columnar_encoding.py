@@ -20,8 +20,8 @@ import numpy as np
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import CHANGE, TOLD_CHANCE, TOLD_LEVEL, WAIT_ENDS, History, HistorySpec, Steps, walk
-from cohortloom.nets.levels import level_lines
+from cohortloom.nets.history import CHANGE, TOLD, WAIT_ENDS, History, HistorySpec, Steps, walk
+from cohortloom.nets.levels import level_lines, level_ties
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
 __all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "observed_values", "raw_values"]
@@ -31,6 +31,7 @@ FEATURE_LIMIT = 6.0
 PULLS = (0.05, 20.0)
 OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of them
 MOST_LEVELS = 16
+MOST_TIED = 6_000  # patients to learn from what levels say of each other
 LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
 NOTHING = -1  # token of a number that follows from others
 ABSENT = -2  # token of a cell within something that is not there
@@ -202,7 +203,7 @@ class Alphabet:
         usual_gap = max(float(np.median(later_gaps)), 1e-6)
         spreads, changes, odds = self._manners(seq, usual_gap)
         usual = self._usual(seq)
-        pulls, recorded, lines = self._levels(encoded, len(usual))
+        recorded, told = self._levels(encoded, len(usual))
         self.spec = HistorySpec(
             n_numbers=len(self.numbers) + (self.gap is not None),
             categories=tuple(c.n_tokens for c in small),
@@ -213,20 +214,19 @@ class Alphabet:
             time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
             shortest_gap=self.least_gap * self.unit,
             usual_gap=usual_gap,
-            pull=pulls,
             usual=usual,
             usual_spread=spreads,
             usual_change=changes,
             usual_odds=odds,
             levels=((),) * (self.gap is not None) + tuple(_levels(self.columns[j]) for j in self.numbers),
             usual_recorded=recorded,
-            lines=lines,
+            **told,
         )
 
-    def _levels(self, encoded: Encoded, n_tokens: int) -> tuple[tuple, tuple, tuple]:
-        """Variance within patients over variance between them of each number's normal scores beside what statics say,
-        the share of visits that record it, and what statics say of levels of numbers (the gap first), of how often they
-        are recorded, and of shares of tokens."""
+    def _levels(self, encoded: Encoded, n_tokens: int) -> tuple[tuple, dict[str, tuple]]:
+        """The share of visits that record each number, and of `HistorySpec` what statics say (of levels of numbers, the
+        gap first, of how often they are recorded, and of shares of tokens), what other numbers add to the levels, and
+        the variance within patients over that between them beside each."""
         seq, values = encoded.sequence, self._there(encoded.sequence)
         x, _ = self.static_inputs(self.static_cells(encoded))
         n, first = len(seq.length), int(self.gap is not None)
@@ -256,7 +256,22 @@ class Alphabet:
             between = np.var(rest[known, at]) - within[at] * np.mean(1 / count[known, at]) if known.sum() > 1 else 0.0
             pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
         recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
-        return tuple(pulls), tuple(recorded.tolist()), tuple(map(tuple, lines.tolist()))
+        ties = np.zeros((numbers, numbers))
+        ties[first:, first:] = self._ties(seq, (lines[0] + x @ lines[1:])[:, first:numbers], np.asarray(pulls[first:]))
+        told = {name: tuple(map(tuple, part.tolist())) for name, part in (("lines", lines), ("ties", ties))}
+        return tuple(recorded.tolist()), told | {"pull": tuple(pulls)}
+
+    def _ties(self, seq: SequenceArrays, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
+        """What the levels of the other numbers so far say of each one's first value."""
+        picks = np.linspace(0, len(seq.length) - 1, min(len(seq.length), MOST_TIED)).astype(int)
+        seq, prior = seq.take(picks), prior[picks].astype(np.float32)
+        values, who = self._there(seq), seq.subject
+        there = ~np.isnan(values[:, self.numbers])
+        coders = [self.columns[j] for j in self.numbers]
+        score = [c.history(c.snap(values[:, j])) for j, c in zip(self.numbers, coders)]
+        score = (np.stack(score, 1) if score else np.zeros(there.shape, np.float32)) - prior[who]
+        total, count = (_before(part, seq) for part in (np.where(there, score, 0), there))
+        return level_ties(total / (count + pull), score, there & (count == 0) & (seq.position > 0)[:, None])
 
     def _there(self, seq: SequenceArrays) -> np.ndarray:
         """Raw values, NaN for numbers within something that is not there."""
@@ -349,7 +364,7 @@ class Alphabet:
                     facts["own"] = (*range(n_static, n_static + self.spec.n_global), *facts["own"])
                 else:
                     facts |= {"last": int(block[0]), "known": int(block[1]), "mean": int(block[4])}
-                    facts["told"] = int(block[TOLD_LEVEL]), int(block[TOLD_CHANCE])
+                    facts["told"] = tuple(block[list(TOLD)].tolist())
                     facts["scales"] = self._scales(block - n_static)
                     at = block[0] - n_static
                     facts |= {"last_mean": float(self.mean[at]), "last_sd": float(self.sd[at])}
@@ -711,6 +726,12 @@ def make_up(seq: SequenceArrays) -> bool:
     each = np.bincount(length, span) / np.maximum(np.bincount(length), 1)
     apart = np.cumsum(spread)[np.minimum(length - 1, len(spread) - 1)].sum()
     return bool(((span - each[length]) ** 2).sum() < 0.5 * apart)
+
+
+def _before(x: np.ndarray, seq: SequenceArrays) -> np.ndarray:
+    """Sums over the visits of the same subject before each."""
+    total = np.cumsum(x, 0, dtype=np.float64) - x
+    return (total - total[seq.starts[seq.subject]]).astype(np.float32)
 
 
 def _span(gap: np.ndarray, seq: SequenceArrays) -> np.ndarray:

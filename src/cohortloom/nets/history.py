@@ -11,8 +11,9 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
     ever and of late, time without any record so far, log odds that a wait of this subject ends now, the patient's own
     level (the sum over k + within-variance / between-variance: a mean of few records is drawn to that of all patients),
     how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four hours has
-    odds that rise and fall, which no weight on a time can say; and of level and recording what the statics say, beside
-    the log odds of being recorded that are drawn to it
+    odds that rise and fall, which no weight on a time can say; what statics and the other numbers' levels say of the
+    level (once for all rows, once for those without a value so far), and statics of recording, beside the log odds of
+    being recorded that are drawn to it
 
 Spreads are logs because the log of a scale is regressed on them: a power of one's own past spread stays bounded, an
 exponential of it runs away when drawn values feed on it. They count four values of the cohort's own, so that two close
@@ -39,9 +40,9 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "signed_log", "walk"]
 
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
-NUMBER_FEATURES = 26 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
-TOLD_LEVEL, TOLD_CHANCE = NUMBER_FEATURES - 3, NUMBER_FEATURES - 1  # what statics say of level and recording
-CHANGE = 10  # the place of the last change among them
+NUMBER_FEATURES = 27 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+TOLD = tuple(NUMBER_FEATURES - place for place in (4, 3, 1))  # what others say of level, first value and recording
+CHANGE, LEVEL = 10, 22  # places of the last change and of the own level among them
 WAIT_ENDS = np.array([1.5, 2.5, 3.5, 4.5, 5.5, 7.5, 11.5])  # of waits between two records, in usual gaps
 SMOOTHING, SLOWLY = 0.3, 0.1
 OWN_WORD = 4.0  # a patient's own spread counts as much as the cohort's after so many values
@@ -79,6 +80,7 @@ class HistorySpec:
         usual_recorded: Share of the visits that record each number; () for .5.
         lines: What statics say of a subject's level of every number, of how often it is recorded, and of every token's
             share: constants, then the weights of each static (`nets.levels`); () for the cohort's own.
+        ties: What the levels of the other numbers add to the first value of each: number x other; () for nothing.
     """
 
     n_numbers: int
@@ -98,6 +100,7 @@ class HistorySpec:
     levels: tuple[tuple[float, ...], ...] = ()
     usual_recorded: tuple[float, ...] = ()
     lines: tuple[tuple[float, ...], ...] = ()
+    ties: tuple[tuple[float, ...], ...] = ()
 
     @property
     def n_global(self) -> int:
@@ -129,7 +132,9 @@ class HistorySpec:
     @classmethod
     def from_json(cls, content: dict) -> "HistorySpec":
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**plain | {name: tuple(map(tuple, content[name])) for name in ("usual_odds", "levels", "lines")})
+        return cls(
+            **plain | {name: tuple(map(tuple, content[name])) for name in ("usual_odds", "levels", "lines", "ties")}
+        )
 
     def number_block(self, column: int) -> Int[np.ndarray, "feature"]:
         """Indices of a numeric column's features, those of its levels last."""
@@ -318,6 +323,15 @@ class History:
             at += len(levels)
         return out.T
 
+    def _tied(self) -> Float[np.ndarray, "number subject"]:
+        """Level of each number by the statics and by the levels of the other numbers so far."""
+        if not self.spec.ties:
+            return self.prior
+        pull = self._column(self.spec.pull)
+        apart = ((self.total - self.count * self.prior) / (self.count + pull)).astype(np.float32)
+        more = np.einsum("ck,kn->cn", np.asarray(self.spec.ties, np.float32), apart)
+        return np.clip(self.prior + more, -MOST_LEVEL, MOST_LEVEL)
+
     def _of_numbers(self) -> Iterator[np.ndarray]:
         """One after the other, each number x subject."""
         spec, count, usual_gap = self.spec, self.count, self.spec.usual_gap
@@ -355,12 +369,13 @@ class History:
         yield self.rate
         yield np.where(known, 0, signed_log(self.time / usual_gap))
         yield np.where(known, _log(least - longer + usual) - _log(longer + OWN_WAITS - usual), 0)
-        pull = self._column(spec.pull)
-        yield (self.total + pull * self.prior) / (count + pull)
+        prior, pull = self._tied(), self._column(spec.pull)
+        yield (self.total + pull * prior) / (count + pull)
         for least_gaps, most_gaps in WAITS:
             yield (gaps >= least_gaps) & (gaps <= most_gaps)
         chance = self.chance[: spec.n_numbers]
-        yield self.prior
+        yield prior
+        yield np.where(known, 0, prior)
         yield _log(count + chance) - _log(self.seen - count + 1 - chance)
         yield self.told[: spec.n_numbers]
 

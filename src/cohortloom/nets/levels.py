@@ -1,4 +1,4 @@
-"""What statics say of a patient's own level of each visit column.
+"""What statics, and other columns, say of a patient's own level of each visit column.
 
     level of column c = constant_c + statics . weight_c        (ridge, one line per column; patients are its rows)
 
@@ -7,6 +7,11 @@ far. Histories hold own levels drawn to a prior of a few records; with the prior
 diagnosis looked alike on both kinds of patient. So the prior is this line's: what a network adds up, linearly, is then
 the posterior mean of a patient's level, in which statics count less the more was recorded.
 
+The levels of other columns add to that (`level_ties`). Two devices measure one pressure by turns: a first value from
+the cuff hangs on what the arterial line has shown. Such rows are few, and in all others the own last value decides, so
+no weight learned from all rows says it. Ties are therefore fitted on first values alone, with what was known of the
+other columns by then: a copy that is always written beside the value is as unknown as the value is, and gets no weight.
+
 Each line is shrunk as much as patients left aside ask for, and is a constant where they gain nothing.
 
 References:
@@ -14,13 +19,14 @@ References:
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-__all__ = ["level_lines"]
+__all__ = ["level_lines", "level_ties"]
 
 RIDGE = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the weight of all patients
 FOLDS = 4
 MOST_PATIENTS = 6_000
+MOST_OTHERS = 20
 LEAST_GAIN, BY_CHANCE = 0.005, 3.0  # of the variance between patients, and that times the number of patients
 
 
@@ -63,6 +69,30 @@ def level_lines(
             line = _solved(gram.sum(0)[None], cross.sum(0)[None], best)[0]
             out[1 + varied, c] = slope = line[:-1] / sd
             out[0, c] += line[-1] - mean @ slope
+    return out
+
+
+def level_ties(
+    apart: Float[np.ndarray, "row number"], score: Float[np.ndarray, "row number"],
+    first: Bool[np.ndarray, "row number"],
+) -> Float[np.ndarray, "number other"]:  # fmt: skip
+    """What the levels of the other numbers so far say of the first value of each: weights, 0 on the diagonal.
+
+    Args:
+        apart: Own levels before the row, beside what statics say.
+        score: Values, beside what statics say.
+        first: Is it the first of the patient?
+    """
+    out = np.zeros((apart.shape[1],) * 2)
+    for c in range(len(out)):
+        rows = np.flatnonzero(first[:, c])
+        if len(rows) < 2 * FOLDS:
+            continue
+        x, y = apart[rows], score[rows, c]
+        match = np.abs(x.T @ (y - y.mean())) / np.maximum(x.std(0), 1e-6)
+        match[c] = -1.0
+        others = np.sort(np.argsort(-match, kind="stable")[: min(MOST_OTHERS, len(out) - 1)])
+        out[c, others] = level_lines(x[:, others], y[:, None], np.ones((len(rows), 1)))[1:, 0]
     return out
 
 
