@@ -92,6 +92,8 @@ def size_of(net: str, n_subjects: int, n_rows: int, n_columns: int) -> Size:
 class ColumnarNets(nn.Module):
     """All networks of all members. Built from the alphabet and the shapes of the columns."""
 
+    row_by_row = True  # an item of a batch is one row of every matrix product
+
     def __init__(
         self, alphabet: Alphabet, shapes: dict[str, list[ColumnShape]], sizes: dict[str, Size], members: int
     ) -> None:

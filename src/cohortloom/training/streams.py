@@ -17,7 +17,8 @@ from cohortloom.rng import Rng
 
 __all__ = ["SMALL", "borrowed_globals", "drawing_from", "few_threads"]
 
-SMALL = 1_000_000
+SMALL = 1_000_000  # parameters
+SMALL_PRODUCT = 2**28  # multiplications
 
 
 @contextmanager
@@ -36,13 +37,19 @@ def drawing_from(stream: torch.Generator) -> Iterator[torch.Generator]:
 
 
 @contextmanager
-def few_threads(net: torch.nn.Module | None, threads: int | None = None) -> Iterator[None]:
-    """One thread of torch and BLAS for networks below a million parameters, or `threads`; put back afterwards."""
+def few_threads(net: torch.nn.Module | None, threads: int | None = None, rows: int | None = None) -> Iterator[None]:
+    """One thread of torch and BLAS where a second would not pay, or `threads`; put back afterwards.
+
+    Args:
+        net: Small below a million parameters; None is small.
+        rows: Of every matrix product of a step, where that is known: then the largest product decides.
+    """
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     outside = torch.get_num_threads()
     if threads is None:
-        small = net is None or sum(p.numel() for p in net.parameters()) < SMALL
+        sizes = [] if net is None else [p.numel() for p in net.parameters()]
+        small = sum(sizes) < SMALL or (rows is not None and rows * max(sizes) < SMALL_PRODUCT)
         threads = 1 if small else outside
     if threads != outside:
         torch.set_num_threads(threads)
