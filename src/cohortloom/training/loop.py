@@ -74,7 +74,8 @@ def train(
     if empty:
         raise TrainingError(f"phases without items: {', '.join(empty)}. There are too few patients to train on.")
     first, saved = run.read() if resume and checkpoint is not None and Path(checkpoint).exists() else (0, None)
-    batch = max(((phase.training or training).batch_size for phase in run.phases), default=0)
+    sizes = ((phase.training or training).resolved(len(phase.items)).batch_size for phase in run.phases)
+    batch = max(sizes, default=0)
     with few_threads(net, training.threads, batch if getattr(net, "row_by_row", False) else None):
         for number in range(first, len(run.phases)):
             _PhaseRun(run, number).go(saved if number == first else None)
