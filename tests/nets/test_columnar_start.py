@@ -233,3 +233,14 @@ def test_an_input_that_decides_is_not_shrunk_like_the_others(monkeypatch):
     adaptive = believed()
     monkeypatch.setattr(columnar_start, "ROUNDS", 1)
     assert adaptive > 0.9 > believed()
+
+
+def test_the_own_history_leaves_a_place_for_what_the_row_says_where_rows_are_few():
+    """80 rows, room for 8 inputs, 26 of the own history: the one of the row that decides is among them."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(80, 60)).astype(np.float32)
+    place = np.arange(60)
+    table = columnar_start._Table.of(x, place < 26, place >= 50, np.arange(80) % 4)
+    chosen = columnar_start._screen(table, (x[:, 55] + 0.3 * draw.normal(size=80))[:, None])
+    assert 55 in chosen and len(chosen) == 8
+    assert [int(part.sum()) for part in (chosen < 26, (chosen >= 26) & (chosen < 50), chosen >= 50)] == [4, 2, 2]

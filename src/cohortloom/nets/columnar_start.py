@@ -224,15 +224,16 @@ class _Table:
 
 
 def _screen(table: _Table, y: np.ndarray) -> np.ndarray:
-    """Inputs worth a weight: own history that varies, then by turns the best correlated with any column of y of the
-    past and of the row."""
+    """Inputs worth a weight: by turns the two of the own history, the one of others' past and the one of the row that
+    are best correlated with any column of y. Where rows are few the own history would leave no place for the others:
+    the number of a stay's samples would hang on that of the last stay, and not on how long this one is."""
     x, own, sd = table.x, table.own, table.sd
     y = (y - y.mean(0)) / np.maximum(y.std(0), 1e-9)
     match = np.abs(x.T @ y.astype(np.float32) / len(x)).max(1) / np.maximum(sd, 1e-6)
-    worth = 2 + match
-    for part in (~own & table.beside, ~own & ~table.beside):
+    worth = np.zeros(len(match))
+    for part, each in ((own, 2), (~own & table.beside, 1), (~own & ~table.beside, 1)):
         place = np.flatnonzero(part)
-        worth[place[np.argsort(-match[place], kind="stable")]] = 1 / (1 + np.arange(len(place)))
+        worth[place[np.argsort(-match[place], kind="stable")]] = 1 / (1 + np.arange(len(place)) // each)
     worth = np.where(sd > 1e-3, worth, -1.0)
     most = int(min(MOST_FEATURES, max(len(x) // 10, 3), (worth > 0).sum()))
     return np.sort(np.argsort(-worth, kind="stable")[:most])
