@@ -43,6 +43,7 @@ __all__ = ["Choices", "start_at_lines"]
 
 MOST_ROWS = 8_000
 MOST_FEATURES = 80
+MOST_OWN = 0.75  # of all inputs: a longer own history shares the places with others
 FEWEST_ROWS = 30
 FOLDS = 4
 RIDGE = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the number of rows
@@ -224,18 +225,21 @@ class _Table:
 
 
 def _screen(table: _Table, y: np.ndarray) -> np.ndarray:
-    """Inputs worth a weight: by turns the two of the own history, the one of others' past and the one of the row that
-    are best correlated with any column of y. Where rows are few the own history would leave no place for the others:
-    the number of a stay's samples would hang on that of the last stay, and not on how long this one is."""
+    """Inputs worth a weight: own history that varies, then by turns the best correlated with any column of y of the
+    past and of the row. Where rows are few the own history would leave no place for the others, and the number of a
+    stay's samples would hang on that of the last stay, not on how long this one is: then it takes every other place."""
     x, own, sd = table.x, table.own, table.sd
     y = (y - y.mean(0)) / np.maximum(y.std(0), 1e-9)
     match = np.abs(x.T @ y.astype(np.float32) / len(x)).max(1) / np.maximum(sd, 1e-6)
-    worth = np.zeros(len(match))
-    for part, each in ((own, 2), (~own & table.beside, 1), (~own & ~table.beside, 1)):
+    varies = sd > 1e-3
+    most = int(min(MOST_FEATURES, max(len(x) // 10, 3), varies.sum()))
+    parts = [(~own & table.beside, 1), (~own & ~table.beside, 1)]
+    parts += [(own, 2)] if (own & varies).sum() > MOST_OWN * most else []
+    worth = 2 + match
+    for part, each in parts:
         place = np.flatnonzero(part)
         worth[place[np.argsort(-match[place], kind="stable")]] = 1 / (1 + np.arange(len(place)) // each)
-    worth = np.where(sd > 1e-3, worth, -1.0)
-    most = int(min(MOST_FEATURES, max(len(x) // 10, 3), (worth > 0).sum()))
+    worth = np.where(varies, worth, -1.0)
     return np.sort(np.argsort(-worth, kind="stable")[:most])
 
 
