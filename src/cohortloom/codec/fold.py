@@ -46,7 +46,7 @@ from cohortloom.codec.panels import Panels
 from cohortloom.codec.precedence import Precedence
 from cohortloom.codec.rare import RareLaw, told
 from cohortloom.codec.steps import Steps, place, subject_rows
-from cohortloom.codec.tensors import Feature
+from cohortloom.codec.tensors import Feature, holds
 from cohortloom.codec.times import TimeLaw
 from cohortloom.schema import Schema, Table
 
@@ -241,12 +241,12 @@ class Fold:
         made = {}
         for feature in self.features:
             values, observed = features[feature.name]
-            holds = there.get(feature.within)
-            if holds is not None:
-                values = np.where(holds, values, np.nan_to_num(feature.absent))
-                observed = observed & holds
+            within = there.get(feature.within)
+            if within is not None:
+                values = np.where(within, values, np.nan_to_num(feature.absent))
+                observed = observed & within
             made[feature.name] = values, observed
-            there[feature.name] = feature.holds(np.where(observed, values, feature.absent))
+            there[feature.name] = holds(np.where(observed, values, feature.absent), feature.absent)
         return made
 
     def laws(self, counts: Mapping[str, QuantileTransform]) -> dict[str, QuantileTransform]:

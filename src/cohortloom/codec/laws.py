@@ -15,7 +15,7 @@ import numpy as np
 from cohortloom.codec.cells import draw_levels
 from cohortloom.codec.columns import QuantileTransform
 
-__all__ = ["CellLaw", "Repeats", "quantiles"]
+__all__ = ["CellLaw", "Repeats", "quantiles", "remembered"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,27 @@ def _at_one_moment(x: np.ndarray, pair: np.ndarray) -> tuple[float, float]:
     with np.errstate(invalid="ignore"):
         alike = np.nan_to_num(np.corrcoef(rank[other], rank[other + 1])[0, 1])
     return float(equal.mean()), float(np.clip(alike, 0.0, 1.0))
+
+
+def remembered(noise: np.ndarray, step: np.ndarray, rho: float) -> np.ndarray:
+    """Noise [row ...] of variance 1, each row correlated by rho with the one before it in its step; in place.
+
+    Args:
+        step: Of each row; rows of one step stand together.
+    """
+    if not rho or not len(step):
+        return noise
+    begin = np.flatnonzero(np.append(True, step[1:] != step[:-1]))
+    length = np.diff(np.append(begin, len(step)))
+    order = np.argsort(-length, kind="stable")
+    later = np.ones(len(step), bool)
+    later[begin] = False
+    noise[later] *= np.sqrt(1 - rho**2)
+    begin, length = begin[order], length[order]
+    for place in range(1, int(length[0])):  # once per row of the longest step
+        at = begin[: int(np.searchsorted(-length, -place))] + place
+        noise[at] += rho * noise[at - 1]
+    return noise
 
 
 def quantiles(values: np.ndarray, k: int, subject: np.ndarray, usual: np.ndarray | None = None) -> QuantileTransform:

@@ -30,6 +30,7 @@ import numpy as np
 
 from cohortloom.codec.clock import DAY
 from cohortloom.codec.course import closest_correlation
+from cohortloom.codec.laws import remembered
 
 __all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class", "root_of"]
 
@@ -91,20 +92,11 @@ class Panels:
         """e: moment x unit. `step`: of each moment, one step after the other in the order of time."""
         n, root, amount = len(step), root_of(self.together), np.sqrt(self.lasting)
         out = np.zeros((n, len(root)), np.float32)
-        begin = np.flatnonzero(np.append(True, step[1:] != step[:-1])) if n else np.zeros(0, np.int64)
-        length = np.diff(np.append(begin, n))
-        order = np.argsort(-length, kind="stable")
-        begin, length = begin[order], length[order]
         for part, lasts in enumerate(_LASTS):
             if not amount[:, part].any():
                 continue
             fresh = (draw.standard_normal(out.shape) @ root.T).astype(np.float32)
-            if lasts:
-                rho = np.float32(np.exp(-1 / lasts))
-                fresh[np.setdiff1d(np.arange(n), begin)] *= np.sqrt(1 - rho**2)
-                for place in range(1, int(length.max(initial=0))):  # once per moment of the longest step
-                    at = begin[: int(np.searchsorted(-length, -place))] + place
-                    fresh[at] += rho * fresh[at - 1]
+            fresh = remembered(fresh, step, np.float32(np.exp(-1 / lasts)) if lasts else 0.0)
             out += amount[:, part].astype(np.float32) * fresh
         return out
 
@@ -163,10 +155,7 @@ def _favour(here: np.ndarray, among: np.ndarray, kind: np.ndarray) -> np.ndarray
     """Normal score of the share of the moments of each class, of those `among`."""
     from scipy.special import ndtri  # heavy
 
-    n, yes = (
-        np.stack([np.bincount(kind, column, N_CLASSES) for column in part.T] or [np.zeros(N_CLASSES)])[: part.shape[1]]
-        for part in (among, here)
-    )
+    n, yes = (part.T @ np.eye(N_CLASSES)[kind] for part in (among, here))
     overall = np.clip(yes.sum(1, keepdims=True) / np.maximum(n.sum(1, keepdims=True), 1), 0.002, 0.998)
     share = (yes + _SHRUNK * overall) / (n + _SHRUNK)
     return ndtri(np.clip(share, 1e-3, 1 - 1e-3))

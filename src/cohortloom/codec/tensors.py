@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["MISSING", "RARE", "Encoded", "Feature", "Layout", "SequenceArrays", "StaticArrays"]
+__all__ = ["MISSING", "RARE", "Encoded", "Feature", "Layout", "SequenceArrays", "StaticArrays", "holds"]
 
 MISSING, RARE = 0, 1
 
@@ -58,9 +58,11 @@ class Feature:
     within: str = ""
     absent: float = 0.0
 
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        """Which raw values say that what lies within is there; a number that may be missing only has to be there."""
-        return ~np.isnan(values) if np.isnan(self.absent) else values > self.absent
+
+def holds(values: np.ndarray, absent: float) -> np.ndarray:
+    """Which raw values of a feature say that what lies within it is there; one that may be missing only has to be
+    there."""
+    return ~np.isnan(values) if np.isnan(absent) else values > absent
 
 
 @dataclass(frozen=True)

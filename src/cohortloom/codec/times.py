@@ -30,7 +30,7 @@ import numpy as np
 from cohortloom.codec.clock import DAY, floor_to, round_to
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.daytime import MOMENTS, Daytime
-from cohortloom.codec.laws import quantiles
+from cohortloom.codec.laws import quantiles, remembered
 from cohortloom.codec.steps import Steps
 
 __all__ = ["Ends", "TimeLaw"]
@@ -283,7 +283,7 @@ class TimeLaw:
         begin = np.where(known & (begin > size), u * size, begin)
         if self.first_grows:
             begin = np.where(known, np.nan_to_num(law["first share"].quantile(u)) * size, begin)
-        u = ndtr(_remembered(step, self.memory, draw))
+        u = ndtr(remembered(draw.standard_normal(len(step)), step, self.memory))
         gap = np.nan_to_num(law["gap"].quantile(u))
         if self.gap_grows:
             gap = np.where(known, np.nan_to_num(law["gap share"].quantile(u)) * size / n, gap)
@@ -362,18 +362,6 @@ def _runs(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first[1:] = step[1:] != step[:-1]
     run = np.cumsum(first) - 1
     return first, np.bincount(run)[run] if len(step) else np.zeros(0, np.int64)
-
-
-def _remembered(step: np.ndarray, rho: float, draw: np.random.Generator) -> np.ndarray:
-    """Normal scores, each correlated by rho with the one before it in its step."""
-    z = draw.standard_normal(len(step))
-    first, n = _runs(step)
-    begin = np.flatnonzero(first)
-    begin, n = begin[np.argsort(-n[begin], kind="stable")], -np.sort(-n[begin])
-    for place in range(1, int(n.max(initial=0)) if rho else 0):
-        at = begin[: int(np.searchsorted(-n, -place))] + place
-        z[at] = rho * z[at - 1] + np.sqrt(1 - rho**2) * z[at]
-    return z
 
 
 def _left(ends: Ends, end: str | None, step: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
+from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays, holds
 from cohortloom.nets.columnar import LARGE, ColumnShape
 from cohortloom.nets.history import CHANGE, TOLD, WAIT_ENDS, History, HistorySpec, Steps, walk
 from cohortloom.nets.levels import level_lines, level_ties
@@ -86,7 +86,7 @@ class Gate:
 
     Args:
         column: The earlier column that says whether it is there.
-        least: Of that column: the value above which there is something (NaN: any).
+        least: What that column says where there is nothing (`holds`).
         absent: Value of the column where nothing is there.
     """
 
@@ -96,7 +96,7 @@ class Gate:
 
     def shuts(self, value: np.ndarray) -> np.ndarray:
         """Values of that column with nothing behind them."""
-        return np.isnan(value) | (value <= self.least)
+        return ~holds(value, self.least)
 
 
 Gates = dict[int, Gate]

@@ -218,13 +218,13 @@ class Draw:
     def _numbers(self, columns: Columns, cells: Cells, outputs, there: Tensor, in_time: bool) -> Cells:
         free = (cells.token == CONT) & columns.is_number & ~cells.known & there
         rows, everyone = free.flatten(1).any(1).nonzero()[:, 0], cells
-        out = self._settled(columns, everyone, in_time)[0]
+        out, settled, source = self._settled(columns, everyone, in_time)
         if not len(rows):
             return replace(everyone, x=out)
-        cells, free = everyone.take(rows), free[rows]
+        cells, free, x, settled = everyone.take(rows), free[rows], out[rows], settled[rows]
+        source = None if source is None else source[rows]
         token, known, numbers = cells.token, cells.known, columns.numbers
         has = has_number(columns, token)
-        x, settled, source = self._settled(columns, cells, in_time)
         follows = (token == columns.repeats) & ~known
         none = torch.zeros_like(known)
 
