@@ -11,7 +11,8 @@ from scipy.special import logsumexp
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
 from cohortloom.generators import create
-from cohortloom.generators.columnar_encoding import ABSENT, Alphabet, raw_values
+from cohortloom.generators.cells import ABSENT, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import log_likelihood
 from cohortloom.rng import Rng
 from cohortloom.schema.text import parse_schema

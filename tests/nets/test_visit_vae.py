@@ -6,7 +6,8 @@ import torch
 
 from cohortloom.codec import Codec
 from cohortloom.codec.tensors import Layout
-from cohortloom.generators.columnar_encoding import Alphabet, cells_of, raw_values
+from cohortloom.generators.cells import cells_of, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.temporal_vae_data import Courses, Frame, Past, persistence_of, shapes_of
 from cohortloom.nets.visit_vae import Latents, Net, Segments, VisitVAE
 from cohortloom.rng import Rng

@@ -41,12 +41,13 @@ from cohortloom.codec.cells import RESERVED_LEVELS, Cell
 from cohortloom.codec.clock import ticks_of
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.course import Course
+from cohortloom.codec.gates import gates_of, shut_of
 from cohortloom.codec.laws import CellLaw, Repeats
 from cohortloom.codec.panels import Panels
 from cohortloom.codec.precedence import Precedence
 from cohortloom.codec.rare import RareLaw, told
 from cohortloom.codec.steps import Steps, place, subject_rows
-from cohortloom.codec.tensors import Feature, holds
+from cohortloom.codec.tensors import Feature
 from cohortloom.codec.times import TimeLaw
 from cohortloom.schema import Schema, Table
 
@@ -237,16 +238,11 @@ class Fold:
 
     def present(self, features: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Raw values and observed of each feature, absent where what it lies within says so."""
-        there: dict[str, np.ndarray] = {}
-        made = {}
-        for feature in self.features:
-            values, observed = features[feature.name]
-            within = there.get(feature.within)
-            if within is not None:
-                values = np.where(within, values, np.nan_to_num(feature.absent))
-                observed = observed & within
-            made[feature.name] = values, observed
-            there[feature.name] = holds(np.where(observed, values, feature.absent), feature.absent)
+        own, made = self.features, dict(features)
+        raw = [np.where(seen, values, feature.absent) for feature in own for values, seen in [features[feature.name]]]
+        for j, shut in shut_of(raw, gates_of(own)).items():
+            values, observed = made[own[j].name]
+            made[own[j].name] = np.where(shut, np.nan_to_num(own[j].absent), values), observed & ~shut
         return made
 
     def laws(self, counts: Mapping[str, QuantileTransform]) -> dict[str, QuantileTransform]:

@@ -59,7 +59,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Reading:
-    """How one column is written: marks, value map, linear change of unit, policy for bounds, time unit and format."""
+    """How one column is written: marks, value map, linear change of unit, policy for bounds, time unit and format.
+
+    `mixed` ("numbers", "words") is the part of its cells that is read.
+    """
 
     marks: tuple[str, ...] = ("",)
     values: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Reading:
     shift: float = 0.0
     out_of_range: str = "fail"
     extract: bool = False
+    mixed: str | None = None
     unit: str | None = None
     format: str | None = None
     origin: str = "subject"
@@ -119,6 +123,9 @@ def text_of(name: str, dtype: pl.DataType, reading: Reading) -> pl.Expr:
     marks = list(dict.fromkeys([*reading.marks, *(as_float_text(m) for m in reading.marks)]))
     if marks and (dtype == pl.String or marks != [""]):
         text = pl.when(text.is_in(marks)).then(None).otherwise(text)
+    if reading.mixed:
+        number = text.cast(pl.Float64, strict=False).is_not_null() | number_in(text).is_not_null()
+        text = pl.when(number if reading.mixed == "numbers" else ~number).then(text)
     if reading.values:
         text = text.replace({**{as_float_text(k): v for k, v in reading.values.items()}, **reading.values})
         marks_again = [v for v in reading.values.values() if v in reading.marks]
@@ -164,7 +171,7 @@ def _number(
 def _parsed(name: str, dtype: pl.DataType, reading: Reading) -> tuple[pl.Expr, list[Fault]]:
     """Finite numbers, or null."""
     faults = []
-    if dtype.is_numeric() and not [m for m in reading.marks if m] and not reading.values:
+    if dtype.is_numeric() and not [m for m in reading.marks if m] and not reading.values and not reading.mixed:
         number = pl.col(name).cast(pl.Float64)
     else:
         text = text_of(name, dtype, reading)

@@ -20,6 +20,7 @@ from cohortloom.errors import Problem, nearest
 from cohortloom.formats.base import Findings
 from cohortloom.formats.cells import DATES, Cell, Reading, cell, layouts_in
 from cohortloom.schema import Code, Column, Schema, Timestamp
+from cohortloom.schema.profile import bare
 
 __all__ = ["ROW", "Spec", "check_frames", "linked", "read_types", "typed"]
 
@@ -287,6 +288,7 @@ def _ids(frames: dict[str, pl.DataFrame], parse: bool) -> dict[str, pl.DataFrame
     for key in ("subject_id", "visit_id"):
         found = {n: f[key] for n, f in frames.items() if key in f.columns}
         text = {s.dtype == pl.String for s in found.values() if s.dtype != pl.Null}
+        found = {n: bare(s) if s.dtype == pl.String else s for n, s in found.items()}
         found = {n: _as_ids(s) if parse or text != {True} else s.cast(pl.String) for n, s in found.items()}
         if any(s.dtype == pl.String for s in found.values()):
             found = {n: s.cast(pl.String) for n, s in found.items()}

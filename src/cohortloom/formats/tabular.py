@@ -187,7 +187,8 @@ def _reading(source: Source, column: str, code: CodeMap | None = None) -> Readin
         shift=shift,
         out_of_range=source.out_of_range,
         unit=when.unit,
-        extract=column in source.extract,
+        extract=column in source.extract or source.mixed.get(column) == "numbers",
+        mixed=source.mixed.get(column),
         format=source.formats.get(column, when.format),
         origin=when.origin,
     )

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cohortloom.generators.columnar_encoding import Coder
+from cohortloom.generators.cells import Coder
 from cohortloom.nets.tokens import CONT
 
 __all__ = ["CellDrawer", "Fixed", "Limits", "one_of", "renewed"]

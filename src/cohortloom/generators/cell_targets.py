@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cohortloom.generators.columnar_encoding import Cells, Coder
+from cohortloom.generators.cells import Cells, Coder
 
 __all__ = ["Targets"]
 

@@ -25,8 +25,9 @@ from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArra
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
+from cohortloom.generators.cells import observed_values, raw_values
 from cohortloom.generators.columnar_continue import CANDIDATES, continue_visits, joined, lengthened
-from cohortloom.generators.columnar_encoding import Alphabet, observed_values, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_impute import fill
 from cohortloom.generators.columnar_sampling import Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits

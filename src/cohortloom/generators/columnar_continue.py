@@ -30,16 +30,8 @@ from scipy.special import ndtr, ndtri
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
 from cohortloom.generators.cell_drawing import one_of
-from cohortloom.generators.columnar_encoding import (
-    NOTHING,
-    Alphabet,
-    Cells,
-    Coder,
-    carry,
-    cells_of,
-    follows,
-    raw_values,
-)
+from cohortloom.generators.cells import NOTHING, Cells, Coder, carry, cells_of, follows, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import (
     IMPOSSIBLE,
     Members,

@@ -18,56 +18,23 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays, holds
+from cohortloom.codec.gates import Gates, gates_from_json, gates_of, gates_to_json, shut_of
+from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays
+from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, cells_of, raw_values
 from cohortloom.nets.columnar import LARGE, ColumnShape
 from cohortloom.nets.history import CHANGE, TOLD, WAIT_ENDS, History, HistorySpec, Steps, walk
 from cohortloom.nets.levels import level_lines, level_ties
-from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
+from cohortloom.nets.tokens import CategoryCoder, NumberCoder
 
-__all__ = ["Alphabet", "Cells", "LaterRows", "make_up", "observed_values", "raw_values"]
+__all__ = ["Alphabet", "LaterRows", "make_up"]
 
-Coder = NumberCoder | CategoryCoder
 FEATURE_LIMIT = 6.0
 PULLS = (0.05, 20.0)
 OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of them
 MOST_LEVELS = 16
 MOST_TIED = 6_000  # patients to learn from what levels say of each other
 LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
-NOTHING = -1  # token of a number that follows from others
-ABSENT = -2  # token of a cell within something that is not there
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
-
-
-def raw_values(part: StaticArrays | SequenceArrays) -> np.ndarray:
-    """Numbers with NaN where missing, category ids with 0."""
-    missing = np.array([0.0 if f.kind == "category" else np.nan for f in part.features])
-    return np.where(part.observed, part.values, missing[None])
-
-
-def observed_values(features: Sequence[Feature], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The way back from `raw_values`: values and observed flags as the codec wants them."""
-    category = np.array([f.kind == "category" for f in features], bool)[None]
-    observed = np.where(category, values > 0, ~np.isnan(values))
-    return np.where(observed, values, 0.0), observed
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Some rows of some columns, encoded.
-
-    Args:
-        value: Snapped numbers, NaN where missing; category ids.
-        last: Last recorded number of the same subject that REPEAT could stand for, NaN where none.
-        token, score: What the networks see of a cell.
-    """
-
-    value: np.ndarray
-    last: np.ndarray
-    token: np.ndarray
-    score: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Cells":
-        return Cells(self.value[rows], self.last[rows], self.token[rows], self.score[rows])
 
 
 @dataclass(frozen=True)
@@ -78,28 +45,6 @@ class LaterRows:
     subject: np.ndarray
     features: np.ndarray
     codes: np.ndarray
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a column lies within.
-
-    Args:
-        column: The earlier column that says whether it is there.
-        least: What that column says where there is nothing (`holds`).
-        absent: Value of the column where nothing is there.
-    """
-
-    column: int
-    least: float
-    absent: float
-
-    def shuts(self, value: np.ndarray) -> np.ndarray:
-        """Values of that column with nothing behind them."""
-        return ~holds(value, self.least)
-
-
-Gates = dict[int, Gate]
 
 
 @dataclass
@@ -276,7 +221,7 @@ class Alphabet:
     def _there(self, seq: SequenceArrays) -> np.ndarray:
         """Raw values, NaN for numbers within something that is not there."""
         values = raw_values(seq)
-        for j, shut in shut_of(values, self.gates).items():
+        for j, shut in shut_of(values.T, self.gates).items():
             if self.columns[j].kind == "number":
                 values[shut, j] = np.nan
         return values
@@ -540,8 +485,8 @@ class Alphabet:
         return {
             "statics": [one(c) for c in self.statics],
             "columns": [one(c) for c in self.columns],
-            "static_gates": _gates_to_json(self.static_gates),
-            "gates": _gates_to_json(self.gates),
+            "static_gates": gates_to_json(self.static_gates),
+            "gates": gates_to_json(self.gates),
             "first_gap": one(self.first_gap),
             "gap": one(self.gap),
             "has_sequence": self.has_sequence,
@@ -562,8 +507,8 @@ class Alphabet:
         return cls(
             [one(c) for c in content["statics"]],
             [one(c) for c in content["columns"]],
-            _gates_from_json(content["static_gates"]),
-            _gates_from_json(content["gates"]),
+            gates_from_json(content["static_gates"]),
+            gates_from_json(content["gates"]),
             one(content["first_gap"]),
             one(content["gap"]),
             content["has_sequence"],
@@ -577,65 +522,6 @@ class Alphabet:
             np.asarray(content["mean"], np.float32),
             np.asarray(content["sd"], np.float32),
         )
-
-
-def cells_of(
-    coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | None, gates: Gates | None = None
-) -> Cells:
-    """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too."""
-    n, c = values.shape
-    out = Cells(np.zeros((n, c)), np.full((n, c), np.nan), np.zeros((n, c), np.int64), np.zeros((n, c), np.float32))
-    for j, coder in enumerate(coders):
-        shut = is_shut(gates[j], out) if gates and j in gates else None
-        number = not isinstance(coder, CategoryCoder)
-        value = coder.snap(values[:, j]) if number else values[:, j]
-        if subject is not None and number:
-            out.last[:, j] = carried(value if shut is None else np.where(shut, np.nan, value), subject)
-        out.value[:, j] = value if shut is None else np.where(shut, gates[j].absent, value)
-        out.token[:, j] = coder.token(out.value[:, j], out.last[:, j]) if number else coder.token(out.value[:, j])
-        if number:
-            out.score[:, j] = coder.history(out.value[:, j])
-        if shut is not None:
-            out.token[shut, j] = ABSENT
-    return out
-
-
-def gates_of(features: Sequence[Feature]) -> Gates:
-    """Column -> what it lies within."""
-    at = {feature.name: j for j, feature in enumerate(features)}
-    within = [(j, at[f.within], f.absent) for j, f in enumerate(features) if f.within]
-    return {j: Gate(k, features[k].absent, absent) for j, k, absent in within}
-
-
-def is_shut(gate: Gate, cells: Cells) -> np.ndarray:
-    """Rows in which nothing lies behind a gate."""
-    return (cells.token[:, gate.column] == ABSENT) | gate.shuts(cells.value[:, gate.column])
-
-
-def shut_of(values: np.ndarray, gates: Gates) -> dict[int, np.ndarray]:
-    """Column -> rows in which it is not there."""
-    shut: dict[int, np.ndarray] = {}
-    for j, gate in gates.items():
-        shut[j] = shut.get(gate.column, False) | gate.shuts(values[:, gate.column])
-    return shut
-
-
-def follows(coder: Coder, token: np.ndarray) -> np.ndarray:
-    """Cells that could be nothing else, given the others."""
-    return (token == ABSENT) | ((token == NOTHING) & (coder.kind == "number"))
-
-
-def carry(last: np.ndarray | float, cells: Cells) -> np.ndarray:
-    """Last recorded values after some more cells."""
-    return np.where(np.isnan(cells.value) | (cells.token == ABSENT), last, cells.value)
-
-
-def _gates_to_json(gates: Gates) -> list[list]:
-    return [[j, g.column, *(None if np.isnan(x) else x for x in (g.least, g.absent))] for j, g in gates.items()]
-
-
-def _gates_from_json(content: list[list]) -> Gates:
-    return {j: Gate(k, *(np.nan if x is None else x for x in rest)) for j, k, *rest in content}
 
 
 def _beside(left: Cells, right: Cells) -> Cells:
@@ -663,7 +549,7 @@ def _fit_all(
     features: Sequence[Feature], values: np.ndarray, subject: np.ndarray, gates: Gates, k_min: int, repeat: bool
 ) -> list[Coder]:
     """Coders of all columns, each of the rows in which it is there."""
-    out, shut = [], shut_of(values, gates)
+    out, shut = [], shut_of(values.T, gates)
     for j, feature in enumerate(features):
         rows = ~shut[j] if j in shut else slice(None)
         out.append(_fit(feature, values[rows, j], subject[rows], k_min, repeat))

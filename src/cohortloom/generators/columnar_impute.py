@@ -28,7 +28,8 @@ import torch
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, one_of, renewed
-from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder, carry, follows
+from cohortloom.generators.cells import Cells, Coder, carry, follows
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import (
     Members,
     _with_empty_gap,

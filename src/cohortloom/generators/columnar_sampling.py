@@ -32,19 +32,11 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr
 
+from cohortloom.codec.gates import Gates
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewed
-from cohortloom.generators.columnar_encoding import (
-    ABSENT,
-    NOTHING,
-    Alphabet,
-    Cells,
-    Coder,
-    Gates,
-    carry,
-    follows,
-    is_shut,
-)
+from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, carry, follows, is_shut
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
 from cohortloom.nets.tokens import CONT

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_targets import Targets
-from cohortloom.generators.columnar_encoding import Alphabet, Cells, Coder
+from cohortloom.generators.cells import Cells, Coder
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import LOW_RANK_FROM, ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines

@@ -15,7 +15,8 @@ import torch
 
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays
 from cohortloom.diffusion.path import Path
-from cohortloom.generators.columnar_encoding import Alphabet, Coder, raw_values
+from cohortloom.generators.cells import Coder, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.record_drawing import Cells, Draw, sources
 from cohortloom.generators.record_tensors import (
     cells_from,

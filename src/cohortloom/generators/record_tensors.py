@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
-from cohortloom.generators.columnar_encoding import Alphabet, Coder, cells_of, observed_values, raw_values
+from cohortloom.generators.cells import Coder, cells_of, observed_values, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.nets.record_cells import CellColumn
 from cohortloom.nets.tokens import CONT
 

@@ -26,7 +26,8 @@ from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays, StaticArra
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
-from cohortloom.generators.columnar_encoding import Alphabet, observed_values, raw_values
+from cohortloom.generators.cells import observed_values, raw_values
+from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
 from cohortloom.generators.temporal_vae_drawing import Drawer

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from cohortloom.codec.tensors import Encoded, SequenceArrays
 from cohortloom.generators.cell_targets import Targets
-from cohortloom.generators.columnar_encoding import NOTHING, Alphabet, cells_of, make_up, raw_values
-from cohortloom.generators.columnar_encoding import Cells as Encodings
+from cohortloom.generators.cells import NOTHING, cells_of, raw_values
+from cohortloom.generators.cells import Cells as Encodings
+from cohortloom.generators.columnar_encoding import Alphabet, make_up
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.nets.history import signed_log
 from cohortloom.nets.row_law import Before

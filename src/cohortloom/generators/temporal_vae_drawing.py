@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits
-from cohortloom.generators.columnar_encoding import NOTHING
-from cohortloom.generators.columnar_encoding import Cells as Encodings
+from cohortloom.generators.cells import NOTHING
+from cohortloom.generators.cells import Cells as Encodings
 from cohortloom.generators.columnar_sampling import cell_log_prob, hidden_token
 from cohortloom.generators.temporal_vae_data import Frame, Past, gap_before
 from cohortloom.nets.row_law import RowCursor

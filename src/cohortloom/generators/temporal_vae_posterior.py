@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from cohortloom.generators.cell_drawing import Fixed, one_of, renewed
-from cohortloom.generators.columnar_encoding import Cells as Encodings
-from cohortloom.generators.columnar_encoding import cells_of
+from cohortloom.generators.cells import Cells as Encodings
+from cohortloom.generators.cells import cells_of
 from cohortloom.generators.temporal_vae_data import Courses, Past
 from cohortloom.generators.temporal_vae_drawing import Drawer, as_cells, elapsed, segments_kept
 from cohortloom.nets.latent_prior import log_normal

@@ -27,6 +27,9 @@ _LAYOUTS = (
     *(day + hour for day in (*_DAYS, *_SHORT, *_WORDS) for hour in _HOURS),
     "%d%b%Y:%H:%M:%S",
 )
+_MONTHS = ("%m/%Y", "%b-%Y", "%b %Y", "%b%Y", "%B %Y")
+#: A year, or a month of one, where the day is not known.
+_PARTIAL = r"^(1[89]|20|21)\d\d(-(0[1-9]|1[0-2]))?$"
 _COUNTED = {"excel": ("1899-12-30", 86400e6), "unix": ("1970-01-01", 1e6), "unix_ms": ("1970-01-01", 1e3)}
 _DATED = re.compile(
     r"(^|_)(date|dat|datum|dt|day|dob|dod|birth_?date|time|timestamp|ts|on|from|thru|to|start|end|stop|created|updated)"
@@ -63,6 +66,8 @@ def read_date(text: pl.Expr, layout: str) -> pl.Expr:
         whole = text.str.contains(r"^\d{4}$" if layout == "%Y" else r"^\d{4}-\d\d$")
         text = pl.when(whole).then(text + ("-01-01" if layout == "%Y" else "-01"))
         layout = "%Y-%m-%d"
+    elif layout in _MONTHS:
+        text, layout = pl.lit("01 ") + text, f"%d {layout}"
     if layout.startswith("%Y%m%d"):
         text = text.str.strip_suffix(".0")
         digits = 8 + 2 * layout.count("%", 6)
@@ -116,7 +121,13 @@ def layout_of(values: pl.Series, rows: pl.Series) -> Layout | None:
         rows: Number of rows of each.
     """
     plain = pl.DataFrame({"x": values}).select(plain_iso(pl.col("x"))).to_series()
+    partial = plain.str.contains(_PARTIAL)
+    if partial.any():
+        return _with_partial(values, plain, rows, partial)
     head = plain.head(2000)
+    months = next((one for one in _MONTHS if not _all_of(plain, [one]).null_count()), "")  # type: ignore[union-attr]
+    if months:
+        return Layout(months, _all_of(plain, [months]), "months, read as their first day")  # type: ignore[arg-type]
     if head.str.contains(r"^(\w{1,9}[-/., ]+\w{1,9}[-/., ]+|\d{1,2}[A-Za-z]{3})\d{1,4}\b").mean() < 0.9:  # type: ignore[operator]
         return None
     frame = pl.DataFrame({"x": head})
@@ -146,6 +157,21 @@ def layout_of(values: pl.Series, rows: pl.Series) -> Layout | None:
         said.append("times with a zone are read as UTC")
     native = all(one in ISO for one in layout.split("|"))
     return Layout("" if native else layout, best, "; ".join(said), tuple(values.filter(lost)))
+
+
+def _with_partial(values: pl.Series, plain: pl.Series, rows: pl.Series, partial: pl.Series) -> Layout | None:
+    """Dates of which some name only a month or a year: the first day of what is named."""
+    whole = layout_of(values.filter(~partial), rows.filter(~partial)) if not partial.all() else None
+    if whole is None and not (partial.all() and plain.str.contains("-", literal=True).any()):
+        return None
+    layout = "" if whole is None else whole.layout
+    first = pl.coalesce(read_date(pl.col("x"), one) for one in ("%Y-%m", "%Y"))
+    moments = pl.DataFrame({"x": plain}).select(first).to_series()
+    if whole is not None:
+        moments = moments.set(~partial, None).scatter((~partial).arg_true(), whole.moments)
+    said = "those that name only a month or a year are read as its first day"
+    said = "; ".join(filter(None, [whole.said if whole else "", said]))
+    return Layout(f"{layout}|%Y-%m|%Y" if layout else "", moments, said, whole.unread if whole else ())
 
 
 def _all_of(plain: pl.Series, layouts: list[str]) -> pl.Series | None:

@@ -460,7 +460,9 @@ class _Drafter:
             if role == "event" and (theirs == sheet.unit or (sheet.unit and told)) and sheet.value:
                 left.append(f'"{theirs}" (the unit stands at each code)')
                 continue
-            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or _twin(sheet, theirs, read)
+            pair = [c for c in (sheet.code, sheet.value) if c and role == "event" and sheet.value]
+            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs)
+            repeats = "" if theirs in pair else repeats or _twin(sheet, theirs, list(dict.fromkeys([*pair, *read])))
             drafted = guess(p, patients, sheet.frame[theirs], clock)
             if drafted.column is not None and _is_moment(p, source):
                 drafted.column = {"kind": "timestamp", **({} if p.missing else {"missing": False})}
@@ -486,8 +488,11 @@ class _Drafter:
                 table["code"] = ours
             columns[ours] = drafted.column
             read.append(theirs)
-            if ours != theirs:
-                source.setdefault("columns", {})[ours] = theirs
+            if ours != (named := sheet.virtual.get(theirs, theirs)):
+                source.setdefault("columns", {})[ours] = named
+            if theirs in sheet.mixed:
+                source.setdefault("mixed", {})[ours] = sheet.mixed[theirs]
+                drafted.comment = f"The {sheet.mixed[theirs]} of a column of numbers and words. {drafted.comment}"
             if p.kind == "text" or drafted.column["kind"] in ("number", "count"):
                 marks |= {m for m in p.marks if m in GENERAL}
             special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
@@ -536,6 +541,8 @@ class _Drafter:
     def _repeats(self, sheet: Sheet, theirs: str) -> str:
         """Does the column only say again what another says?"""
         n = snake(theirs)
+        if theirs in sheet.again:
+            return f'the numbers of "{sheet.again[theirs]}"'
         if theirs.endswith("date") and f"{theirs}time" in sheet.profiles:
             day, exact = (sheet.frame[c].cast(pl.String).str.slice(0, 10) for c in (theirs, f"{theirs}time"))
             if day.equals(exact):
@@ -549,6 +556,8 @@ class _Drafter:
             mine, time = (sheet.frame[c].cast(pl.String).str.slice(0, 10) for c in (theirs, sheet.time))
             if (mine == time).all() and not sheet.profiles[theirs].clock_time:
                 return "repeats the time"
+        if re.search("stres[nc]$", snake(sheet.value or "")) and re.search("orresu?(_words)?$", n):
+            return f'the result as reported; "{sheet.value}" is read'
         if sheet.code and theirs != sheet.code and re.search(r"desc|name|label|title|source_value|source_concept", n):
             pairs = sheet.frame.select(sheet.code, theirs).n_unique()
             if pairs <= 1.1 * sheet.profiles[sheet.code].distinct + 1:

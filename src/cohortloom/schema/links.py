@@ -10,7 +10,7 @@ import re
 
 import polars as pl
 
-from cohortloom.schema.profile import Profile, snake
+from cohortloom.schema.profile import Profile, number_in, snake
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 from cohortloom.schema.units import ucum
@@ -75,12 +75,16 @@ _START = re.compile(
 )
 _CODE = re.compile(
     r"^(lab|test|obs|measure)_?(name|code|item)$|(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
-    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed)$"
+    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed)$|(^|_)code_coding_\d_code$|^[a-z]{2}(testcd|decod|term|trt)$|"
+    r"^paramcd$"
 )
 _VALUE = re.compile(
     r"^((lab|test)_?)?(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|"
-    r"numeric_value)$"
+    r"numeric_value|value_quantity_value|[a-z]{2}(stresn|orres)|aval)$"
 )
+
+
+_UNIT = r"(value)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)"
 
 
 def idlike(p: Profile) -> bool:
@@ -93,7 +97,7 @@ def _subject_score(name: str) -> float:
     n = snake(name).rstrip("_")
     if n in _SUBJECT:
         return 3.0
-    if _PERSON.search(n) and re.search(r"id|nbr|num|no|key|code|_patient$|^patient", n) and "source_value" not in n:
+    if _PERSON.search(n) and re.search(r"id|nbr|num|no|key|code|_patient$|^patient|ref", n) and "source_value" not in n:
         return 2.5
     return 2.0 if n == "id" else 0.0
 
@@ -115,7 +119,7 @@ def find_subject(sheets: list[Sheet]) -> str:
             if score:
                 total[name] = max(total.get(name, 0.0), score)
     for name in total:
-        total[name] += 2 * sum(name in s.profiles for s in sheets) / len(sheets)
+        total[name] += 2 * _sharing(name, sheets) / len(sheets)
     if not total:
         return ""
     best = max(total, key=lambda n: total[n])
@@ -129,8 +133,8 @@ def find_subject(sheets: list[Sheet]) -> str:
                 if (
                     p.kind != "empty"
                     and idlike(p)
-                    and _subject_score(name) >= 2
-                    and _inside(sheet.ids(name), known) > 0.9
+                    and (score := _subject_score(name)) >= 2
+                    and _same_people(sheet.ids(name), known, sure=score > 2 or p.kind == "text")
                 ):
                     sheet.subject = name
                     break
@@ -144,6 +148,20 @@ def _inside(values: pl.Series, known: pl.Series) -> float:
     return float(values.is_in(known.implode()).mean() or 0.0) if values.len() else 0.0
 
 
+def _sharing(name: str, sheets: list[Sheet]) -> int:
+    """How many files have the column, those left out whose values no other file knows: every table has an "id"."""
+    found = [s.ids(name).drop_nulls().unique() for s in sheets if name in s.profiles]
+    if len(found) < 2:
+        return len(found)
+    met = [any(_inside(a, b) > 0.3 or _inside(b, a) > 0.3 for b in found if b is not a) for a in found]
+    return sum(met)
+
+
+def _same_people(values: pl.Series, known: pl.Series, *, sure: bool) -> bool:
+    """Do two columns name the same people? Running numbers (not `sure`) must also hold all that are known."""
+    return _inside(known, values) > 0.9 or (sure and _inside(values, known) > 0.9)
+
+
 def find_visit(sheets: list[Sheet]) -> str:
     """Set `visit` of the sheets that carry a visit id, and role "visit" of the one that lists the visits."""
     best: tuple[float, Sheet, str] | None = None
@@ -154,8 +172,9 @@ def find_visit(sheets: list[Sheet]) -> str:
             if name == sheet.subject or p.kind == "empty" or not idlike(p) or p.share_missing or p.distinct < p.rows:
                 continue
             n = snake(name)
+            n = f"{_stem(sheet)}_id" if n in ("id", "key") else n
             score = 3.0 if _VISIT.search(n) else 2.0 if _STAY.search(n) else 0.0
-            others = sum(_carries(other, name, sheet.ids(name)) is not None for other in sheets if other is not sheet)
+            others = sum(_carries(other, name, sheet) is not None for other in sheets if other is not sheet)
             score += others
             if score >= 2 and (others or score >= 2) and (best is None or score > best[0]):
                 best = (score, sheet, name)
@@ -165,15 +184,24 @@ def find_visit(sheets: list[Sheet]) -> str:
     home.role, home.visit = "visit", name
     for sheet in sheets:
         if sheet is not home and sheet.subject:
-            sheet.visit = _carries(sheet, name, home.ids(name))
+            sheet.visit = _carries(sheet, name, home)
     return f'"{name}" numbers the visits: unique in "{home.file}", found again in the files that hang on it'
 
 
-def _carries(sheet: Sheet, name: str, known: pl.Series) -> str | None:
-    """The column of another sheet that holds these visit ids."""
+def _stem(sheet: Sheet) -> str:
+    """What a file is a list of: encounters -> encounter."""
+    return snake(sheet.name).removesuffix("s")
+
+
+def _carries(sheet: Sheet, name: str, home: Sheet) -> str | None:
+    """The column of another sheet that holds the visit ids of `home`."""
+    known, stem = home.ids(name), _stem(home)
+    own = snake(name) in ("id", "key")  # called after the file elsewhere
     for other, p in sheet.profiles.items():
+        n = snake(other)
+        called = n == stem or n.startswith(f"{stem}_") if own else other == name or other.startswith(f"{name}_")
         if (
-            (other == name or other.startswith(f"{name}_"))
+            called
             and p.kind != "empty"
             and _inside(sheet.ids(other), known) > 0.9
         ):
@@ -197,19 +225,55 @@ def find_codes(sheet: Sheet) -> None:
         and p.kind in ("text", "number")
         if p.kind == "text" or p.whole
         if not re.search(
-            r"type_concept|unit_concept|value_as_concept|operator_concept|status_concept|source_concept|route_concept",
+            r"(type|unit|value_as|operator|status|source|route)_concept|(unit|quantity|status|category|class)_(\w+_)?code$",
             snake(name),
         )
     ]
-    values = [n for n, p in sheet.profiles.items() if n not in taken and p.kind == "number" and _VALUE.search(snake(n))]
-    if codes:
-        sheet.code = max(codes)[1]
-        sheet.value = values[0] if values and values[0] != sheet.code else None
-        for name, p in sheet.profiles.items():
-            if re.fullmatch(r"(value)?_?(uom|unit|units|unit_source_value)", snake(name)) and p.kind == "text":
-                sheet.unit = name
-        if sheet.unit is None and sheet.value:
-            sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
+    if not codes:
+        return
+    sheet.code = max(codes)[1]
+    named = [n for n in sheet.profiles if n not in (*taken, sheet.code) and _VALUE.search(snake(n))]
+    named.sort(key=lambda n: not snake(n).endswith("stresn"))  # in standard units before as reported
+    values = [n for n in named if sheet.profiles[n].kind == "number"]
+    mixed = [n for n in named if sheet.profiles[n].kind == "text" and _share_of_numbers(sheet.profiles[n]) > 0.3]
+    sheet.value = next(iter([*values, *mixed]), None)
+    if sheet.value:
+        if not values:
+            sheet.split(sheet.value)
+        others = [n for n in sheet.profiles if n not in (*taken, sheet.code, sheet.value)]
+        for name in sorted(others, key=lambda n: not snake(n).endswith("stresc")):
+            more = _says_again(sheet, name)
+            if more is not None and more > 0.01:  # <5 has no number beside it
+                sheet.split(name)
+                sheet.again[sheet.value] = name
+                sheet.value = name
+            elif more is not None:
+                sheet.words_of(name)
+    for name, p in sheet.profiles.items():
+        if re.fullmatch(_UNIT, snake(name)) and p.kind == "text":
+            sheet.unit = name
+    if sheet.unit is None and sheet.value:
+        sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
+
+
+def _share_of_numbers(p: Profile) -> float:
+    """Share of the filled cells of a column of text that are numbers, signs around them or not."""
+    number = p.values.select(number_in(pl.col("value")).is_not_null()).to_series()
+    return float(p.values["count"].filter(number).sum() / max(p.values["count"].sum(), 1))
+
+
+def _says_again(sheet: Sheet, name: str) -> float | None:
+    """Share of rows in which only a column of text has a number, if it is the value as reported; None if it isn't."""
+    if sheet.profiles[name].kind != "text" or not sheet.value:
+        return None
+    both = sheet.frame.select(
+        number_in(pl.col(sheet.value).cast(pl.String)).alias("a"), number_in(pl.col(name).cast(pl.String)).alias("b")
+    )
+    known = both.drop_nulls("a")
+    same = (known["a"] - known["b"]).abs() <= 1e-6 * known["a"].abs().clip(1.0)
+    if known.height < 20 or float(same.fill_null(False).mean() or 0.0) < 0.9:
+        return None
+    return float((both["a"].is_null() & both["b"].is_not_null()).mean() or 0.0)
 
 
 def _holds_units(p: Profile) -> bool:

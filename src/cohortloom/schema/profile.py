@@ -22,6 +22,7 @@ __all__ = [
     "MARKS",
     "NUMBER_MARKS",
     "Profile",
+    "bare",
     "decimals_of",
     "is_number",
     "number_in",
@@ -102,6 +103,11 @@ def with_points(cells: pl.Expr) -> pl.Expr:
     grouped = cells.str.contains(start + r"\d{1,3}(\.\d{3})+)(,\d+)?\s*$")
     cells = pl.when(grouped).then(cells.str.replace_all(".", "", literal=True)).otherwise(cells)
     return cells.str.replace(start + r"\d+),(\d+\s*)$", "${1}.${2}")
+
+
+def bare(ids: pl.Series) -> pl.Series:
+    """Ids as text without what FHIR writes before them: Patient/7, urn:uuid:7."""
+    return ids.str.replace(r"^(?:urn:uuid:|(?:https?://.*/)?(?:Patient|Encounter)/)", "")
 
 
 def is_number(text: str) -> bool:

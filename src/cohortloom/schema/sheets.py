@@ -18,7 +18,7 @@ import polars as pl
 import polars.selectors as cs
 
 from cohortloom.errors import FileFormatError, Problem, SettingsError
-from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, profile, snake, with_points
+from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, bare, number_in, profile, snake, with_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,9 @@ class Sheet:
     skip: str = ""
     where: list[dict[str, Any]] = field(default_factory=list)
     keys: dict[str, pl.Series] = field(default_factory=dict, repr=False)
+    mixed: dict[str, str] = field(default_factory=dict)
+    virtual: dict[str, str] = field(default_factory=dict)
+    again: dict[str, str] = field(default_factory=dict)
 
     def ids(self, column: str) -> pl.Series:
         """Values of an id column as text, without the .0 that floats leave."""
@@ -63,10 +66,29 @@ class Sheet:
         return self.keys[column]
 
 
+    def split(self, column: str) -> None:
+        """Take a column of numbers and words for two: the numbers under its name, and the words."""
+        words = f"{column}_words"
+        self.frame = self.frame.with_columns(pl.col(column).alias(words))
+        self.virtual[words] = column
+        self.words_of(words)
+        number = number_in(pl.col(column).cast(pl.String))
+        self.frame = self.frame.with_columns(pl.when(number.is_not_null()).then(pl.col(column)))
+        self.profiles[column] = profile(self.frame[column])
+        self.mixed[column] = "numbers"
+
+    def words_of(self, column: str) -> None:
+        """Only the cells of a column that are no numbers."""
+        number = number_in(pl.col(column).cast(pl.String))
+        self.frame = self.frame.with_columns(pl.when(number.is_null()).then(pl.col(column)).alias(column))
+        self.profiles[column] = profile(self.frame[column])
+        self.mixed[column] = "words"
+
+
 def ids(series: pl.Series) -> pl.Series:
     if series.dtype.is_float():
         series = series.cast(pl.Int64, strict=False)
-    text = series.cast(pl.String).str.strip_chars().str.strip_suffix(".0")
+    text = bare(series.cast(pl.String).str.strip_chars()).str.strip_suffix(".0")
     return text.to_frame("k").select(pl.when(pl.col("k") != "").then(pl.col("k"))).to_series()
 
 
