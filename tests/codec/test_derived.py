@@ -12,7 +12,7 @@ from cohortloom.codec.derived import Column, Derived, find_derived
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.rng import Rng
-from cohortloom.schema import Flag, Number, Schema, Table, Timestamp
+from cohortloom.schema import Category, Flag, Number, Ordinal, Schema, Table, Timestamp
 
 RAW = Layout(scale="raw")
 DAY = dt.timedelta(days=1)
@@ -185,3 +185,100 @@ def test_missing_where_nothing_says_so_stays_modelled():
         [Column(n, False, v, 1.0, "d", True) for n, v in (("t.x", x), ("t.y", y))], {}, np.arange(400)
     )
     assert not law.dropped and law.moved is None
+
+
+# -- sums, products, classes and groups ------------------------------------------------------------------------------
+
+
+def clinic(n: int = 120, seed: int = 5) -> Cohort:
+    """A score of nine items, an index, a difference in other units, classes of both, and the country of a centre."""
+    draw = np.random.default_rng(seed)
+    items = draw.integers(0, 4, (n, 9))
+    weight, height = draw.normal(75, 12, n).round(1), draw.normal(170, 9, n).round(0)
+    bmi, before = (weight / (height / 100) ** 2).round(1), draw.uniform(1, 4, n).round(1)
+    total = items.sum(axis=1)
+    country = {"1": "FR", "2": "FR", "3": "DE", "4": "IT", "5": "IT"}
+    centre = draw.choice(list(country), n)
+    likert = [str(i) for i in range(4)]
+    columns = {f"item_{i}": (Ordinal(levels=tuple(likert)), items[:, i].astype(str)) for i in range(9)}
+    columns["total"] = Number(unit="{score}", decimals=0), total.astype(float)
+    columns["severity"] = (
+        Ordinal(levels=("none", "mild", "severe")),
+        np.where(total < 10, "none", np.where(total < 15, "mild", "severe")),
+    )
+    columns |= {"weight": (Number(unit="kg", decimals=1), weight), "height": (Number(unit="cm", decimals=0), height)}
+    columns |= {"bmi": (Number(unit="kg/m2", decimals=1), bmi), "obese": (Flag(), bmi >= 25)}
+    columns |= {"before": (Number(unit="kg", decimals=1), weight + before)}
+    columns |= {"lost": (Number(unit="mL", decimals=0), (before * 1000).round())}
+    columns |= {"centre": (Category(levels=tuple(country)), centre)}
+    columns |= {"country": (Category(levels=("DE", "FR", "IT")), np.array([country[c] for c in centre]))}
+    columns |= {"chance": (Number(unit="1", decimals=0), draw.integers(0, 30, n).astype(float))}
+    columns |= {"word": (Category(levels=("a", "b")), draw.choice(["a", "b"], n))}
+    schema = Schema(
+        name="clinic", tables={"p": Table(role="static", columns={name: kind for name, (kind, _) in columns.items()})}
+    )
+    frame = pl.DataFrame({"subject_id": np.arange(n)} | {name: list(v) for name, (_, v) in columns.items()})
+    return Cohort.build(schema, {"p": frame})
+
+
+def broken(p: pl.DataFrame) -> dict[str, int]:
+    """Rows in which each law is broken, counted from the definition."""
+    total = sum(pl.col(f"item_{i}").cast(pl.Int64) for i in range(9))
+    severity = (
+        pl.when(total < 10).then(pl.lit("none")).when(total < 15).then(pl.lit("mild")).otherwise(pl.lit("severe"))
+    )
+    country = pl.col("centre").replace({"1": "FR", "2": "FR", "3": "DE", "4": "IT", "5": "IT"})
+    off = {
+        "total": pl.col("total") != total,
+        "severity": pl.col("severity") != severity,
+        "bmi": (pl.col("bmi") - pl.col("weight") / (pl.col("height") / 100) ** 2).abs() > 0.0501,
+        "obese": pl.col("obese") != (pl.col("bmi") >= 25),
+        "lost": (pl.col("lost") - 1000 * (pl.col("before") - pl.col("weight"))).abs() > 0.5,
+        "country": pl.col("country") != country,
+    }
+    return {name: p.filter(wrong).height for name, wrong in off.items()}
+
+
+def test_scores_indices_classes_and_groups_hold_for_whatever_is_drawn():
+    cohort = clinic()
+    assert not any(broken(cohort.tables["p"]).values())
+    codec = Codec.from_json(cohort.schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+    assert {law.path for law in codec.derived} == {
+        f"p.{c}" for c in ("total", "severity", "bmi", "obese", "lost", "country")
+    }
+    encoded, draw = codec.encode(cohort, rng=Rng(0)), np.random.default_rng(3)
+    for j in range(encoded.static.values.shape[1]):
+        encoded.static.values[:, j] = draw.permutation(encoded.static.values[:, j])
+    made = codec.decode(encoded, Rng(1), ids=np.arange(120)).tables["p"]
+    assert made["item_1"].to_list() != cohort.tables["p"]["item_1"].to_list()
+    assert not any(broken(made).values())
+    assert not sum(made.null_count().row(0))
+
+
+def test_a_total_before_its_items_is_computed_and_items_stay_items():
+    cohort = clinic()
+    names = list(cohort.schema.tables["p"].columns)
+    names = ["total", *(c for c in names if c != "total")]
+    table = Table(role="static", columns={c: cohort.schema.tables["p"].columns[c] for c in names})
+    codec = Codec.fit(Cohort.build(Schema(name="clinic", tables={"p": table}), cohort.tables), RAW)
+    assert {law.path for law in codec.derived} >= {"p.total", "p.severity"}
+
+
+def test_a_formula_that_rounding_hides_is_no_law():
+    """One value in twenty off by ten: nothing is computed, and nothing is lost."""
+    cohort = clinic()
+    wrong = [pl.when(pl.int_range(pl.len()) % 20 == k).then(10).otherwise(0) for k in range(3)]
+    off = [pl.col(c) + w for c, w in zip(("total", "bmi", "lost"), wrong)]
+    frame = cohort.tables["p"].with_columns(off)
+    codec = Codec.fit(Cohort.build(cohort.schema, {"p": frame}), RAW)
+    assert not {"p.total", "p.bmi", "p.lost"} & {law.path for law in codec.derived}
+
+
+def test_rare_flags_of_the_same_few_patients_are_no_law():
+    draw = np.random.default_rng(0)
+    rare = np.arange(60) < 3
+    columns = {"a": Flag(), "b": Flag(), "x": Number(unit="1", decimals=2)}
+    schema = Schema(name="few", tables={"p": Table(role="static", columns=columns)})
+    x = draw.normal(size=60).round(2) + 9 * rare
+    frame = pl.DataFrame({"subject_id": np.arange(60), "a": rare, "b": rare, "x": x})
+    assert Codec.fit(Cohort.build(schema, {"p": frame}), RAW).derived == ()

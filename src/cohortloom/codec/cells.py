@@ -185,9 +185,12 @@ class Cell:
         return self._numbers(spec, values, observed)
 
     def of(self, schema: Schema, values: np.ndarray, observed: np.ndarray) -> pl.Series:
-        """Cells of numbers, or of times in days since the origin of the clock."""
+        """Cells of numbers, or of times in days since the origin of the clock; of words empty ones."""
         if self.kind == "number":
             return self._numbers(schema.tables[self.table].columns[self.column], values, observed)
+        if self.kind == "category":
+            flag = schema.tables[self.table].columns[self.column].kind == "flag"
+            return pl.Series(self.column, [None] * len(values), dtype=pl.Boolean if flag else pl.String)
         ticks = np.round(np.where(observed, values, 0.0) * ticks_per_day(schema)).astype(np.int64)
         return self._times(schema, ticks, observed)
 

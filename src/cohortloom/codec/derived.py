@@ -9,12 +9,13 @@ timestamp T of a static or visit table we look, among the columns before it, for
     T = x + y / u,  x - y / u           a time, and so many units later or before
     T = x + y,  x - y                   numbers of one unit
 
-up to the grid of T. It is a law if it holds in 99.5 % of the rows where all is known, in either half of at least 20
-patients, with at least 8 different values of T; and T is then not modelled but computed, if it is known exactly where
-the others are, or where a category has certain levels (died). Where T is coarser than what it is made of (age in
-years), T is modelled, and the time it came from is moved by whole units until both agree, so that a user may still ask
-for an age. Where T is one grid step off now and then (a follow-up counted in hours and two dates), the shares of -1, 0
-and 1 steps are learned and drawn.
+and sums and products of several columns (`formulas`), up to the grid of T. It is a law if it holds in 99.5 % of the
+rows where all is known, in either half of at least 20 patients, with at least 8 different values of T; and T is then
+not modelled but computed, if it is known exactly where the others are, or where a category has certain levels (died).
+Where T is coarser than what it is made of (age in years), T is modelled, and the time it came from is moved by whole
+units until both agree, so that a user may still ask for an age. Where T is one grid step off now and then (a follow-up
+counted in hours and two dates), the shares of -1, 0 and 1 steps are learned and drawn. Words that follow from other
+columns are found last (`labels`).
 
 Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
 "<visits>.count" (number of visits), and for visit columns "<visits>.time".
@@ -28,7 +29,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Column", "Derived", "find_derived"]
+from cohortloom.codec.formulas import formulas
+
+__all__ = ["ITEM", "Column", "Derived", "find_derived"]
+
+#: Unit of levels that are numbers: they are terms of sums and products alone.
+ITEM = "{level}"
 
 _SHARE, _PATIENTS, _DISTINCT, _SAMPLE = 0.995, 20, 8, 96
 #: Units of time in days: day, hour, minute, second, week, month, year.
@@ -77,6 +83,11 @@ class Derived:
         shown: T is computed, but stays among the features: a time between two dates says what a network would have to
             work out from both.
         slack: Shares of T one step below, at, and one step above the sum; empty: always at it.
+        form: A "product" is constant x product of source^coefficient.
+            "cut" and "map" give levels of words, see `labels`.
+        constant: Added to the sum, or times the product.
+        cuts: Where the next interval of a number begins ("cut").
+        names: Level of each interval, or of each level of the source.
     """
 
     path: str
@@ -88,6 +99,10 @@ class Derived:
     moved: str | None = None
     shown: bool = False
     slack: tuple[float, ...] = ()
+    form: Literal["sum", "product", "cut", "map"] = "sum"
+    constant: float = 0.0
+    cuts: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
 
     def value(self, columns: Mapping[str, np.ndarray], draw: np.random.Generator | None = None) -> np.ndarray:
         """T of given sources; NaN where one is missing."""
@@ -106,9 +121,12 @@ class Derived:
         return np.where(within, wanted, value)
 
     def raw(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The sum before rounding."""
+        """The sum or product before rounding."""
+        if self.form == "product":
+            logs = (c * np.log(np.where(columns[p] > 0, columns[p], np.nan)) for p, c in self.terms)
+            return self.constant * np.exp(sum(logs, np.zeros(1)))
         cut = np.floor if self.rounding == "days" else np.asarray
-        return sum((c * cut(columns[path]) for path, c in self.terms), np.zeros(1))
+        return self.constant + sum((c * cut(columns[path]) for path, c in self.terms), np.zeros(1))
 
     def shift(self, columns: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
         """The moved source after moving: by as many units as T is off; as it was where T is missing."""
@@ -121,13 +139,17 @@ class Derived:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         level = [self.level[0], list(self.level[1])] if self.level else None
-        return dict(self.__dict__) | {"terms": [list(t) for t in self.terms], "level": level, "slack": list(self.slack)}
+        return dict(self.__dict__) | {
+            "terms": [list(t) for t in self.terms],
+            "level": level,
+            **{key: list(getattr(self, key)) for key in ("slack", "cuts", "names")},
+        }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Derived:
         """The law of a state written by `to_json`."""
         level = (state["level"][0], tuple(state["level"][1])) if state["level"] else None
-        state = dict(state) | {"slack": tuple(state["slack"])}
+        state = dict(state) | {key: tuple(state.get(key, ())) for key in ("slack", "cuts", "names")}
         terms = tuple((path, float(c)) for path, c in state["terms"])
         return cls(**(dict(state) | {"terms": terms, "level": level}))
 
@@ -144,13 +166,41 @@ def find_derived(
     """
     found: list[Derived] = []
     for i, target in enumerate(columns):
-        if not target.wanted or len(np.unique(subject[np.isfinite(target.values)])) < _PATIENTS:
+        if not target.wanted or not _enough(target, subject):
             continue
-        if len(np.unique(target.values[np.isfinite(target.values)][:10_000])) < _DISTINCT:
-            continue
-        if (law := _law_of(target, columns[:i], subject, found)) is not None:
+        law = _law_of(target, columns[:i], subject, found) or _formula_of(target, columns[:i], subject, found)
+        if law is not None:
             found.append(_with_presence(law, target, columns[:i], levels, subject))
+    for target in columns:  # totals that stand before what they are made of
+        known = {law.path for law in found} | {path for law in found for path, _ in law.terms}
+        if target.path in known or not target.wanted or target.time or not _enough(target, subject):
+            continue
+        law = _formula_of(target, [c for c in columns if c is not target], subject, found, total=True)
+        if law is not None:
+            found.append(_with_presence(law, target, columns, levels, subject))
     return found
+
+
+def _enough(target: Column, subject: np.ndarray) -> bool:
+    known = np.isfinite(target.values)
+    return len(np.unique(subject[known])) >= _PATIENTS and len(np.unique(target.values[known][:10_000])) >= _DISTINCT
+
+
+def _formula_of(
+    target: Column, others: list[Column], subject: np.ndarray, found: list[Derived], *, total: bool = False
+) -> Derived | None:
+    """A sum or product of numbers; with `total` only a sum with nothing taken away."""
+    if target.time:
+        return None
+    computed = {law.path for law in found}
+    numbers = {c.path: c.values for c in others if not c.time and c.path not in computed}
+    for terms, constant, form in formulas(target.values, target.step, numbers, products=not total):
+        if total and (len(terms) < 2 or min(c for _, c in terms) < 0):
+            return None
+        law = Derived(target.path, terms, "round", target.step, form=form, constant=constant)
+        if _holds(law.value(numbers), target, subject, 0.0):
+            return law
+    return None
 
 
 def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: list[Derived]) -> Derived | None:
@@ -187,7 +237,7 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
 
 def _forms(target: Column, others: list[Column]):
     """(terms, roundings) worth a look, simple ones first."""
-    times, numbers = [c for c in others if c.time], [c for c in others if not c.time]
+    times, numbers = [c for c in others if c.time], [c for c in others if not c.time and c.unit != ITEM]
     both: tuple[Literal["round", "floor", "days"], ...] = ("round", "floor")
     same = times if target.time else [c for c in numbers if c.unit == target.unit or not c.unit]
     for c in same:

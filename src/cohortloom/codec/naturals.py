@@ -13,7 +13,8 @@ import polars as pl
 
 from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, ticks_of, ticks_per_day
-from cohortloom.codec.derived import Column, Derived, find_derived
+from cohortloom.codec.derived import ITEM, Column, Derived, find_derived
+from cohortloom.codec.labels import find_labels, label_ids
 from cohortloom.codec.steps import Steps, step_table
 from cohortloom.schema import Schema
 
@@ -40,22 +41,28 @@ def derived_statics(
         whole: Do visits have a day and a time of day?
         course: Are visits part of the arrays?
     """
-    if schema.clock == "order":
-        return ()
     columns = [*_course(schema, steps, start, whole, course), *_columns(schema, cells, frames)]
-    return tuple(find_derived(columns, _levels(cells, frames), np.arange(len(steps.length))))
+    return _laws(columns, cells, frames, np.arange(len(steps.length)))
 
 
 def derived_visits(
     schema: Schema, cells: tuple[Cell, ...], statics: tuple[Cell, ...], frames: Frames, steps: Steps
 ) -> tuple[Derived, ...]:
     """Laws of visit columns; `frames` holds the static tables and the visit table."""
-    if schema.clock == "order" or schema.visit_table is None:
+    if schema.visit_table is None:
         return ()
     table = schema.visit_table
     columns = _beside(schema, statics, frames, steps)
     columns += _columns(schema, cells, {table: frames[table]})
-    return tuple(find_derived(columns, _levels(cells, frames), steps.subject))
+    return _laws(columns, cells, frames, steps.subject)
+
+
+def _laws(columns: list[Column], cells: tuple[Cell, ...], frames: Frames, subject: np.ndarray) -> tuple[Derived, ...]:
+    """Laws of numbers and times, then those of words."""
+    levels = _levels(cells, frames)
+    found = find_derived(columns, levels, subject)
+    taken = {path for law in found for path, _ in law.terms} | {law.level[0] for law in found if law.level}
+    return (*found, *find_labels(list(levels), levels, columns, subject, taken))
 
 
 def write_statics(
@@ -103,9 +110,12 @@ def _write(
     columns |= {c.path: c.values for c in _columns(schema, cells, frames)}
     moves = [law for law in laws if law.moved]
     for law in (*laws, *moves, *(laws if moves else ())):
-        if not {path for path, _ in law.terms} <= columns.keys():  # statics that are not decoded here
+        if not {path for path, _ in law.terms} <= columns.keys() | at.keys():  # statics that are not decoded here
             continue
         cell = at[law.path]
+        if law.names:
+            _write_label(law, at, frames, columns)
+            continue
         known = np.isfinite(columns[law.path])
         if law.moved:
             path, values = law.moved, law.shift(columns, columns[law.path])
@@ -125,10 +135,23 @@ def _write(
         columns[path] = _natural(schema, series, cell.kind == "time")
 
 
+def _write_label(law: Derived, at: Mapping[str, Cell], frames: Frames, columns: Mapping[str, np.ndarray]) -> None:
+    """Compute a column of words in place."""
+    source = law.terms[0][0]
+    if law.form == "cut":
+        place = label_ids(law, columns[source])
+    else:
+        other, _, column = source.partition(".")
+        place = label_ids(law, at[source].ids(frames[other][column]) - 2)
+    table, _, column = law.path.partition(".")
+    words = pl.Series(column, [*law.names, None], dtype=pl.String).gather(np.where(place < 0, len(law.names), place))
+    frames[table][column] = words == "true" if frames[table][column].dtype == pl.Boolean else words
+
+
 def _course(schema: Schema, steps: Steps, start: np.ndarray, whole: bool, course: bool) -> list[Column]:
     """Days of the first and of the last step, and the number of steps."""
     n, name = len(steps.length), step_table(schema)
-    if name is None:
+    if name is None or schema.clock == "order":
         return []
     found = [Column(f"{name}.start", True, start)] if schema.clock == "timestamp" else []
     if course:
@@ -143,7 +166,8 @@ def _course(schema: Schema, steps: Steps, start: np.ndarray, whole: bool, course
 def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: Steps) -> list[Column]:
     """What a visit knows beside its columns: its time, and the subject's statics."""
     own = {name: columns for name, columns in frames.items() if name != schema.visit_table}
-    found = [Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema))]
+    dated = schema.clock != "order"
+    found = [Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema))] if dated else []
     for c in _columns(schema, statics, own):
         found.append(Column(c.path, c.time, c.values[steps.subject], c.step, c.unit))
     return found
@@ -152,9 +176,15 @@ def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: St
 def _columns(schema: Schema, cells: tuple[Cell, ...], frames: Frames) -> list[Column]:
     found = []
     for cell in cells:
-        if cell.kind == "category" or cell.part == "days" or cell.table not in frames:
+        if cell.part in ("days", "shared") or cell.table not in frames:
+            continue
+        if cell.kind == "category":  # items of a score, flags that are counted
+            if (values := _numeric(cell, frames[cell.table][cell.column])) is not None:
+                found.append(Column(f"{cell.table}.{cell.column}", False, values, 1.0, ITEM))
             continue
         time = cell.kind == "time"
+        if time and schema.clock == "order":
+            continue
         values = _natural(schema, frames[cell.table][cell.column], time)
         if time:
             step = cell.grid / ticks_per_day(schema)
@@ -173,6 +203,15 @@ def _levels(cells: tuple[Cell, ...], frames: Frames) -> Mapping[str, tuple[np.nd
             ids = cell.ids(frames[cell.table][cell.column]) - 2
             found[f"{cell.table}.{cell.column}"] = (np.maximum(ids, -1), cell.levels)
     return found
+
+
+def _numeric(cell: Cell, series: pl.Series) -> np.ndarray | None:
+    """Levels that are numbers, and flags, as numbers; None for words."""
+    if series.dtype == pl.Boolean:
+        return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    if not cell.levels or pl.Series(cell.levels).cast(pl.Float64, strict=False).null_count():
+        return None
+    return series.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
 
 
 def _text(series: pl.Series) -> pl.Series:

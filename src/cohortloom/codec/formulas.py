@@ -1,0 +1,111 @@
+"""Sums and products of columns: the score of a questionnaire, a body mass index, one quantity in two units.
+
+    T = round(c + c1 x1 + ... + ck xk)          a sum of items, a difference times 1000, degrees of two scales
+    T = round(c x1^e1 ... xk^ek)                 weight / height^2, a ratio, a body surface
+
+Both are linear, the second in logarithms, so one regression of T on all other columns says whether there can be a law:
+if it leaves more than rounding, there is none. Else columns that add nothing are taken out, the rest is fitted again,
+and coefficients are put on the simplest numbers that keep the law. Whether it is one is asked of all rows by `derived`,
+as of every other law.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["Formula", "formulas"]
+
+_ROWS, _MOST, _TERMS = 2000, 80, 40
+#: Terms, constant, form.
+Formula = tuple[tuple[tuple[str, float], ...], float, Literal["sum", "product"]]
+
+
+def formulas(target: np.ndarray, step: float, others: dict[str, np.ndarray], *, products: bool) -> Iterator[Formula]:
+    """Formulas that give a column up to rounding.
+
+    Args:
+        target: [rows] values, NaN where missing.
+        step: Grid of the values, 0 if there is none.
+        others: path -> [rows] values.
+        products: Also look for products.
+    """
+    rows = np.flatnonzero(np.isfinite(target))
+    rows = rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
+    y = target[rows]
+    known = {path: values[rows] for path, values in others.items()}
+    known = {p: v for p, v in known.items() if np.isfinite(v).mean() >= 0.98 and np.nanstd(v) > 0}
+    if len(rows) < 40 or not known:
+        return
+    whole = np.isfinite(np.column_stack(list(known.values()))).all(axis=1)
+    y, known = y[whole], {p: v[whole] for p, v in known.items()}
+    most = min(_MOST, (len(y) - 20) // 2)
+    if most < 1 or y.std() == 0:
+        return
+    if (found := _regressed(y, np.full(len(y), max(step, 1e-9)), known, most)) is not None:
+        for tried in _simple(found):
+            middle = float(np.median(y - sum(c * known[p] for p, c in tried)))
+            yield from ((tried, constant, "sum") for constant in ([0.0] if abs(middle) <= step else []))
+            yield from ((tried, constant, "sum") for constant in _near(middle))
+    positive = {p: v for p, v in known.items() if (v > 0).all()}
+    if not products or not positive or (y <= 0).any():
+        return
+    logs = {p: np.log(v) for p, v in positive.items()}
+    found = _regressed(np.log(y), np.maximum(step, 1e-9) / y, logs, most)
+    if found is not None and len(found) <= 4:
+        for tried in _simple(found):
+            middle = float(np.median(y / np.exp(sum(c * logs[p] for p, c in tried))))
+            yield from ((tried, constant, "product") for constant in _near(middle))
+
+
+def _regressed(
+    y: np.ndarray, grain: np.ndarray, known: dict[str, np.ndarray], most: int
+) -> tuple[tuple[str, float], ...] | None:
+    """Coefficients that leave no more than the grain of each row; None if there are none."""
+    sizes = {p: abs(_correlation(v, y)) for p, v in known.items()}
+    paths = sorted(known, key=lambda p: -sizes[p])[:most]
+    for _ in range(4):
+        x = np.column_stack([known[p] for p in paths])
+        centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-300
+        z = (x - centre) / scale
+        held, _, rank, _ = np.linalg.lstsq(z, y - y.mean(), rcond=1e-9)
+        left = y - y.mean() - z @ held
+        if (np.abs(left) <= 1.01 * grain + 1e-9 * np.abs(y).max()).mean() < 0.99:
+            return None
+        noise = max(left.std(), 1e-12 * y.std()) / math.sqrt(len(y))
+        kept = [p for p, c in zip(paths, held) if abs(c) > max(8 * noise, 1e-6 * y.std())]
+        if not kept:
+            return None
+        if len(kept) == len(paths):
+            break
+        paths = kept
+    if len(paths) > _TERMS or rank < len(paths):
+        return None
+    return tuple((p, float(c)) for p, c in zip(paths, held / scale))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 else 0.0
+
+
+def _simple(terms: tuple[tuple[str, float], ...]) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Coefficients as small fractions, then with two to five digits, then as they are."""
+    seen = []
+    for change in (
+        lambda c: float(Fraction(c).limit_denominator(6)),
+        *(lambda c, k=k: float(f"{c:.{k}g}") for k in (1, 2, 3, 4, 5)),
+        float,
+    ):
+        tried = tuple((p, change(c)) for p, c in terms)
+        if tried not in seen and all(c for _, c in tried):
+            seen.append(tried)
+            yield tried
+
+
+def _near(middle: float) -> list[float]:
+    """A number in one to eight digits."""
+    return list(dict.fromkeys(float(f"{middle:.{digits}g}") for digits in range(1, 9)))
