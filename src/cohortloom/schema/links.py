@@ -200,11 +200,7 @@ def _carries(sheet: Sheet, name: str, home: Sheet) -> str | None:
     for other, p in sheet.profiles.items():
         n = snake(other)
         called = n == stem or n.startswith(f"{stem}_") if own else other == name or other.startswith(f"{name}_")
-        if (
-            called
-            and p.kind != "empty"
-            and _inside(sheet.ids(other), known) > 0.9
-        ):
+        if called and p.kind != "empty" and _inside(sheet.ids(other), known) > 0.9:
             return other
     return None
 

@@ -65,7 +65,6 @@ class Sheet:
             self.keys[column] = ids(self.frame[column])
         return self.keys[column]
 
-
     def split(self, column: str) -> None:
         """Take a column of numbers and words for two: the numbers under its name, and the words."""
         words = f"{column}_words"
