@@ -26,10 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from signal import ITIMER_VIRTUAL, SIGVTALRM, setitimer
+from signal import signal as on_signal
 from typing import Any
 
 import numpy as np
@@ -282,23 +285,61 @@ def barycentre(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch
 
 
 def neurokit(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
-    """neurokit2's ECG simulators, of one lead or of the standard twelve, with heart rates of the training records."""
+    """neurokit2's ECG simulators, of one lead or of the standard twelve: rates, their variation and sizes of training.
+
+    Single beats are cut from records of its default rate, one each, R where it stands in training.
+    """
     from cohortloom.simulation.ecg import LEADS
 
     waves = next(iter(train.signals.values()))
     spec, length = waves.spec, waves.samples.shape[2]
-    one = len(spec.channels) == 1
-    if spec.kind != "ecg" or length < 3 * spec.fs or not (one or set(spec.channels) <= set(LEADS)):
+    one, single = len(spec.channels) == 1, length < 3 * spec.fs
+    if spec.kind != "ecg" or spec.unit == "1" or not (one or set(spec.channels) <= set(LEADS)):
         return None
     import neurokit2 as nk  # heavy
 
-    rates = per_record(waves)["heart_rate"]
-    rates = np.random.default_rng(seed).choice(rates[np.isfinite(rates)], min(n, 100))
-    seconds = int(np.ceil(length / spec.fs)) + 1
-    how = {"duration": seconds, "sampling_rate": round(spec.fs), "method": "ecgsyn" if one else "multileads"}
-    made = [nk.ecg_simulate(heart_rate=float(r), random_state=seed + k, **how) for k, r in enumerate(rates)]
-    made = [m[None] if one else m[list(spec.channels)].to_numpy().T for m in made]
-    return {"samples": np.stack(made)[:, :, :length].astype(np.float32)}
+    rng, n = Rng(seed).child("neurokit2"), min(n, 100)
+    rate, variation = np.full(1, 70.0), np.full(1, 1 / 70)
+    if not single:
+        facts = per_record(waves)
+        known = np.isfinite(facts["heart_rate"]) & np.isfinite(facts["rr_variation"])
+        rate, variation = facts["heart_rate"][known], facts["rr_variation"][known]
+    rows = rng.child("rows").numpy.integers(0, len(rate), n)
+    how = {"duration": 5 if single else int(np.ceil(length / spec.fs)) + 1, "sampling_rate": round(spec.fs),
+           "method": "ecgsyn" if one else "multileads"}  # fmt: skip
+    began, made = time.process_time(), []
+    for k, row in enumerate(rows):
+        told = {"heart_rate": float(rate[row]), "heart_rate_std": float(rate[row] * variation[row]), **how}
+        with suppress(TimeoutError), at_most(5.0):  # its loop over RR need not end; such records are left out
+            made.append(nk.ecg_simulate(random_state=rng.integer("record", k) % 2**31, **told))
+    n = len(made)
+    spent = time.process_time() - began
+    x = np.stack([m[None] if one else m[list(spec.channels)].to_numpy().T for m in made]).astype(np.float32)
+    own = np.nan_to_num(np.asarray(waves.samples))
+    begin = np.zeros(n, int)
+    if single:
+        at = int(np.abs(own.mean(axis=(0, 1))).argmax())
+        begin = x[:, 0, at : at + 2 * length].argmax(axis=1)
+    x = np.stack([record[:, b : b + length] for record, b in zip(x, begin)])
+    return {
+        "samples": x * (own.std(axis=(0, 2)) / x.std(axis=(0, 2)))[:, None],
+        "samples_per_cpu_s": round(n / spent, 1),
+    }
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """TimeoutError after so many CPU seconds."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError
+
+    on_signal(SIGVTALRM, stop)
+    setitimer(ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        setitimer(ITIMER_VIRTUAL, 0)
 
 
 def ddpm(train: Cohort, held: Cohort, n: int, seed: int, steps: int, batch: int) -> dict[str, Any] | None:
