@@ -7,7 +7,7 @@ and nothing is to be learned or drawn there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ def gates_of(features: Sequence[Feature]) -> Gates:
     return {j: Gate(k, features[k].absent, absent) for j, k, absent in within}
 
 
-def shut_of(columns: Sequence[np.ndarray], gates: Gates) -> dict[int, np.ndarray]:
+def shut_of(columns: Sequence[np.ndarray] | Mapping[int, np.ndarray], gates: Gates) -> dict[int, np.ndarray]:
     """Column -> rows in which it is not there, given raw values [column][row]."""
     shut: dict[int, np.ndarray] = {}
     for j, gate in gates.items():

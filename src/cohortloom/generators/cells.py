@@ -65,9 +65,14 @@ class Cells:
 
 
 def cells_of(
-    coders: Sequence[Coder], values: np.ndarray, subject: np.ndarray | None, gates: Gates | None = None
+    coders: Sequence[Coder],
+    values: np.ndarray,
+    subject: np.ndarray | None,
+    gates: Gates | None = None,
+    last: np.ndarray | None = None,
 ) -> Cells:
-    """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too."""
+    """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too, else they
+    may be told."""
     n, c = values.shape
     out = Cells(np.zeros((n, c)), np.full((n, c), np.nan), np.zeros((n, c), np.int64), np.zeros((n, c), np.float32))
     for j, coder in enumerate(coders):
@@ -76,6 +81,8 @@ def cells_of(
         value = coder.snap(values[:, j]) if number else values[:, j]
         if subject is not None and number:
             out.last[:, j] = carried(value if shut is None else np.where(shut, np.nan, value), subject)
+        elif last is not None and number:
+            out.last[:, j] = last[:, j]
         out.value[:, j] = value if shut is None else np.where(shut, gates[j].absent, value)
         out.token[:, j] = coder.token(out.value[:, j], out.last[:, j]) if number else coder.token(out.value[:, j])
         if number:

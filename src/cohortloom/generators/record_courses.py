@@ -191,9 +191,10 @@ class Courses:
         for columns, part in ((self.net.static, records.statics), (self.net.series, series)):
             cells = Cells.blank(columns, *part.token.shape[:-1])
             x, _, _, _ = scores(columns, part, stream)
-            cells.token = torch.where(part.active, part.token, cells.token)
+            absent = part.token == columns.masks
+            cells.known = part.active | (absent if part.source is None else absent & present[..., None])
+            cells.token = torch.where(cells.known, part.token, cells.token)
             cells.x = torch.where(part.active, x, 0.0)
-            cells.known = part.active.clone()
             out.append(cells)
         if self.alphabet.has_sequence:
             out[0].known[:, self.alphabet.n_visits_at :] = True

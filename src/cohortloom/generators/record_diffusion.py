@@ -82,7 +82,9 @@ class RecordDiffusion(TorchGenerator):
 
     def measure(self, data: Encoded, context: Encoded | None, rng: Rng) -> dict[str, Any]:
         """Coders and shapes of all columns, and how many cells a record has."""
-        alphabet = Alphabet.fit(data, k_min=self.codec_.k_min)
+        alphabet = Alphabet.fit(data, k_min=self.codec_.k_min, gated=True)
+        for j in {gate.column for gate in alphabet.gates.values()}.intersection(alphabet.numbers):
+            alphabet.columns[j] = replace(alphabet.columns[j], repeat=False)  # its token alone says what it is
         records = cells_from(alphabet, data)
         static, series = columns_of(alphabet, records)
         counts = []

@@ -181,13 +181,16 @@ class Draw:
             clock = self._clock(len(rows), TOKENS, share=share)
             shown = show(columns, part.token, x, x, has, settled, part.known, hidden, clock)
             never = self._never(columns, part.token, hidden, part.never)
-            out[rows] = self.net.draw_tokens(columns, outputs(shown, clock, rows, TOKENS), now, self.stream, never)
+            drawn = self.net.draw_tokens(columns, outputs(shown, clock, rows, TOKENS), now, self.stream, never)
+            told = torch.where(now, drawn, torch.where(hidden, columns.masks, part.token))
+            out[rows] = torch.where(columns.shut(told), columns.masks, drawn)
             return out
 
         if hidden.any():
             time = torch.zeros(hidden.shape)
             shape = (n, hidden.shape[1] if hidden.ndim == 3 else 1, int(columns.free.sum()))
             time[..., columns.free] = reveal_times(shape, self.stream).view(*hidden.shape[:-1], -1)
+            time = columns.after_gates(torch.where(hidden, time, 0.0))
             # statics are few and cheap: one by one; a course as the setting says
             passes = shape[2] if hidden.ndim == 2 else min(self.steps, shape[1] * shape[2])
             token = unmask(draw, token, hidden, time, passes)

@@ -6,7 +6,8 @@
 A cell is a token and, where the token is CONT, a normal score x, drawn anew in every batch within the interval of its
 value (`nets.tokens`). A repeated value shares the score, and later the noise, of the cell it repeats: `source` is the
 visit that cell stands in. So repeats are exact by construction, however the score comes out. A cell that carries
-nothing (the gap before the first visit, the span of a single visit) is not `active`.
+nothing (the gap before the first visit, the span of a single visit) is not `active`; one within something that is not
+there isn't either, and its token is MASK for good.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cohortloom.codec.gates import Gate, Gates
 from cohortloom.codec.tensors import Encoded, SequenceArrays, StaticArrays
-from cohortloom.generators.cells import Coder, cells_of, observed_values, raw_values
+from cohortloom.generators.cells import ABSENT, Coder, cells_of, observed_values, raw_values
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.nets.record_cells import CellColumn
 from cohortloom.nets.tokens import CONT
@@ -71,7 +73,8 @@ class Records:
 def columns_of(alphabet: Alphabet, records: Records) -> tuple[list[CellColumn], list[CellColumn]]:
     """Shapes of the columns of both parts, with the shares of their tokens."""
     out = []
-    for coders, part in ((static_coders(alphabet), records.statics), (series_coders(alphabet), records.series)):
+    parts = zip(_coders_of(alphabet), (records.statics, records.series))
+    for (coders, gates), part in parts:
         shapes = []
         for j, coder in enumerate(coders):
             rows = part.token[..., j][part.active[..., j]].numpy()
@@ -81,6 +84,9 @@ def columns_of(alphabet: Alphabet, records: Records) -> tuple[list[CellColumn], 
             facts: dict = {}
             if coder.kind == "number":
                 facts = {"spikes": _spike_scores(coder), "repeat": coder.repeat_token if coder.repeat else -1}
+            if j in gates:
+                gate = gates[j].column
+                facts |= {"gate": gate, "closes": tuple(map(bool, gates[j].shuts(_meanings(coders[gate]))))}
             shapes.append(CellColumn(coder.kind, tuple(map(bool, allowed)), tuple(map(float, share)), **facts))
         out.append(shapes)
     return out[0], out[1]
@@ -92,6 +98,18 @@ def static_coders(alphabet: Alphabet) -> list[Coder]:
 
 def series_coders(alphabet: Alphabet) -> list[Coder]:
     return [*([alphabet.gap] if alphabet.gap is not None else []), *alphabet.columns]
+
+
+def _coders_of(alphabet: Alphabet) -> tuple[tuple[list[Coder], Gates], tuple[list[Coder], Gates]]:
+    """Coders and gates of statics and series."""
+    return (static_coders(alphabet), alphabet.static_gates), (series_coders(alphabet), alphabet.gates_in("later"))
+
+
+def _meanings(coder: Coder) -> np.ndarray:
+    """What each token of a gate stands for; CONT and REPEAT for something."""
+    if coder.kind == "category":
+        return np.asarray(coder.ids, float)
+    return np.array([np.inf, *coder.spikes, np.inf, np.nan])
 
 
 def _spike_scores(coder: Coder) -> tuple[float, ...]:
@@ -116,7 +134,8 @@ def cells_from(alphabet: Alphabet, encoded: Encoded) -> Records:
     """Cells of all subjects."""
     cells = alphabet.static_cells(encoded)
     active = cells.token >= 0
-    statics = _part(alphabet.statics, cells.value, np.where(active, cells.token, CONT), active)
+    token = _masked(alphabet.statics, cells.token, np.where(active, cells.token, CONT))
+    statics = _part(alphabet.statics, cells.value, token, active)
     n, seq = encoded.n_subjects, encoded.sequence
     if not alphabet.has_sequence:
         none = _part([], np.zeros((0, 0)), np.zeros((0, 0), int), np.zeros((0, 0), bool))
@@ -130,19 +149,25 @@ def cells_from(alphabet: Alphabet, encoded: Encoded) -> Records:
         statics = Part(
             *[None if a is None else torch.cat([a, b], 1) for a, b in zip(vars(statics).values(), vars(more).values())]
         )
-    values, coders = raw_values(seq), series_coders(alphabet)
+    values, (coders, gates) = raw_values(seq), _coders_of(alphabet)[1]
     position = seq.position
     if alphabet.gap is not None:
         values = np.concatenate([alphabet.in_units(seq.gap)[:, None], values], 1)
-    cells = cells_of(coders, values, seq.subject)
-    active = np.ones(cells.token.shape, bool)
+    cells = cells_of(coders, values, seq.subject, gates)
+    active = cells.token != ABSENT
     if alphabet.gap is not None:
         active[:, 0] = position > 0
-    token = np.where(active, cells.token, CONT)
+    token = _masked(coders, cells.token, np.where(active, cells.token, CONT))
     series = _part(coders, cells.value, np.maximum(token, 0), active & (token >= 0))
     return Records(
         statics, _with_source(series, source_of(coders, token, position)), torch.from_numpy(seq.length.astype(np.int64))
     )
+
+
+def _masked(coders: list[Coder], found: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Tokens with MASK where nothing is there."""
+    masks = np.array([coder.n_tokens for coder in coders], int)
+    return np.where(found == ABSENT, masks, token)
 
 
 def source_of(
@@ -155,7 +180,7 @@ def source_of(
     for j, coder in enumerate(coders):
         if coder.kind != "number" or not coder.repeat or not n:
             continue
-        fresh = (token[:, j] != coder.repeat_token) & (token[:, j] != coder.missing_token)
+        fresh = token[:, j] <= len(coder.spikes)
         row = np.maximum.accumulate(np.where(fresh, np.arange(n), -1))
         found = (token[:, j] == coder.repeat_token) & (row >= start)
         out[found, j] = (row - start)[found]
@@ -182,18 +207,17 @@ def _with_source(part: Part, source: np.ndarray) -> Part:
 
 def decode_statics(alphabet: Alphabet, token: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Values of the static columns (NaN missing, category ids): own columns, number of visits, span, first gap."""
-    coders = static_coders(alphabet)
-    out = np.zeros(token.shape)
+    (coders, gates), out = _coders_of(alphabet)[0], np.zeros(token.shape)
     for j, coder in enumerate(coders):
-        out[:, j] = _decoded(coder, token[:, j], x[:, j])
+        out[:, j] = _decoded(coder, token[:, j], x[:, j], gates.get(j))
     return out
 
 
 def decode_series(alphabet: Alphabet, token: np.ndarray, x: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Values of visits [subject step column]; REPEAT takes the value of its source."""
-    out = np.zeros(token.shape)
-    for j, coder in enumerate(series_coders(alphabet)):
-        value = _decoded(coder, token[..., j].ravel(), x[..., j].ravel()).reshape(token.shape[:-1])
+    (coders, gates), out = _coders_of(alphabet)[1], np.zeros(token.shape)
+    for j, coder in enumerate(coders):
+        value = _decoded(coder, token[..., j].ravel(), x[..., j].ravel(), gates.get(j)).reshape(token.shape[:-1])
         if coder.kind == "number" and coder.repeat:
             copied = np.take_along_axis(value, source[..., j], 1)
             value = np.where(token[..., j] == coder.repeat_token, copied, value)
@@ -201,10 +225,14 @@ def decode_series(alphabet: Alphabet, token: np.ndarray, x: np.ndarray, source: 
     return out
 
 
-def _decoded(coder: Coder, token: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _decoded(coder: Coder, token: np.ndarray, x: np.ndarray, gate: Gate | None) -> np.ndarray:
+    absent = token == coder.n_tokens
+    token = np.where(absent, 0, token)
     if coder.kind == "category":
-        return coder.decode(token).astype(float)
-    return coder.decode(token, x, np.full(len(token), np.nan))
+        found = coder.decode(token).astype(float)
+    else:
+        found = coder.decode(token, x, np.full(len(token), np.nan))
+    return found if gate is None else np.where(absent, gate.absent, found)
 
 
 def statics_arrays(features: tuple, value: np.ndarray) -> StaticArrays:

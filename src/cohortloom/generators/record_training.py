@@ -148,7 +148,7 @@ def noised(columns: Columns, part: Part, known: Tensor, clock: Clock, path: Path
     a, b = (_wide(s, x) for s in path.scales(clock.level))
     at_tokens = _wide(clock.stage == TOKENS, x)
     free = columns.free.expand(x.shape) & ~known & at_tokens
-    hidden = hide(free, clock.share, stream)
+    hidden = columns.behind(hide(free, clock.share, stream)) & free
     shown = show(columns, part.token, x, a * x + b * noise, has, settled, known, hidden, clock)
     wanted = shown.noisy & part.active & (part.token == CONT)
     return Noised(shown, clock, hidden & part.active, wanted, x)
@@ -210,7 +210,8 @@ def situations(
     hidden_rows = (partly[:, None, None] & ~cells) & (first == 0)
     known_series = torch.where(opening[:, None, None], ~hidden_rows, known_series)
     present = present & (torch.arange(steps) < shown[:, None])
-    return Situation((stage_static, stage_series), (known_static, known_series), hidden_rows, present, ~opening)
+    known = ~net.static.behind(~known_static), ~net.series.behind(~known_series)
+    return Situation((stage_static, stage_series), known, net.series.behind(hidden_rows), present, ~opening)
 
 
 def _stage(columns: Columns, n: int, rand) -> Tensor:

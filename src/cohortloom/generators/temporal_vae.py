@@ -96,7 +96,7 @@ class TemporalVAE(TorchGenerator):
 
     def measure(self, data: Encoded, context: Encoded | None, rng: Rng) -> dict[str, Any]:
         """Coders of all columns, shapes of the laws, units of time."""
-        frame = Frame.of(Alphabet.fit(data, k_min=self.codec_.k_min), data)
+        frame = Frame.of(Alphabet.fit(data, k_min=self.codec_.k_min, gated=True), data)
         self._courses = Courses.of(frame, data)
         self.__dict__.pop("frame_", None)  # of an earlier fit
         shapes = shapes_of(frame, self._courses)

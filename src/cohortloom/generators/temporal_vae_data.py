@@ -302,7 +302,7 @@ class Courses:
                        none.long(), none, zero, zero, empty, none.bool(), none, none, np.zeros(0, bool),
                        frame.n_told)  # fmt: skip
         coders, first = alphabet.columns, seq.position == 0
-        cells = cells_of(coders, raw_values(seq), seq.subject)
+        cells = cells_of(coders, raw_values(seq), seq.subject, alphabet.gates)
         start = np.zeros(len(seq.length))
         start[seq.length > 0] = seq.gap[first]
         ends = frame.ends(statics, start)[seq.subject]
@@ -416,10 +416,10 @@ class Courses:
 
     def impossible(self, cost: float = 30.0) -> np.ndarray:
         """- cost for every cell with a level that was never seen in training [subject]."""
-        out = -cost * (self.statics.token[:, : self.n_told] < 0).sum(1).double().numpy()
+        out = -cost * (self.statics.token[:, : self.n_told] == NOTHING).sum(1).double().numpy()
         if self.visits is not None:
             owner = np.repeat(np.arange(len(self.length)), self.length.numpy())
-            each = (self.visits.token < 0).sum(1).double().numpy()
+            each = (self.visits.token == NOTHING).sum(1).double().numpy()
             out -= cost * np.bincount(owner, weights=each, minlength=len(self.length))
         return out
 

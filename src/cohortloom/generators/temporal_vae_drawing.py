@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cohortloom.codec.gates import Gates
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits
-from cohortloom.generators.cells import NOTHING
+from cohortloom.generators.cells import ABSENT, NOTHING, cells_of, is_shut
 from cohortloom.generators.cells import Cells as Encodings
 from cohortloom.generators.columnar_sampling import cell_log_prob, hidden_token
 from cohortloom.generators.temporal_vae_data import Frame, Past, gap_before
@@ -78,7 +79,8 @@ class Drawer(CellDrawer):
         """
         law = self.net.laws["statics"]
         limits = lambda j, value: self._span_limits(j, value, least, elapsed)  # noqa: E731
-        return self.row(RowCursor(law, self.net.body(z), None), self.frame.statics, None, fixed, limits)
+        gates = self.alphabet.static_gates
+        return self.row(RowCursor(law, self.net.body(z), None), self.frame.statics, None, fixed, limits, gates)
 
     def length_of(self, statics: Encodings) -> np.ndarray:
         """Visits of each patient."""
@@ -225,7 +227,7 @@ class Drawer(CellDrawer):
         a, net = self.alphabet, self.net
         h = self.field_at(latents, plan.statics, plan.length, plan.owner, plan.position, plan.gap)
         starts = np.cumsum(plan.length) - plan.length
-        out = np.full((len(plan.owner), len(a.columns)), np.nan)
+        out = np.zeros((len(plan.owner), len(a.columns)))
         n_known = np.zeros(len(plan.length), np.int64) if known is None else known[0]
         if known is not None:
             out[plan.position < n_known[plan.owner]] = known[1]
@@ -239,7 +241,7 @@ class Drawer(CellDrawer):
             rows, value = starts[alive] + t, past.value
             new = np.flatnonzero(n_known[alive] <= t)
             state = h[torch.from_numpy(rows)]
-            cells = cells_of_row(a.columns, out[rows], value)
+            cells = cells_of(a.columns, out[rows], None, a.gates, value)
             if len(new):
                 mine, last = torch.from_numpy(new), None
                 if t:
@@ -247,7 +249,7 @@ class Drawer(CellDrawer):
                     cursor = RowCursor(net.laws["later"], state[mine], last.before(time[rows[new]]))
                 else:
                     cursor = RowCursor(net.laws["first"], state[mine], None)
-                drawn = self.row(cursor, a.columns, None if last is None else last.value, None, None)
+                drawn = self.row(cursor, a.columns, None if last is None else last.value, None, None, a.gates)
                 out[rows[new]] = drawn[1]
                 for name in ("value", "token", "score"):
                     getattr(cells, name)[new] = getattr(drawn[0], name)
@@ -296,13 +298,20 @@ class Drawer(CellDrawer):
     # -- one row -------------------------------------------------------------------------------------------------
 
     def row(
-        self, cursor: RowCursor, coders: list, last: np.ndarray | None, fixed: Fixed | None, limits: Callable | None
+        self,
+        cursor: RowCursor,
+        coders: list,
+        last: np.ndarray | None,
+        fixed: Fixed | None,
+        limits: Callable | None,
+        gates: Gates | None = None,
     ) -> tuple[Encodings, np.ndarray, np.ndarray]:
         """Draw all columns of some rows.
 
         Args:
             last: Last recorded values [row column].
             limits: (column, values so far) -> `Limits` or None.
+            gates: What columns lie within: where that says no, nothing is drawn.
 
         Returns:
             (cells, values to hand out, log-probability of the fixed cells given those before them [row]).
@@ -311,6 +320,7 @@ class Drawer(CellDrawer):
         none, weight = np.full(rows, np.nan), np.zeros(rows)
         value, token = np.full((rows, c), np.nan), np.zeros((rows, c), np.int64)
         score, raw = np.zeros((rows, c), np.float32), np.zeros((rows, c))
+        cells = Encodings(value, np.full((rows, c), np.nan) if last is None else last, token, score)
         for j, coder in enumerate(coders):
             before = none if last is None or coder.kind == "category" else last[:, j]
             logits, mixture = cursor.column(j, hidden_token(coder, before))
@@ -322,12 +332,16 @@ class Drawer(CellDrawer):
             if limit is not None:
                 weight += _log_tail(coder, logits, mixture, limit.low) if limit.tail else 0.0
                 drawn = self.within(drawn, limit, coder, logits, mixture, before)
+            shut = is_shut(gates[j], cells) if gates and j in gates else None
+            if shut is not None:
+                drawn = np.where(shut, gates[j].absent, drawn)
             given = drawn
             if fixed is not None and fixed.mask[:, j].any():
                 mask, wanted = fixed.mask[:, j], fixed.value[:, j]
                 snapped = wanted if coder.kind == "category" else coder.snap(wanted)
                 drawn, given = np.where(mask, snapped, drawn), np.where(mask, wanted, drawn)
-                weight += np.where(mask, cell_log_prob(coder, logits, mixture, snapped, before), 0.0)
+                counts = mask if shut is None else mask & ~shut
+                weight += np.where(counts, cell_log_prob(coder, logits, mixture, snapped, before), 0.0)
             value[:, j], raw[:, j] = drawn, given
             if coder.kind == "category":
                 token[:, j] = coder.token(drawn)
@@ -336,21 +350,10 @@ class Drawer(CellDrawer):
                 token[:, j], score[:, j] = coder.token(drawn, before), coder.history(snapped)
             if limit is not None:
                 token[~np.isinf(limit.known), j] = NOTHING
+            if shut is not None:
+                token[shut, j] = ABSENT
             cursor.push(j, torch.from_numpy(token[:, j].copy()), torch.from_numpy(score[:, j].copy()))
-        return Encodings(value, np.full((rows, c), np.nan) if last is None else last, token, score), raw, weight
-
-
-def cells_of_row(coders: list, values: np.ndarray, last: np.ndarray) -> Encodings:
-    """Cells of known values after the last recorded ones [row column]."""
-    token, score = np.zeros(values.shape, np.int64), np.zeros(values.shape, np.float32)
-    snapped = values.copy()
-    for j, coder in enumerate(coders):
-        if coder.kind == "category":
-            token[:, j] = coder.token(np.nan_to_num(values[:, j]))
-            continue
-        snapped[:, j] = coder.snap(values[:, j])
-        token[:, j], score[:, j] = coder.token(snapped[:, j], last[:, j]), coder.history(snapped[:, j])
-    return Encodings(snapped, last, token, score)
+        return cells, raw, weight
 
 
 def _without_missing(coder, logits: np.ndarray, present: np.ndarray) -> np.ndarray:

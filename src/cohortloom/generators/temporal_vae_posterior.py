@@ -165,18 +165,18 @@ def _propose(
 def _as_batch(drawer: Drawer, known: Known) -> tuple[Batch, Visible]:
     """What is known, for the guide."""
     frame, net, n = drawer.frame, drawer.net, len(known.static.value)
-    statics = cells_of(frame.statics, _filled(frame.statics, known.static), None)
+    statics = cells_of(frame.statics, _filled(frame.statics, known.static), None, frame.alphabet.static_gates)
     empty, none = torch.zeros(0, dtype=torch.long), torch.zeros(0, net.n_past)
     length = torch.zeros(n, dtype=torch.long)
     batch = Batch(as_cells(statics), None, None, None, none, none, empty, empty, None, None, empty, length)
     visible = Visible(torch.from_numpy(known.static.mask), torch.zeros(0, 0, dtype=torch.bool))
     if known.visits is None or not known.visits.length.sum():
         return batch, visible
-    visits, coders = known.visits, frame.alphabet.columns
+    visits, coders, gates = known.visits, frame.alphabet.columns, frame.alphabet.gates
     owner = np.repeat(np.arange(n), visits.length)
     position = np.arange(len(owner)) - visits.starts[owner]
     gap = np.zeros(len(owner)) if visits.gap is None else visits.gap
-    batch.visits = as_cells(cells_of(coders, _filled(coders, visits.cells), owner))
+    batch.visits = as_cells(cells_of(coders, _filled(coders, visits.cells), owner, gates))
     unknown = np.full((len(owner), frame.n_ends), np.nan)
     time = elapsed(gap, visits.length)
     batch.field = drawer.scale.field(position.astype(float), position + 1.0, time, gap, unknown)
@@ -245,7 +245,7 @@ def _follow(
             hidden = mine.value
         else:
             cursor = RowCursor(net.laws["first"], state, None)
-        cells, drawn, log_p = drawer.row(cursor, a.columns, hidden, fixed, None)
+        cells, drawn, log_p = drawer.row(cursor, a.columns, hidden, fixed, None, a.gates)
         weight = weight + _scattered(len(weight), alive, log_p)
         base = net.laws["later"].level(state).numpy() if "later" in net.laws else np.zeros(cells.value.shape)
         past.write(alive, cells, time[rows], base)

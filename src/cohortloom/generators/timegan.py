@@ -116,6 +116,8 @@ class TimeGAN(TorchGenerator):
             "step_start": facts["step"],
             "static_always": always,
             "step_always": [True, *(f.always for f in shape.sequence), *[False] * len(facts["repeats"])],
+            "static_gates": facts["static_gates"],
+            "step_gates": facts["step_gates"],
             "sizes": (e, g, self.latent_size or h),
             "dropout": size.dropout,
             "use_embedding": self.static_embedding,

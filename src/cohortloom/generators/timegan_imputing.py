@@ -42,7 +42,7 @@ from cohortloom.codec import Codec
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import one_of, renewed
 from cohortloom.generators.impute import Holes
-from cohortloom.generators.timegan_records import NEVER, raw_of, records
+from cohortloom.generators.timegan_records import NEVER, raw_of, records, without_shut
 from cohortloom.nets.gan_autoencoder import Batch, places
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.rng import Rng
@@ -64,7 +64,8 @@ def fill(
     static = replace(static, values=static.values.copy(), observed=static.observed.copy())
     out = replace(seq, values=seq.values.copy(), observed=seq.observed.copy())
     found = records(codec, encoded, facts, rng.child("gap"))
-    raw = np.column_stack([np.zeros((len(seq.values), 0)), *(raw_of(codec, seq, j) for j in facts["repeats"])])
+    told = without_shut(codec, seq)
+    raw = np.column_stack([np.zeros((len(seq.values), 0)), *(raw_of(codec, told, j) for j in facts["repeats"])])
     holes = Holes(
         holes.static & _written(facts["static"][: holes.static.shape[1]]),
         holes.sequence & _written(facts["step"])[1:][: holes.sequence.shape[1]],

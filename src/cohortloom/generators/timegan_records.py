@@ -11,25 +11,29 @@ w = (max - min) / 2 become statics (log w; a constant course has w = 0, marked b
 A number that is not recorded at a step stands there as the line between the records around it (NaN if there are none),
 with its mark off. The latents then follow one course per number, and whether it is shown is another matter; without
 that, a latent forgets a value that is recorded every tenth step.
+
+What lies within something that is not there (`codec.gates`) counts as not recorded, and the laws leave it out
+(`nets.gan_rows`). Gates are neither repeated nor scaled: they are read as they are drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from cohortloom.codec import Codec
+from cohortloom.codec.gates import Gates, gates_of, shut_of
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.gan_autoencoder import Batch
 from cohortloom.nets.length_law import length_bins
 from cohortloom.nets.tokens import carried
 from cohortloom.rng import Rng
 
-__all__ = ["MAX_STEPS", "NEVER", "Records", "decoded", "followed_by", "measured", "raw_of", "records"]
+__all__ = ["MAX_STEPS", "NEVER", "Records", "decoded", "followed_by", "measured", "raw_of", "records", "without_shut"]
 
 #: Longest course that is modelled [steps].
 MAX_STEPS = 512
@@ -72,27 +76,32 @@ class Records:
 
 def measured(codec: Codec, data: Encoded, *, normalise: bool, rng: Rng) -> dict[str, Any]:
     """Plain facts of the training patients that shape the networks."""
-    seq, static = data.sequence, data.static
-    assert seq is not None and static is not None
+    assert data.sequence is not None and data.static is not None
+    seq, static = without_shut(codec, data.sequence), without_shut(codec, data.static)
+    gates = gates_of(static.features), gates_of(seq.features)
+    plain = {gate.column for gate in gates[1].values()}
     facts: dict[str, Any] = {
         "n_steps": int(min(seq.length.max(initial=0), MAX_STEPS)),
         "bins": length_bins(np.minimum(seq.length, MAX_STEPS), fewest=codec.k_min),
-        "repeats": _repeats(codec, seq),
-        "scaled": _numbers(seq.features) if normalise else [],
+        "repeats": [j for j in _repeats(codec, seq) if j not in plain],
+        "scaled": [j for j in _numbers(seq.features) if j not in plain] if normalise else [],
+        "static_gates": _levels(codec, static.features, gates[0]),
+        "step_gates": [(j + 1, k + 1, level) for j, k, level in _levels(codec, seq.features, gates[1])],
     }
     found = records(codec, data, facts, rng)
     counts = [len(f.levels) for f in static.features] + [0, 0] * len(facts["scaled"])
-    facts["static"] = _starts(counts, found.static, found.static_seen)
+    facts["static"] = _starts(counts, found.static, found.static_seen, _shut(codec, static))
     counts = [0, *(len(f.levels) for f in seq.features), *[3] * len(facts["repeats"])]
-    facts["step"] = _starts(counts, found.step, found.step_seen)
+    shut = {j + 1: rows[seq.position < facts["n_steps"]] for j, rows in _shut(codec, seq).items()}
+    facts["step"] = _starts(counts, found.step, found.step_seen, shut)
     facts["step_levels"], facts["n_numbers"] = counts, counts.count(0)
     return facts
 
 
 def records(codec: Codec, data: Encoded, facts: Mapping[str, Any], rng: Rng) -> Records:
     """Patients as tensors."""
-    seq, static = data.sequence, data.static
-    assert seq is not None and static is not None
+    assert data.sequence is not None and data.static is not None
+    seq, static = without_shut(codec, data.sequence), without_shut(codec, data.static)
     first, keep = seq.position == 0, seq.position < facts["n_steps"]
     gap = codec.gap_score(seq.gap, first, rng) if len(first) else np.zeros(0)
     values, seen = np.where(seq.observed, seq.values, 0.0), seq.observed
@@ -150,10 +159,40 @@ def followed_by(past: SequenceArrays, drawn: SequenceArrays) -> SequenceArrays:
     return SequenceArrays(past.features, *(np.concatenate(pair)[order] for pair in parts), length)
 
 
+# -- what lies within what ---------------------------------------------------------------------------------------------
+
+
+def _shut(codec: Codec, part: StaticArrays | SequenceArrays) -> dict[int, np.ndarray]:
+    """Column -> rows in which it is not there."""
+    gates = gates_of(part.features)
+    raw = {gate.column: raw_of(codec, part, gate.column) for gate in gates.values()}
+    return shut_of(raw, gates)
+
+
+def without_shut(codec: Codec, part: Any) -> Any:
+    """Statics or steps in which what is not there is missing."""
+    seen = part.observed.copy()
+    for j, rows in _shut(codec, part).items():
+        seen[rows, j] = False
+    return replace(part, observed=seen)
+
+
+def _levels(codec: Codec, features: Sequence[Feature], gates: Gates) -> list[tuple[int, int, float | None]]:
+    """(column, gate, value the gate is above where the column is there, None: the gate has to be observed)."""
+    grid = np.linspace(-5, 5, 4001)
+    out = []
+    for j, gate in gates.items():
+        law, level = codec.transforms.get(features[gate.column].name), gate.least
+        if law is not None and not np.isnan(level):
+            level = float(np.max(grid[gate.shuts(law.decode(grid))], initial=-6.0))
+        out.append((j, gate.column, None if np.isnan(level) else level))
+    return out
+
+
 # -- repeats -----------------------------------------------------------------------------------------------------------
 
 
-def raw_of(codec: Codec, seq: SequenceArrays, j: int) -> np.ndarray:
+def raw_of(codec: Codec, seq: StaticArrays | SequenceArrays, j: int) -> np.ndarray:
     """A column of a step as it stands in the table (ids of a category), NaN where missing [step]."""
     law = codec.transforms.get(seq.features[j].name)
     x = seq.values[:, j].astype(float)
@@ -254,14 +293,19 @@ def _numbers(features: Sequence[Feature]) -> list[int]:
     return [j for j, f in enumerate(features) if f.kind == "number"]
 
 
-def _starts(counts: Sequence[int], values: torch.Tensor, seen: torch.Tensor) -> list[list[float]]:
-    """Log odds of being observed for a number, log shares of its ids for a category; what never occurs gets -12."""
-    found, n = [], max(len(values), 1)
+def _starts(
+    counts: Sequence[int], values: torch.Tensor, seen: torch.Tensor, shut: Mapping[int, np.ndarray]
+) -> list[list[float]]:
+    """Log odds of being observed for a number, log shares of its ids for a category, of the rows in which the column is
+    there; what never occurs gets -12."""
+    found = []
     for j, n_ids in enumerate(counts):
+        rows = torch.from_numpy(~shut[j]) if j in shut else slice(None)
+        n = max(len(values[rows]), 1)
         if not n_ids:
-            share = (float(seen[:, j].sum()) + 0.5) / (n + 1)
+            share = (float(seen[rows, j].sum()) + 0.5) / (n + 1)
             found.append([float(np.log(share / (1 - share)))])
         else:
-            count = np.bincount(values[:, j].numpy().astype(int), minlength=n_ids)
+            count = np.bincount(values[rows, j].numpy().astype(int), minlength=n_ids)
             found.append(np.where(count > 0, np.log(np.maximum(count, 1) / n), NEVER).tolist())
     return found

@@ -105,6 +105,7 @@ class Autoencoder(nn.Module):
         dropout: Share of hidden units dropped while it is trained.
         use_embedding: Does c see e and the statics? Off for an ablation.
         use_course: Is there a latent g that all steps share? Off for an ablation.
+        static_gates, step_gates: Columns that lie within others, see `RowLaw`.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class Autoencoder(nn.Module):
         dropout: float,
         use_embedding: bool = True,
         use_course: bool = True,
+        static_gates: Sequence[tuple[int, int, float | None]] = (),
+        step_gates: Sequence[tuple[int, int, float | None]] = (),
     ) -> None:
         super().__init__()
         e, g, h = self.sizes = sizes
@@ -128,7 +131,7 @@ class Autoencoder(nn.Module):
         self.statics, self.steps = Rows(static), Rows(step)
         self.static_in = _mlp(self.statics.width, width, 2 * e, dropout)
         self.static_body = nn.Sequential(nn.Linear(e, width), nn.SiLU(), nn.Dropout(dropout))
-        self.static_law = RowLaw(self.statics, width, static_start, static_always)
+        self.static_law = RowLaw(self.statics, width, static_start, static_always, gates=static_gates)
         self.context = _mlp(e + self.statics.width + 2, width, width, dropout)
         seen = self.steps.width + len(self.steps.numbers)
         self.reader = nn.GRU(seen + PLACE + width, width, batch_first=True)
@@ -138,7 +141,7 @@ class Autoencoder(nn.Module):
         self.step_body = nn.Sequential(
             nn.Linear(width + h + g + width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU()
         )
-        self.step_law = RowLaw(self.steps, width + h + g, step_start, step_always)
+        self.step_law = RowLaw(self.steps, width + h + g, step_start, step_always, gates=step_gates)
 
     # -- embeddings ------------------------------------------------------------------------------------------------
 

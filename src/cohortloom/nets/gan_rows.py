@@ -12,6 +12,9 @@ the dense form of a draw carries straight-through gradients: hard forwards, rela
 
 so a critic cannot tell a draw by its softness.
 
+A column may lie within another, its gate: where that is missing, or not above a level, there is nothing to say. Such a
+cell is missing in data and draws alike, has no density, and so the law of a column is that of the rows it is there in.
+
 References:
     Jang, Gu, Poole (2017). Categorical reparameterization with Gumbel-softmax. arXiv:1611.01144.
     Bengio, Leonard, Courville (2013). Estimating or propagating gradients through stochastic neurons. arXiv:1308.3432.
@@ -71,6 +74,13 @@ class Rows(nn.Module):
         parts += [table(values[..., j].long()) for table, j in zip(self.tables, self.many)]
         return torch.cat(parts, -1) if self.levels else torch.ones(*values.shape[:-1], 1)
 
+    def spread(self, cells: torch.Tensor) -> torch.Tensor:
+        """What is said of columns [... column], of their places in the dense form [... width]."""
+        sizes = [*(self.levels[j] for j in self.few), *[TABLE] * len(self.many)]
+        order = torch.tensor([*self.numbers, *self.numbers, *self.few, *self.many], dtype=torch.long)
+        count = torch.tensor([1] * (2 * len(self.numbers)) + sizes, dtype=torch.long)
+        return cells[..., order.repeat_interleave(count)]
+
 
 class RowLaw(nn.Module):
     """p(row | h).
@@ -81,12 +91,16 @@ class RowLaw(nn.Module):
         start: Where each column starts: log shares of its ids, or (log odds of being observed,) for a number.
         always: Is the column never missing?
         low: Smallest log standard deviation of a number.
+        gates: (column, its gate, level that the gate is above where the column is there; None: it need not be missing),
+            gates before what lies within.
     """
 
     def __init__(
-        self, rows: Rows, width: int, start: Sequence[Sequence[float]], always: Sequence[bool], low: float = -5.0
-    ) -> None:
+        self, rows: Rows, width: int, start: Sequence[Sequence[float]], always: Sequence[bool], low: float = -5.0,
+        gates: Sequence[tuple[int, int, float | None]] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.gates = gates
         self.levels, self.numbers, self.few, self.many = rows.levels, rows.numbers, rows.few, rows.many
         self.low, n, m = low, len(rows.numbers), rows.most
         self.sizes = (n, n, n, len(rows.few) * m, 0 if n or rows.few else 1)
@@ -118,6 +132,16 @@ class RowLaw(nn.Module):
         log_sd = low + nn.functional.softplus(log_sd - low)  # a floor that still has a gradient
         return mean, log_sd.clamp(max=1.5), seen, few, [end(h).log_softmax(-1) for end in self.ends]
 
+    def shut(self, values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+        """Cells whose gate says that there is nothing [... column]."""
+        out = torch.zeros(values.shape, dtype=torch.bool)
+        for j, gate, level in self.gates:
+            there = observed[..., gate]
+            if level is not None:
+                there = there & (values[..., gate] > level)
+            out[..., j] = out[..., gate] | ~there
+        return out
+
     def terms(self, h: torch.Tensor, values: torch.Tensor, observed: torch.Tensor, blank: float = 0.0) -> torch.Tensor:
         """Log-density of every cell [... column]; numbers known but not observed count `blank` times."""
         mean, log_sd, seen, few, many = self._laws(h)
@@ -133,7 +157,7 @@ class RowLaw(nn.Module):
             out[..., self.few] = few.gather(-1, ids).squeeze(-1)
         for share, j in zip(many, self.many):
             out[..., j] = share.gather(-1, values[..., j].long().unsqueeze(-1)).squeeze(-1)
-        return out
+        return out.masked_fill(self.shut(values, observed), 0.0) if self.gates else out
 
     def log_prob(
         self,
@@ -224,6 +248,10 @@ class RowLaw(nn.Module):
         for j in (*self.few, *self.many):
             observed[..., j] = values[..., j] > 0
         dense = torch.cat(parts, -1) if self.levels else torch.ones(*values.shape[:-1], 1)
+        if self.gates:
+            shut = self.shut(values, observed)
+            values, observed = values.masked_fill(shut, 0.0), observed & ~shut
+            dense = torch.where(rows.spread(shut), rows(values, observed), dense)
         return values, observed, dense
 
     def sample(
@@ -243,6 +271,9 @@ class RowLaw(nn.Module):
             for law, columns in [*laws, *((law[:, None], [j]) for law, j in zip(many, self.many))]:
                 ids = _drawn(law, stream) if noise else law.argmax(-1)
                 values[part, columns], observed[part, columns] = ids.to(values.dtype), ids > 0
+        if self.gates:
+            shut = self.shut(values, observed)
+            values, observed = values.masked_fill(shut, 0.0), observed & ~shut
         return values, observed
 
 

@@ -7,6 +7,9 @@ A cell is a token and, for some tokens, a number x (a normal score). While a rec
     noisy number      a x + b e, at a noise level all cells of the part share
     clean             given from the start, or done; a spike's number is known with its token
 
+A column may lie within another, its gate. Where that says no there is nothing to reveal: the token stays MASK. A cell
+never shows before its gate, so that what shows of it can't tell what the gate will be.
+
 `smooth` looks along one column of one record: kernels over the distance in visits, normalised by what shows,
 
     s_h(i) = sum_j k_h(i - j) w_j v_j / sum_j k_h(i - j) w_j
@@ -41,6 +44,8 @@ class CellColumn:
         share: Share of each token in training.
         spikes: Score of the number that each spike stands for (tokens 1, 2, ... of a number).
         repeat: Token of the last recorded value, -1 for none.
+        gate: The earlier column that says whether this one is there, -1 for none.
+        closes: For each token of the gate: is there nothing behind it?
     """
 
     kind: str
@@ -48,6 +53,8 @@ class CellColumn:
     share: tuple[float, ...]
     spikes: tuple[float, ...] = ()
     repeat: int = -1
+    gate: int = -1
+    closes: tuple[bool, ...] = ()
 
     @property
     def n_tokens(self) -> int:
@@ -61,7 +68,7 @@ class CellColumn:
     @property
     def free(self) -> bool:
         """Is there a choice?"""
-        return sum(self.allowed) > 1
+        return sum(self.allowed) > 1 or self.gate >= 0
 
     @property
     def only(self) -> int:
@@ -128,6 +135,31 @@ class Columns:
     @cached_property
     def is_number(self) -> Bool[Tensor, "column"]:
         return torch.tensor([c.kind == "number" for c in self.each], dtype=torch.bool)
+
+    @cached_property
+    def gates(self) -> list[tuple[int, int, Bool[Tensor, "token"]]]:
+        """(column, its gate, tokens of the gate, MASK among them, that say there is nothing)."""
+        return [(j, c.gate, torch.tensor([*c.closes, False])) for j, c in enumerate(self.each) if c.gate >= 0]
+
+    def shut(self, token: Int[Tensor, "*cell column"]) -> Bool[Tensor, "*cell column"]:
+        """Cells of which a gate that shows says that there is nothing."""
+        out = torch.zeros_like(token, dtype=torch.bool)
+        for j, gate, closes in self.gates:
+            out[..., j] = out[..., gate] | closes[token[..., gate]]
+        return out
+
+    def behind(self, cells: Bool[Tensor, "*cell column"]) -> Bool[Tensor, "*cell column"]:
+        """The cells, and all that lies within them."""
+        out = cells.clone() if self.gates else cells
+        for j, gate, _ in self.gates:
+            out[..., j] |= out[..., gate]
+        return out
+
+    def after_gates(self, time: Float[Tensor, "*cell column"]) -> Float[Tensor, "*cell column"]:
+        """Times at which cells are revealed, none before its gate."""
+        for j, gate, _ in self.gates:
+            time[..., j] = torch.maximum(time[..., j], time[..., gate])
+        return time
 
     @cached_property
     def spike_scores(self) -> Float[Tensor, "column token"]:
