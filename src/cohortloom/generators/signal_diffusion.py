@@ -28,7 +28,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -63,6 +63,7 @@ from cohortloom.generators.signal_records import (
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.conv1d import UNet1d
 from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start, principal_axes
+from cohortloom.nets.precision import has_bfloat16, quick
 from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
 from cohortloom.nets.rhythm import RhythmNet
 from cohortloom.rng import Rng
@@ -445,14 +446,9 @@ class SignalDiffusion(TorchGenerator):
 
         return network
 
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        wanted = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
-        if wanted and self.denoiser != "s4d":  # whose transform has no bfloat16
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                yield
-        else:
-            yield
+    def _autocast(self) -> AbstractContextManager[None]:
+        wanted = self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16())
+        return quick(wanted and self.denoiser != "s4d")  # whose transform has no bfloat16
 
     def _start(
         self, net: Any, condition: torch.Tensor, facts: torch.Tensor, guide: torch.Tensor | None, n: int
@@ -764,9 +760,3 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
-
-
-def _has_bfloat16() -> bool:
-    """Does the processor multiply bfloat16 itself (AVX-512 BF16 or AMX)?"""
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)

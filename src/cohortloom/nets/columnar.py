@@ -50,6 +50,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cohortloom.nets.precision import has_bfloat16, quick
+
 __all__ = ["LARGE", "LOW_RANK_FROM", "ColumnNet", "ColumnShape", "Rows"]
 
 LARGE = 40
@@ -331,21 +333,20 @@ class ColumnNet(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
-    def _wide(self, features: Tensor) -> list[Tensor]:
-        """V f of each small group: row x column x wide."""
-        n = len(features)
+    def _wide(self, turned: Tensor) -> list[Tensor]:
+        """V f of each small group, from f turned (feature x row): column x wide x row."""
+        bias = self.wide_bias[:, None]
         if not self.low_rank:
-            flat = F.linear(features, self.wide, self.wide_bias)
+            flat = torch.addmm(bias, self.wide, turned)
         else:
-            flat = F.linear(F.linear(features, self.wide_in), self.wide_out, self.wide_bias)
-            padded = F.pad(features, (0, 1))
+            flat = torch.addmm(bias, self.wide_out, self.wide_in @ turned)
+            padded = F.pad(turned, (0, 0, 0, 1))
         out = []
         for number, g in enumerate(self.small):
-            size = len(g.columns) * g.wide
-            part = flat[:, g.first_wide : g.first_wide + size].reshape(n, len(g.columns), g.wide)
+            part = flat[g.first_wide : g.first_wide + len(g.columns) * g.wide].unflatten(0, (-1, g.wide))
             if self.low_rank:
-                own = padded[:, getattr(self, f"own_{g.first_wide}")]
-                part = part + torch.einsum("nck,cko->nco", own, self.own_wide[number])
+                own = padded[getattr(self, f"own_{g.first_wide}")]
+                part = torch.baddbmm(part, self.own_wide[number].transpose(1, 2), own)
             out.append(part)
         return out
 
@@ -392,7 +393,7 @@ class ColumnNet(nn.Module):
         e = self.encode(rows.token, rows.score, rows.features)
         n, c = len(e), len(self.columns)
         a = self.units(h, rows.features)
-        wide = self._wide(rows.features)
+        wide = [part.permute(2, 0, 1) for part in self._wide(rows.features.T)]
         if self.low_rank:
             before = self._running(e)
             a = a + torch.einsum("ncr,crw->ncw", before, self.mix)
@@ -518,12 +519,14 @@ class Cursor:
         self.net, self.lookups = net, lookups
         n, turned = len(features), features.T.contiguous()
         features = turned.T
-        self.own = torch.addmm(net.own_bias[:, None], net.own_hidden, net.hidden(features, lookups).T)
-        for j, shape in enumerate(net.columns):
-            for at, start, stop in _runs(shape.own):
-                units = self.own[j * net.width : (j + 1) * net.width]
-                units.addmm_(net.own_history[j, at : at + stop - start].T, turned[start:stop])
-        self.wide = [part.permute(1, 2, 0).contiguous() for part in net._wide(features)]
+        rough = turned.bfloat16() if has_bfloat16() else turned
+        with quick(has_bfloat16()):  # half of all arithmetic; shifts and logits of the wide part stay exact
+            self.own = (net.own_hidden @ net.hidden(rough.T, lookups).T).float().add_(net.own_bias[:, None])
+            for j, shape in enumerate(net.columns):
+                for at, start, stop in _runs(shape.own):
+                    units = self.own[j * net.width : (j + 1) * net.width]
+                    units += net.own_history[j, at : at + stop - start].T @ rough[start:stop]
+        self.wide = net._wide(turned)
         self.first = net.first_values(features).T
         self.usual = net.usual(features).transpose(1, 2).contiguous() if net.moving else torch.zeros(0, 0, n)
         self.anchor = {i: net.anchors(i, features) for i, g in enumerate(net.groups) if g.mixture}
