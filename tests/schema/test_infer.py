@@ -2,7 +2,7 @@
 
 import gzip
 import os
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as dtime
 from pathlib import Path
 
@@ -680,3 +680,144 @@ def test_a_severity_of_a_group_is_no_code_and_an_unknown_unit_no_unit():
         }
     )
     assert infer_schema({"labs": labs}, name="odd").schema.tables["labs"].source.unit is None
+
+
+# -- exports of trials, of FHIR, of spreadsheets ---------------------------------------------------------------------
+
+
+def trial(folder: Path, n: int = 48) -> Path:
+    """SDTM: long files with partial dates, results in words, and visits numbered within each patient."""
+    draw = np.random.default_rng(0)
+    dm, vs, lb = [], [], []
+    for i in range(n):
+        who, start = f"T-{i:03d}", date(2020, 1, 1) + timedelta(days=int(draw.integers(0, 300)))
+        dm.append({"USUBJID": who, "ARMCD": "AB"[i % 2], "ARM": ["Active", "Blind"][i % 2], "SEX": "FM"[i // 2 % 2]})
+        for v, (name, day) in enumerate([("SCREENING", -7), ("BASELINE", 0), ("WEEK 4", 28)]):
+            when = start + timedelta(days=day)
+            written = f"{when:%Y-%m}" if i == 3 and v == 2 else str(when)
+            row = {"USUBJID": who, "VISITNUM": v + 1, "VISIT": name}
+            for code, unit in (("SYSBP", "mmHg"), ("WEIGHT", "kg")):
+                x = str(round(float(draw.normal(100, 10)), 1))
+                vs.append({**row, "VSSEQ": 2 * v + len(vs) % 2 + 1, "VSTESTCD": code, "VSORRES": x, "VSSTRESN": x})
+                vs[-1] |= {
+                    "VSSTRESU": unit,
+                    "EPOCH": "TREATMENT" if v else "SCREENING",
+                    "ARM": dm[-1]["ARM"],
+                    "VSDTC": written,
+                }
+            for code in ("CRP", "UPROT"):
+                x = str(round(float(draw.uniform(1, 90)), 1))
+                x = x if code == "CRP" and len(lb) % 5 else "<1.0" if code == "CRP" else ["NEGATIVE", "TRACE"][i % 2]
+                number = x if code == "CRP" and x != "<1.0" else ""
+                lb.append({**row, "LBTESTCD": code, "LBSTRESC": x, "LBSTRESN": number, "LBDTC": written})
+    folder.mkdir(exist_ok=True)
+    for name, rows in (("dm", dm), ("vs", vs), ("lb", lb)):
+        pl.DataFrame(rows).write_csv(folder / f"{name}.csv")
+    return folder
+
+
+def test_a_trial_in_sdtm_has_visits_codes_and_all_its_results(tmp_path):
+    draft = infer_schema(trial(tmp_path / "t"), name="trial")
+    tables = draft.schema.tables
+    assert draft.schema.clock == "timestamp"
+    assert {n: (t.role, t.parent) for n, t in tables.items()} == {
+        "dm": ("static", None), "visits": ("visit", "dm"), "vs": ("event", "visits"), "lb": ("event", "visits"),
+    }  # fmt: skip
+    assert set(tables["dm"].columns) == {"armcd", "sex"}  # the arm in words is the arm again
+    assert set(tables["visits"].columns) == {"visit", "epoch"}
+    assert set(tables["vs"].columns) == {"vstestcd", "vsstresn"}
+    assert tables["vs"].columns["vstestcd"].items["SYSBP"].unit == "mm[Hg]"
+    assert set(tables["lb"].columns) == {"lbtestcd", "lbstresc", "lbstresc_words"}
+    cohort = read(tmp_path / "t", format="tabular", schema=draft.schema)
+    visits, lb = cohort.tables["visits"], cohort.tables["lb"]
+    assert visits.height == 144 and cohort.tables["vs"].height == lb.height == 288
+    assert visits.group_by("visit", "epoch").len().height == 3
+    assert lb.select("subject_id", "visit_id").unique().height == 144
+    at = lb.filter(pl.col("lbtestcd") == "UPROT")
+    assert at["lbstresc"].null_count() == 144 and set(at["lbstresc_words"]) == {"NEGATIVE", "TRACE"}
+    crp = lb.filter(pl.col("lbtestcd") == "CRP")
+    assert crp["lbstresc"].null_count() == 0 and (crp["lbstresc"] == 1.0).sum() >= 28  # "<1.0" is kept, as the limit
+    partial = visits.filter(pl.col("subject_id") == "T-003")["time"].max()
+    assert partial.day == 1
+
+
+def test_every_table_of_fhir_has_an_id_and_patients_are_those_of_the_references(tmp_path):
+    draw = np.random.default_rng(1)
+    people = [f"p{i:04x}-{i * 7919 % 65536:04x}" for i in range(40)]
+    stays = [f"e{i:04x}-{i * 104729 % 65536:04x}" for i in range(100)]
+    of = [people[i % 40] for i in range(100)]
+    pl.DataFrame({"id": people, "gender": ["male", "female"] * 20}).write_csv(tmp_path / "Patient.csv")
+    start = [f"2021-0{1 + i % 9}-11T08:{i % 60:02d}:00Z" for i in range(100)]
+    encounters = {"id": stays, "class.code": ["AMB", "IMP"] * 50, "subject.reference": [f"Patient/{p}" for p in of]}
+    pl.DataFrame(encounters | {"period.start": start}).write_csv(tmp_path / "Encounter.csv")
+    rows = {
+        "id": [f"o{i:05d}x" for i in range(200)],
+        "code.coding[0].code": ["8480-6", "2160-0"] * 100,
+        "subject.reference": [f"Patient/{of[i % 100]}" for i in range(200)],
+        "encounter.reference": [f"Encounter/{stays[i % 100]}" for i in range(200)],
+        "effectiveDateTime": [start[i % 100] for i in range(200)],
+        "valueQuantity.value": draw.normal(100, 9, 200).round(1),
+    }
+    pl.DataFrame(rows).write_csv(tmp_path / "Observation.csv")
+    draft = infer_schema(tmp_path, name="fhir")
+    tables = draft.schema.tables
+    assert {n: (t.role, t.parent) for n, t in tables.items()} == {
+        "patient": ("static", None), "encounter": ("visit", "patient"), "observation": ("event", "encounter"),
+    }  # fmt: skip
+    assert tables["observation"].code == "code_coding_0_code" and tables["observation"].value == "value_quantity_value"
+    cohort = read(tmp_path, format="tabular", schema=draft.schema)
+    assert sorted(cohort.subjects) == sorted(people)
+    assert cohort.tables["observation"].join(cohort.tables["encounter"], on=["subject_id", "visit_id"]).height == 200
+
+
+def test_rows_of_headers_and_totals_are_no_patients(tmp_path):
+    head = "Pat-Nr.;Geschlecht;Aufnahme;Hb [g/dl];CRP (mg/l);Altersgruppe;Nachname"
+    rows = [
+        f"{i:04d};{'mwmMmw'[i % 6]};{1 + i % 28:02d}.03.2021;{10 + i % 7},{i % 10};{'<5' if i % 4 else '7,5'};"
+        f"{['<40', '40-59', '60+'][i % 3]};{['Maier', 'Huber', 'Kurz'][i // 7 % 3]}"
+        for i in range(60)
+    ]
+    rows[7] = rows[7].replace(rows[7].split(";")[3], "k.A.")
+    text = [head, *rows[:30], head, *rows[30:], "Summe;;;700,0;;;", "Stand: 01.04.2021;;;;;;"]
+    (tmp_path / "k.csv").write_text("\r\n".join(text), encoding="cp1252")
+    draft = infer_schema(tmp_path, name="k")
+    columns = draft.schema.tables["k"].columns
+    assert draft.schema.tables["k"].role == "static" and columns["aufnahme"].kind == "timestamp"
+    assert columns["geschlecht"].levels == ("m", "w")
+    assert (columns["hb_g_dl"].unit, columns["crp_mg_l"].unit) == ("g/dL", "mg/L")
+    assert columns["altersgruppe"].kind == "ordinal" and columns["altersgruppe"].levels == ("<40", "40-59", "60+")
+    assert columns["nachname"].kind == "identifier" and "Maier" not in draft.text
+    kept = read(tmp_path, format="tabular", schema=draft.schema).tables["k"]
+    assert kept.height == 60 and kept["hb_g_dl"].null_count() == 1
+    assert kept["geschlecht"].value_counts(sort=True).rows() == [("m", 40), ("w", 20)]
+
+
+@pytest.mark.parametrize(
+    ("words", "lowest", "highest"),
+    [
+        (["Agree", "Strongly disagree", "Neutral", "Disagree"], "Strongly disagree", "Agree"),
+        (["IV", "IIIA", "II", "IIIB"], "II", "IV"),
+        (["severe", "minimal", "moderately severe", "moderate"], "minimal", "severe"),
+        (["often", "never", "sometimes", "always"], "never", "always"),
+    ],
+)
+def test_scales_in_words_are_ordered(words, lowest, highest):
+    frame = pl.DataFrame({"patient_id": range(40), "x": [words[i % len(words)] for i in range(40)]})
+    column = infer_schema({"p": frame}, name="x").schema.tables["p"].columns["x"]
+    assert column.kind == "ordinal" and (column.levels[0], column.levels[-1]) == (lowest, highest)
+
+
+def test_codes_with_hyphens_are_no_intervals():
+    frame = pl.DataFrame({"patient_id": range(40), "x": [["2160-0", "8480-6", "8867-4"][i % 3] for i in range(40)]})
+    assert infer_schema({"p": frame}, name="x").schema.tables["p"].columns["x"].kind != "ordinal"
+
+
+def test_ages_and_calendar_years_are_clocks():
+    ages = {"child_id": [i // 4 for i in range(80)], "age_months": [i % 4 * 3 + 0.5 for i in range(80)]}
+    more = {"length_cm": [50 + i % 9 for i in range(80)], "weight_kg": [5 + i % 7 for i in range(80)]}
+    more |= {"head_cm": [33 + i % 5 for i in range(80)]}
+    table = infer_schema({"growth": pl.DataFrame(ages | more)}, name="g").schema.tables["growth"]
+    assert (table.role, table.source.when.column, table.source.when.unit) == ("visit", "age_months", "mo")
+    years = {"child_id": ages["child_id"], "exam_year": [2008 + i % 4 * 2 for i in range(80)]}
+    draft = infer_schema({"growth": pl.DataFrame(years | more)}, name="g")
+    assert draft.schema.clock == "timestamp" and draft.schema.tables["growth"].source.when.format == "%Y"

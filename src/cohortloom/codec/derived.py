@@ -5,7 +5,7 @@ age is counted from a date of birth. A model that draws both sides draws contrad
 timestamp T of a static or visit table we look, among the columns before it, for
 
     T = x                               the same number or time
-    T = round or floor of u (x - y)     time between two others, in days or another unit u
+    T = round or floor of u (x - y)     time between two others, in days or another unit u, or day 1, 2, ... of a study
     T = x + y / u,  x - y / u           a time, and so many units later or before
     T = x + y,  x - y                   numbers of one unit
 
@@ -74,7 +74,8 @@ class Derived:
     Args:
         path: T, as "table.column".
         terms: (path of a source, coefficient).
-        rounding: "days": sources are cut to whole days before, and nothing is rounded.
+        rounding: "days": sources are cut to whole days before, and nothing is rounded; "count": so, and the first day
+            is day 1, the one before it day -1.
         step: Grid to round to, 0: none.
         dropped: T is computed whatever was drawn for it.
         level: (category, its levels for which T is known); None: known where its sources are (if dropped), or as
@@ -92,7 +93,7 @@ class Derived:
 
     path: str
     terms: tuple[tuple[str, float], ...]
-    rounding: Literal["round", "floor", "days"] = "round"
+    rounding: Literal["round", "floor", "days", "count"] = "round"
     step: float = 0.0
     dropped: bool = True
     level: tuple[str, tuple[str, ...]] | None = None
@@ -125,7 +126,7 @@ class Derived:
         if self.form == "product":
             logs = (c * np.log(np.where(columns[p] > 0, columns[p], np.nan)) for p, c in self.terms)
             return self.constant * np.exp(sum(logs, np.zeros(1)))
-        cut = np.floor if self.rounding == "days" else np.asarray
+        cut = np.floor if self.rounding in ("days", "count") else np.asarray
         return self.constant + sum((c * cut(columns[path]) for path, c in self.terms), np.zeros(1))
 
     def shift(self, columns: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
@@ -223,7 +224,7 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
                 continue
             if not _holds(value, target, subject, 0.0):
                 near = near or replace(law, slack=_slack(value, target))
-            elif _agree(law.raw(by_path), target.values, 0.0, _SHARE, 1):
+            elif rounding == "count" or _agree(law.raw(by_path), target.values, 0.0, _SHARE, 1):
                 return law
             else:
                 coarse = coarse or law
@@ -238,7 +239,7 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
 def _forms(target: Column, others: list[Column]):
     """(terms, roundings) worth a look, simple ones first."""
     times, numbers = [c for c in others if c.time], [c for c in others if not c.time and c.unit != ITEM]
-    both: tuple[Literal["round", "floor", "days"], ...] = ("round", "floor")
+    both: tuple[Literal["round", "floor"], ...] = ("round", "floor")
     same = times if target.time else [c for c in numbers if c.unit == target.unit or not c.unit]
     for c in same:
         yield ((c.path, 1.0),), both
@@ -253,7 +254,7 @@ def _forms(target: Column, others: list[Column]):
         for a in times:
             if a is not b:
                 for unit in _UNITS:
-                    yield ((a.path, unit), (b.path, -unit)), (*both, "days") if unit == 1 else both
+                    yield ((a.path, unit), (b.path, -unit)), (*both, "days", "count") if unit == 1 else both
     for i, a in enumerate(same):
         for j, b in enumerate(same):
             if i < j:
@@ -263,6 +264,8 @@ def _forms(target: Column, others: list[Column]):
 
 
 def _rounded(raw: np.ndarray, rounding: str, step: float) -> np.ndarray:
+    if rounding == "count":
+        return raw + (raw >= 0)
     if not step or rounding == "days":
         return raw
     if rounding == "floor":

@@ -39,7 +39,7 @@ def find_labels(
     found: list[Derived] = []
     sources = [c for c in numbers if not c.time and c.unit != ITEM][:_MOST_SOURCES]
     order = {c.path: np.argsort(c.values, kind="stable") for c in sources}  # NaN last
-    for path in targets:
+    for path in reversed(targets):  # of two that name one thing the first stays
         ids, names = levels[path]
         if path in taken or len(names) > _MOST_LEVELS or len(np.unique(ids[ids >= 0])) < 2:
             continue

@@ -15,7 +15,7 @@ from cohortloom.formats.check import ROW
 from cohortloom.schema import Column, Count, Flag, Number, Source, Table
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["aggregate", "binned", "fill_bins", "one_per_subject"]
+__all__ = ["aggregate", "binned", "fill_bins", "one_per_key"]
 
 _NUMERIC = ("mean", "median", "sum")
 
@@ -102,41 +102,46 @@ def _width(every: str) -> int:
     return max(round(float(every.removesuffix(unit)) * TIME_UNITS[unit] * 86400e6), 1)
 
 
-def one_per_subject(
-    frame: pl.DataFrame, columns: list[str], source: Source, where: str, findings: Findings
+def one_per_key(
+    frame: pl.DataFrame, keys: list[str], columns: list[str], source: Source, where: str, findings: Findings
 ) -> pl.DataFrame:
-    """Statics repeated on every row -> one row per subject; what differs within a subject is settled and counted."""
-    firsts = frame.group_by("subject_id", maintain_order=True).agg(
+    """Statics repeated on every row -> one row per subject, visits repeated -> one row per visit.
+
+    What differs within one is settled and counted; the time is the first.
+    """
+    firsts = frame.group_by(keys, maintain_order=True).agg(
         pl.col(ROW).first(),
+        *([pl.col("time").min()] if "time" in frame.columns else []),
         *(pl.col(c).drop_nulls().first() for c in columns),
         *((pl.col(c).min() != pl.col(c).max()).fill_null(False).alias(f"__{c}") for c in columns),
     )
+    people = "visits" if "visit_id" in keys else "patients"
     for c in columns:
-        torn = firsts.filter(pl.col(f"__{c}")).select("subject_id")
+        torn = firsts.filter(pl.col(f"__{c}")).select(keys)
         if torn.is_empty():
             continue
         place, how = f"{where}.{c}", source.contradiction
         if how == "fail":
             rows = tuple(firsts[ROW].filter(firsts[f"__{c}"])[:5].to_list())
             fix = 'Set contradiction = "most", "first", "last" or "missing", or move the column to the visit table.'
-            what = f"{torn.height:,} of {firsts.height:,} patients have several values on their rows"
+            what = f"{torn.height:,} of {firsts.height:,} {people} have several values on their rows"
             findings.stop("contradiction", place, what, fix, torn.height, rows)
             continue
-        findings.note(f"{place}: patients with contradicting rows, settled by {how}", torn.height)
+        findings.note(f"{place}: {people} with contradicting rows, settled by {how}", torn.height)
         if how == "first":
             continue
-        settled = _settle(frame.join(torn, on="subject_id", how="semi", maintain_order="left"), c, how)
-        firsts = firsts.join(settled, on="subject_id", how="left", maintain_order="left")
+        settled = _settle(frame.join(torn, on=keys, how="semi", maintain_order="left"), keys, c, how)
+        firsts = firsts.join(settled, on=keys, how="left", maintain_order="left")
         firsts = firsts.with_columns(pl.when(f"__{c}").then("settled").otherwise(c).alias(c)).drop("settled")
     return firsts.drop(f"__{c}" for c in columns)
 
 
-def _settle(frame: pl.DataFrame, column: str, how: str) -> pl.DataFrame:
+def _settle(frame: pl.DataFrame, keys: list[str], column: str, how: str) -> pl.DataFrame:
     known = frame.drop_nulls(column)
     if how == "last":
-        return known.group_by("subject_id").agg(pl.col(column).last().alias("settled"))
+        return known.group_by(keys).agg(pl.col(column).last().alias("settled"))
     if how == "missing":
-        return known.group_by("subject_id").agg(pl.lit(None, dtype=frame[column].dtype).first().alias("settled"))
-    counted = known.group_by("subject_id", column).agg(pl.len().alias("n"), pl.col(ROW).min())
+        return known.group_by(keys).agg(pl.lit(None, dtype=frame[column].dtype).first().alias("settled"))
+    counted = known.group_by(*keys, column).agg(pl.len().alias("n"), pl.col(ROW).min())
     counted = counted.sort("n", ROW, descending=[True, False])
-    return counted.group_by("subject_id", maintain_order=True).agg(pl.col(column).first().alias("settled"))
+    return counted.group_by(keys, maintain_order=True).agg(pl.col(column).first().alias("settled"))

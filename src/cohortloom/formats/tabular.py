@@ -24,7 +24,7 @@ from cohortloom.formats.base import Findings, OnError
 from cohortloom.formats.cells import Reading, text_of
 from cohortloom.formats.check import ROW, Spec, linked, read_types, specs, typed
 from cohortloom.formats.files import collect, locate, scan
-from cohortloom.formats.grid import aggregate, binned, fill_bins, one_per_subject, problem_of
+from cohortloom.formats.grid import aggregate, binned, fill_bins, one_per_key, problem_of
 from cohortloom.schema import CodeMap, Schema, Source, SourceTime
 from cohortloom.version import __version__
 
@@ -223,7 +223,8 @@ def _wide(raw: pl.LazyFrame, schema: Schema, name: str, source: Source, findings
         frame = aggregate(binned(frame, source.grid.every), keys, table.columns, source)
         frame = _on_grid(frame, schema, name, source, findings)
     if source.repeated:
-        frame = one_per_subject(frame, list(table.columns), source, name, findings)
+        keys = ["subject_id", *(["visit_id"] if table.role == "visit" else [])]
+        frame = one_per_key(frame, keys, list(table.columns), source, name, findings)
         frame = _again(frame, schema, name, source, findings)
     return frame
 

@@ -9,13 +9,13 @@ printed; bounds are round numbers outside the data.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from cohortloom.schema.profile import Profile, decimals_of, outward, snake
-from cohortloom.schema.units import guess_unit, ucum
+from cohortloom.schema.units import guess_unit, ucum, unit_in
 
 __all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "guess", "item", "system_of"]
 
@@ -41,7 +41,14 @@ _CODED = re.compile(
     r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$"
 )
 _QUASI = re.compile(
-    r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$"
+    r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$|"
+    r"^(lat|lon|lng|latitude|longitude|city|town|village|county|district|birthplace|place_of_birth)($|_)"
+)
+#: Names of people and ways to reach them: never levels.
+_PERSONAL = re.compile(
+    r"^((first|last|given|family|middle|maiden|full|patient|sur|nick)_?name|first|last|surname|forename|vorname|nachname"
+    r"|geburtsname|prenom|nom|apellidos?|nombre|cognome|maiden|initials?|e_?mail|(tele)?phone(_.*)?|telefon|fax|ssn|passport"
+    r"|drivers?(_licen[cs]e)?|street|strasse|straße|address(_.*)?|adresse|anschrift|name_\d_(family|given.*|text))$"
 )
 _SENSITIVE = re.compile(
     r"diag|(^|_)icd|hiv|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
@@ -64,6 +71,7 @@ class Guess:
     marks: tuple[str, ...] = ()
     extract: bool = False
     format: str = ""
+    values: dict[str, str] = field(default_factory=dict)
 
 
 def bounds(numbers: pl.Series, unit: str) -> dict[str, Any]:
@@ -93,7 +101,7 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     kind = drafted.column["kind"]
     marks = {"missing": False} if not p.missing and not (kind == "code" and not _enough(patients, cells)) else {}
     if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
-        kind == "timestamp" and re.search(r"birth|dob|death|dod", name)
+        kind == "timestamp" and re.search(r"birth|dob|death|dod|geb(urts)?_?dat|naissance|nacimiento", name)
     ):
         marks["quasi_identifier"] = True
     if kind != "identifier" and _SENSITIVE.search(name):
@@ -150,7 +158,7 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if part and p.whole and p.low >= 1 and p.high <= last:
         column = {"kind": "number", "unit": "1", "low": 1, "high": last, "decimals": 0}
         return Guess(column, "part of a date, by the name")
-    unit = guess_unit(name)
+    unit = unit_in(p.name) or guess_unit(name)
     if p.whole and _COUNTS.search(name) and p.low >= 0:
         _, high = outward(p.low, p.high)
         return Guess({"kind": "count", "high": int(high)}, "whole numbers, and a name that counts")
@@ -193,6 +201,8 @@ def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
 
 def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     values, filled = p.values["value"], p.rows - p.missing
+    if _PERSONAL.search(name):
+        return Guess({"kind": "identifier"}, "names a person, by the name of the column; made anew in synthetic data")
     words = p.values["value"].str.count_matches(r"\s") + 1
     typical_words = float((words * p.values["count"]).sum() / p.values["count"].sum())
     if p.distinct == 2 and set(values.str.to_lowercase()) in ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}):
@@ -212,15 +222,61 @@ def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
     if (typical_words > 6 and p.distinct > 0.3 * filled) or (p.distinct > 0.9 * filled and p.distinct > 20):
         return Guess(None, "free text; it may name people, so it is not read")
     if p.distinct <= MAX_LEVELS and (p.distinct <= 0.5 * filled or p.distinct <= 10):
-        if p.distinct > 2 and values.str.contains(r"^[\[(<>=]*\s*\d+\s*(-|to|–|,)").mean() > 0.6:  # type: ignore[operator]
+        if p.distinct > 2 and _intervals(values):  # type: ignore[operator]
             return _levels(p, name, patients, cells, "ordinal", "intervals, lowest first (likely)")
-        ordered = set(values.str.to_lowercase()) <= _STEPS
+        ordered = (p.distinct > 2 and _steps_of(values) is not None) or set(values.str.to_lowercase()) <= _STEPS
         said = "words of steps, lowest first (likely)" if ordered else f"{p.distinct} words, most frequent first"
         return _levels(p, name, patients, cells, "ordinal" if ordered else "category", said)
     system = system_of(p)
     said = f", they look like {system}" if system else "; name their system"
     column = {"kind": "code", **({"system": system} if system else {})}
     return Guess(column, f"{_about(p.distinct)} different words or codes{said}; too many for a list of levels")
+
+
+#: Scales in words, lowest first.
+_SCALES = [
+    scale.split("|")
+    for scale in (
+        "never|almost never|very rarely|rarely|seldom|occasionally|sometimes|often|frequently|usually|very often"
+        "|almost always|always",
+        "completely disagree|strongly disagree|disagree|somewhat disagree|slightly disagree|rather disagree|neutral"
+        "|neither agree nor disagree|undecided|slightly agree|somewhat agree|rather agree|agree|strongly agree"
+        "|completely agree",
+        "very dissatisfied|dissatisfied|somewhat dissatisfied|neutral|neither|somewhat satisfied|satisfied"
+        "|very satisfied",
+        "very poor|very bad|poor|bad|fair|average|neutral|good|very good|excellent",
+        "not at all|a little bit|a little|slightly|several days|somewhat|moderately|more than half the days|quite a bit"
+        "|very much|nearly every day|extremely",
+        "none|no|absent|negative|trace|minimal|very mild|mild|mild to moderate|moderate|moderately severe"
+        "|moderate to severe|marked|severe|very severe|life threatening|life-threatening|fatal",
+        "0|0is|i|ia|ia1|ia2|ia3|ib|ib1|ib2|ib3|ic|ii|iia|iib|iic|iii|iiia|iiib|iiic|iiid|iv|iva|ivb|ivc|v",
+        "underweight|normal|normal weight|overweight|obese|obese i|obese ii|obese iii|severely obese",
+        "no education|none|primary|lower secondary|secondary|upper secondary|tertiary|university",
+        "nie|selten|manchmal|gelegentlich|oft|häufig|meistens|immer",
+        "keine|keiner|leicht|gering|mittel|mäßig|stark|schwer|sehr stark",
+    )
+]
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"^(stage|stadium|grade|class|nyha|ctcae)\s+", "", word.strip().lower())
+
+
+def _steps_of(words: list[str] | pl.Series) -> list[str] | None:
+    """The scale all words stand on, if there is one."""
+    plain = {_plain(str(w)) for w in words}
+    if len(plain) != len({str(w).casefold() for w in words}) or plain <= {"none", "no", "absent", "negative", "normal"}:
+        return None
+    return next((scale for scale in _SCALES if plain <= set(scale)), None)
+
+
+def _intervals(values: pl.Series) -> bool:
+    """Are most words intervals (18-29, [30,40)), whose ends lie in order? 2160-0 is a code."""
+    shape = r"^[\[(<>=]*\s*(\d+(?:\.\d+)?)\s*(?:-|to|–|,)\s*(\d+(?:\.\d+)?)?"
+    low, high = (values.str.extract(shape, k).cast(pl.Float64, strict=False) for k in (1, 2))
+    ends = values.str.contains(r"^[<>≤≥]=?\s*\d+(\.\d+)?$|^\d+(\.\d+)?\s*\+$")
+    shaped = bool(low.is_not_null().any()) and bool((low.is_not_null() | ends).mean() > 0.6)  # type: ignore[operator]
+    return shaped and bool((high.is_null() | (high >= low)).all())
 
 
 _STEPS = {"none", "mild", "moderate", "severe", "low", "medium", "high", "very high", "normal", "absent", "present"}
@@ -266,8 +322,14 @@ def _levels(p: Profile, name: str, patients: pl.Series, cells: pl.Series, kind: 
     levels = (
         [str(int(v)) if v == int(v) else repr(v) for v in sorted(p.values["number"])] if p.kind == "number" else p.texts
     )
+    same = _by_case(levels) if p.kind == "text" else {}
+    if same:
+        levels, level = [v for v in levels if v not in same], level.replace(same)
+        said += "; levels that differ by capitals alone are taken together"
     if kind == "ordinal" and p.kind == "text":
-        if set(map(str.lower, levels)) <= _STEPS:
+        if (scale := _steps_of(levels)) is not None:
+            levels = sorted(levels, key=lambda v: scale.index(_plain(v)))
+        elif set(map(str.lower, levels)) <= _STEPS:
             levels = sorted(levels, key=lambda v: _STEP_ORDER.index(v.lower()))
         else:
             levels = sorted(levels, key=_first_number)
@@ -282,7 +344,15 @@ def _levels(p: Profile, name: str, patients: pl.Series, cells: pl.Series, kind: 
         note = f"; seen in fewer than {FEW} patients, fold or drop before sharing: {', '.join(rare)}"
     if len(levels) == 1:
         said = "always the same"
-    return Guess({"kind": kind, "levels": levels}, f"{said}{note}")
+    return Guess({"kind": kind, "levels": levels}, f"{said}{note}", values=same)
+
+
+def _by_case(levels: list[str]) -> dict[str, str]:
+    """Level -> the most frequent one that is written with other capitals."""
+    first: dict[str, str] = {}
+    for level in levels:  # most frequent first
+        first.setdefault(level.casefold(), level)
+    return {level: first[level.casefold()] for level in levels if first[level.casefold()] != level}
 
 
 def _first_number(text: str) -> tuple[float, str]:

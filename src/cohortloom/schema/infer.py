@@ -19,8 +19,18 @@ import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
-from cohortloom.schema.links import constant_share, find_codes, find_subject, find_time, find_visit, idlike, said_once
-from cohortloom.schema.profile import Profile, number_in, profile, snake
+from cohortloom.schema.links import (
+    constant_share,
+    find_codes,
+    find_numbered,
+    find_subject,
+    find_time,
+    find_visit,
+    idlike,
+    said_once,
+    same_at_visit,
+)
+from cohortloom.schema.profile import MARKS, Profile, number_in, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
@@ -126,6 +136,7 @@ class _Drafter:
         self.head: list[str] = []
         self.patient_table: str | None = None
         self.visit_table: str | None = None
+        self.at_visit: set[str] = set()
 
     def data(self) -> dict[str, Any]:
         """The schema as plain data; comments go to `notes`, the first ones to `head`."""
@@ -136,7 +147,7 @@ class _Drafter:
             fix = 'Name it "subject_id" or "patient_id", or write the schema by hand.'
             raise FileFormatError("", [Problem("no-subject", self.name, what, fix)])
         self.lookups = [s for s in self.sheets if not s.subject]
-        visits = find_visit(self.patients)
+        visits = find_visit(self.patients) or find_numbered(self.patients)
         self.head += [
             _WARNING,
             said[:1].upper() + said[1:] + ".",
@@ -149,7 +160,7 @@ class _Drafter:
             self.patient_table = max(
                 statics, key=lambda s: sum(bool(_PEOPLE.search(snake(c))) for c in s.profiles)
             ).name
-        for sheet in sorted(self.patients, key=lambda s: ("static", "visit", "event").index(s.role)):
+        for sheet in sorted(self.patients, key=lambda s: (("static", "visit", "event").index(s.role), not s.visits)):
             self._table(sheet, clock)
         self._leftovers()
         data: dict[str, Any] = {"name": self.name, "clock": clock}
@@ -180,7 +191,7 @@ class _Drafter:
                 find_codes(sheet)
             if sheet.role != "static":
                 find_time(sheet)
-        if any(s.role == "visit" for s in self.patients):
+        if any(s.role == "visit" or s.visits for s in self.patients):
             return
         wide = []
         for sheet in self.patients:
@@ -235,6 +246,15 @@ class _Drafter:
         while name in self.tables:
             name += "_"
         moving = [c for c in sheet.frame.columns if c not in (sheet.subject, sheet.visit)]
+        if sheet.visits:
+            same = same_at_visit(sheet, sheet.visit or "")
+            named = any(_names_one_to_one(sheet, c, sheet.visit or "") for c in same)
+            said = f'One row for all rows of {sheet.file} with one "{sheet.visit}".'
+            self._add("visits", sheet, [*([] if named else [sheet.visit or ""]), *same], clock, "visit", said)
+            self.tables["visits"]["source"]["repeated"] = True
+            self.at_visit = set(same)
+        if sheet.role == "event" and sheet.visit and self.at_visit:
+            moving = [c for c in moving if c not in self.at_visit or c not in same_at_visit(sheet, sheet.visit)]
         still: list[str] = []
         if sheet.role != "static" and not sheet.value:
             shares = {c: constant_share(sheet, c) for c in moving if c != sheet.time}
@@ -259,6 +279,8 @@ class _Drafter:
         source: dict[str, Any] = {"file": sheet.file, "subject": sheet.subject}
         if sheet.where:
             source["where"] = list(sheet.where)
+            if any("exclude" in rule for rule in sheet.where):
+                said += " Rows that repeat the header or hold totals are passed over."
         self.sheet_of[name] = sheet
         table: dict[str, Any] = {"role": role}
         if sheet.visit and role == "visit":
@@ -461,7 +483,7 @@ class _Drafter:
                 left.append(f'"{theirs}" (the unit stands at each code)')
                 continue
             pair = [c for c in (sheet.code, sheet.value) if c and role == "event" and sheet.value]
-            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs)
+            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or self._says_static(sheet, theirs)
             repeats = "" if theirs in pair else repeats or _twin(sheet, theirs, list(dict.fromkeys([*pair, *read])))
             drafted = guess(p, patients, sheet.frame[theirs], clock)
             if drafted.column is not None and _is_moment(p, source):
@@ -498,6 +520,8 @@ class _Drafter:
             special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
             if special:
                 source.setdefault("missing_in", {})[ours] = list(dict.fromkeys(special))
+            if drafted.values:
+                source.setdefault("values", {})[ours] = drafted.values
             if drafted.extract:
                 source.setdefault("extract", []).append(ours)
             told = isinstance(source.get("time"), dict) and "format" in source["time"]  # stands for all, unless named
@@ -541,6 +565,11 @@ class _Drafter:
     def _repeats(self, sheet: Sheet, theirs: str) -> str:
         """Does the column only say again what another says?"""
         n = snake(theirs)
+        home = next((s for s in self.patients if s.role == "visit" and s.visit), None)
+        if home is not None and sheet.visit and theirs != sheet.visit and re.search(_OTHER_VISIT, n):
+            ids = sheet.ids(theirs).drop_nulls()
+            if ids.len() >= 20 and float(ids.is_in(home.ids(home.visit or "").implode()).mean() or 0.0) > 0.9:
+                return "names another visit"
         if theirs in sheet.again:
             return f'the numbers of "{sheet.again[theirs]}"'
         if theirs.endswith("date") and f"{theirs}time" in sheet.profiles:
@@ -562,6 +591,24 @@ class _Drafter:
             pairs = sheet.frame.select(sheet.code, theirs).n_unique()
             if pairs <= 1.1 * sheet.profiles[sheet.code].distinct + 1:
                 return f'says "{sheet.code}" again'
+        return ""
+
+    def _says_static(self, sheet: Sheet, theirs: str) -> str:
+        """Is a column of a table with many rows per patient one of a table of patients, written out on every row?"""
+        p = sheet.profiles[theirs]
+        if sheet.role == "static" or p.distinct < 2 or p.kind == "empty" or not sheet.subject:
+            return ""
+        mine = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[theirs].cast(pl.String)}).unique()
+        if mine.height != mine["s"].n_unique():
+            return ""
+        for other in self.patients:
+            for name, q in other.profiles.items() if other.role == "static" and other.subject else ():
+                if q.kind != p.kind or name == other.subject or q.distinct < p.distinct:
+                    continue
+                known = pl.DataFrame({"s": other.ids(other.subject), "w": other.frame[name].cast(pl.String)})
+                both = mine.join(known, on="s")
+                if both.height > 0.9 * mine.height and both["v"].eq_missing(both["w"]).all():
+                    return f'says "{name}" of {other.file} again'
         return ""
 
     def _above(self, sheet: Sheet, theirs: str, ours: str) -> None:
@@ -595,7 +642,7 @@ class _Drafter:
                 (
                     c
                     for c, k in columns.items()
-                    if re.search(r"^(futime|fu_|follow_?up|survival|surv_?time|os_time|time_?$|time_to)", c)
+                    if re.search(r"^(futime|fu_|follow_?up|survival|surv_?time|(os|pfs|dfs|efs)_|time_?$|time_to)", c)
                     and k["kind"] == "number"
                     and self.missing_share(name, c) < 0.3
                 ),
@@ -624,7 +671,10 @@ class _Drafter:
         return {}
 
 
-GENERAL = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
+GENERAL = MARKS
+
+
+_OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
 
 
 def _unnamed(sheet: Sheet, theirs: str) -> str:
@@ -636,7 +686,30 @@ def _unnamed(sheet: Sheet, theirs: str) -> str:
         rows = sheet.frame[theirs].cast(pl.Float64, strict=False)
         if p.low in (0, 1) and bool((rows.diff().drop_nulls() == 1).all()):
             return "it numbers the rows"
+    if _numbers_rows(sheet, theirs):
+        return "it numbers the rows of each patient"
     return ""
+
+
+def _numbers_rows(sheet: Sheet, theirs: str) -> bool:
+    """Does it count 1, 2, 3, ... in the rows of each patient of a table that is no list of visits?"""
+    p = sheet.profiles[theirs]
+    if sheet.role != "event" or not sheet.subject or p.kind != "number" or p.missing or p.low != 1 or p.distinct < 3:
+        return False
+    if not re.search(r"seq(uence)?$|(^|_)(line|row|record|instance|item|no|nr|num|number)$", snake(theirs)):
+        return False
+    rows = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
+    per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
+    return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
+
+
+def _names_one_to_one(sheet: Sheet, a: str, b: str) -> bool:
+    """Does each value of one column stand beside one value of another, and the other way round?"""
+    p, q = sheet.profiles[a], sheet.profiles[b]
+    if p.distinct != q.distinct or bool(p.missing) != bool(q.missing) or p.rows < 10 * p.distinct:
+        return False
+    often = p.values["count"].sum() - p.values["count"].max() >= 20  # type: ignore[operator]
+    return p.distinct >= 2 and often and sheet.frame.select(a, b).n_unique() == p.distinct + bool(p.missing)
 
 
 def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
@@ -645,12 +718,16 @@ def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
     Drawn apart, they would contradict each other.
     """
     p = sheet.profiles[theirs]
-    if "_duplicated_" in theirs or p.distinct < 3 or p.rows < 20:
+    if "_duplicated_" in theirs or p.distinct < 2 or p.rows < 20:
         return ""
     mine = sheet.frame[theirs]
     for other in others:
         q = sheet.profiles[other]
-        if q.kind != p.kind or q.distinct != p.distinct or q.missing != p.missing:
+        if q.distinct != p.distinct or q.missing != p.missing:
+            continue
+        if p.kind == "text" and _names_one_to_one(sheet, theirs, other):
+            return f'names the same as "{other}", one to one'
+        if q.kind != p.kind:
             continue
         same = mine.equals(sheet.frame[other])
         if not same and p.kind == "number" and (p.signs or q.signs):
@@ -661,9 +738,6 @@ def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
             same = both[theirs].equals(both[other])
         if same:
             return f'the same as "{other}" in every row'
-        named = p.kind == "text" and p.distinct >= 5 and p.rows >= 10 * p.distinct
-        if named and sheet.frame.select(theirs, other).n_unique() == p.distinct + bool(p.missing):
-            return f'names the same as "{other}", one to one'
     return ""
 
 

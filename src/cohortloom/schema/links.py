@@ -7,6 +7,7 @@ file and its values are found again in others, the time varies within a patient,
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import polars as pl
 
@@ -15,7 +16,16 @@ from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 from cohortloom.schema.units import ucum
 
-__all__ = ["constant_share", "find_codes", "find_subject", "find_time", "find_visit", "said_once"]
+__all__ = [
+    "constant_share",
+    "find_codes",
+    "find_numbered",
+    "find_subject",
+    "find_time",
+    "find_visit",
+    "said_once",
+    "same_at_visit",
+]
 
 _SUBJECT = frozenset(
     [
@@ -67,6 +77,10 @@ _CLOCKLIKE = re.compile(
     r"^(time_?|t|tstart|t_start|start|offset|obstime|obs_time|fu_?time|followup_time|time_.*|.*_time|.*_offset)$"
 )
 _ORDERLIKE = re.compile(r"^(seq|sequence|visit|visit_(no|nr|num|number)|visitnum|wave|enum|order|cycle|session)$")
+_NUMBERED = re.compile(
+    r"^a?visit(n|num|_?(no|nr|num|number|code|name|seq))?$|^(time_?point|wave|cycle|session|study_event|event_name)(_?(no|nr|num|number))?$|"
+    r"^(encounter|contact|exam)_?(no|nr|num|number)$"
+)
 _END = re.compile(
     r"(^|_)(end|stop|tstop|out|disch|discharge|dischtime|outtime|death|dod|birth|dob|expir|verbatim|valid)"
 )
@@ -188,6 +202,72 @@ def find_visit(sheets: list[Sheet]) -> str:
     return f'"{name}" numbers the visits: unique in "{home.file}", found again in the files that hang on it'
 
 
+def find_numbered(sheets: list[Sheet]) -> str:
+    """Visits that have a number within each patient (visit 1, 2, ...; week 4) where no id tells them apart.
+
+    Sets `visit` of the sheets that carry the number, and role "visit" of the one that lists visits; where all are long,
+    `visits` of the one whose rows name them all.
+    """
+    tried = [s for s in sheets if s.subject and not _one_row_each(s)]
+    names = {n for s in tried for n, p in s.profiles.items() if _NUMBERED.search(snake(n)) and _tells(p)}
+    best: tuple[tuple[bool, int, int, bool], Sheet, str] | None = None
+    for name in sorted(names):
+        pairs = {id(s): _pairs(s, name) for s in tried if name in s.profiles and _tells(s.profiles[name])}
+        for sheet in tried:
+            if id(sheet) not in pairs:
+                continue
+            own = pairs[id(sheet)]
+            lists = own.height == sheet.frame.height
+            if own.height < 1.2 * own["s"].n_unique() or (lists and len(pairs) == 1):
+                continue
+            if not lists and (own.height > 0.6 * sheet.frame.height or not _at_once(sheet, name)):
+                continue
+            inside = sum(p.join(own, on=["s", "v"], how="anti").is_empty() for p in pairs.values())
+            more = 0 if lists else len(same_at_visit(sheet, name))
+            rank = (lists, inside, more, sheet.profiles[name].kind == "number")
+            if (not lists or inside > 1) and (best is None or rank > best[0]):
+                best = rank, sheet, name
+    if best is None:
+        return ""
+    (lists, *_), home, name = best
+    home.visit = name
+    home.role, home.visits = ("visit", False) if lists else (home.role, True)
+    known = _pairs(home, name)
+    for sheet in tried:
+        if sheet is not home and name in sheet.profiles and _tells(sheet.profiles[name]):
+            sheet.visit = name if _pairs(sheet, name).join(known, on=["s", "v"], how="anti").is_empty() else None
+    where = f'"{home.file}" lists them' if lists else f'one is made of the rows of "{home.file}" that share it'
+    return f'"{name}" numbers the visits of each patient: {where}'
+
+
+def _tells(p: Profile) -> bool:
+    return p.kind in ("number", "text") and not p.missing and 2 <= p.distinct <= 1000
+
+
+def _pairs(sheet: Sheet, name: str) -> pl.DataFrame:
+    return pl.DataFrame({"s": sheet.ids(sheet.subject or ""), "v": sheet.ids(name)}).unique()
+
+
+def _at_once(sheet: Sheet, name: str) -> bool:
+    """Do rows with one number lie on one day?"""
+    find_time(sheet)
+    if sheet.time is None or sheet.time_unit == "order":
+        return False
+    day = sheet.frame[sheet.time].cast(pl.String).str.slice(0, 10)
+    rows = pl.DataFrame({"s": sheet.ids(sheet.subject or ""), "v": sheet.ids(name), "d": day})
+    return bool((rows.group_by("s", "v").agg(pl.col("d").n_unique())["d"] == 1).mean() >= 0.8)  # type: ignore[operator]
+
+
+def same_at_visit(sheet: Sheet, visit: str) -> list[str]:
+    """Columns that hold one value in all rows of a visit."""
+    assert sheet.subject
+    keys = {sheet.subject, visit, sheet.time, sheet.code, sheet.value, sheet.unit}
+    rest = [c for c in sheet.frame.columns if c not in keys and sheet.profiles[c].distinct > 1]
+    at = sheet.frame.select(rest).with_columns(__s=sheet.ids(sheet.subject), __v=sheet.ids(visit))
+    held = at.group_by("__s", "__v").agg(pl.col(rest).n_unique())
+    return [c for c in rest if (held[c] == 1).mean() >= 0.99]  # type: ignore[operator]
+
+
 def _stem(sheet: Sheet) -> str:
     """What a file is a list of: encounters -> encounter."""
     return snake(sheet.name).removesuffix("s")
@@ -292,6 +372,8 @@ def find_time(sheet: Sheet) -> None:
         ):
             continue
         unit, note = None, ""
+        if p.kind == "number" and _is_year(n, p) and _within_changes(sheet, name):
+            p = sheet.profiles[name] = _as_years(p)
         if p.kind == "date":
             score = 3.0 + 0.5 * p.clock_time + (0.25 if "datetime" in n else 0.0)
         else:
@@ -302,6 +384,8 @@ def find_time(sheet: Sheet) -> None:
                 score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
             elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
                 score, unit, note = 1.5, unit or _unit_of(p.high), "the unit is a guess"
+            elif (aged := _age_unit(n)) and _rises(sheet, name):
+                score, unit, note = 1.0, aged, "age: the origin is birth"
             else:
                 continue
         score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n)) - p.share_missing - 0.01 * i
@@ -311,6 +395,35 @@ def find_time(sheet: Sheet) -> None:
             best = (score, name, unit, note)
     if best:
         _, sheet.time, sheet.time_unit, sheet.time_note = best
+
+
+def _is_year(n: str, p: Profile) -> bool:
+    """Calendar years, by name and size (2014, 2016, ...)?"""
+    named = re.search(r"(^|_)(year|yr|jahr|annee|anno)$|^(year|jahr)(_|$)", n) and not re.search(
+        "birth|geb|dob|since", n
+    )
+    return bool(named and p.whole and p.low >= 1850 and p.high <= 2200 and p.distinct > 1)
+
+
+def _as_years(p: Profile) -> Profile:
+    said = "years, read as their first day"
+    return replace(p, kind="date", format="%Y", said=said, values=p.values.drop("number"))
+
+
+def _age_unit(n: str) -> str:
+    found = re.search(
+        r"(^|_)age_?(in_)?(?P<unit>mo|mos|months?|d|days?|wk|wks|weeks?|y|yrs?|years?)?(_at_(visit|exam\w*))?$", n
+    )
+    if not found:
+        return ""
+    return {"m": "mo", "d": "d", "w": "wk", "y": "a", "": "a"}[(found["unit"] or "")[:1]]
+
+
+def _rises(sheet: Sheet, name: str) -> bool:
+    """Does a number grow from row to row of nearly every patient, with a value of its own in nearly every row?"""
+    rows = pl.DataFrame({"s": sheet.ids(sheet.subject or ""), "v": sheet.frame[name].cast(pl.Float64, strict=False)})
+    step = rows.drop_nulls().select(pl.col("v").diff().over("s")).to_series().drop_nulls()
+    return step.len() >= 20 and bool((step > 0).mean() > 0.95)  # type: ignore[operator]
 
 
 def _unit_of(longest: float) -> str:

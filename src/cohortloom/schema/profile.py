@@ -32,7 +32,8 @@ __all__ = [
     "with_points",
 ]
 
-MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>")
+MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>", "n.a.", "N.A.", "#N/A", "#NV", "NaT")
+MARKS = (*MARKS, "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "\\N", "(null)", "k.A.", "k. A.")
 NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
 #: How laboratories write a value beyond what they can measure: <5.
 LIMIT = r"^[<>≤≥]=?\s*"

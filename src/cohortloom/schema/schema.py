@@ -262,8 +262,9 @@ class Schema(Strict):
                 'Add time = "their column", or timed = false to an event table without times.',
                 "no-time",
             )
-        if source.repeated and table.role != "static":
-            bad(here, "repeated = true is for static tables", "Remove it.", "repeated-outside-static")
+        if source.repeated and table.role != "static" and not (table.role == "visit" and source.visit):
+            what = "repeated = true is for static tables, and for visit tables whose source names the visit"
+            bad(here, what, "Remove it.", "repeated-outside-static")
         if source.grid and table.role != "visit":
             bad(
                 here,

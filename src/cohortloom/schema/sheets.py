@@ -52,6 +52,7 @@ class Sheet:
     apart: list[str] = field(default_factory=list)
     role: str = "event"
     repeats: bool = False
+    visits: bool = False
     skip: str = ""
     where: list[dict[str, Any]] = field(default_factory=list)
     keys: dict[str, pl.Series] = field(default_factory=dict, repr=False)
@@ -120,7 +121,10 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             short = path.name
             for suffix in SUFFIXES:
                 short = short.removesuffix(suffix)
-            sheets += _kinds(sheet_of(short, label, frame, separator, encoding))
+            frame, passed = _without_headers(frame)
+            sheet = sheet_of(short, label, frame, separator, encoding)
+            sheet.where = passed
+            sheets += _kinds(sheet)
     if problems:
         raise FileFormatError("no schema can be drafted from these files", problems)
     if not sheets:
@@ -189,6 +193,38 @@ def _uneven(path: Path) -> tuple[str, str]:
     return f"row {more + 1} has more cells than the first line", "Quote cells that hold the separator."
 
 
+_TOTAL = (
+    r"(?i)^\W*(grand )?(total|sub-?total|sum|summe|gesamt(summe|ergebnis)?|zwischensumme|somme|totale|average|mean|"
+    r"mittelwert|durchschnitt|stand|quelle|source|end of (file|report))\b"
+)
+
+
+def _without_headers(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Without rows that repeat the names of the columns, and rows of totals, and the filters that leave them out.
+
+    Files pasted from several sheets hold the first; exports of spreadsheets end in the second, which have a word like
+    "Total" in the first column and few other cells.
+    """
+    if frame.height < 3 or not all(dtype == pl.String for dtype in frame.dtypes) or frame.width < 2:
+        return frame, []
+    filled = frame.select(pl.sum_horizontal((pl.all().fill_null("") != "").cast(pl.Int32))).to_series()
+    named = frame.select(pl.sum_horizontal((pl.col(c).str.strip_chars() == c).fill_null(False) for c in frame.columns))
+    headers = (named.to_series() >= 2) & (named.to_series() > 0.8 * filled)
+    first = frame.columns[0]
+    totals = frame[first].fill_null("").str.contains(_TOTAL) & (filled < 0.5 * float(filled.median() or 0)) & ~headers
+    passed = []
+    if headers.any():
+        at = next((c for c in frame.columns if (frame[c].str.strip_chars() == c).filter(headers).all()), None)
+        if at is None:
+            headers = headers & False
+        else:
+            passed.append({"column": at, "exclude": [at]})
+    if totals.any():
+        words = frame[first].filter(totals).str.strip_chars().unique().sort().to_list()
+        passed.append({"column": first, "exclude": words})
+    return frame.filter(~(headers | totals)), passed
+
+
 def _kinds(sheet: Sheet) -> list[Sheet]:
     """REDCap writes visits and repeated forms into one file; here each kind of row is a sheet of its own."""
     mark = "redcap_repeat_instrument"
@@ -199,7 +235,7 @@ def _kinds(sheet: Sheet) -> list[Sheet]:
         drop = [c for c in frame.columns if c == mark or frame[c].cast(pl.String).fill_null("").eq("").all()]
         name = f"{sheet.name}_{snake(str(kind))}" if kind else sheet.name
         part = sheet_of(name, sheet.file, frame.drop(drop), sheet.separator, sheet.encoding)
-        part.where, part.decimal = [{"column": mark, "include": [kind]}], sheet.decimal
+        part.where, part.decimal = [*sheet.where, {"column": mark, "include": [kind]}], sheet.decimal
         part.repeats = bool(kind)
         parts.append(part)
     return parts

@@ -117,10 +117,12 @@ class Source(Strict):
     )
     where: tuple[Filter, ...] = ()
     repeated: bool = Field(
-        False, description="Statics repeated on every row of a long file: one row per subject is kept."
+        False,
+        description="Statics repeated on every row of a long file: one row per subject is kept. In a visit table: one "
+        "row per visit, at its first time.",
     )
     contradiction: Literal["first", "last", "most", "missing", "fail"] = Field(
-        "most", description="What a static that differs between the rows of one subject becomes; always counted."
+        "most", description="What differs between the rows of one subject (or visit) becomes; always counted."
     )
     out_of_range: Literal["fail", "missing", "clip", "keep"] = Field(
         "fail",

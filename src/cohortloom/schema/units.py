@@ -12,7 +12,7 @@ References:
 import re
 from difflib import get_close_matches
 
-__all__ = ["check_unit", "guess_unit", "ucum"]
+__all__ = ["check_unit", "guess_unit", "ucum", "unit_in"]
 
 _PREFIXES = ("", "Y", "Z", "E", "P", "T", "G", "M", "k", "h", "da", "d", "c", "m", "u", "n", "p", "f", "a", "z", "y")
 _METRIC = frozenset(
@@ -66,7 +66,9 @@ _NAMES = {
 _USUAL = (
     (r"(^|_)(sys|dias|mean|ni|art)*_?(sbp|dbp|map|bp|abp|nimap)($|_)|blood_pressure|(sys|dias)_?abp", "mm[Hg]"),
     (r"^(hr|pulse|heart_?rate)($|_)|respiratory_?rate|resp_?rate|^rr$", "/min"),
-    (r"^temp(erature)?($|_)", "Cel"), (r"^(sao2|spo2|o2sat)$|saturation", "%"), (r"^age(_|$)|_age$", "a"),
+    (r"^temp(erature)?($|_)", "Cel"), (r"^(sao2|spo2|o2sat)$|saturation", "%"),
+    (r"(^|_)age_?(in_)?(mo|mos|mths?|months?)($|_)", "mo"), (r"(^|_)age_?(in_)?(d|days?)($|_)", "d"),
+    (r"(^|_)age_?(in_)?(wk|wks|weeks?)($|_)", "wk"), (r"^age(_|$)|_age$", "a"),
     (r"^height($|_)", "cm"), (r"^weight($|_)", "kg"), (r"^bmi$", "kg/m2"), (r"^(pao2|paco2|pco2|po2)$", "mm[Hg]"),
     (r"^ph$", "[pH]"), (r"^(na|sodium|k|potassium|chloride|cl|hco3|bicarbonate|lactate|mg_serum)$", "mmol/L"),
     (r"^(mg|magnesium)$", "mmol/L"), (r"^(glucose|gl|bun|creatinine|chol|cholesterol|bili|bilirubin|trig)", "mg/dL"),
@@ -75,10 +77,13 @@ _USUAL = (
     (r"^troponin", "ug/L"), (r"hba1c|^a1c$", "%"),
     (r"^(saps|sofa|gcs|apache|oasis)|(^|_)score$", "{score}"), (r"^survival$", "d"),
     (r"^ferritin$", "ng/mL"), (r"^crp$", "mg/L"),
+    (r"(^|_)per_day$", "/d"), (r"(^|_)per_week$", "/wk"), (r"(^|_)per_min(ute)?$", "/min"),
+    (r"pack_?years", "{pack}.a"),
     (r"(^|_)days?($|_)|^(futime|los)$|^time_in_hospital$|^length_of_stay$", "d"),
     (r"(^|_)(hours?|hrs)($|_24)", "h"),
     (r"(^|_)(minutes?|mins)$", "min"), (r"(^|_)years?$", "a"), (r"(^|_)months?$", "mo"),
-    (r"_kg$", "kg"), (r"_cm$", "cm"),
+    (r"_kg$", "kg"), (r"_cm$", "cm"), (r"_mm$", "mm"), (r"_(wk|weeks?)$", "wk"), (r"(weight|dose)_g$", "g"),
+    (r"_mg$", "mg"), (r"_ml$", "mL"), (r"^(dry|birth|body|pre|post)_?weight$", "kg"),
 )  # fmt: skip
 
 
@@ -89,6 +94,15 @@ def ucum(name: str) -> str | None:
     if found is not None:
         return found
     return text if text and check_unit(text) is None else None
+
+
+def unit_in(name: str) -> str | None:
+    """The unit a name ends in: Hb [g/dl], CRP (mg/L), ldl_mmol_l; None if there is none we know."""
+    found = re.search(r"[\[(]\s*([^\[\]()]+?)\s*[\])]\s*$", name)
+    if found and (unit := ucum(found[1])) not in (None, "1"):
+        return unit
+    found = re.search(r"(?i)_(mmol|umol|nmol|pmol|mg|g|ug|mcg|ng|pg|u|iu|meq|ml)_(l|dl|ml|min|h|kg|g)$", name)
+    return ucum(f"{found[1]}/{found[2]}") if found else None
 
 
 def guess_unit(column: str) -> str | None:
