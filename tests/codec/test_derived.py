@@ -12,7 +12,7 @@ from cohortloom.codec.derived import Column, Derived, find_derived
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.rng import Rng
-from cohortloom.schema import Category, Flag, Number, Ordinal, Schema, Table, Timestamp
+from cohortloom.schema import Category, Code, Count, Flag, Number, Ordinal, Schema, Table, Timestamp
 
 RAW = Layout(scale="raw")
 DAY = dt.timedelta(days=1)
@@ -282,3 +282,51 @@ def test_rare_flags_of_the_same_few_patients_are_no_law():
     x = draw.normal(size=60).round(2) + 9 * rare
     frame = pl.DataFrame({"subject_id": np.arange(60), "a": rare, "b": rare, "x": x})
     assert Codec.fit(Cohort.build(schema, {"p": frame}), RAW).derived == ()
+
+
+def test_what_rows_of_events_say_of_themselves_holds_in_drawn_ones():
+    """A claim: allowed is 60 % of the charge, paid and the rest make it up, a total is a price times a number."""
+    draw = np.random.default_rng(2)
+    n = 900
+    charge = draw.lognormal(5, 1, n).round(2)
+    allowed = (charge * 0.6).round(2)
+    paid = (allowed * draw.uniform(0.3, 1, n)).round(2)
+    price, fills = draw.uniform(1, 90, n).round(2), draw.integers(1, 13, n)
+    code = draw.choice(["A10", "C09", "C10"], n)
+    money = Number(unit="1", decimals=2)
+    columns = {"charge": money, "allowed": money, "paid": money, "rest": money, "price": money}
+    columns |= {"fills": Count(), "total": money, "atc": Code(levels=("A10", "C09", "C10"))}
+    columns |= {"group": Category(levels=("A", "C"))}
+    tables = {
+        "p": Table(role="static", columns={"sex": Category(levels=("F", "M"))}),
+        "claims": Table(role="event", columns=columns, code="atc", parent="p"),
+    }
+    who = np.sort(draw.integers(0, 60, n))
+    rows = pl.DataFrame(
+        {
+            "subject_id": who,
+            "time": [dt.datetime(2020, 1, 1) + int(k) * DAY for k in draw.integers(0, 700, n)],
+            "charge": charge,
+            "allowed": allowed,
+            "paid": paid,
+            "rest": (allowed - paid).round(2),
+            "price": price,
+            "fills": fills,
+            "total": (price * fills).round(2),
+            "atc": code,
+            "group": [c[0] for c in code],
+        }
+    )
+    people = pl.DataFrame({"subject_id": np.arange(60), "sex": draw.choice(["F", "M"], 60)})
+    cohort = Cohort.build(Schema(name="payer", tables=tables), {"p": people, "claims": rows})
+    codec = Codec.from_json(cohort.schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+    encoded = codec.encode(cohort, rng=Rng(0))
+    for part in (encoded.static, encoded.sequence):
+        for j in range(part.values.shape[1] if part is not None else 0):
+            part.values[:, j] = draw.permutation(part.values[:, j])
+    made = codec.decode(encoded, Rng(1), ids=np.arange(60)).tables["claims"]
+    assert made.height > 300
+    assert (made["allowed"] - 0.6 * made["charge"]).abs().max() < 0.0051
+    assert (made["rest"] - made["allowed"] + made["paid"]).abs().max() < 0.0051
+    assert (made["total"] - made["price"] * made["fills"]).abs().max() < 0.0051
+    assert made["group"].to_list() == made["atc"].str.slice(0, 1).to_list()

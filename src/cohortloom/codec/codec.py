@@ -32,6 +32,7 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.derived import Derived
+from cohortloom.codec.event_laws import event_laws, with_laws
 from cohortloom.codec.fold import Fold, rows_of
 from cohortloom.codec.fold_fit import fit_fold
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
@@ -226,7 +227,8 @@ class Codec:
                     counts[feature.name] = QuantileTransform.fit(
                         values, k_min, decimals=feature.decimals, low=0.0, high=feature.high, subject=owner
                     )
-        return replace(self, folds=tuple(folds), counts=counts, notes=notes)
+        laws = [law for name in schema.events for law in event_laws(schema, name, cohort.tables[name])]
+        return replace(self, folds=tuple(folds), counts=counts, notes=notes, derived=(*self.derived, *laws))
 
     # -- features ------------------------------------------------------------------------------------------------
 
@@ -513,10 +515,13 @@ class Codec:
             features = {f.name: (part.values[:, at[f.name]], real[:, at[f.name]]) for f in fold.features}
             for name in features.keys() & self.counts.keys():
                 features[name] = (self.counts[name].sane(features[name][0]), features[name][1])
-            tables[fold.table] = unfold(
+            rows = unfold(
                 self.schema, fold, features,
                 steps=steps, origin=origin, visits=visits, ends=ends, ids=ids, about=about, rng=rng,
             )  # fmt: skip
+            laws = tuple(law for law in self.derived if law.path.partition(".")[0] == fold.table)
+            draw = rng.child("laws", fold.table).numpy
+            tables[fold.table] = with_laws(self.schema, laws, fold.table, rows, draw) if laws else rows
         return tables
 
     def _about_patients(self, part: StaticArrays | None, n: int) -> np.ndarray:

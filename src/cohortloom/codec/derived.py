@@ -89,6 +89,7 @@ class Derived:
         constant: Added to the sum, or times the product.
         cuts: Where the next interval of a number begins ("cut").
         names: Level of each interval, or of each level of the source.
+        sources: Levels of the source, where no cell of the codec knows them.
     """
 
     path: str
@@ -104,6 +105,7 @@ class Derived:
     constant: float = 0.0
     cuts: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def value(self, columns: Mapping[str, np.ndarray], draw: np.random.Generator | None = None) -> np.ndarray:
         """T of given sources; NaN where one is missing."""
@@ -143,14 +145,14 @@ class Derived:
         return dict(self.__dict__) | {
             "terms": [list(t) for t in self.terms],
             "level": level,
-            **{key: list(getattr(self, key)) for key in ("slack", "cuts", "names")},
+            **{key: list(getattr(self, key)) for key in ("slack", "cuts", "names", "sources")},
         }
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Derived:
         """The law of a state written by `to_json`."""
         level = (state["level"][0], tuple(state["level"][1])) if state["level"] else None
-        state = dict(state) | {key: tuple(state.get(key, ())) for key in ("slack", "cuts", "names")}
+        state = dict(state) | {key: tuple(state.get(key, ())) for key in ("slack", "cuts", "names", "sources")}
         terms = tuple((path, float(c)) for path, c in state["terms"])
         return cls(**(dict(state) | {"terms": terms, "level": level}))
 
@@ -194,13 +196,15 @@ def _formula_of(
     if target.time:
         return None
     computed = {law.path for law in found}
-    numbers = {c.path: c.values for c in others if not c.time and c.path not in computed}
-    for terms, constant, form in formulas(target.values, target.step, numbers, products=not total):
-        if total and (len(terms) < 2 or min(c for _, c in terms) < 0):
-            return None
-        law = Derived(target.path, terms, "round", target.step, form=form, constant=constant)
-        if _holds(law.value(numbers), target, subject, 0.0):
-            return law
+    numbers = {c.path: c.values for c in others if not c.time}
+    own = {path: values for path, values in numbers.items() if path not in computed}
+    for known in (own, numbers) if len(own) < len(numbers) and not total else (own,):
+        for terms, constant, form in formulas(target.values, target.step, known, products=not total):
+            if total and (len(terms) < 2 or min(c for _, c in terms) < 0):
+                return None
+            law = Derived(target.path, terms, "round", target.step, form=form, constant=constant)
+            if _holds(law.value(numbers), target, subject, 0.0):
+                return law
     return None
 
 

@@ -69,23 +69,33 @@ def _regressed(
     sizes = {p: abs(_correlation(v, y)) for p, v in known.items()}
     paths = sorted(known, key=lambda p: -sizes[p])[:most]
     for _ in range(4):
-        x = np.column_stack([known[p] for p in paths])
-        centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-300
-        z = (x - centre) / scale
-        held, _, rank, _ = np.linalg.lstsq(z, y - y.mean(), rcond=1e-9)
-        left = y - y.mean() - z @ held
-        if (np.abs(left) <= 1.01 * grain + 1e-9 * np.abs(y).max()).mean() < 0.99:
+        if (fit := _fit(y, grain, known, paths)) is None:
             return None
-        noise = max(left.std(), 1e-12 * y.std()) / math.sqrt(len(y))
+        held, noise = fit
         kept = [p for p, c in zip(paths, held) if abs(c) > max(8 * noise, 1e-6 * y.std())]
-        if not kept:
-            return None
-        if len(kept) == len(paths):
+        if not kept or len(kept) == len(paths):
             break
         paths = kept
-    if len(paths) > _TERMS or rank < len(paths):
+    if not kept or len(paths) > _TERMS:
         return None
-    return tuple((p, float(c)) for p, c in zip(paths, held / scale))
+    for p in sorted(paths, key=lambda p: abs(held[paths.index(p)])):  # what another column says as well
+        rest = [q for q in paths if q != p]
+        if rest and (fit := _fit(y, grain, known, rest)) is not None:
+            paths, (held, _) = rest, fit
+    return tuple((p, float(c / known[p].std())) for p, c in zip(paths, held))
+
+
+def _fit(
+    y: np.ndarray, grain: np.ndarray, known: dict[str, np.ndarray], paths: list[str]
+) -> tuple[np.ndarray, float] | None:
+    """Coefficients of standardised columns and their noise; None where more than the grain is left."""
+    x = np.column_stack([known[p] for p in paths])
+    z = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300)
+    held, *_ = np.linalg.lstsq(z, y - y.mean(), rcond=1e-9)
+    left = y - y.mean() - z @ held
+    if (np.abs(left) <= 1.01 * grain + 1e-9 * np.abs(y).max()).mean() < 0.99:
+        return None
+    return held, max(left.std(), 1e-12 * y.std()) / math.sqrt(len(y))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

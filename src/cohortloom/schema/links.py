@@ -262,7 +262,11 @@ def same_at_visit(sheet: Sheet, visit: str) -> list[str]:
     """Columns that hold one value in all rows of a visit."""
     assert sheet.subject
     keys = {sheet.subject, visit, sheet.time, sheet.code, sheet.value, sheet.unit}
-    rest = [c for c in sheet.frame.columns if c not in keys and sheet.profiles[c].distinct > 1]
+    rest = [
+        c
+        for c in sheet.frame.columns
+        if c not in keys and sheet.profiles[c].distinct + bool(sheet.profiles[c].missing) > 1
+    ]
     at = sheet.frame.select(rest).with_columns(__s=sheet.ids(sheet.subject), __v=sheet.ids(visit))
     held = at.group_by("__s", "__v").agg(pl.col(rest).n_unique())
     return [c for c in rest if (held[c] == 1).mean() >= 0.99]  # type: ignore[operator]
