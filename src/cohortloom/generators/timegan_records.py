@@ -13,7 +13,7 @@ with its mark off. The latents then follow one course per number, and whether it
 that, a latent forgets a value that is recorded every tenth step.
 
 What lies within something that is not there (`codec.gates`) counts as not recorded, and the laws leave it out
-(`nets.gan_rows`). Gates are neither repeated nor scaled: they are read as they are drawn.
+(`nets.gan_rows`). Gates whose value says so (a count, a yes) are neither repeated nor scaled: they are read as drawn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from cohortloom.codec import Codec
-from cohortloom.codec.gates import Gates, gates_of, shut_of
+from cohortloom.codec.gates import gates_of, shut_of
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays, StaticArrays
 from cohortloom.nets.gan_autoencoder import Batch
 from cohortloom.nets.length_law import length_bins
@@ -78,15 +78,15 @@ def measured(codec: Codec, data: Encoded, *, normalise: bool, rng: Rng) -> dict[
     """Plain facts of the training patients that shape the networks."""
     assert data.sequence is not None and data.static is not None
     seq, static = without_shut(codec, data.sequence), without_shut(codec, data.static)
-    gates = gates_of(static.features), gates_of(seq.features)
-    plain = {gate.column for gate in gates[1].values()}
+    gates = [_levels(codec, part.features) for part in (static, seq)]
+    plain = {k for _, k, level in gates[1] if level is not None}
     facts: dict[str, Any] = {
         "n_steps": int(min(seq.length.max(initial=0), MAX_STEPS)),
         "bins": length_bins(np.minimum(seq.length, MAX_STEPS), fewest=codec.k_min),
         "repeats": [j for j in _repeats(codec, seq) if j not in plain],
         "scaled": [j for j in _numbers(seq.features) if j not in plain] if normalise else [],
-        "static_gates": _levels(codec, static.features, gates[0]),
-        "step_gates": [(j + 1, k + 1, level) for j, k, level in _levels(codec, seq.features, gates[1])],
+        "static_gates": gates[0],
+        "step_gates": [(j + 1, k + 1, level) for j, k, level in gates[1]],
     }
     found = records(codec, data, facts, rng)
     counts = [len(f.levels) for f in static.features] + [0, 0] * len(facts["scaled"])
@@ -177,11 +177,11 @@ def without_shut(codec: Codec, part: Any) -> Any:
     return replace(part, observed=seen)
 
 
-def _levels(codec: Codec, features: Sequence[Feature], gates: Gates) -> list[tuple[int, int, float | None]]:
+def _levels(codec: Codec, features: Sequence[Feature]) -> list[tuple[int, int, float | None]]:
     """(column, gate, value the gate is above where the column is there, None: the gate has to be observed)."""
     grid = np.linspace(-5, 5, 4001)
     out = []
-    for j, gate in gates.items():
+    for j, gate in gates_of(features).items():
         law, level = codec.transforms.get(features[gate.column].name), gate.least
         if law is not None and not np.isnan(level):
             level = float(np.max(grid[gate.shuts(law.decode(grid))], initial=-6.0))
