@@ -330,3 +330,51 @@ def test_what_rows_of_events_say_of_themselves_holds_in_drawn_ones():
     assert (made["rest"] - made["allowed"] + made["paid"]).abs().max() < 0.0051
     assert (made["total"] - made["price"] * made["fills"]).abs().max() < 0.0051
     assert made["group"].to_list() == made["atc"].str.slice(0, 1).to_list()
+
+
+def registry(n: int = 150) -> Cohort:
+    """One row per patient: birth, two dates days apart, the stay, the age in groups, months to an end."""
+    draw = np.random.default_rng(4)
+    birth = [dt.datetime(1930, 1, 1) + int(k) * DAY for k in draw.integers(0, 25000, n)]
+    came = [dt.datetime(2015, 1, 1) + int(k) * DAY for k in draw.integers(0, 2500, n)]
+    stay = draw.integers(1, 25, n)
+    end = [c + int(k) * DAY for c, k in zip(came, draw.integers(30, 1500, n))]
+    age = np.array([(c - b).days / 365.25 for c, b in zip(came, birth)])
+    columns = {
+        "birth": date(), "came": date(), "left": date(), "stay": Number(unit="d", decimals=0, low=0, high=30),
+        "age_group": Ordinal(levels=("<40", "40-64", "65+")), "end": date(), "months": Number(unit="mo", decimals=1),
+    }  # fmt: skip
+    frame = pl.DataFrame(
+        {
+            "subject_id": np.arange(n),
+            "birth": birth,
+            "came": came,
+            "left": [c + int(k) * DAY for c, k in zip(came, stay)],
+            "stay": stay.astype(float),
+            "age_group": np.select([age < 40, age < 65], ["<40", "40-64"], "65+"),
+            "end": end,
+            "months": [round((e - c).days / 30.4375, 1) for e, c in zip(end, came)],
+        }
+    )
+    return Cohort.build(Schema(name="registry", tables={"p": Table(role="static", columns=columns)}), {"p": frame})
+
+
+def test_dates_days_apart_stay_days_apart_and_nothing_is_moved_for_months():
+    """Columns shuffled on their own: stays are still those of training, and nobody leaves before they came."""
+    cohort = registry()
+    codec = Codec.from_json(cohort.schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+    laws = {law.path: law for law in codec.derived}
+    assert set(laws) == {"p.stay", "p.age_group", "p.months"} and not any(law.moved for law in laws.values())
+    encoded = codec.encode(cohort, rng=Rng(0))
+    back = codec.decode(encoded, Rng(1), ids=np.arange(150)).tables["p"]
+    assert back.equals(cohort.tables["p"])
+    draw = np.random.default_rng(3)
+    for j in range(encoded.static.values.shape[1]):
+        encoded.static.values[:, j] = draw.permutation(encoded.static.values[:, j])
+    made = codec.decode(encoded, Rng(1), ids=np.arange(150)).tables["p"]
+    days = (made["left"] - made["came"]).dt.total_days()
+    assert sorted(days) == sorted(cohort.tables["p"]["stay"]) and days.to_list() == made["stay"].to_list()
+    assert sorted(made["came"]) == sorted(cohort.tables["p"]["came"])  # not moved
+    assert ((made["end"] - made["came"]).dt.total_days() / 30.4375 - made["months"]).abs().max() <= 0.051
+    age = (made["came"] - made["birth"]).dt.total_days() / 365.25
+    assert made["age_group"].to_list() == np.select([age < 40, age < 65], ["<40", "40-64"], "65+").tolist()

@@ -50,6 +50,8 @@ class Cell:
         after: Does no time lie before its reference?
         shared: Date that many subjects share (the end of a study) [ticks]; part "shared" says who has it.
         law: Learned law of the numbers (and of times, in days).
+        beside, usual: "table.column" of the date this one counts from in place of the origin, and where that lies
+            after the origin [d] where it is missing (`anchors`).
     """
 
     table: str
@@ -67,6 +69,8 @@ class Cell:
     after: bool = False
     shared: int | None = None
     law: QuantileTransform | None = None
+    beside: str = ""
+    usual: float = 0.0
 
     @classmethod
     def fit(

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from cohortloom.codec.anchors import anchored, reference_of
 from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
@@ -194,7 +195,10 @@ class Codec:
             frames[self.schema.visit_table or ""] = steps.frame.to_dict()
             laws += derived_visits(self.schema, self.visits, here, frames, steps)
         notes = {f"{law.path}: follows from {', '.join(p for p, _ in law.terms)}": len(steps.length) for law in laws}
-        return replace(self, derived=laws, notes=self.notes | notes)
+        fixed = {law.path for law in laws if law.dropped} | {law.moved or "" for law in laws}
+        tables = {name: frames[name] for name in self.schema.statics}
+        statics = anchored(self.schema, self.statics, tables, self._origins(steps), fixed, k_min=self.k_min)
+        return replace(self, derived=laws, statics=statics, notes=self.notes | notes)
 
     def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
         """The same codec with its event tables."""
@@ -300,7 +304,10 @@ class Codec:
             known = steps.length > 0
             columns.append((np.where(known, origin / DAY, 0.0), known))
         cells = self._modelled(self.statics)
-        columns += [cell.encode(self.schema, frames[cell.table][0][cell.column], origin) for cell in cells]
+        tables = {name: frame.to_dict() for name, (frame, _) in frames.items()}
+        for cell in cells:
+            reference = reference_of(self.schema, cell, tables, origin)
+            columns.append(cell.encode(self.schema, tables[cell.table][cell.column], reference))
         columns += self._encode_folds(cohort, steps, per_subject=True)
         arrays = self._stack(self.static_features, columns, len(steps.length), rng)
         return StaticArrays(self.static_features, *arrays)
@@ -464,7 +471,9 @@ class Codec:
         for name, table in self.schema.statics.items():
             columns = frames[name] = {"subject_id": pl.Series("subject_id", ids)}
             for column in table.columns:
-                columns[column] = self._decode_column(self.statics, name, column, part, at, origin, ids, rng)
+                cell = next((c for c in self.statics if (c.table, c.column) == (name, column) and c.beside), None)
+                since = origin if cell is None else reference_of(self.schema, cell, frames, origin)
+                columns[column] = self._decode_column(self.statics, name, column, part, at, since, ids, rng)
         laws = tuple(law for law in self.derived if law.path.partition(".")[0] in frames)
         whole, begin = self.clock is not None, f"{step_table(self.schema)}.start"
         has = (steps.length > 0) | (part.observed[:, at[begin]] if begin in at else False)

@@ -12,10 +12,10 @@ timestamp T of a static or visit table we look, among the columns before it, for
 and sums and products of several columns (`formulas`), up to the grid of T. It is a law if it holds in 99.5 % of the
 rows where all is known, in either half of at least 20 patients, with at least 8 different values of T; and T is then
 not modelled but computed, if it is known exactly where the others are, or where a category has certain levels (died).
-Where T is coarser than what it is made of (age in years), T is modelled, and the time it came from is moved by whole
-units until both agree, so that a user may still ask for an age. Where T is one grid step off now and then (a follow-up
-counted in hours and two dates), the shares of -1, 0 and 1 steps are learned and drawn. Words that follow from other
-columns are found last (`labels`).
+Where T is far coarser than what it is made of (age in years), T is modelled, and the time it came from is moved by
+whole units until both agree, so that a user may still ask for an age. Where T is one grid step off now and then (a
+follow-up counted in hours and two dates), the shares of -1, 0 and 1 steps are learned and drawn. Words that follow from
+other columns are found last (`labels`).
 
 Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
 "<visits>.count" (number of visits), and for visit columns "<visits>.time".
@@ -40,6 +40,8 @@ _SHARE, _PATIENTS, _DISTINCT, _SAMPLE = 0.995, 20, 8, 96
 #: Units of time in days: day, hour, minute, second, week, month, year.
 _UNITS = (1.0, 24.0, 1440.0, 86400.0, 1 / 7, 1 / 30.4375, 1 / 365.25)
 _EXACT = 1e-6
+#: A time is moved only by steps of at least so many days: an age in years fits a birth, not months a diagnosis.
+_YEAR = 300
 #: A law with slack needs a T whose sd is this many steps.
 _WIDE = 20
 
@@ -236,7 +238,8 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
         return coarse or near
     fixed = {law.path for law in found if law.dropped} | {law.moved for law in found}
     free = {c.path for c in others if c.time and c.free} - fixed
-    moved = next((path for path, _ in reversed(coarse.terms) if path in free), None)
+    years = target.step >= _YEAR * min(abs(c) for _, c in coarse.terms)
+    moved = next((path for path, _ in reversed(coarse.terms) if path in free), None) if years else None
     return replace(coarse, dropped=moved is None, moved=moved)
 
 

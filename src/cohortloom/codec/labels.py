@@ -1,6 +1,6 @@
 """Words that follow from other columns: classes of a number, and groups of levels.
 
-    cut   the level is that of an interval of a number     age group of age, severity of a score, obese of an index
+    cut   the level is that of an interval of a number     age group of age (or of two dates), severity of a score
     map   the level is that of another level               country of a centre, chapter of a code, one thing named twice
 
 Drawn apart they contradict each other: a patient of 34 in the group 65+. A law must hold in every row, and chance must
@@ -18,7 +18,8 @@ from cohortloom.codec.derived import ITEM, Column, Derived
 
 __all__ = ["find_labels", "label_ids"]
 
-_BITS, _MOST_LEVELS, _MOST_SOURCES = 30.0, 40, 200
+_BITS, _MOST_LEVELS, _MOST_SOURCES, _MOST_TIMES = 30.0, 40, 200, 8
+Terms = tuple[tuple[str, float], ...]
 #: path -> (id of the level of each row, -1 where missing; names of the levels).
 Levels = Mapping[str, tuple[np.ndarray, tuple[str, ...]]]
 
@@ -31,19 +32,28 @@ def find_labels(
     Args:
         targets: Categories that may be computed.
         levels: All categories of the same rows.
-        numbers: Columns of the same rows; times are passed over.
+        numbers: Columns of the same rows; of times it is the time between two.
         subject: Patient of each row.
         taken: Columns other laws rest on; they stay.
     """
     _, first = np.unique(subject, return_index=True)
     found: list[Derived] = []
-    sources = [c for c in numbers if not c.time and c.unit != ITEM][:_MOST_SOURCES]
-    order = {c.path: np.argsort(c.values, kind="stable") for c in sources}  # NaN last
+    sources: list[tuple[Terms, np.ndarray]] = [
+        (((c.path, 1.0),), c.values) for c in numbers if not c.time and c.unit != ITEM
+    ][:_MOST_SOURCES]
+    times = [c for c in numbers if c.time][:_MOST_TIMES]
+    year = 1 / 365.25
+    sources += [
+        (((b.path, year), (a.path, -year)), (b.values - a.values) * year)
+        for i, b in enumerate(times)
+        for a in times[:i]
+    ]
+    order = [np.argsort(values, kind="stable") for _, values in sources]  # NaN last
     for path in reversed(targets):  # of two that name one thing the first stays
         ids, names = levels[path]
         if path in taken or len(names) > _MOST_LEVELS or len(np.unique(ids[ids >= 0])) < 2:
             continue
-        law = next((law for c in sources if (law := _cut(path, ids, names, c, order[c.path], first))), None)
+        law = next((law for c, o in zip(sources, order) if (law := _cut(path, ids, names, *c, o, first))), None)
         if law is None:
             computed = {law.path for law in found}
             law = next(
@@ -72,13 +82,19 @@ def label_ids(law: Derived, source: np.ndarray) -> np.ndarray:
 
 
 def _cut(
-    path: str, ids: np.ndarray, names: tuple[str, ...], x: Column, order: np.ndarray, first: np.ndarray
+    path: str,
+    ids: np.ndarray,
+    names: tuple[str, ...],
+    terms: Terms,
+    x: np.ndarray,
+    order: np.ndarray,
+    first: np.ndarray,
 ) -> Derived | None:
-    known = np.isfinite(x.values)
+    known = np.isfinite(x)
     if (known != (ids >= 0)).any():  # known exactly where the number is
         return None
     order = order[: int(known.sum())]
-    values, seen = x.values[order], ids[order]
+    values, seen = x[order], ids[order]
     starts = np.flatnonzero(np.diff(seen)) + 1
     present = np.unique(seen)
     if len(starts) != len(present) - 1 or len(np.unique(values)) < 8 or (values[starts] <= values[starts - 1]).any():
@@ -87,7 +103,7 @@ def _cut(
         return None
     cuts = tuple(_plain(a, b) for a, b in zip(values[starts - 1], values[starts]))
     parts = tuple(names[seen[i]] for i in (0, *starts))
-    return Derived(path, ((x.path, 1.0),), form="cut", cuts=cuts, names=parts)
+    return Derived(path, terms, form="cut", cuts=cuts, names=parts)
 
 
 def _bits(ids: np.ndarray) -> float:

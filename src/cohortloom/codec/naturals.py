@@ -139,7 +139,7 @@ def _write_label(law: Derived, at: Mapping[str, Cell], frames: Frames, columns: 
     """Compute a column of words in place."""
     source = law.terms[0][0]
     if law.form == "cut":
-        place = label_ids(law, columns[source])
+        place = label_ids(law, sum((c * columns[p] for p, c in law.terms), np.zeros(1)))
     else:
         other, _, column = source.partition(".")
         place = label_ids(law, at[source].ids(frames[other][column]) - 2)
