@@ -821,3 +821,20 @@ def test_ages_and_calendar_years_are_clocks():
     years = {"child_id": ages["child_id"], "exam_year": [2008 + i % 4 * 2 for i in range(80)]}
     draft = infer_schema({"growth": pl.DataFrame(years | more)}, name="g")
     assert draft.schema.clock == "timestamp" and draft.schema.tables["growth"].source.when.format == "%Y"
+
+
+def test_what_follows_from_the_first_value_of_a_code_is_left_out():
+    """BASE, CHG and PCHG of a trial; a number of its own stays."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for i in range(25):
+        for code in ("HBA1C", "WEIGHT"):
+            base = 0.0
+            for v in range(3):
+                x = round(float(draw.normal(80, 9)), 1)
+                base = x if v == 0 else base
+                change = {"CHG": round(x - base, 1), "PCHG": round(100 * (x - base) / base, 2)} if v else {}
+                rows.append({"USUBJID": f"u{i}", "PARAMCD": code, "ADT": f"2020-0{1 + v}-01", "AVAL": x, "BASE": base})
+                rows[-1] |= {"CHG": None, "PCHG": None, "OWN": round(float(draw.normal()), 2)} | change
+    draft = infer_schema({"advs": pl.DataFrame(rows, infer_schema_length=None)}, name="adam")
+    assert set(draft.schema.tables["advs"].columns) == {"paramcd", "aval", "own"}

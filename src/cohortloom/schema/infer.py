@@ -30,7 +30,7 @@ from cohortloom.schema.links import (
     said_once,
     same_at_visit,
 )
-from cohortloom.schema.profile import MARKS, Profile, number_in, profile, snake
+from cohortloom.schema.profile import MARKS, Profile, decimals_of, number_in, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
 from cohortloom.schema.text import dump_schema, parse_schema
@@ -145,6 +145,9 @@ class _Drafter:
         if not self.patients:
             what = "no column tells patients apart"
             fix = 'Name it "subject_id" or "patient_id", or write the schema by hand.'
+            if self.sheets and all(_is_waveform(s) for s in self.sheets):
+                what = "each file is a course of numbers in even steps, as of a waveform, and names no patient"
+                fix = "Save the records as NPZ, EDF or WFDB (one file each), or as a text file with one record per row."
             raise FileFormatError("", [Problem("no-subject", self.name, what, fix)])
         self.lookups = [s for s in self.sheets if not s.subject]
         visits = find_visit(self.patients) or find_numbered(self.patients)
@@ -570,6 +573,8 @@ class _Drafter:
             ids = sheet.ids(theirs).drop_nulls()
             if ids.len() >= 20 and float(ids.is_in(home.ids(home.visit or "").implode()).mean() or 0.0) > 0.9:
                 return "names another visit"
+        if said := _from_first_value(sheet, theirs):
+            return said
         if theirs in sheet.again:
             return f'the numbers of "{sheet.again[theirs]}"'
         if theirs.endswith("date") and f"{theirs}time" in sheet.profiles:
@@ -675,6 +680,40 @@ GENERAL = MARKS
 
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
+
+
+def _from_first_value(sheet: Sheet, theirs: str) -> str:
+    """Is it a patient's first value of the code, or the change or change in percent since then (BASE, CHG, PCHG)?"""
+    p = sheet.profiles[theirs]
+    if not (sheet.code and sheet.value and sheet.time and sheet.subject) or theirs == sheet.value:
+        return ""
+    if p.kind != "number" or p.distinct < 8 or sheet.profiles[sheet.value].kind != "number":
+        return ""
+    number = (pl.col(c).cast(pl.Float64, strict=False).alias(a) for c, a in ((sheet.value, "v"), (theirs, "x")))
+    rows = sheet.frame.select(*number, pl.col(sheet.time).cast(pl.String).alias("t"))
+    rows = rows.with_columns(s=sheet.ids(sheet.subject), c=sheet.ids(sheet.code)).sort("t", maintain_order=True)
+    first = pl.col("v").drop_nulls().first().over("s", "c")
+    rows = rows.with_columns(f=first).drop_nulls(["v", "x", "f"])
+    if rows.height < 20 or rows.filter(pl.col("v") != pl.col("f")).height < 10:
+        return ""
+    grain = 0.51 * 10.0 ** -(decimals_of(rows["x"]) or 0) + 1e-9
+    forms = (
+        (pl.col("f"), "the first value of each code"),
+        (pl.col("v") - pl.col("f"), "the change since the first value of each code"),
+        (100 * (pl.col("v") / pl.col("f") - 1), "the change since the first value of each code, in percent"),
+    )
+    for form, said in forms:
+        if float(rows.select(((form - pl.col("x")).abs() <= grain).mean()).item() or 0.0) > 0.98:
+            return f'{said}: follows from "{sheet.value}"'
+    return ""
+
+
+def _is_waveform(sheet: Sheet) -> bool:
+    """One sample per row: a first column that grows in even steps, beside columns of numbers?"""
+    if sheet.frame.height < 200 or any(p.kind != "number" for p in sheet.profiles.values()):
+        return False
+    step = sheet.frame[sheet.frame.columns[0]].cast(pl.Float64, strict=False).diff().drop_nulls()
+    return bool(step.len()) and bool((step > 0).all()) and float(step.max() - step.min()) < 0.01 * float(step.max())  # type: ignore[operator,arg-type]
 
 
 def _unnamed(sheet: Sheet, theirs: str) -> str:
