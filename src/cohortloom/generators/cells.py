@@ -12,6 +12,7 @@ import numpy as np
 
 from cohortloom.codec.gates import Gate, Gates
 from cohortloom.codec.tensors import Feature, SequenceArrays, StaticArrays
+from cohortloom.generators.row_lines import Lines
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder, carried
 
 __all__ = [
@@ -51,7 +52,8 @@ class Cells:
 
     Args:
         value: Snapped numbers, NaN where missing; category ids.
-        last: Last recorded number of the same subject that REPEAT could stand for, NaN where none.
+        last: What REPEAT could stand for: the last recorded number of the same subject, or what the row's other numbers
+            say (`row_lines`); NaN where none.
         token, score: What the networks see of a cell.
     """
 
@@ -70,16 +72,19 @@ def cells_of(
     subject: np.ndarray | None,
     gates: Gates | None = None,
     last: np.ndarray | None = None,
+    lines: Lines | None = None,
 ) -> Cells:
     """Encode columns. With `subject` (rows of one subject in order) the last recorded values are found too, else they
-    may be told."""
+    may be told; numbers with a line have what it expects in their place."""
     n, c = values.shape
     out = Cells(np.zeros((n, c)), np.full((n, c), np.nan), np.zeros((n, c), np.int64), np.zeros((n, c), np.float32))
     for j, coder in enumerate(coders):
         shut = is_shut(gates[j], out) if gates and j in gates else None
         number = not isinstance(coder, CategoryCoder)
         value = coder.snap(values[:, j]) if number else values[:, j]
-        if subject is not None and number:
+        if lines and j in lines:
+            out.last[:, j] = lines[j].at(coder, out.value)
+        elif subject is not None and number:
             out.last[:, j] = carried(value if shut is None else np.where(shut, np.nan, value), subject)
         elif last is not None and number:
             out.last[:, j] = last[:, j]

@@ -86,7 +86,7 @@ class ColumnarAR(TorchGenerator):
 
     def measure(self, data: Encoded, context: Encoded | None, rng: Rng) -> dict[str, Any]:
         """Coders of all columns, and shapes of the networks."""
-        alphabet = Alphabet.fit(data, k_min=self.codec_.k_min, gated=True, spanned=None)
+        alphabet = Alphabet.fit(data, k_min=self.codec_.k_min, gated=True, lined=True, spanned=None)
         self._tables = Tables.of(alphabet, subset_that_fits(alphabet, data, rng))
         shapes = {name: alphabet.shapes(name, cells) for name, cells in self._tables.cells.items()}
         rows = {name: len(table.subject) for name, table in self._tables.table.items()}

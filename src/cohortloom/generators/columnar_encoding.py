@@ -21,6 +21,7 @@ import numpy as np
 from cohortloom.codec.gates import Gates, gates_from_json, gates_of, gates_to_json, shut_of
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays
 from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, cells_of, raw_values
+from cohortloom.generators.row_lines import Lines, find_lines, lines_from_json, lines_to_json
 from cohortloom.nets.columnar import LARGE, ColumnShape
 from cohortloom.nets.history import CHANGE, TOLD, WAIT_ENDS, History, HistorySpec, Steps, walk
 from cohortloom.nets.levels import level_lines, level_ties
@@ -56,6 +57,7 @@ class Alphabet:
             their span.
         columns: Coders of the visit's columns.
         static_gates, gates: Of the statics that lie within others, and of the visit's columns.
+        lines: Visit columns whose REPEAT stands for what other numbers of the row say.
         first_gap, gap: Coders of the time to the first and to later visits [unit], None if that carries nothing.
         unit: Of gaps [d].
         whole: Gaps are whole numbers of units.
@@ -71,6 +73,7 @@ class Alphabet:
     columns: list[Coder] = field(default_factory=list)
     static_gates: Gates = field(default_factory=dict)
     gates: Gates = field(default_factory=dict)
+    lines: Lines = field(default_factory=dict)
     first_gap: NumberCoder | None = None
     gap: NumberCoder | None = None
     has_sequence: bool = False
@@ -93,6 +96,7 @@ class Alphabet:
         repeat: bool = True,
         bounds: bool = True,
         gated: bool = False,
+        lined: bool = False,
         spanned: bool | None = True,
     ) -> "Alphabet":
         """Learn all coders.
@@ -100,6 +104,7 @@ class Alphabet:
         Args:
             repeat, bounds: False switches off verbatim repeats, and the search for ends of follow-up.
             gated: Cells within something that is not there are no cells: coders don't learn from them.
+            lined: Look for numbers that other numbers of their row often tell exactly.
             spanned: Is the span one of the statics? None: where gaps make up for each other.
         """
         n = encoded.n_subjects
@@ -118,6 +123,10 @@ class Alphabet:
         gates = gates_of(seq.features) if gated else {}
         columns = _fit_all(seq.features, values, seq.subject, gates, k_min, repeat)
         out = cls([*statics, visits], columns, static_gates, gates, has_sequence=True)
+        if lined:
+            out.lines = find_lines(columns, out._there(seq), seq.subject)
+            for j in out.lines:
+                columns[j] = replace(columns[j], repeat=True)
         unit = _unit(seq.gap)
         out.unit, out.whole = unit or 1.0, unit is not None
         options["decimals"] = 0 if out.whole else None
@@ -291,6 +300,11 @@ class Alphabet:
         shift = len(self.coders(net)) - len(self.columns)
         return {j + shift: replace(gate, column=gate.column + shift) for j, gate in self.gates.items()}
 
+    def lines_in(self, net: str) -> Lines:
+        """Lines by the places of a network's columns."""
+        shift = len(self.coders(net)) - len(self.columns)
+        return {} if net == "statics" else {j + shift: line.moved(shift) for j, line in self.lines.items()}
+
     def shapes(self, net: str, cells: Cells) -> list[ColumnShape]:
         """Columns of a network with the shares of their tokens in the training rows."""
         out, n_static = [], self.static_width
@@ -375,7 +389,7 @@ class Alphabet:
         """
         seq = encoded.sequence
         values, first = raw_values(seq), seq.position == 0
-        inner = cells_of(self.columns, values, seq.subject, self.gates)
+        inner = cells_of(self.columns, values, seq.subject, self.gates, lines=self.lines)
         firsts, alls = inner.take(np.flatnonzero(first)), inner
         if self.first_gap is not None:
             firsts = _beside(cells_of([self.first_gap], self.in_units(seq.gap[first])[:, None], None), firsts)
@@ -487,6 +501,7 @@ class Alphabet:
             "columns": [one(c) for c in self.columns],
             "static_gates": gates_to_json(self.static_gates),
             "gates": gates_to_json(self.gates),
+            "lines": lines_to_json(self.lines),
             "first_gap": one(self.first_gap),
             "gap": one(self.gap),
             "has_sequence": self.has_sequence,
@@ -509,6 +524,7 @@ class Alphabet:
             [one(c) for c in content["columns"]],
             gates_from_json(content["static_gates"]),
             gates_from_json(content["gates"]),
+            lines_from_json(content["lines"]),
             one(content["first_gap"]),
             one(content["gap"]),
             content["has_sequence"],

@@ -133,7 +133,7 @@ class _Walk:
         self.state = Cells(*[np.repeat(part, p, 0) for part in vars(cells).values()])
         if self.members.statics is not None and len(a.statics):
             cursor = self.members.statics.begin(torch.ones(n * p, 1), torch.zeros(n * p, 0, dtype=torch.long))
-            self.state = self._row(cursor, a.statics, self.state, hole, None, everyone)
+            self.state = self._row(cursor, "statics", self.state, hole, None, everyone)
         ancestor = self._renew(everyone)
         self.state = self.state.take(ancestor)
         trace = [(self.state.value[:, :width], np.arange(n * p), everyone)]
@@ -161,7 +161,8 @@ class _Walk:
             step = seq.starts[alive] + position
             first = position == 0
             source = firsts.take(first_of[alive]) if first else alls.take(step)
-            coders = a.coders("first" if first else "later")
+            name = "first" if first else "later"
+            coders = a.coders(name)
             shift = len(coders) - len(a.columns)
             hole = np.zeros(source.value.shape, bool)
             hole[:, shift:] = self.holes.sequence[step]
@@ -172,7 +173,7 @@ class _Walk:
                 if not first:
                     dense = torch.cat([dense, torch.from_numpy(a.standardise(history.features()))], 1)
                     lookups = torch.cat([lookups, torch.from_numpy(history.code)], 1)
-                cells = self._row(net.begin(dense, lookups), coders, cells, hole, last, alive)
+                cells = self._row(net.begin(dense, lookups), name, cells, hole, last, alive)
             ancestor = self._renew(alive)  # among the rows of the living
             cells = cells.take(ancestor)
             self.state = _with(self.state, mine, mine[ancestor])
@@ -196,19 +197,20 @@ class _Walk:
     def _row(
         self,
         cursor: Cursor,
-        coders: Sequence[Coder],
+        net: str,
         cells: Cells,
         hole: np.ndarray,
         last: np.ndarray | None,
         subjects: np.ndarray,
     ) -> Cells:
         """Draw the holes of a row and weigh by its observed cells."""
-        p, rows = self.particles, len(cells.value)
+        p, rows, lines = self.particles, len(cells.value), self.alphabet.lines_in(net)
         weight = np.zeros(rows)
         none = np.full(rows, np.nan)
-        for j, coder in enumerate(coders):
+        for j, coder in enumerate(self.alphabet.coders(net)):
             number = coder.kind == "number"
             before = last[:, j] if last is not None and number else none
+            before = lines[j].at(coder, cells.value) if j in lines else before
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             value, told = cells.value[:, j], follows(coder, cells.token[:, j])

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr
 
-from cohortloom.codec.gates import Gates
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewed
 from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, carry, follows, is_shut
@@ -114,13 +113,12 @@ class _Draw(CellDrawer):
         return self._later(statics, raw[:, : a.n_visits_at], first, first_raw, alive)
 
     def _statics(self, n: int, particles: int) -> tuple[Cells, np.ndarray]:
-        net, coders = self.members.statics, self.alphabet.statics
+        net = self.members.statics
         if net is None:
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
         cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
-        gates = self.alphabet.gates_in("statics")
-        cells, raw, _ = self._columns(cursor, coders, gates, None, self.fixed_statics, particles, self._span_limits)
+        cells, raw, _ = self._columns(cursor, "statics", None, self.fixed_statics, particles, self._span_limits)
         if particles > 1 and self.fixed_first is None:  # equal weights: any one stands for the subject
             return cells.take(np.arange(0, n * particles, particles)), raw[::particles]
         return cells, raw
@@ -157,8 +155,7 @@ class _Draw(CellDrawer):
         dense, lookups = a.static_inputs(statics.take(alive))
         cursor = self.members.first.begin(torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
-        coders, gates = a.coders("first"), a.gates_in("first")
-        cells, out, order = self._columns(cursor, coders, gates, None, fixed, particles if rows > n else 1)
+        cells, out, order = self._columns(cursor, "first", None, fixed, particles if rows > n else 1)
         if rows > n:
             pick = np.arange(0, rows, particles)
             statics, raw = statics.take(order[pick]), raw[order[pick]]
@@ -223,7 +220,6 @@ class _Draw(CellDrawer):
             Subject, values and gap [d] of the visits, in batches.
         """
         a = self.alphabet
-        coders, gates = a.coders("later"), a.gates_in("later")
         owner, values, gaps = [], [], []
         stop = np.full(len(alive), np.inf) if stop is None else stop
         dense, lookups = np.ascontiguousarray(dense[alive].T), lookups[alive]
@@ -243,7 +239,7 @@ class _Draw(CellDrawer):
             codes = np.concatenate([lookups, history.code], 1)
             cursor = self.members.later.begin(torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
-            cells, drawn, _ = self._columns(cursor, coders, gates, last, None, 1, limits)
+            cells, drawn, _ = self._columns(cursor, "later", last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
             if limits is not None and not a.spanned and (drawn[:, 0] > rest).any():
                 stay = drawn[:, 0] <= rest
@@ -277,20 +273,23 @@ class _Draw(CellDrawer):
     def _columns(
         self,
         cursor: Cursor,
-        coders: Sequence[Coder],
-        gates: Gates,
+        net: str,
         last: np.ndarray | None,
         fixed: Fixed | None,
         particles: int,
         limits: Callable[[int, np.ndarray], Limits | None] | None = None,
     ) -> tuple[Cells, np.ndarray, np.ndarray]:
         """Draw all columns; returns cells, the values to hand out, and where each row came from."""
+        coders, gates, lines = (
+            part(net) for part in (self.alphabet.coders, self.alphabet.gates_in, self.alphabet.lines_in)
+        )
         rows, c = len(cursor.lookups), len(coders)
         none = np.full(rows, np.nan)
         out = _blank(rows, c)
         raw, order = np.zeros((rows, c)), np.arange(rows)
         for j, coder in enumerate(coders):
             before = none if last is None or coder.kind == "category" else last[:, j]
+            before = lines[j].at(coder, out.value) if j in lines else before
             logits, mixture = cursor.column(j, hidden_token(coder, before))
             logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
             value = self.cell(coder, logits, mixture, before)
