@@ -99,7 +99,10 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     if drafted.column is None:
         return drafted
     kind = drafted.column["kind"]
-    marks = {"missing": False} if not p.missing and not (kind == "code" and not _enough(patients, cells)) else {}
+    seldom = _seldom(patients, cells) if kind == "code" else 0.0
+    marks = {"missing": False} if not p.missing and seldom <= 0.5 else {}
+    if seldom > 0.1:
+        drafted.comment += f"; {seldom:.0%} of the cells hold codes of fewer than {FEW} patients, which are never drawn"
     if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
         kind == "timestamp" and re.search(r"birth|dob|death|dod|geb(urts)?_?dat|naissance|nacimiento", name)
     ):
@@ -116,10 +119,11 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     return drafted
 
 
-def _enough(patients: pl.Series, cells: pl.Series) -> bool:
-    """Is any code held by FEW patients? Others are never told, so that a cell can't promise to be filled."""
+def _seldom(patients: pl.Series, cells: pl.Series) -> float:
+    """Share of the cells whose code fewer than FEW patients hold: never drawn, so no cell can promise to be filled."""
     held = pl.DataFrame({"s": patients, "v": cells.cast(pl.String)}).drop_nulls().group_by("v")
-    return bool((held.agg(pl.col("s").n_unique())["s"] >= FEW).any())
+    per = held.agg(pl.col("s").n_unique(), pl.len().alias("n"))
+    return float(per.filter(pl.col("s") < FEW)["n"].sum() / max(per["n"].sum(), 1))
 
 
 def _empty(p: Profile, *_: Any) -> Guess:
