@@ -710,6 +710,7 @@ def trial(folder: Path, n: int = 48) -> Path:
                 x = x if code == "CRP" and len(lb) % 5 else "<1.0" if code == "CRP" else ["NEGATIVE", "TRACE"][i % 2]
                 number = x if code == "CRP" and x != "<1.0" else ""
                 lb.append({**row, "LBTESTCD": code, "LBSTRESC": x, "LBSTRESN": number, "LBDTC": written})
+                lb[-1] |= {"LBBLFL": "Y" if v == 1 else None}
     folder.mkdir(exist_ok=True)
     for name, rows in (("dm", dm), ("vs", vs), ("lb", lb)):
         pl.DataFrame(rows).write_csv(folder / f"{name}.csv")

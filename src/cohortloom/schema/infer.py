@@ -253,9 +253,10 @@ class _Drafter:
             same = same_at_visit(sheet, sheet.visit or "")
             named = any(_names_one_to_one(sheet, c, sheet.visit or "") for c in same)
             said = f'One row for all rows of {sheet.file} with one "{sheet.visit}".'
-            self._add("visits", sheet, [*([] if named else [sheet.visit or ""]), *same], clock, "visit", said)
-            self.tables["visits"]["source"]["repeated"] = True
             self.at_visit = set(same)
+            self._add("visits", sheet, [*([] if named else [sheet.visit or ""]), *same], clock, "visit", said)
+            if "visits" in self.tables:
+                self.tables["visits"]["source"]["repeated"] = True
         if sheet.role == "event" and sheet.visit and self.at_visit:
             moving = [c for c in moving if c not in self.at_visit or c not in same_at_visit(sheet, sheet.visit)]
         still: list[str] = []
@@ -575,6 +576,13 @@ class _Drafter:
                 return "names another visit"
         if said := _from_first_value(sheet, theirs):
             return said
+        if sheet.role == "event" and sheet.visit and theirs not in (sheet.code, sheet.value, *self.at_visit):
+            p, visits = sheet.profiles[theirs], sheet.ids(sheet.visit)
+            few = visits.n_unique() * 5 < sheet.ids(sheet.subject or "").n_unique()
+            if few and theirs != sheet.visit and p.distinct + bool(p.missing) > 1:  # the baseline's flag, say
+                at = pl.DataFrame({"v": visits, "x": sheet.frame[theirs]}).group_by("v").agg(pl.col("x").n_unique())
+                if at["x"].max() == 1:
+                    return f'follows from "{sheet.visit}"'
         if theirs in sheet.again:
             return f'the numbers of "{sheet.again[theirs]}"'
         if theirs.endswith("date") and f"{theirs}time" in sheet.profiles:
