@@ -20,7 +20,7 @@ import numpy as np
 
 __all__ = ["Formula", "formulas"]
 
-_ROWS, _MOST, _TERMS = 2000, 80, 40
+_ROWS, _MOST, _TERMS = 800, 80, 40
 #: Terms, constant, form.
 Formula = tuple[tuple[tuple[str, float], ...], float, Literal["sum", "product"]]
 

@@ -90,6 +90,9 @@ def _cut(
     order: np.ndarray,
     first: np.ndarray,
 ) -> Derived | None:
+    few = ids[order[:: max(1, len(order) // 500)]]
+    if np.count_nonzero(np.diff(few)) > len(names):
+        return None
     known = np.isfinite(x)
     if (known != (ids >= 0)).any():  # known exactly where the number is
         return None
@@ -126,12 +129,12 @@ def _mapped(path: str, other: str, levels: Levels, first: np.ndarray) -> Derived
     (ids, names), (theirs, sources) = levels[path], levels[other]
     if len(sources) > len(first) / 4 or (theirs < 0).any() or (ids < 0).any():
         return None
-    held = np.zeros((len(sources), len(names)))
-    np.add.at(held, (theirs, ids), 1)
-    if ((held > 0).sum(axis=1) > 1).any():
-        return None
-    once = np.zeros_like(held)
-    np.add.at(once, (theirs[first], ids[first]), 1)
+    size = len(sources) * len(names)
+    for rows in (slice(0, 1000), slice(None)):  # most pairs are no law, which few rows show
+        held = np.bincount(theirs[rows] * len(names) + ids[rows], minlength=size).reshape(len(sources), -1)
+        if ((held > 0).sum(axis=1) > 1).any():
+            return None
+    once = np.bincount(theirs[first] * len(names) + ids[first], minlength=size).reshape(len(sources), -1)
     share = once.sum(axis=0) / once.sum()
     again = np.maximum(once - 1, 0).sum(axis=0)
     if -(again[share > 0] * np.log2(share[share > 0])).sum() < _BITS:
