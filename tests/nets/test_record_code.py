@@ -215,3 +215,24 @@ def test_bumps_are_the_largest_gaussian_of_all_used_beats():
     n = torch.arange(250.0)
     every = torch.exp(-0.5 * ((n - place[..., None]) / 1.2).square()) * use[..., None]
     assert torch.allclose(bumps(place, use, 250, 100.0), every.amax(dim=1), atol=1e-6)
+
+
+def test_a_skewed_fact_keeps_its_quantiles_where_the_mixture_would_lose_them():
+    rng = np.random.default_rng(3)
+    n, d = 400, 12  # too many facts for parts of a mixture
+    y = rng.standard_normal((n, d)) @ rng.standard_normal((d, d))
+    y[:, 0] = 1 - rng.exponential(1.0, n) + 0.3 * y[:, 1] / y[:, 1].std()
+    y = (y - y.mean(axis=0)) / y.std(axis=0)
+    none, subject = np.zeros((n, 0)), np.arange(n)
+    prior = RecordPrior(0, d)
+    prior.fit(none, none.astype(bool), y, subject, Rng(1))
+    many = np.arange(4000)
+    drawn = prior.draw(np.zeros((4000, 0)), np.zeros((4000, 0), bool), many, Rng(2))
+    at = [0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97]
+    assert np.abs(np.quantile(drawn[:, 0], at) - np.quantile(y[:, 0], at)).max() < 0.15
+    assert np.abs(np.corrcoef(drawn.T) - np.corrcoef(y.T)).max() < 0.12
+    skew = np.mean(drawn[:, 0] ** 3)
+    assert skew < -0.8  # of the Gaussian: 0
+    few = RecordPrior(0, d)
+    few.fit(none[:60], none[:60].astype(bool), y[:60], subject[:60], Rng(1))
+    assert np.array_equal(few.drawn, few.found)  # no distribution of its own from 60 records

@@ -8,7 +8,8 @@ bound is known, probabilistic PCA, so nothing is trained:
 and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
 
 `RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + s(c) e, ridge regression with residuals
-e from a Gaussian mixture whose number of parts is chosen by BIC. Their size depends on c too, log s = B c / 2 from a
+e from a Gaussian mixture whose number of parts is chosen by BIC; each is then brought to its own quantiles in training
+(in many dimensions the parts seldom catch the skew of one of them). Their size depends on c too, log s = B c / 2 from a
 ridge regression of the log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not.
 Of one patient's records the standard normal draws behind e are correlated, by the intraclass correlation found in
 training: the same heart, another day. Context that is unknown is drawn given what is known, so a missing condition
@@ -32,6 +33,8 @@ from cohortloom.rng import Rng
 __all__ = ["LabelLaw", "LinearCode", "RecordPrior"]
 
 PARTS = 4
+#: Quantiles that a residual's own distribution is kept by, and the records each needs.
+LEVELS, PER_LEVEL = 21, 8
 
 
 class _Fitted(nn.Module):
@@ -115,6 +118,7 @@ class RecordPrior(_Fitted):
         self._room(
             middle=(n_context,), spread=(n_context, n_context), slope=(n_context, d), offset=(d,), weight=(PARTS,),
             mean=(PARTS, d), factor=(PARTS, d, d), low=(d,), high=(d,), alike=(d,), scale=(n_context, d),
+            drawn=(LEVELS, d), found=(LEVELS, d),
         )  # fmt: skip
 
     def fit(
@@ -143,12 +147,13 @@ class RecordPrior(_Fitted):
         e = (y - c @ slope - offset) / _size(c, scale)
         own = d - self.n_plain
         weight, mean, factor, whole = _with_plain(_mixture(e[:, :own], rng), e[:, own:])
+        drawn, found = _marginals(e, weight, mean, factor, rng.child("marginals"))
         white = np.linalg.solve(whole, (e - e.mean(axis=0)).T).T if n > 1 else np.zeros((n, d))
         low, high = (np.quantile(y, q, axis=0) for q in (0.0, 1.0))
         margin = 0.15 * (high - low)
         self._keep(
             slope=slope, offset=offset, weight=weight, mean=mean, factor=factor, low=low - margin, high=high + margin,
-            alike=_intraclass(white, subject), scale=scale,
+            alike=_intraclass(white, subject), scale=scale, drawn=drawn, found=found,
         )  # fmt: skip
 
     def filled(self, context: np.ndarray, observed: np.ndarray, rng: Rng) -> np.ndarray:
@@ -172,6 +177,8 @@ class RecordPrior(_Fitted):
         alike, part = self._get("alike"), part[place]
         u = np.sqrt(alike) * shared + np.sqrt(1 - alike) * own
         e = self._get("mean")[part] + np.einsum("rij,rj->ri", self._get("factor")[part], u)
+        for k, (drawn, found) in enumerate(zip(self._get("drawn").T, self._get("found").T)):
+            e[:, k] += np.interp(e[:, k], drawn, found - drawn)
         y = c @ self._get("slope") + self._get("offset") + _size(c, self._get("scale")) * e
         return np.clip(y, self._get("low"), self._get("high"))
 
@@ -302,6 +309,20 @@ def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarra
             weight[:], mean[:], factor[:] = 0.0, 0.0, 0.0
             weight[:k], mean[:k], factor[:k] = found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
     return weight, mean, factor, whole
+
+
+def _marginals(
+    e: np.ndarray, weight: np.ndarray, mean: np.ndarray, factor: np.ndarray, rng: Rng
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles of each residual under the mixture and in training; the same where there are few records."""
+    part = np.searchsorted(np.cumsum(weight)[:-1], rng.child("part").numpy.random(4000))
+    normal = rng.child("normal").numpy.standard_normal((4000, e.shape[1]))
+    draws = mean[part] + np.einsum("rij,rj->ri", factor[part], normal)
+    levels = (np.arange(LEVELS) + 0.5) / LEVELS
+    drawn = np.quantile(draws, levels, axis=0)
+    if len(e) < PER_LEVEL * LEVELS:
+        return drawn, drawn
+    return drawn, np.quantile(e, levels, axis=0)
 
 
 def _with_plain(found: tuple[np.ndarray, ...], e: np.ndarray) -> tuple[np.ndarray, ...]:
