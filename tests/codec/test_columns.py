@@ -149,7 +149,7 @@ def test_any_column_goes_there_and_back(values, seed):
     low, high = law.ends
     assert back.min() >= low - 1e-6 and back.max() <= high + 1e-6
     spike = np.isin(x, law.spikes)
-    assert np.array_equal(back[spike], x[spike])
+    assert np.allclose(back[spike], x[spike], rtol=1e-12, atol=1e-9)  # what counts as on the grid
 
 
 def test_state_comes_back_to_the_last_bit():
