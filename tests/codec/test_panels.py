@@ -50,7 +50,7 @@ def test_units_stand_together_and_at_their_hours_as_in_training():
     kind = moment_class(step, np.ones(3600, bool), hour * HOUR)
     rows = [(m, c) for m in range(3600) for c in range(3) if (hour[m] == 6 if c < 2 else draw.random() < 0.4)]
     moment, code = np.array(rows).T
-    panels = Panels.fit(np.arange(3), moment, code, step, kind)
+    panels = Panels.fit(np.arange(3), moment, code, step, kind, np.arange(len(step)))
     assert panels.together[0, 1] > 0.85 and abs(panels.together[0, 2]) < 0.3
     at = moment_class(np.zeros(3, int), np.ones(3, bool), np.array([0, 6, 12]) * HOUR)
     assert panels.favour[0, at[1]] > panels.favour[0, at[2]] + 2
@@ -102,7 +102,7 @@ def test_what_stands_at_a_moment_stands_at_the_next(fault):
     here = np.stack([(place >= begin) & (place < begin + 20), draw.random(8000) < 0.5], 1)
     moment, code = np.nonzero(here)
     kind = moment_class(step, np.ones(8000, bool), place * 30 * MINUTE)
-    panels = Panels.fit(np.arange(2), moment, code, step, kind)
+    panels = Panels.fit(np.arange(2), moment, code, step, kind, np.arange(len(step)))
     assert panels.lasting[1, 0] > 0.9
     if fault:
         panels = replace(panels, lasting=np.tile([1.0, 0.0, 0.0], (3, 1)))
@@ -113,3 +113,28 @@ def test_what_stands_at_a_moment_stands_at_the_next(fault):
     drawn = np.bincount(taken, minlength=8000).reshape(200, 40)
     lasts = (drawn[:, 1:] * drawn[:, :-1]).sum() / drawn[:, :-1].sum()  # planted: .95, by chance: .49
     assert (lasts > 0.7 if fault is None else lasts < 0.55) and drawn.sum() == 4000
+
+
+@pytest.mark.parametrize("fault", [None, "any moment"])
+def test_blood_is_not_drawn_twice_in_an_hour(fault):
+    """Stays of ten days with 60 moments at any time; one unit stands at the first moment of each day."""
+    draw = np.random.default_rng(0)
+    step = np.repeat(np.arange(100), 60)
+    time = np.sort(draw.integers(0, 10 * DAY, (100, 60)), 1)
+    day = time // DAY
+    first = np.concatenate([np.ones((100, 1), bool), day[:, 1:] != day[:, :-1]], 1).ravel()
+    time = time.ravel()
+    kind = moment_class(step, np.ones(6000, bool), time)
+    moment, slots = np.flatnonzero(first), np.full(100, 60)
+    panels = Panels.fit(np.zeros(1, int), moment, np.zeros(len(moment), int), step, kind, time)
+    if fault:
+        panels = replace(panels, spacing=np.zeros_like(panels.spacing))
+    n, owner, unit = np.bincount(step[moment], minlength=100), np.arange(100), np.zeros(100, int)
+    like = draw.standard_normal(6000)
+    least = panels.least_gaps(slots, time, kind, owner, unit, n, draw)
+    taken = deal(slots, owner, n, lambda slot, pair: like[slot], time, least)
+    assert len(np.unique(taken)) == len(taken) == n.sum()
+    gap = np.diff(time[taken])[np.diff(step[taken]) == 0]
+    real = np.diff(time[moment])[np.diff(step[moment]) == 0]
+    shortest, truth = (np.quantile(x, 0.1) / HOUR for x in (gap, real))
+    assert (shortest > 0.4 * truth) if fault is None else (shortest < 0.15 * truth)

@@ -327,7 +327,7 @@ def _fit_panels(rows: Rows, fold: Fold, schema: Schema) -> dict[str, Any]:
             groups.append(tuple(int(i) for i in members[np.argsort(-often[members], kind="stable")]))
     time = np.zeros(len(of), np.int64)
     time[moment] = rows.reference
-    found = Panels.fit(unit.reshape(-1), moment, ids, of, moment_class(of, linked, time))
+    found = Panels.fit(unit.reshape(-1), moment, ids, of, moment_class(of, linked, time), time)
     shares = [] if panel else [f"{fold.table}.[{codes[g[0]].code}]" for g in groups if _often(moment, ids, of, g)]
     alone = set(range(n_codes)) - {i for group in groups for i in group}
     shares += [f"{fold.table}.{codes[i].code}" for i in sorted(alone) if counted[i] and _often(moment, ids, of, (i,))]

@@ -11,7 +11,9 @@ by time of day, on the full hour and off it), R the tetrachoric correlation of p
 moment often stands at the next: an arterial line is in for two days, then the cuff measures. The weights w of parts
 that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step some places apart,
 beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of greatest utility, so
-counts hold exactly. A moment nobody took goes to the unit that gives up least. Codes of a group are dealt over the
+counts hold exactly. Nobody draws the same blood twice in an hour: moments that no better one lies near go before all
+others, near being less than a gap from the lower half of the unit's gaps (in units of the even gap, the step's span
+over n_u). A moment nobody took goes to the unit that gives up least. Codes of a group are dealt over the
 moments of the group in the same way, by their shares of the group's moments of each class, those that go together again
 together.
 
@@ -44,6 +46,10 @@ _AT_ONCE = 4_000_000
 _LASTS = (0.0, 6.0, 60.0)  # m_p [moment]
 _PLACES = (1, 2, 4, 8, 16, 32)
 _MOST_LASTING = 0.98
+_LOWER = (0.0, 0.125, 0.25, 0.375, 0.5)
+_FEWEST_GAPS = 40
+_ABOVE_ALL = 100.0
+_ROUNDS = 6
 _CHANCE = 30.0  # pairs of moments without memory that count beside those seen
 
 
@@ -57,6 +63,7 @@ class Panels:
         inner: Code x class: of the moments of its unit.
         together: Correlation of the units.
         lasting: Unit x part of e: w.
+        spacing: Unit x quantile of the lower half of its gaps, in even gaps.
     """
 
     unit: np.ndarray
@@ -64,15 +71,24 @@ class Panels:
     inner: np.ndarray
     together: np.ndarray
     lasting: np.ndarray
+    spacing: np.ndarray
 
     @classmethod
-    def fit(cls, unit: np.ndarray, moment: np.ndarray, code: np.ndarray, step: np.ndarray, kind: np.ndarray) -> Panels:
+    def fit(
+        cls,
+        unit: np.ndarray,
+        moment: np.ndarray,
+        code: np.ndarray,
+        step: np.ndarray,
+        kind: np.ndarray,
+        time: np.ndarray,
+    ) -> Panels:
         """Learn from rows.
 
         Args:
             unit: Unit of each frequent code (`groups_of`).
             moment, code: Moment and frequent code of each row; a negative code is a rare one.
-            step, kind: Step and class of each moment, in the order of time within each step.
+            step, kind, time: Step, class and time of each moment, in the order of time within each step.
         """
         n_units = int(unit.max(initial=-1)) + 2
         keep = moment < _MOST_MOMENTS
@@ -86,7 +102,7 @@ class Panels:
         held[moment[own], code[own]] = 1.0
         among = here[:, unit]
         return cls(unit, _favour(here, np.ones_like(here), kind), _favour(held, among, kind),
-                   _together(here, step), _lasting(here, step))  # fmt: skip
+                   _together(here, step), _lasting(here, step), _spacing(here, step, kind, time[:n]))  # fmt: skip
 
     def noise(self, step: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         """e: moment x unit. `step`: of each moment, one step after the other in the order of time."""
@@ -100,6 +116,21 @@ class Panels:
             out += amount[:, part].astype(np.float32) * fresh
         return out
 
+    def least_gaps(
+        self, slots: np.ndarray, time: np.ndarray, kind: np.ndarray, owner: np.ndarray, unit: np.ndarray, n: np.ndarray,
+        draw: np.random.Generator,
+    ) -> np.ndarray:  # fmt: skip
+        """How near a better moment must not lie, of each pair of an owner and a unit with n moments.
+
+        Args:
+            slots, time, kind: Number of moments of each owner; time and class of each.
+        """
+        even = spans_of(np.repeat(np.arange(len(slots)), slots), time, kind, len(slots))[owner] / np.maximum(n, 1)
+        place = draw.random(len(owner)) * (len(_LOWER) - 1)
+        low = np.minimum(place.astype(int), len(_LOWER) - 2)
+        ends = self.spacing[unit, low], self.spacing[unit, low + 1]
+        return even * (ends[0] + (place - low) * (ends[1] - ends[0]))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         return {name: np.round(value, 4).tolist() for name, value in self.__dict__.items()}
@@ -109,7 +140,30 @@ class Panels:
         favour, inner = (np.asarray(state[name], float).reshape(-1, N_CLASSES) for name in ("favour", "inner"))
         together = np.asarray(state["together"], float).reshape(len(favour), len(favour))
         lasting = np.asarray(state["lasting"], float).reshape(len(favour), len(_LASTS))
-        return cls(np.asarray(state["unit"], np.int64), favour, inner, together, lasting)
+        spacing = np.asarray(state["spacing"], float).reshape(len(favour), len(_LOWER))
+        return cls(np.asarray(state["unit"], np.int64), favour, inner, together, lasting, spacing)
+
+
+def spans_of(step: np.ndarray, time: np.ndarray, kind: np.ndarray, n: int) -> np.ndarray:
+    """Time from the first to the last moment within the visit of each of n steps."""
+    at = np.flatnonzero(kind > 0)
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    np.minimum.at(low, step[at], time[at])
+    np.maximum.at(high, step[at], time[at])
+    return np.where(high > low, high - low, 0.0)
+
+
+def _spacing(here: np.ndarray, step: np.ndarray, kind: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Lower half of each unit's gaps within visits, in even gaps: unit x quantile."""
+    out, span = np.zeros((here.shape[1], len(_LOWER))), spans_of(step, time, kind, int(step.max(initial=-1)) + 1)
+    for u in range(here.shape[1] - 1):  # the last one is many codes
+        at = np.flatnonzero((here[:, u] > 0) & (kind > 0))
+        of, n = step[at], np.bincount(step[at], minlength=len(span))
+        next_one = np.flatnonzero((of[1:] == of[:-1]) & (span[of[1:]] > 0))
+        if len(next_one) >= _FEWEST_GAPS:
+            gap = np.diff(time[at])[next_one] / (span / np.maximum(n, 1))[of[next_one]]
+            out[u] = np.quantile(gap, _LOWER)
+    return out
 
 
 def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarray:
@@ -219,6 +273,8 @@ def deal(
     owner: np.ndarray,
     n: np.ndarray,
     utility: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    time: np.ndarray | None = None,
+    least: np.ndarray | None = None,
 ) -> np.ndarray:
     """Slots of the rows of each pair; no slot stays empty while its owner has rows to spare.
 
@@ -227,6 +283,8 @@ def deal(
         owner: Owner of each pair, ascending.
         n: Rows of each pair; beyond the number of slots they go round again.
         utility: (slot, pair) -> how much the pair likes the slot.
+        time, least: Time of each slot, ascending within an owner; slots of a pair with a better one nearer than this
+            come last.
 
     Returns:
         Slot of each row, pairs one after the other, ascending within each pair.
@@ -240,15 +298,21 @@ def deal(
     for part in np.split(np.arange(len(owner)), edge):
         if len(part):
             rows = slice(begin[part[0]], begin[part[-1]] + n[part[-1]])
-            out[rows] = _deal(slots, first, owner[part], n[part], lambda s, p, at=part[0]: utility(s, p + at))
+            near = None if time is None or least is None else (time, least[part])
+            out[rows] = _deal(slots, first, owner[part], n[part], lambda s, p, at=part[0]: utility(s, p + at), near)
     return out
 
 
-def _deal(slots: np.ndarray, first: np.ndarray, owner: np.ndarray, n: np.ndarray, utility: Callable) -> np.ndarray:
+def _deal(
+    slots: np.ndarray, first: np.ndarray, owner: np.ndarray, n: np.ndarray, utility: Callable,
+    near: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:  # fmt: skip
     size = slots[owner]
     pair = np.repeat(np.arange(len(owner)), size)
     slot = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size) + first[owner][pair]
     like = utility(slot, pair)
+    if near is not None:
+        like = like + _ABOVE_ALL * _peaks(like, pair, near[0][slot], near[1])
     order = np.lexsort((-like, pair))
     at = np.cumsum(size) - size
     row = np.repeat(np.arange(len(owner)), n)
@@ -256,6 +320,32 @@ def _deal(slots: np.ndarray, first: np.ndarray, owner: np.ndarray, n: np.ndarray
     taken = slot[order[at[row] + place % size[row]]]
     _cover(slots, first, owner[row], row, taken, utility)
     return taken[np.lexsort((taken, row))]
+
+
+def _peaks(like: np.ndarray, pair: np.ndarray, time: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Slots no two of one pair of which lie nearer than its least gap: the best of their surroundings, then the best of
+    those that lie far enough from them, and so on."""
+    near = []
+    for k in range(1, len(like)):
+        close = (pair[k:] == pair[:-k]) & (np.abs(time[k:] - time[:-k]) < least[pair[k:]])
+        if not close.any():
+            break
+        near.append(close)
+    out, free = np.zeros(len(like), bool), np.ones(len(like), bool)
+    for _ in range(_ROUNDS if near else 1):
+        top, left = free.copy(), np.where(free, like, -np.inf)
+        for k, close in enumerate(near, 1):
+            better = left[k:] > left[:-k]
+            top[k:] &= ~close | better
+            top[:-k] &= ~close | ~better
+        out |= top
+        free &= ~top
+        for k, close in enumerate(near, 1):
+            free[k:] &= ~(close & top[:-k])
+            free[:-k] &= ~(close & top[k:])
+        if not free.any():
+            break
+    return out
 
 
 def _cover(

@@ -311,7 +311,8 @@ def _deal(
         apart = np.where(u == rare, 1.0, 0.1) * own[(slot * 31 + one * 7919) % _NOISE]
         return favour[u, slot] + noise[slot, u] + apart
 
-    taken = deal(count, owner, size, of_unit)
+    least = panels.least_gaps(count, time, kind, owner, unit, size, draw)
+    taken = deal(count, owner, size, of_unit, time, least)
     begin = np.cumsum(size) - size
     order = np.argsort(pair, kind="stable")
     inner = np.vstack([panels.inner, np.zeros((len(fold.rare), panels.inner.shape[1]))])
