@@ -2,12 +2,13 @@
 
     x_j = round(constant + sum of weight x earlier numbers of the row)
 
-holds in most rows of a cuff's systolic, mean and diastolic pressure, of an anion gap, of one quantity in two units, and
-fails in the others: somebody measured again, corrected one of them, or put in a value of another device. What always
-holds is computed (`codec.derived`). What often holds is a value to expect: in these columns the token REPEAT stands for
-it, in place of the last value of the patient. A network with straight lines on normal scores comes near to it, and the
-rest it draws as noise that no recorder makes, in every row anew: changes grow, and a mean pressure fits its two others
-in no row.
+holds in most rows of a cuff's two pressures and their mean, of counts of tests in one panel, of one quantity in two
+units, and fails in the others: somebody measured again, corrected one of them, or put in a value of another device.
+What always holds is computed (`codec.derived`). What often holds is a value to expect: in these columns the token
+REPEAT stands for it, in place of the last value of the patient. A network with straight lines on normal scores comes
+near to it and draws the rest as noise that no recorder makes.
+
+A line must not magnify: a systolic pressure as 3 mean - 2 diastolic gathers three times what is wrong with a drawn mean.
 
 The line is the one that most rows lie on, and not the best on average: regression weighs each row by
 1 / (residual^2 + scale^2), and the scale shrinks from the residuals' spread to the grid.
@@ -33,6 +34,7 @@ MOST_PARTS = 6
 FEWEST_VALUES = 17  # a number with fewer is its tokens
 TOGETHER = 0.5  # of the rows of a number in which all parts are recorded
 LEAST_SHARE, STANDS_OUT = 0.25, 3.0  # of rows on the line, and how often as many as one step beside it
+MAGNIFIED = 1.5  # how far parts may move a number, in its spread: else it gathers what is wrong with them
 ROUNDS = 14
 
 
@@ -95,7 +97,8 @@ def find_lines(
         if all(_often(coder, x[~part], y[~part], _line(x[part], y[part], coder.step)) for part in (half, ~half)):
             line = _line(x, y, coder.step)
             used = np.flatnonzero(line[:-1])
-            if len(used) and _often(coder, x, y, line):
+            far = np.abs(line[:-1]) @ x.std(0) > MAGNIFIED * y.std()
+            if len(used) and not far and _often(coder, x, y, line):
                 out[j] = Line(tuple(parts[best[used]].tolist()), tuple(line[used].tolist()), float(line[-1]))
     return out
 
