@@ -8,7 +8,8 @@ What always holds is computed (`codec.derived`). What often holds is a value to 
 REPEAT stands for it, in place of the last value of the patient. A network with straight lines on normal scores comes
 near to it and draws the rest as noise that no recorder makes.
 
-A line must not magnify: a systolic pressure as 3 mean - 2 diastolic gathers three times what is wrong with a drawn mean.
+A line must not magnify: a systolic pressure as 3 mean - 2 diastolic gathers three times what is wrong with a drawn
+mean.
 
 The line is the one that most rows lie on, and not the best on average: regression weighs each row by
 1 / (residual^2 + scale^2), and the scale shrinks from the residuals' spread to the grid.
