@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from scipy.special import logsumexp
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
 from cohortloom.generators import create
+from cohortloom.generators.base import Generator
 from cohortloom.generators.cells import ABSENT, raw_values
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import log_likelihood
@@ -112,9 +114,9 @@ def test_coders_learn_from_the_rows_in_which_a_cell_is_there(fitted):
     assert Alphabet.from_json(gated.to_json()).gates == gated.gates
 
 
-def test_a_gated_model_continues_fills_and_comes_back_from_disk(fitted, tmp_path):
-    real = cohort()
-    more = fitted.extend(real, until=1, seed=3).tables
+def continues_fills_and_comes_back(fitted: Generator, real: Cohort, until: int, folder: Path) -> None:
+    """What every gated model can do."""
+    more = fitted.extend(real, until=until, seed=3).tables
     assert more["visits"].height > real.tables["visits"].height
     assert more["findings"].height > real.tables["findings"].height
     visits = real.tables["visits"]
@@ -122,7 +124,11 @@ def test_a_gated_model_continues_fills_and_comes_back_from_disk(fitted, tmp_path
     filled = fitted.impute(Cohort.build(SCHEMA, dict(real.tables) | {"visits": holes}), seed=4)
     assert filled.tables["visits"]["mood"].null_count() == 0
     assert filled.tables["findings"].equals(real.tables["findings"])
-    fitted.save(tmp_path / "model")
-    again = type(fitted).load(tmp_path / "model").sample(50, seed=2).tables
+    fitted.save(folder)
+    again = type(fitted).load(folder).sample(50, seed=2).tables
     for table, frame in fitted.sample(50, seed=2).tables.items():
         assert frame.equals(again[table])
+
+
+def test_a_gated_model_continues_fills_and_comes_back_from_disk(fitted, tmp_path):
+    continues_fills_and_comes_back(fitted, cohort(), 1, tmp_path / "model")

@@ -8,13 +8,11 @@ its gate is shut half of the time, and those rows are lost.
 from unittest import mock
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
-from test_columnar_gates import NO, SCHEMA, YES, cohort
+from test_columnar_gates import NO, YES, cohort, continues_fills_and_comes_back
 
 from cohortloom.codec import gates
-from cohortloom.cohort import Cohort
 from cohortloom.generators import columnar_encoding, create, timegan_records
 from cohortloom.generators.base import Generator
 from cohortloom.generators.cells import raw_values
@@ -72,18 +70,7 @@ def test_what_is_not_there_is_not_drawn(name):
 def test_a_gated_model_scores_continues_fills_and_comes_back_from_disk(name, tmp_path):
     fitted, real = barely(name), cohort(60)
     assert np.isfinite(fitted.score(real)).all()
-    more = fitted.extend(real, until=2, seed=3).tables
-    assert more["visits"].height > real.tables["visits"].height
-    assert more["findings"].height > real.tables["findings"].height
-    visits = real.tables["visits"]
-    holes = visits.with_columns(mood=pl.when(pl.col("visit_id") % 7 != 0).then("mood"))
-    filled = fitted.impute(Cohort.build(SCHEMA, dict(real.tables) | {"visits": holes}), seed=4)
-    assert filled.tables["visits"]["mood"].null_count() == 0
-    assert filled.tables["findings"].equals(real.tables["findings"])
-    fitted.save(tmp_path / "model")
-    again = type(fitted).load(tmp_path / "model").sample(50, seed=2).tables
-    for table, frame in fitted.sample(50, seed=2).tables.items():
-        assert frame.equals(again[table])
+    continues_fills_and_comes_back(fitted, real, 2, tmp_path / "model")
 
 
 def test_a_chain_of_gates_shuts_together():

@@ -125,7 +125,7 @@ class Panels:
         Args:
             slots, time, kind: Number of moments of each owner; time and class of each.
         """
-        even = spans_of(np.repeat(np.arange(len(slots)), slots), time, kind, len(slots))[owner] / np.maximum(n, 1)
+        even = _spans(np.repeat(np.arange(len(slots)), slots), time, kind, len(slots))[owner] / np.maximum(n, 1)
         place = draw.random(len(owner)) * (len(_LOWER) - 1)
         low = np.minimum(place.astype(int), len(_LOWER) - 2)
         ends = self.spacing[unit, low], self.spacing[unit, low + 1]
@@ -144,7 +144,7 @@ class Panels:
         return cls(np.asarray(state["unit"], np.int64), favour, inner, together, lasting, spacing)
 
 
-def spans_of(step: np.ndarray, time: np.ndarray, kind: np.ndarray, n: int) -> np.ndarray:
+def _spans(step: np.ndarray, time: np.ndarray, kind: np.ndarray, n: int) -> np.ndarray:
     """Time from the first to the last moment within the visit of each of n steps."""
     at = np.flatnonzero(kind > 0)
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
@@ -155,7 +155,7 @@ def spans_of(step: np.ndarray, time: np.ndarray, kind: np.ndarray, n: int) -> np
 
 def _spacing(here: np.ndarray, step: np.ndarray, kind: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Lower half of each unit's gaps within visits, in even gaps: unit x quantile."""
-    out, span = np.zeros((here.shape[1], len(_LOWER))), spans_of(step, time, kind, int(step.max(initial=-1)) + 1)
+    out, span = np.zeros((here.shape[1], len(_LOWER))), _spans(step, time, kind, int(step.max(initial=-1)) + 1)
     for u in range(here.shape[1] - 1):  # the last one is many codes
         at = np.flatnonzero((here[:, u] > 0) & (kind > 0))
         of, n = step[at], np.bincount(step[at], minlength=len(span))

@@ -305,6 +305,10 @@ class Alphabet:
         shift = len(self.coders(net)) - len(self.columns)
         return {} if net == "statics" else {j + shift: line.moved(shift) for j, line in self.lines.items()}
 
+    def row(self, net: str) -> tuple[list[Coder], Gates, Lines]:
+        """Coders, gates and lines of a network's columns."""
+        return self.coders(net), self.gates_in(net), self.lines_in(net)
+
     def shapes(self, net: str, cells: Cells) -> list[ColumnShape]:
         """Columns of a network with the shares of their tokens in the training rows."""
         out, n_static = [], self.static_width

@@ -32,10 +32,12 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr
 
+from cohortloom.codec.gates import Gates
 from cohortloom.codec.tensors import Encoded
 from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewed
 from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, carry, follows, is_shut
 from cohortloom.generators.columnar_encoding import Alphabet
+from cohortloom.generators.row_lines import Lines
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
 from cohortloom.nets.tokens import CONT
@@ -118,7 +120,9 @@ class _Draw(CellDrawer):
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
         cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
-        cells, raw, _ = self._columns(cursor, "statics", None, self.fixed_statics, particles, self._span_limits)
+        cells, raw, _ = self._columns(
+            cursor, self.alphabet.row("statics"), None, self.fixed_statics, particles, self._span_limits
+        )
         if particles > 1 and self.fixed_first is None:  # equal weights: any one stands for the subject
             return cells.take(np.arange(0, n * particles, particles)), raw[::particles]
         return cells, raw
@@ -155,7 +159,7 @@ class _Draw(CellDrawer):
         dense, lookups = a.static_inputs(statics.take(alive))
         cursor = self.members.first.begin(torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
-        cells, out, order = self._columns(cursor, "first", None, fixed, particles if rows > n else 1)
+        cells, out, order = self._columns(cursor, a.row("first"), None, fixed, particles if rows > n else 1)
         if rows > n:
             pick = np.arange(0, rows, particles)
             statics, raw = statics.take(order[pick]), raw[order[pick]]
@@ -220,7 +224,7 @@ class _Draw(CellDrawer):
             Subject, values and gap [d] of the visits, in batches.
         """
         a = self.alphabet
-        owner, values, gaps = [], [], []
+        row, owner, values, gaps = a.row("later"), [], [], []
         stop = np.full(len(alive), np.inf) if stop is None else stop
         dense, lookups = np.ascontiguousarray(dense[alive].T), lookups[alive]
         while True:
@@ -239,7 +243,7 @@ class _Draw(CellDrawer):
             codes = np.concatenate([lookups, history.code], 1)
             cursor = self.members.later.begin(torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
-            cells, drawn, _ = self._columns(cursor, "later", last, None, 1, limits)
+            cells, drawn, _ = self._columns(cursor, row, last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
             if limits is not None and not a.spanned and (drawn[:, 0] > rest).any():
                 stay = drawn[:, 0] <= rest
@@ -273,16 +277,14 @@ class _Draw(CellDrawer):
     def _columns(
         self,
         cursor: Cursor,
-        net: str,
+        row: tuple[list[Coder], Gates, Lines],
         last: np.ndarray | None,
         fixed: Fixed | None,
         particles: int,
         limits: Callable[[int, np.ndarray], Limits | None] | None = None,
     ) -> tuple[Cells, np.ndarray, np.ndarray]:
         """Draw all columns; returns cells, the values to hand out, and where each row came from."""
-        coders, gates, lines = (
-            part(net) for part in (self.alphabet.coders, self.alphabet.gates_in, self.alphabet.lines_in)
-        )
+        coders, gates, lines = row
         rows, c = len(cursor.lookups), len(coders)
         none = np.full(rows, np.nan)
         out = _blank(rows, c)

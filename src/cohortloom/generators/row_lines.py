@@ -110,11 +110,11 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def _line(x: np.ndarray, y: np.ndarray, step: float) -> np.ndarray:
     """Weights and constant of the line that most rows lie on, in the simplest numbers that keep them there."""
-    kept, out = np.arange(x.shape[1]), None
+    kept = np.arange(x.shape[1])
     for _ in range(2):  # again without the parts that add nothing
         a = np.concatenate([x[:, kept], np.ones((len(x), 1))], 1)
         unit = np.maximum(np.abs(a).max(0), 1e-9)
-        line, scale = np.linalg.lstsq(a / unit, y, rcond=None)[0] / unit, np.inf
+        line = np.linalg.lstsq(a / unit, y, rcond=None)[0] / unit
         spread = float(np.median(np.abs(y - a @ line))) + step
         for turn in range(ROUNDS):
             scale = max(spread * 0.6**turn, step / 2)
@@ -127,11 +127,10 @@ def _line(x: np.ndarray, y: np.ndarray, step: float) -> np.ndarray:
             break
         kept = kept[adds]
     on = lambda line: np.mean(np.abs(y - x @ line[:-1] - line[-1]) <= step / 2)  # noqa: E731
-    for limit in (1, 2, 6, 20, 1000):
+    near = np.abs(y - x @ out[:-1] - out[-1]) <= step
+    for limit in (1, 2, 6, 20, 1000) if near.any() else ():
         simple = np.asarray([float(Fraction(w).limit_denominator(limit)) for w in out])
-        simple[-1] = (
-            np.round(np.median((y - x @ simple[:-1])[np.abs(y - x @ out[:-1] - out[-1]) <= step]) / step) * step
-        )
+        simple[-1] = np.round(np.median((y - x @ simple[:-1])[near]) / step) * step
         if on(simple) >= 0.99 * on(out):
             return simple
     return out
