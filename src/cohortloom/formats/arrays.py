@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.formats.waveforms import Raw, Trouble
-from cohortloom.schema.wave_files import cells, label_of
+from cohortloom.schema.wave_files import label_of, rows_of, samples_first
 
 if TYPE_CHECKING:
     from cohortloom.cohort import SignalSet
@@ -58,6 +58,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
         ) from None
     if samples.ndim == 2 and len(spec.channels) == 1:
         samples = samples[:, None]
+    if samples_first(samples.shape) and samples.shape[1] != len(spec.channels):
+        samples = samples.transpose(0, 2, 1)
     if samples.ndim != 3 or samples.shape[1] not in (len(spec.channels), len(source.channels) or len(spec.channels)):
         raise Trouble(
             "wrong-shape",
@@ -88,22 +90,18 @@ def _rows(file: Path, spec: Signal) -> list[Raw]:
         if not source.labels.column.isdigit() or source.labels.column == "0":
             raise Trouble("no-labels", "has columns without names", "Give the number of the label's column, from 1.")
         place = int(source.labels.column) - 1
-    with file.open(encoding="utf8", errors="replace") as lines:
-        for line in lines:
-            row = cells(line)
-            if not row:
-                continue
-            try:
-                label = None if place is None else row.pop(place)
-                x = np.array([np.nan if c == "?" else float(c) for c in row], dtype=np.float32)
-            except (ValueError, IndexError):
-                raise Trouble(
-                    "unreadable-signal", f"has a row that is not numbers alone (row {len(found) + 1})",
-                    "Take header and names out, or write it as NPZ.",
-                ) from None  # fmt: skip
-            facts = {} if label is None else {source.labels.column: label_of(label)}
-            x = _trimmed(x[None] * np.float32(source.scale), spec)
-            found.append(Raw(x, spec.channels, source.fs or spec.fs, facts, None, row=len(found)))
+    for row in rows_of(file):
+        try:
+            label = None if place is None else row.pop(place)
+            x = np.array([np.nan if c == "?" else float(c) for c in row], dtype=np.float32)
+        except (ValueError, IndexError):
+            raise Trouble(
+                "unreadable-signal", f"has a row that is not numbers alone (row {len(found) + 1})",
+                "Take header and names out, or write it as NPZ.",
+            ) from None  # fmt: skip
+        facts = {} if label is None else {source.labels.column: label_of(label)}
+        x = _trimmed(x[None] * np.float32(source.scale), spec)
+        found.append(Raw(x, spec.channels, source.fs or spec.fs, facts, None, row=len(found)))
     if not found:
         raise Trouble("no-samples", "holds no samples", "Leave it out.")
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from cohortloom.formats.waveforms import Raw, Trouble, to_unit
+from cohortloom.formats.waveforms import Raw, Trouble, placed_channels, to_unit
 
 if TYPE_CHECKING:
     from cohortloom.cohort import SignalSet
@@ -44,7 +44,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
         theirs = {v.lower() for v in (spec.source.channels.values() if spec.source else ())} | {
             c.lower() for c in spec.channels
         }
-        wanted = [i for i, label in enumerate(labels) if label.rstrip(".").lower() in theirs or label.lower() in theirs]
+        names = placed_channels(tuple(label.rstrip(".") for label in labels), spec)
+        wanted = [i for i, (label, name) in enumerate(zip(labels, names)) if {name, label.lower()} & theirs]
         if not wanted and len(spec.channels) == len(labels) == 1:
             wanted = [0]  # the only channel, whatever its name
         if not wanted:
@@ -68,8 +69,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
         },
         schema={"sample": pl.Int64, "kind": pl.String, "symbol": pl.String},
     )
-    names = tuple(labels[i].rstrip(".") for i in wanted)
-    return [Raw(samples.astype(np.float32), names, fs, {}, notes)]
+    given = tuple(labels[i].rstrip(".") for i in wanted)
+    return [Raw(samples.astype(np.float32), given, fs, {}, notes)]
 
 
 def write_records(signal: SignalSet, folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from cohortloom.formats.waveforms import BEAT_SYMBOLS, Raw, Trouble, to_unit
+from cohortloom.formats.waveforms import BEAT_SYMBOLS, Raw, Trouble, placed_channels, to_unit
+from cohortloom.schema.wave_files import comments_of
 
 if TYPE_CHECKING:
     from cohortloom.cohort import SignalSet
@@ -55,18 +56,18 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
     if record.sig_len and len(samples) < record.sig_len:
         raise Trouble("truncated-signal", f"holds {len(samples)} of {record.sig_len} samples", "Copy it again.")
     units = record.units or ["mV"] * record.n_sig
-    scaled = [to_unit(samples[:, i], units[i], spec.unit) for i in range(record.n_sig)]
-    comments = {}
-    for line in record.comments or []:
-        key, colon, value = line.partition(":")
-        if colon:
-            comments[key.strip().lower()] = value.strip()
+    names = tuple(name or f"channel {i + 1}" for i, name in enumerate(record.sig_name or [None] * record.n_sig))
+    keep = list(range(record.n_sig))
+    if record.n_sig > 1:  # a pressure beside an ECG need not be in mV
+        theirs = {(spec.source.channels.get(c, c) if spec.source else c).lower() for c in spec.channels}
+        keep = [i for i, c in enumerate(placed_channels(names, spec)) if c in theirs] or keep
+    scaled = [to_unit(samples[:, i], units[i], spec.unit) for i in keep]
     return [
         Raw(
             np.stack(scaled).astype(np.float32),
-            tuple(record.sig_name or ()),
+            tuple(names[i] for i in keep),
             float(record.fs),
-            comments,
+            comments_of(record.comments or []),
             _annotations(name, spec),
         )
     ]

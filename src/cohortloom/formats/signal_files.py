@@ -14,13 +14,14 @@ from typing import Any
 import polars as pl
 
 from cohortloom.cohort import Cohort, Origin, SignalSet
-from cohortloom.errors import SettingsError
+from cohortloom.errors import Problem, SettingsError
 from cohortloom.files import new_folder
 from cohortloom.formats import arrays, edf_files, physionet, tabular
 from cohortloom.formats.base import Findings, OnError
 from cohortloom.formats.check import check_frames
-from cohortloom.formats.waveforms import Trouble, read_signal
+from cohortloom.formats.waveforms import Trouble, by_record, read_signal
 from cohortloom.schema import Schema
+from cohortloom.schema.wave_files import record_keys
 from cohortloom.version import __version__
 
 __all__ = ["read", "write_edf", "write_npz", "write_rows", "write_wfdb"]
@@ -50,6 +51,10 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
     if any(t.source for t in schema.tables.values()):
         apart = schema.model_copy(update={"tables": {n: t for n, t in schema.tables.items() if t.source}})
         frames = dict(tabular.read(path, schema=apart, on_error=on_error).tables)
+    for name, signal in list(signals.items()):
+        if signal.spec.source and signal.spec.source.index:
+            signals[name] = _indexed(name, signal, schema, frames, findings)
+    findings.raise_if_any(path, schema)
     ids = pl.concat([s.records["subject_id"].cast(pl.String) for s in signals.values()])
     for name, table in schema.statics.items():
         if table.source is None:
@@ -59,6 +64,35 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
     kinds = {s.source.format for s in schema.signals.values() if s.source}
     origin = Origin("real", "+".join(sorted(kinds)), version=__version__, notes=findings.notes)
     return Cohort.build(schema, frames, signals=signals, origin=origin)
+
+
+def _indexed(
+    name: str, signal: SignalSet, schema: Schema, frames: dict[str, pl.DataFrame], findings: Findings
+) -> SignalSet:
+    """Patient, visit and time of every record, from the table that lists the files; records it lacks are left out."""
+    assert signal.spec.source is not None and signal.spec.source.index is not None
+    index, records = signal.spec.source.index, signal.records
+    frame = frames[index.table]
+    row_of = by_record(frame[index.record], range(frame.height))
+    found = [next((row_of[k] for k in record_keys(f) if k in row_of), None) for f in records["file"]]
+    listed = pl.Series([row is not None for row in found])
+    if lost := int((~listed).sum()):
+        text = f"{lost} of {len(found)} records are not listed in {index.table}.{index.record}"
+        fix = "Complete the table, or leave them out with --on-error drop."
+        words = "records left out, nobody knows whose they are"
+        findings.settle(Problem("unlisted-record", f"signals.{name}", text, fix, lost), drop=words, keep=words)
+    at = frame[[row for row in found if row is not None]]
+    keep = listed.to_numpy()
+    records = records.filter(listed).drop("file").with_columns(at["subject_id"])
+    if "visit_id" in at.columns:
+        records = records.with_columns(at["visit_id"])
+    if "time" in at.columns:
+        start = pl.lit(0) if schema.clock == "order" else records["time"]
+        records = records.with_columns((at["time"] + start).alias("time"))
+    notes = signal.annotations
+    if notes is not None:
+        notes = notes.join(records.select("record_id"), on="record_id", how="semi")
+    return SignalSet(signal.spec, records, signal.samples if keep.all() else signal.samples[keep], notes)
 
 
 def _from_facts(name: str, columns: list[str], facts: list[dict[str, Any]], ids: pl.Series) -> pl.DataFrame:

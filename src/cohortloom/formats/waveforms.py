@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,20 @@ from jaxtyping import Float
 from cohortloom.cohort import SignalSet
 from cohortloom.errors import Problem, nearest
 from cohortloom.schema import Signal
+from cohortloom.schema.units import ucum
+from cohortloom.schema.wave_files import record_keys, standard_names
 
 if TYPE_CHECKING:
     from cohortloom.formats.base import Findings
     from cohortloom.schema.signals import Fact, Filtering, SignalSource
 
-__all__ = ["BEAT_SYMBOLS", "Raw", "Trouble", "read_signal", "resample", "to_unit"]
+__all__ = ["BEAT_SYMBOLS", "Raw", "Trouble", "by_record", "placed_channels", "read_signal", "resample", "to_unit"]
 
 #: WFDB codes that mark a beat. Source: PhysioNet, "Annotation codes".
 BEAT_SYMBOLS = frozenset("NLRBAaJSVrFejnE/fQ?")
 
 _VOLT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
+_UNKNOWN = frozenset(("", "nan", "na", "n/a", "nd", "none", "null", "unknown", "unk", "?"))
 _MAPPED_ABOVE = 256 << 20
 
 
@@ -72,7 +76,7 @@ def to_unit(samples: np.ndarray, theirs: str, ours: str) -> np.ndarray:
         Trouble: a unit that can't be converted.
     """
     a, b = theirs.strip().lower(), ours.strip().lower()
-    if a == b or a in ("", "nu", "adu"):
+    if a == b or a in ("", "nu", "adu") or ucum(theirs) == ucum(ours) is not None:
         return samples
     if a in _VOLT and b in _VOLT:
         return samples * (_VOLT[a] / _VOLT[b])
@@ -133,7 +137,7 @@ def read_signal(
         try:
             found = _reader(source.format)(file, spec)
             shaped = [_shape(raw, spec, source) for raw in found]
-            subjects = [_subject(file, folder, raw, source, n_rows) for raw in found]
+            subjects = [None if source.index else _subject(file, folder, raw, source, n_rows) for raw in found]
             n_rows += len(found)
         except Trouble as trouble:
             problem = Problem(
@@ -156,6 +160,7 @@ def read_signal(
                     {
                         "record_id": record,
                         "subject_id": subject,
+                        "file": file.relative_to(folder).as_posix(),
                         "start": start / spec.fs,
                         "n_samples": piece.shape[1],
                         "label": label,
@@ -181,9 +186,19 @@ def _reader(format: str):
     return {"wfdb": physionet, "edf": edf_files, "npz": arrays, "rows": arrays}[format].read_record
 
 
+def placed_channels(channels: tuple[str, ...], spec: Signal) -> list[str]:
+    """A file's channels in lower case: by their own name where the schema wants it, else by their standard name."""
+    wanted = {c.lower() for c in spec.channels}
+    if spec.source is not None:
+        wanted = {spec.source.channels.get(c, c).lower() for c in spec.channels}
+    own = [c.strip().lower() for c in channels]
+    return [a if a in wanted else b if (b := known.lower()) in wanted and b not in own else a
+            for a, known in zip(own, standard_names(channels))]  # fmt: skip
+
+
 def _shape(raw: Raw, spec: Signal, source: SignalSource) -> np.ndarray:
     """Channels in our order, our sampling frequency, declared filters."""
-    there = [c.strip().lower() for c in raw.channels]
+    there = placed_channels(raw.channels, spec)
     twice = sorted({c for c in there if there.count(c) > 1})
     wanted = [source.channels.get(c, c).lower() for c in spec.channels]
     if any(c in twice for c in wanted):
@@ -250,7 +265,7 @@ def _windows(x: np.ndarray, spec: Signal, source: SignalSource) -> list[tuple[in
 
 def _subject(file: Path, folder: Path, raw: Raw, source: SignalSource, before: int) -> str:
     """The patient of a record; `before` is the number of rows in the files before this one."""
-    if source.format in ("npz", "rows"):
+    if source.format in ("npz", "rows") and "(?P<subject>" not in source.subject:
         return raw.facts.get(source.subject, str(before + raw.row + 1))
     found = re.search(source.subject, file.relative_to(folder).with_suffix("").as_posix())
     if not found or "subject" not in found.groupdict():
@@ -266,9 +281,11 @@ def _label_table(folder: Path, source: SignalSource, where: str, findings: Findi
     if source.labels is None or source.labels.file is None:
         return None
     try:
-        table = pl.read_csv(folder / source.labels.file, infer_schema=False)
-        return dict(zip(table[source.labels.record], table[source.labels.column]))
-    except (OSError, pl.exceptions.PolarsError):
+        table = pl.read_csv(
+            folder / source.labels.file, infer_schema=False, separator=_separator(folder / source.labels.file)
+        )
+        return by_record(table[source.labels.record], table[source.labels.column])
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         findings.stop(
             "no-labels",
             where,
@@ -278,8 +295,25 @@ def _label_table(folder: Path, source: SignalSource, where: str, findings: Findi
         return None
 
 
+def _separator(file: Path) -> str:
+    with file.open(encoding="utf8", errors="replace") as text:
+        head = text.readline()
+    return max(",;\t", key=head.count)
+
+
+def by_record(names: pl.Series, values: Iterable[Any]) -> dict[str, Any]:
+    """Values by all that their record may be called; what two records may be called tells neither."""
+    found: dict[str, Any] = {}
+    often = Counter(key for name in names.drop_nulls() for key in record_keys(str(name)))
+    for name, value in zip(names, values, strict=True):
+        found |= {key: value for key in record_keys(str(name)) if often[key] == 1} if name is not None else {}
+    return found
+
+
 def _fact(raw: Raw, fact: Fact | str) -> str | None:
     text = raw.facts.get((fact if isinstance(fact, str) else fact.comment).lower())
+    if isinstance(fact, str) and text is not None and text.strip().lower() in _UNKNOWN:
+        return None
     return text if isinstance(fact, str) or not fact.values else fact.values.get(text or "")
 
 
@@ -287,7 +321,7 @@ def _label(file: Path, raw: Raw, source: SignalSource, table: dict[str, str] | N
     if source.labels is None:
         return None
     text = (
-        table.get(file.stem)
+        next((table[k] for k in record_keys(file.as_posix()) if k in table), None)
         if table is not None
         else raw.facts.get(source.labels.column.lower(), raw.facts.get(source.labels.column))
     )
@@ -321,11 +355,14 @@ def _assemble(
         samples[i, :, piece.shape[1] :] = np.nan
     records = pl.DataFrame(rows, infer_schema_length=None)
     ids = records["subject_id"].cast(pl.Int64, strict=False)
+    if spec.source is None or spec.source.index is None:
+        records = records.drop("file")
     if not ids.has_nulls() and (ids.cast(pl.String) == records["subject_id"]).all():
         records = records.with_columns(ids)
     records = records.select(
         "record_id",
         "subject_id",
+        *(["file"] if "file" in records.columns else []),
         pl.lit(None, pl.Int64).alias("visit_id"),
         pl.duration(microseconds=pl.col("start") * 1e6).alias("time"),
         "n_samples",

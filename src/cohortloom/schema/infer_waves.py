@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cohortloom.schema.profile import snake
-from cohortloom.schema.wave_files import Wave, cells, label_of, wave_files
+from cohortloom.schema.units import ucum
+from cohortloom.schema.wave_files import Wave, label_of, record_keys, rows_of, wave_files
 
 if TYPE_CHECKING:
     from cohortloom.schema.sheets import Sheet
@@ -26,11 +27,12 @@ __all__ = ["WaveDraft", "draft_waves"]
 WINDOW, LONG, MOST_WINDOWS, MOST_LABELS = 10.0, 60.0, 60, 30
 #: Fewer files may be one patient's.
 MANY = 20
+_LABELS = "label|class|rhythm|diag|dx|type|group|condition|scp|code|event|stage|target|outcome"
 #: Share of files a channel must stand in.
 MOST_HAVE = 0.8
 _VOLTS = {"v": "V", "mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV", "nv": "nV"}
 _KINDS = {
-    "ecg": r"ecg|ekg|(lead )?(i{1,3}|av[rlf]|v[1-9]r?|ml(i{1,3}|v\d)|mcl\d?)",
+    "ecg": r"ecg|ekg|(lead )?(i{1,3}|av[rlf]|v[1-9]r?|v[xyz]?|ml(i{1,3}|v\d)|mcl\d?|c[ms]\d)",
     "eeg": r"eeg.*|(fp|af|f|fc|ft|c|cp|t|tp|p|po|o|a|m|iz?)(z|\d{1,2})([-_ ].*)?",
     "ppg": r"ppg|pleth.*", "resp": r"resp.*|thor.*|abdo.*|airflow|flow", "emg": r"emg.*|chin.*|leg.*",
 }  # fmt: skip
@@ -48,6 +50,7 @@ class WaveDraft:
     unread: str
     row_files: set[str]
     labels: dict[str, tuple[Sheet, str, str]] = field(default_factory=dict)
+    listed: dict[str, list[str]] = field(default_factory=dict)
 
     def label_files(self, sheets: Iterable[Sheet]) -> set[str]:
         """Tables that say no more than each record's label."""
@@ -56,17 +59,29 @@ class WaveDraft:
 
     def _labels(self, sheets: Iterable[Sheet]) -> None:
         """Tables with a row per record, the column that names it, and the one with few values."""
-        stems = {PurePosixPath(w.file).stem for w in self.waves}
         for sheet in sheets:
-            for record in sheet.frame.columns:
-                rows = sheet.frame[record].cast(str)
-                if sheet.frame.is_empty() or rows.n_unique() < len(rows) or len(stems & set(rows)) < 0.8 * len(stems):
-                    continue
+            for record in self._record_columns(sheet):
                 values = {c: sheet.frame[c].drop_nulls().cast(str) for c in sheet.frame.columns if c != record}
-                few = [c for c, v in values.items() if 2 <= v.n_unique() <= min(MOST_LABELS, 0.5 * len(v))]
-                named = [c for c in few if re.search("label|class|rhythm|diag|dx|type|group|condition", c.lower())]
+                few = [c for c, v in values.items() if 2 <= len(_parts(v)[1]) <= min(MOST_LABELS, 0.5 * len(v))]
+                named = [c for c in few if re.search(_LABELS, c.lower())]
                 if named or (len(few) == 1 and sheet.frame.width == 2):
                     self.labels[sheet.file] = sheet, record, (named or few)[0]
+                    break
+                if record not in self.listed.setdefault(sheet.file, []):
+                    self.listed[sheet.file].append(record)
+
+    def _record_columns(self, sheet: Sheet) -> list[str]:
+        """Columns whose words are the names of the files, each once."""
+        stems = [set(record_keys(w.file)) for w in self.waves]
+        found = []
+        for column in sheet.frame.columns:
+            rows = sheet.frame[column].drop_nulls().cast(str)
+            if sheet.frame.is_empty() or rows.n_unique() < sheet.frame.height:
+                continue
+            named = {key for row in rows for key in record_keys(row)[:1]}
+            if sum(not named.isdisjoint(keys) for keys in stems) >= 0.8 * len(stems):
+                found.append(column)
+        return found
 
     def draft(
         self, data: dict[str, Any], notes: dict[tuple, str], head: list[str], ids: set[str], patients: str | None
@@ -94,7 +109,7 @@ class WaveDraft:
                 continue
             name = next(n for k in range(1, 99) if (n := one.name if k == 1 else f"{one.name}_{k}") not in signals)
             if ids and patients:
-                found["parent"] = patients
+                found["parent"] = one.found_by or patients
             signals[name] = found
             notes |= {("signals", name, *path): text for path, text in one.notes.items()}
         data["signals"] = signals
@@ -140,6 +155,16 @@ def _kind(channel: str, unit: str) -> str:
     return {"mv": "ecg"}.get(unit.strip().lower(), "other")
 
 
+def _parts(values: Iterable[str]) -> tuple[str, set[str]]:
+    """What stands between several labels of one record, and the labels."""
+    words = {v.strip() for v in values} - {""}
+    for cut in (";", "|", ","):
+        parts = {p.strip() for w in words for p in w.split(cut)} - {""}
+        if any(cut in w for w in words) and len(parts) < len(words) + 1:
+            return cut, parts
+    return ",", words
+
+
 def _unit(text: str) -> str:
     return _VOLTS.get(text.strip().lower(), text.strip())
 
@@ -157,6 +182,7 @@ class _Signal:
     notes: dict[tuple, str] = field(default_factory=dict)
     signal: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    found_by: str | None = None
 
     def drafted(self, data: dict[str, Any]) -> dict[str, Any] | None:
         """The signal as plain data; None if its files share no channel."""
@@ -172,6 +198,7 @@ class _Signal:
         rates = Counter(w.rates[0] for w in waves)
         rate = rates.most_common(1)[0][0]
         unit = Counter(_unit(u) for w in waves for u in w.units).most_common(1)[0][0]
+        unit = "1" if unit.lower() in ("nu", "adu") else (ucum(unit) or unit) if unit else ""
         usual = "1" if form in ("npz", "rows") else "mV"
         self.signal |= {"kind": kind, "channels": channels, "fs": rate or 100.0, "unit": unit or usual}
         self.source |= {"format": form, "file": _glob([w.file for w in waves])}
@@ -193,8 +220,9 @@ class _Signal:
             self.source["subject"] = "row"
             (self._beside_rows if form == "rows" else self._beside_array)()
         else:
-            self.source["subject"], told = _subject([w.file for w in waves], self.ids)
-            self.said.append(told)
+            if not self._index(data):
+                self.source["subject"], told = _subject([w.file for w in waves], self.ids)
+                self.said.append(told)
             self._labels()
             self._facts(data)
         if form == "wfdb" and sum(w.annotated for w in waves) > 0.5 * len(waves):
@@ -221,16 +249,40 @@ class _Signal:
         else:
             self.said.append(f"Records of {between}.")
 
+    def _index(self, data: dict[str, Any]) -> bool:
+        """Is there a drafted table of the patients with a row per record?"""
+        for name, table in data["tables"].items():
+            file, columns = table.get("source", {}).get("file"), table.get("source", {}).get("columns", {})
+            label = self.draft.labels.get(file)
+            for theirs in [*([label[1]] if label else []), *self.draft.listed.get(file, [])]:
+                ours = next((o for o, t in columns.items() if t == theirs), theirs)
+                if ours not in table["columns"]:
+                    continue
+                self.source["index"] = {"table": name, "record": ours}
+                self.found_by = name if table["role"] == "visit" else None
+                self.said.append(f'Whose a record is, and when it was taken, is told by "{theirs}" of {file}.')
+                return True
+        return False
+
     def _labels(self) -> None:
         """A header comment, or a table with a row per record."""
-        for key in ("dx", "label", "rhythm", "diagnosis"):
-            if sum(key in w.comments for w in self.waves) >= 0.5 * len(self.waves):
-                self.source["labels"] = {"column": key}
-                self.notes["source", "labels"] = f'The header comment "{key}".'
-                return
+        told = [w.comments for w in self.waves]
+        few = {key: {c[key] for c in told if key in c} for key in sorted({k for c in told for k in c} - {"age", "sex"})}
+        few = {k: v for k, v in few.items() if sum(k in c for c in told) >= 0.5 * len(told)}
+        keys = [k for k in ("dx", "label", "rhythm", "diagnosis") if k in few]
+        often = {k: v for k, v in few.items() if 2 <= len(v) <= min(MOST_LABELS, 0.5 * len(told))}
+        keys += [k for k in often if re.search(_LABELS + "|reason|activity|stage", k)]
+        if keys:
+            cut, words = _parts(few[keys[0]])
+            self.source["labels"] = {"column": keys[0]} | ({"separator": cut} if cut != "," else {})
+            self.signal |= {"labels": sorted(words)} if 2 <= len(words) <= MOST_LABELS else {}
+            self.notes["source", "labels"] = f'The header comment "{keys[0]}".'
+            return
         for file, (sheet, record, column) in self.draft.labels.items():
+            cut, words = _parts(sheet.frame[column].drop_nulls().cast(str))
             self.source["labels"] = {"file": file, "record": record, "column": column}
-            self.signal["labels"] = sorted(set(sheet.frame[column].drop_nulls().cast(str).str.strip_chars()) - {""})
+            self.source["labels"] |= {"separator": cut} if cut != "," else {}
+            self.signal["labels"] = sorted(words)
             self.notes["labels",] = f'Column "{column}" of {file}.'
             return
 
@@ -255,8 +307,13 @@ class _Signal:
 
     def _beside_rows(self) -> None:
         """Is the first column a label?"""
-        with (self._folder() / self.waves[0].file).open(encoding="utf8", errors="replace") as file:
-            column = [row[0] for line in file if (row := cells(line))]
+        column, lengths = [], set()
+        for row in rows_of(self._folder() / self.waves[0].file):
+            column.append(row[0])
+            lengths.add(max((i for i, c in enumerate(row) if c.lower() not in ("nan", "?")), default=0))
+        if len(lengths) > 1:
+            self.signal.pop("duration", None)
+            self.said.append("Records differ in length.")
         if 2 <= len(set(column)) <= min(MOST_LABELS, 0.5 * len(column)):
             self.source["labels"] = {"column": "1"}
             self.signal["labels"] = sorted({label_of(v) for v in column})
@@ -277,9 +334,16 @@ class _Signal:
             self.name = self.signal["kind"] = kind
         if len(self.signal["channels"]) > 1:
             self.notes["channels",] = "Name them; the standard 12 leads (I, II, III, aVR, ...) are known by name."
-        flat = [k for k, (s, kind) in first.arrays.items() if s == (n,) and kind in "iuUfb"]
+        flat = [
+            k for k, (s, kind) in first.arrays.items() if s == (n,) and kind in "iuUfb" and k != self.source["array"]
+        ]
         who = next((k for k in flat if re.search("subject|patient", k.lower()) or snake(k) in ("id", "pid")), None)
         self.source["subject"] = who or "row"
+        if who is None and len(self.waves) > 1:  # a file for each patient, or for a few
+            self.source["subject"] = _SUBJECTS[0]
+            self.said.append("Each file is taken for a patient; correct source.subject if that is wrong.")
+        elif who is None:
+            self.said.append("WARNING: no array tells patients apart; each record is taken for a patient of its own.")
         with np.load(self._folder() / first.file, allow_pickle=False) as file:
             values = {k: {str(v) for v in file[k]} for k in flat if k not in (who, "n_samples")}
         few = [k for k, v in values.items() if 2 <= len(v) <= min(MOST_LABELS, 0.5 * n)]

@@ -228,6 +228,15 @@ class Schema(Strict):
                     nearest(signal.parent, self.tables).strip(),
                     "unknown-parent",
                 )
+            if signal.source is not None and (index := signal.source.index) is not None:
+                found.extend(filter(None, [self._missing_path(f"{index.table}.{index.record}", f"signals.{name}")]))
+                if index.table in self.tables and self.tables[index.table].source is None:
+                    bad(
+                        f"signals.{name}",
+                        f'the index table "{index.table}" has no source',
+                        "Say where it is.",
+                        "no-source",
+                    )
             if len(set(signal.channels)) < len(signal.channels):
                 bad(f"signals.{name}", "channels are listed twice", "List each channel once.", "duplicate-channel")
             if name in self.tables:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "Signal", "SignalPrior", "SignalSource"]
+__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "RecordIndex", "Signal", "SignalPrior", "SignalSource"]
 
 #: The standard 12 leads in their usual order; the first two and V1..V6 determine the rest.
 STANDARD_12 = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -44,6 +44,13 @@ class LabelSource(Strict):
     )
 
 
+class RecordIndex(Strict):
+    """A table of the schema with a row per record: whose it is, when it was taken and at which visit."""
+
+    table: str
+    record: str = Field(description="Its column with the record's file, with or without folder and suffix.")
+
+
 class Fact(Strict):
     """A header comment that fills a static column."""
 
@@ -63,6 +70,7 @@ class SignalSource(Strict):
         description="Regular expression with the group 'subject', found in the path without suffix; "
         "in an NPZ the name of the array with the subjects, or 'row': each row is a patient of its own (as in `rows`).",
     )
+    index: RecordIndex | None = Field(None, description="Table that tells whose a record is; `subject` is not used.")
     channels: dict[str, str] = Field(default_factory=dict, description="Our channel -> theirs; case is ignored.")
     missing_channels: Literal["fail", "missing"] = Field("fail", description="'missing' fills an absent lead with NaN.")
     array: str = Field("samples", description="NPZ: array of record x sample, or record x channel x sample.")

@@ -11,20 +11,29 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from cohortloom.schema.profile import is_number
+from cohortloom.schema.signals import STANDARD_12
 
-__all__ = ["MOST_FILES", "SUFFIXES", "Wave", "cells", "is_rows", "label_of", "wave_files"]
+__all__ = [
+    "MOST_FILES", "SUFFIXES", "Wave", "is_rows", "label_of", "record_keys", "rows_of", "samples_first",
+    "standard_names", "wave_files",
+]  # fmt: skip
 
 SUFFIXES = {".edf": "edf", ".bdf": "edf", ".hea": "wfdb", ".npz": "npz"}
-TEXTS = (".tsv", ".csv", ".txt")
+TEXTS = (".tsv", ".csv", ".txt", ".ts")
 #: Headers that are looked at; of more files every n-th is.
 MOST_FILES = 2000
 #: Least samples of a row that is taken for a waveform.
 LEAST_SAMPLES = 16
+_LEADS = {c.lower(): c for c in (*STANDARD_12, "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "Vx", "Vy", "Vz")}
+_FIRST = ("Fp", "AF", "FT", "FC", "CP", "TP", "PO", "F", "T", "C", "P", "O", "I", "A", "M")
+_ELECTRODE = rf"({'|'.join(_FIRST)})(z|\d{{1,2}})"
+_REFERENCE = r"[-_ ]?(ref|le|ar|avg?|car)?"
 
 
 @dataclass(frozen=True)
@@ -77,19 +86,71 @@ def wave_files(root: Path) -> tuple[list[Wave], int, int]:
     return found, len(known), broken
 
 
+def standard_names(channels: Iterable[str]) -> tuple[str, ...]:
+    """Channels by the names everyone knows: "Lead aVR" is aVR, "EEG FP1-REF" Fp1, and C1 to C6 beside limb leads are
+    V1 to V6. What has no such name, or would have that of another channel, keeps its own.
+    """
+    own = [c.strip().rstrip(".,:;").rstrip() for c in channels]
+    found = [_lead(c) or _electrode(c) or c for c in own]
+    if {"I", "II"} <= set(found):
+        found = [f"V{c[1]}" if re.fullmatch(r"[Cc][1-6]", c) else f for c, f in zip(own, found)]
+    return tuple(f if found.count(f) == 1 else c for f, c in zip(found, own))
+
+
+def _lead(name: str) -> str | None:
+    return _LEADS.get(re.sub(r"^(ecg|ekg)?[-_ ]*(lead)?[-_ ]*", "", name.lower()).replace(" ", ""))
+
+
+def _electrode(name: str) -> str | None:
+    found = re.fullmatch(rf"(eeg[-_ ]*)?{_ELECTRODE}{_REFERENCE}", name, re.IGNORECASE)
+    if found is None:
+        return re.sub(r"^eeg[-_ ]+", "", name, flags=re.IGNORECASE) if re.fullmatch(
+            rf"eeg[-_ ]+{_ELECTRODE}-{_ELECTRODE}", name, re.IGNORECASE) else None  # fmt: skip
+    return {f.lower(): f for f in _FIRST}[found[2].lower()] + found[3].lower()
+
+
+def record_keys(text: str) -> list[str]:
+    """What a record may be called by: its path without suffix, then without its folders, one by one."""
+    parts = [p for p in re.split(r"[/\\]", text.strip()) if p not in ("", ".")]
+    if parts:
+        parts[-1] = re.sub(r"\.(hea|dat|mat|edf|bdf|npz|csv|tsv|txt)$", "", parts[-1], flags=re.IGNORECASE)
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+def comments_of(lines: Iterable[str]) -> dict[str, str]:
+    """Header comments by their key in lower case; of a line with several of them ("age: 69  sex: M") each one."""
+    found = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            found[key.strip(" <>").lower()] = value.strip()
+        if line.count(":") > 1:
+            found |= {k.lower(): v for k, v in re.findall(r"<?\b(age|sex|gender)\b>?\s*:\s*([^\s:<,;]+)", line, re.I)}
+    return found
+
+
 def is_rows(path: Path) -> bool:
     """Does a text file hold numbers alone, a record a row (UCR style)?"""
     try:
-        with path.open(encoding="utf8", errors="replace") as file:
-            lines = [cells(line) for line in (file.readline(), file.readline()) if line.strip()]
+        lines = list(islice(rows_of(path), 2))
     except OSError:
         return False
     return bool(lines) and all(len(c) > LEAST_SAMPLES and all(map(is_number, c)) for c in lines)
 
 
-def cells(line: str) -> list[str]:
-    """Cells of a row: separated by tabs, commas, semicolons or blanks."""
-    return [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
+def rows_of(path: Path) -> Iterator[list[str]]:
+    """Cells of each row, separated by tabs, commas, semicolons or blanks. Files `.ts` have a header of @ and # and
+    their label at the end, behind a colon: it comes first here.
+    """
+    ts = path.suffix.lower() == ".ts"
+    with path.open(encoding="utf8", errors="replace") as file:
+        for line in file:
+            if not line.strip() or (ts and line.lstrip()[0] in "@#"):
+                continue
+            if ts:
+                values, _, label = line.rpartition(":")
+                line = f"{label.strip()},{values}"
+            yield [c for c in re.split(r"[\t,;]\s*|\s+", line.strip()) if c]
 
 
 def label_of(cell: str) -> str:
@@ -112,7 +173,7 @@ def _edf(path: Path, name: str) -> Wave | None:
     if not rows:
         return None
     names, theirs, rates = zip(*rows)
-    return Wave(name, "edf", tuple(c.rstrip(".") for c in names), theirs, rates, max(n_records, 0) * seconds)
+    return Wave(name, "edf", standard_names(names), theirs, rates, max(n_records, 0) * seconds)
 
 
 def _wfdb(path: Path, name: str) -> Wave | None:
@@ -129,12 +190,12 @@ def _wfdb(path: Path, name: str) -> Wave | None:
         gain = re.search(r"/([^\s]+)", parts[2]) if len(parts) > 2 else None
         units.append(gain[1] if gain else "mV")
         channels.append(parts[8].strip() if len(parts) > 8 else f"channel {i + 1}")
-    pairs = (line.lstrip("# ").partition(":") for line in text if line.startswith("#"))
-    comments = {key.strip().lower(): value.strip() for key, colon, value in pairs if colon}
+    comments = comments_of(line.lstrip("# ") for line in text if line.startswith("#"))
     annotated = path.with_suffix(".atr").exists()
     if not channels:
         return None
-    return Wave(name, "wfdb", tuple(channels), tuple(units), (rate,) * n, length / rate, comments, annotated=annotated)
+    named = standard_names(channels)
+    return Wave(name, "wfdb", named, tuple(units), (rate,) * n, length / rate, comments, annotated=annotated)
 
 
 def _npz(path: Path, name: str) -> Wave | None:
@@ -148,22 +209,29 @@ def _npz(path: Path, name: str) -> Wave | None:
                 read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
                 shape, _, dtype = read(stream)
                 arrays[member.removesuffix(".npy")] = (shape, dtype.kind)
-    waves = {k: s for k, (s, kind) in arrays.items() if kind in "fiu" and len(s) in (2, 3) and s[-1] >= LEAST_SAMPLES}
+    waves = {
+        k: s for k, (s, kind) in arrays.items() if kind in "fiu" and len(s) in (2, 3) and max(s[1:]) >= LEAST_SAMPLES
+    }
     if not waves:
         return None
     shape = max(waves.values(), key=lambda s: float(np.prod(s)))
+    if samples_first(shape):
+        shape = (shape[0], shape[2], shape[1])
     n, rate, names = shape[1] if len(shape) == 3 else 1, 0.0, ()
     with np.load(path, allow_pickle=False) as file:
         for k, (size, kind) in arrays.items():
-            if size in ((), (1,)) and kind in "fiu" and re.search(r"^fs|rate|freq|hz$", k.lower()):
+            if size in ((), (1,)) and kind in "fiu" and re.search(r"^s?fs|rate|freq|hz$", k.lower()):
                 rate = float(file[k].reshape(-1)[0])
-        if "channels" in arrays and arrays["channels"] == ((n,), "U"):
-            names = tuple(str(c) for c in file["channels"])
+            if (size, kind) == ((n,), "U") and re.search(r"channel|ch_?names|leads?(_|$)|electrode|montage", k.lower()):
+                names = standard_names(str(c) for c in file[k])
     names = names or (("x",) if n == 1 else tuple(f"x{i + 1}" for i in range(n)))
     return Wave(name, "npz", names, ("",) * n, (rate,) * n, float(shape[-1]), arrays=arrays)
 
 
+def samples_first(shape: tuple[int, ...]) -> bool:
+    """Is an array record x sample x channel rather than record x channel x sample? Few channels stand last."""
+    return len(shape) == 3 and shape[2] < LEAST_SAMPLES <= shape[1]
+
+
 def _rows(path: Path, name: str) -> Wave:
-    with path.open(encoding="utf8", errors="replace") as file:
-        n = len(cells(file.readline()))
-    return Wave(name, "rows", ("x",), ("",), (0.0,), float(n))
+    return Wave(name, "rows", ("x",), ("",), (0.0,), float(len(next(rows_of(path)))))
