@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, To, as_synthetic, open_cohort, say
+from cohortloom.cli.options import (
+    Force,
+    From,
+    OnError,
+    Out,
+    Quiet,
+    SchemaFile,
+    To,
+    as_synthetic,
+    keep_source,
+    open_cohort,
+    say,
+)
 
 
 def run(
@@ -27,6 +39,7 @@ def run(
     from cohortloom.cohort.summary import summary_text
     from cohortloom.formats import write
 
+    keep_source(out, source, schema)
     cohort = open_cohort(source, from_format, schema, on_error)
     cohort = as_synthetic(cohort) if synthetic else cohort
     write(cohort, out, format=to_format, force=force)

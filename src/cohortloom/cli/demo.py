@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 #: About a minute of training on one core. `docs/methods/signal-diffusion.md` has what more of it brings.
 WAVES = {"width": 32, "training": {"steps": 800, "batch_size": 16}}
 
+#: What the folder of a demonstration holds.
+PARTS = ("cohort", "splits", "model", "synthetic",
+         *(f"{name}.{suffix}" for name in ("report", "validation") for suffix in ("html", "json", "md")))  # fmt: skip
+
 SHORT = (
     "Waveforms after proper training: the demonstration trains its diffusion model for about a minute. Rhythm, beat "
     "shapes and most ties to the record are there; the fine structure between beats is not, which judges of texture "
@@ -46,7 +50,7 @@ def run(
     from cohortloom.schema import Schema
     from cohortloom.simulation import simulate
 
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, force=force, parts=PARTS) as folder:
         say(f"1/6 simulate {n:,} patients of {schema}", quiet=quiet)
         real = simulate(Schema.from_file(schema), n, seed=seed)
         real.save(folder / "cohort")

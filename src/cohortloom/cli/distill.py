@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, progress, say
+from cohortloom.cli.options import Force, Out, Quiet, Seed, keep_source, progress, say
 
 
 def run(
@@ -29,11 +29,14 @@ def run(
 
     from cohortloom.cohort import Cohort
     from cohortloom.errors import SettingsError
+    from cohortloom.files import refuse_existing
     from cohortloom.generators import load
     from cohortloom.generators.chain import Chain
     from cohortloom.generators.signal_diffusion import SignalDiffusion
     from cohortloom.generators.signal_distill import distill
 
+    keep_source(out, model, given)
+    refuse_existing(out, force)
     whole = load(model)
     teacher = whole.signals if isinstance(whole, Chain) else whole
     if not isinstance(teacher, SignalDiffusion):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, open_cohort, say
+from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, keep_source, open_cohort, say
 from cohortloom.errors import Problem, SettingsError
 
 UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
@@ -34,6 +34,7 @@ def run(
     from cohortloom.formats import write
     from cohortloom.generators import load
 
+    keep_source(out, model, prefix)
     horizon = parse_until(until)
     longer = load(model).extend(open_cohort(prefix, from_format, schema), until=horizon, draws=draws, seed=seed)
     write(longer, out, format=to_format, force=force)

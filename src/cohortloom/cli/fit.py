@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, open_cohort, progress, say, settings_from
+from cohortloom.cli.options import Force, Out, Quiet, Seed, keep_source, open_cohort, progress, say, settings_from
 
 
 def run(
@@ -30,6 +30,7 @@ def run(
 ) -> None:
     """Fit a generator to a cohort (the training part of a split)."""
     from cohortloom.errors import Problem, SettingsError
+    from cohortloom.files import refuse_existing
     from cohortloom.generators import create
 
     if generator == "auto":
@@ -49,7 +50,8 @@ def run(
             )
         )
         return
-    _refuse_existing(out, force)
+    keep_source(out, cohort)
+    refuse_existing(out, force)
     data = open_cohort(cohort)
     checkpoint = out.with_name(out.name + ".checkpoint")
     with progress("fit", quiet=quiet) as tell:
@@ -74,6 +76,7 @@ def _auto(
 ) -> None:
     """Compare generators, show the table, write the best."""
     from cohortloom.cli.options import write_result
+    from cohortloom.files import refuse_existing
     from cohortloom.selection import CANDIDATES, choose
 
     if dry_run:
@@ -83,7 +86,8 @@ def _auto(
             )
         )
         return
-    _refuse_existing(out, force)
+    keep_source(out, cohort)
+    refuse_existing(out, force)
     data = open_cohort(cohort)
     with progress("fit", quiet=quiet) as tell:
         choice = choose(data, seed=seed, minutes=minutes, settings=settings, progress=tell)
@@ -92,12 +96,3 @@ def _auto(
     if json_path is not None:
         write_result(json_path, choice.to_json())
     say(f"{choice.winner} fitted to {data.n_subjects:,} subjects\nwritten: {out}", quiet=quiet)
-
-
-def _refuse_existing(out: Path, force: bool) -> None:
-    from cohortloom.errors import FileFormatError, Problem
-
-    if out.exists() and not force:
-        raise FileFormatError(
-            "", [Problem("exists", str(out), "already exists", "Choose another name, or add --force.")]
-        )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, open_cohort, say
+from cohortloom.cli.options import Force, From, Out, Quiet, SchemaFile, Seed, To, keep_source, open_cohort, say
 
 
 def run(
@@ -29,6 +29,7 @@ def run(
     from cohortloom.formats import write
     from cohortloom.generators import load
 
+    keep_source(out, model, cohort)
     holed = open_cohort(cohort, from_format, schema)
     full = load(model).impute(holed, seed=seed, draws=draws, columns=column)
     write(full, out, format=to_format, force=force)

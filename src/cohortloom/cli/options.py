@@ -34,6 +34,7 @@ __all__ = [
     "Seed",
     "To",
     "finish",
+    "keep_source",
     "open_cohort",
     "parse_levels",
     "parse_shares",
@@ -81,6 +82,14 @@ def open_cohort(path: Path, format: str = "native", schema: Path | None = None, 
     from cohortloom.schema import Schema
 
     return read(path, format=format, schema=Schema.from_file(schema) if schema else None, on_error=on_error)
+
+
+def keep_source(out: Path, *sources: Path | None) -> None:
+    """Refuse a result that would stand in the place of what it is made from, or of a folder around it."""
+    for source in sources:
+        if source is not None and out.resolve() in (source.resolve(), *source.resolve().parents):
+            what = "is where the input lies, which the result would replace"
+            raise SettingsError("", [Problem("over-source", str(out), what, "Choose another name for the result.")])
 
 
 def finish(report: Report, *, html: Path | None, json_path: Path | None, markdown: Path | None, quiet: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, To, parse_levels, parse_where, progress, say
+from cohortloom.cli.options import Force, Out, Quiet, Seed, To, keep_source, parse_levels, parse_where, progress, say
 
 
 def run(
@@ -32,11 +32,14 @@ def run(
 ) -> None:
     """Draw synthetic patients from a fitted generator."""
     from cohortloom.cohort import Cohort
+    from cohortloom.files import refuse_existing
     from cohortloom.formats import write
     from cohortloom.generators import load
 
     if n is None and given is None:
         raise typer.BadParameter("say how many patients: -n 1000 (or whose: --given FOLDER)", param_hint="-n")
+    keep_source(out, model, given)
+    refuse_existing(out, force)
     context = Cohort.load(given) if given else None
     with progress("sample", quiet=quiet) as tell:
         cohort = load(model).sample(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, Out, Quiet, Seed, say
+from cohortloom.cli.options import Force, Out, Quiet, Seed, keep_source, say
 
 
 def run(
@@ -20,9 +20,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """A cohort from a schema alone, without any data."""
+    from cohortloom.files import refuse_existing
     from cohortloom.schema import Schema
     from cohortloom.simulation import simulate
 
+    keep_source(out, schema)
+    refuse_existing(out, force)
     cohort = simulate(Schema.from_file(schema), n, seed=seed, workers=workers)
     cohort.save(out, force=force)
     say(f"{cohort}\nwritten: {out}", quiet=quiet)

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from cohortloom.cli.options import Force, From, OnError, Out, Quiet, SchemaFile, Seed, open_cohort, parse_shares, say
+from cohortloom.cli.options import (
+    Force,
+    From,
+    OnError,
+    Out,
+    Quiet,
+    SchemaFile,
+    Seed,
+    keep_source,
+    open_cohort,
+    parse_shares,
+    say,
+)
 
 
 def run(
@@ -28,10 +40,11 @@ def run(
     """Cut a cohort into disjoint parts by patient, before anything is fitted."""
     from cohortloom.files import new_folder
 
+    keep_source(out, cohort)
     whole = open_cohort(cohort, from_format, schema, on_error)
     shares = parse_shares(share or ["train=0.6", "held_out=0.2", "reference=0.2"])
     parts = whole.split(seed=seed, group=group, **shares)
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, force=force, parts=shares) as folder:
         for name, part in parts.items():
             part.save(folder / name)
     for name, part in parts.items():
