@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cohortloom.nets.columnar import NEVER, ColumnNet, ColumnShape, Rows
+from cohortloom.nets.normals import Mixture
 
 COLUMNS = [
     ColumnShape(
@@ -59,7 +60,7 @@ def test_column_by_column_equals_all_at_once(low_rank, rough, off, monkeypatch):
         logits, mixture = cursor.column(j, rows.hidden[:, j])
         cell = torch.log_softmax(logits, 1).gather(1, rows.token[:, j : j + 1])[:, 0]
         if mixture is not None:
-            weight, mean, log_sd = mixture
+            weight, mean, log_sd = map(torch.from_numpy, mixture)
             normal = torch.distributions.Normal(mean, log_sd.exp()).log_prob(rows.target[:, j : j + 1])
             density = torch.logsumexp(torch.log_softmax(weight, 1) + normal, 1)
             if COLUMNS[j].repeat >= 0:  # what a repeat has for itself is no CONT
@@ -113,7 +114,7 @@ def test_persistence_start_follows_the_last_value(low_rank):
         features = torch.zeros(1, 6)
         features[0, 0], features[0, 1] = last, mean
         _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([-1]))
-        means = means[0].numpy()
+        means = means[0]
         assert means[~net.is_anchored].mean() == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
         np.testing.assert_allclose(means[net.is_anchored], last, atol=1e-5)
 
@@ -131,3 +132,16 @@ def test_low_rank_from_many_columns():
     net = ColumnNet(many, 150 * 11, hidden=128, width=16)
     assert net.low_rank
     assert sum(np.prod(p.shape) for p in net.parameters()) < 1_500_000
+
+
+def test_one_normal_of_a_row_is_the_one_among_all():
+    net, rows = net_of(False, persistence=1.0), some_rows()
+    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    assert normals.anchor is not None
+    row, component = np.array([3, 3, 40, 99]), np.array([0, 2, 5, 1])
+    every, some = Mixture(*normals), normals.take(row)
+    for whole, alone, taken in zip(
+        every.of(row, component), normals.of(row, component), some.of(np.arange(4), component)
+    ):
+        np.testing.assert_array_equal(alone, whole)
+        np.testing.assert_array_equal(taken, whole)

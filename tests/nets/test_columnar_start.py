@@ -56,7 +56,8 @@ def test_numbers_start_at_their_regression(low_rank):
     with torch.no_grad():
         for head in net.heads:
             head.zero_()  # what the lines alone say
-    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    weight, mean, log_sd = map(torch.from_numpy, normals)
     share = torch.softmax(weight, 1)
     centre = (share * mean).sum(1)
     spread = ((share * (log_sd.exp() ** 2 + mean**2)).sum(1) - centre**2).sqrt()
@@ -118,7 +119,8 @@ def test_the_spread_of_a_number_starts_at_its_regression():
     rng = np.random.default_rng(3)
     f = rng.normal(size=(6_000, 12))
     net, rows = columns_of(f, f[:, 0] + np.exp(0.7 * f[:, 1] - 0.7) * rng.normal(size=6_000), own=(0, 1))
-    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    weight, mean, log_sd = map(torch.from_numpy, normals)
     share = torch.softmax(weight, 1)
     centre = (share * mean).sum(1)
     log_spread = 0.5 * torch.log((share * (log_sd.exp() ** 2 + mean**2)).sum(1) - centre**2).numpy()
@@ -168,7 +170,8 @@ def test_first_values_have_the_law_of_levels_not_of_changes(own_weights):
     net, rows = columns_of(f, np.where(first, rng.normal(size=n), f[:, 0] + change), own=(0, 1), last=0, known=1)
     if not own_weights:
         net.fresh["0"].data.zero_()
-    _, (weight, mean, log_sd) = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])
+    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    weight, mean, log_sd = map(torch.from_numpy, normals)
     share, spread = torch.softmax(weight, 1), log_sd.exp()
     off = mean - (share * mean).sum(1, keepdim=True)
     second = (share * (spread**2 + off**2)).sum(1)

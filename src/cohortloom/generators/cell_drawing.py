@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from cohortloom.generators.cells import Coder
+from cohortloom.nets.normals import Mixture, Normals
 from cohortloom.nets.tokens import CONT
 
 __all__ = ["CellDrawer", "Fixed", "Limits", "one_of", "renewed"]
@@ -79,7 +80,7 @@ class CellDrawer:
         self.rng, self.temperature = rng, temperature
 
     def cell(
-        self, coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, before: np.ndarray
+        self, coder: Coder, logits: np.ndarray, mixture: Mixture | Normals | None, before: np.ndarray
     ) -> np.ndarray:
         """Values of one column [row], given its last recorded values; NaN (0 for a category) is missing."""
         token = self._choose(logits)
@@ -90,10 +91,11 @@ class CellDrawer:
             rest = np.flatnonzero(token != CONT)
             value[rest] = coder.decode(token[rest], None, before[rest])
         for _ in range(self.cont_tries if len(cont) else 0):
-            weight, mean, log_sd = mixture
-            k = self._choose(weight[cont])
+            weight = mixture.weight
+            k = self._choose(weight if len(cont) == len(weight) else weight.T[:, cont].T)
             noise = self.rng.standard_normal(len(cont), dtype=np.float32) * np.float32(self.temperature)
-            z = mean[cont, k] + np.exp(log_sd[cont, k]) * noise
+            mean, log_sd = mixture.of(cont, k)
+            z = mean + np.exp(log_sd) * noise
             value[cont] = coder.decode(token[cont], z, before[cont])
             if not (coder.repeat or coder.spikes):
                 break
@@ -108,7 +110,7 @@ class CellDrawer:
         limit: Limits,
         coder: Coder,
         logits: np.ndarray,
-        mixture: tuple[np.ndarray, ...] | None,
+        mixture: Mixture | Normals | None,
         before: np.ndarray,
     ) -> np.ndarray:
         """The values, drawn again where they lie beyond their limits; after `TRIES` draws put at the limit."""
@@ -117,7 +119,7 @@ class CellDrawer:
             over = np.flatnonzero(free & ((value > limit.high) | (value < limit.low)))
             if not len(over):
                 break
-            value[over] = self.cell(coder, logits[over], tuple(part[over] for part in mixture), before[over])
+            value[over] = self.cell(coder, logits[over], mixture.take(over), before[over])
         if limit.soft:
             return value
         return np.where(free, np.clip(value, limit.low, np.maximum(limit.high, limit.low)), limit.known)

@@ -43,6 +43,7 @@ from cohortloom.generators.columnar_sampling import (
     logsumexp,
 )
 from cohortloom.nets.history import History
+from cohortloom.nets.normals import Normals
 from cohortloom.nets.tokens import CONT
 
 __all__ = ["CANDIDATES", "More", "continue_visits", "draw_between", "joined", "lengthened"]
@@ -188,7 +189,8 @@ def _draw_plan(
     cursor = members.statics.begin(torch.ones(rows, 1), torch.zeros(rows, 0, dtype=torch.long))
     for j, coder in enumerate(coders):
         none = np.full(rows, np.nan)
-        logits, mixture = _numpy(cursor.column(j, hidden_token(coder, none)))
+        logits, mixture = cursor.column(j, hidden_token(coder, none))
+        logits = logits.numpy()
         if j < a.n_visits_at:
             here = cell_log_prob(coder, logits, mixture, cells.value[:, j], none)
             total += np.where(follows(coder, cells.token[:, j]), 0.0, here)
@@ -294,7 +296,7 @@ def replayed(a: Alphabet, statics: Cells, alls: Cells, seq: SequenceArrays, n_vi
 def draw_between(
     coder: Coder,
     logits: np.ndarray,
-    mixture: tuple[np.ndarray, ...] | None,
+    mixture: Normals | None,
     low: np.ndarray,
     rng: np.random.Generator,
     temperature: float = 1.0,
@@ -353,8 +355,3 @@ def _log_slope(coder: Coder, value: np.ndarray) -> np.ndarray:
     width = 1e-3 * (coder.x[-1] - coder.x[0])
     z = [ndtri(np.clip(coder.interval(value + h)[0], 1e-4, 1 - 1e-4)) for h in (-width, width)]
     return np.log(np.maximum(z[1] - z[0], 1e-9) / (2 * width))
-
-
-def _numpy(found: tuple) -> tuple:
-    logits, mixture = found
-    return logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)

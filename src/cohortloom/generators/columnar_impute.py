@@ -212,13 +212,13 @@ class _Walk:
             before = last[:, j] if last is not None and number else none
             before = lines[j].at(coder, cells.value) if j in lines else before
             logits, mixture = cursor.column(j, hidden_token(coder, before))
-            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            logits = logits.numpy()
             value, told = cells.value[:, j], follows(coder, cells.token[:, j])
             is_hole, score = np.repeat(hole[:, j], p), np.zeros(rows)
             for at, drawn in ((np.flatnonzero(~is_hole), False), (np.flatnonzero(is_hole), True)):
                 if not len(at):
                     continue
-                normals = None if mixture is None else tuple(part[at] for part in mixture)
+                normals = None if mixture is None else mixture.take(at)
                 there, recorded = _present(coder, logits[at]) if drawn else (None, None)
                 if there is None:
                     score[at] = cell_log_prob(coder, logits[at], normals, value[at], before[at])

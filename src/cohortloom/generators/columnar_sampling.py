@@ -40,6 +40,7 @@ from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.row_lines import Lines
 from cohortloom.nets.columnar import ColumnNet, Cursor
 from cohortloom.nets.history import History
+from cohortloom.nets.normals import Mixture, Normals
 from cohortloom.nets.tokens import CONT
 
 __all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
@@ -293,7 +294,7 @@ class _Draw(CellDrawer):
             before = none if last is None or coder.kind == "category" else last[:, j]
             before = lines[j].at(coder, out.value) if j in lines else before
             logits, mixture = cursor.column(j, hidden_token(coder, before))
-            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            logits = logits.numpy()
             value = self.cell(coder, logits, mixture, before)
             limit = limits(j, out.value) if limits is not None else None
             if limit is not None:
@@ -359,7 +360,7 @@ def hidden_token(coder: Coder, last: np.ndarray) -> torch.Tensor:
 
 
 def cell_log_prob(
-    coder: Coder, logits: np.ndarray, mixture: tuple[np.ndarray, ...] | None, value: np.ndarray, last: np.ndarray
+    coder: Coder, logits: np.ndarray, mixture: Mixture | Normals | None, value: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
     """Log-probability of snapped values."""
     logits = logits.astype(float)
@@ -379,7 +380,7 @@ def cell_log_prob(
     return np.maximum(cell, IMPOSSIBLE)
 
 
-def _log_free_mass(coder: Coder, mixture: tuple[np.ndarray, ...], last: np.ndarray) -> np.ndarray:
+def _log_free_mass(coder: Coder, mixture: Mixture | Normals, last: np.ndarray) -> np.ndarray:
     """Log of what is left to CONT when values with a token of their own (spikes, the last value) are drawn again."""
     taken = np.zeros(len(last))
     if not coder.exact and coder.decimals is None:
@@ -393,7 +394,7 @@ def _log_free_mass(coder: Coder, mixture: tuple[np.ndarray, ...], last: np.ndarr
     return np.log(np.maximum(1 - taken, 1e-6))
 
 
-def _log_mass(coder: Coder, mixture: tuple[np.ndarray, ...], value: np.ndarray) -> np.ndarray:
+def _log_mass(coder: Coder, mixture: Mixture | Normals, value: np.ndarray) -> np.ndarray:
     """Log mass of each value's interval under its mixture; the density at z where the interval is a point."""
     from scipy.special import ndtri
 
@@ -447,7 +448,6 @@ def _row_log_prob(cursor: Cursor, coders: Sequence[Coder], cells: Cells) -> np.n
     total = np.zeros(len(cells.value))
     for j, coder in enumerate(coders):
         logits, mixture = cursor.column(j, hidden_token(coder, cells.last[:, j]))
-        mixture = None if mixture is None else tuple(part.numpy() for part in mixture)
         cell = cell_log_prob(coder, logits.numpy(), mixture, cells.value[:, j], cells.last[:, j])
         total += np.where(follows(coder, cells.token[:, j]), 0.0, cell)
         cursor.push(j, torch.from_numpy(cells.token[:, j].copy()), torch.from_numpy(cells.score[:, j].copy()))

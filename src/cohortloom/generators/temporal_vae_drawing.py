@@ -21,6 +21,7 @@ from cohortloom.generators.cells import ABSENT, NOTHING, cells_of, is_shut
 from cohortloom.generators.cells import Cells as Encodings
 from cohortloom.generators.columnar_sampling import cell_log_prob, hidden_token
 from cohortloom.generators.temporal_vae_data import Frame, Past, gap_before
+from cohortloom.nets.normals import Mixture
 from cohortloom.nets.row_law import RowCursor
 from cohortloom.nets.tokens import CONT
 from cohortloom.nets.visit_vae import Cells, Latents, Segments, VisitVAE
@@ -324,7 +325,8 @@ class Drawer(CellDrawer):
         for j, coder in enumerate(coders):
             before = none if last is None or coder.kind == "category" else last[:, j]
             logits, mixture = cursor.column(j, hidden_token(coder, before))
-            logits, mixture = logits.numpy(), None if mixture is None else tuple(part.numpy() for part in mixture)
+            logits = logits.numpy()
+            mixture = None if mixture is None else Mixture(*[part.numpy() for part in mixture])
             if fixed is not None and fixed.present is not None:
                 logits = _without_missing(coder, logits, fixed.present[:, j] & ~fixed.mask[:, j])
             drawn = self.cell(coder, logits, mixture, before)

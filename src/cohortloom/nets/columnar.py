@@ -50,6 +50,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cohortloom.nets.normals import LEAST_LOG_SD, LOG_SD, Normals
 from cohortloom.nets.precision import has_bfloat16, quick
 
 __all__ = ["LARGE", "LOW_RANK_FROM", "ColumnNet", "ColumnShape", "Rows"]
@@ -60,9 +61,7 @@ RANK = 48
 EMBEDDING = 16
 ANCHORED = 3  # one of so many normals lies around the last value instead of the shift
 NEVER = -1e4
-LOG_SD = (-3.0, 1.5)
 MOST_REACH = 2.0
-LEAST_LOG_SD = -4.0
 MOST_MOVED = 6.0
 MOST_BARRED = 0.98
 
@@ -477,29 +476,33 @@ class ColumnNet(nn.Module):
         anchor: Tensor | None,
         bound: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """Outputs of a group as token logits and (weights, means, log sd) of the normals."""
+        """Outputs of a group as token logits and (weights, means, log sd) of the normals; `Cursor` does it for one."""
         k, t = self.n_normals, group.n_tokens
-        logits = out[..., :t] + never
-        if wide is not None:
-            logits = logits + wide[..., :t]
-        elif t > LARGE and self.columns[group.columns[0]].lookup >= 0:
-            last = lookups[:, self.columns[group.columns[0]].lookup]
-            bonus = torch.where(last >= 0, out[:, 0, t], 0.0)
-            logits = logits.scatter_add(2, last.clamp_min(0)[:, None, None], bonus[:, None, None])
+        if wide is None:
+            return self.of_large(group.columns[0], out[:, 0] + F.pad(never[0], (0, 1)), lookups)[:, None], None
+        logits = out[..., :t] + never + wide[..., :t]
         if not group.mixture:
             return logits, None
         if any(self.columns[j].repeat >= 0 for j in group.columns):
             hide = torch.where(hidden >= 0, NEVER, 0.0)[..., None]
             logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
-        middle, reach = bound[..., :1], bound[..., 1:]
-        log_sd, log_scale = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD), wide[..., t + 1 : t + 2]
-        log_scale = middle + reach * torch.tanh((log_scale - middle) / reach)
+        log_sd = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD)
+        log_scale = _bounded(wide[..., t + 1 : t + 2], bound[..., :1], bound[..., 1:])
         shift = wide[..., t : t + 1]
         if anchor is not None:
             near = torch.from_numpy(self.is_anchored) & ~anchor.isnan()[..., None]
             shift = torch.where(near, anchor.nan_to_num()[..., None], shift)
         mean = shift + torch.exp(log_scale) * out[..., t + k : t + 2 * k]
         return logits, (out[..., t : t + k] + fresh, mean, (log_sd + log_scale).clamp_min(LEAST_LOG_SD))
+
+    def of_large(self, j: int, out: Tensor, lookups: Tensor) -> Tensor:
+        """Token logits of a large category from its outputs, both row x ...: the last output is for the last token."""
+        logits, lookup = out[:, :-1], self.columns[j].lookup
+        if lookup < 0:
+            return logits
+        last = lookups[:, lookup]
+        bonus = torch.where(last >= 0, out[:, -1], 0.0)
+        return logits.scatter_add(1, last.clamp_min(0)[:, None], bonus[:, None])
 
     # --- sampling and scoring: one column after the other ---
 
@@ -539,54 +542,49 @@ class Cursor:
             number += group.n_tokens <= LARGE
 
     @torch.no_grad()
-    def column(self, j: int, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """Token logits (row x token) of column j and its normals (row x component each)."""
+    def column(self, j: int, hidden: Tensor) -> tuple[Tensor, Normals | None]:
+        """Token logits (row x token) of column j and its normals."""
         net, units = self.net, slice(j * self.net.width, (j + 1) * self.net.width)
         index, row, number = self.place[j]
         group, known = net.groups[index], self.known if net.low_rank else self.known[: net.start[j]]
         a = torch.addmm(self.own[units], net.mix[j].T if net.low_rank else net.mix[units, : len(known)], known)
-        out = torch.addmm(net.head_bias[index][row][:, None], net.heads[index][row].T, F.silu(a)).T
-        wide = None
-        if number is not None:
-            first = group.first_wide + row * group.wide
-            across = (
-                net.mix_wide[number][row].T if net.low_rank else net.mix_wide[first : first + group.wide, : len(known)]
-            )
-            wide = torch.addmm(self.wide[number][row], across, known).T[:, None]
-        single = _Group([j], group.n_tokens, group.mixture)
-        never = getattr(net, f"never_{index}")[row]
-        fresh = self.first[j, :, None, None] * net.fresh[str(index)][row] if group.mixture else None
-        anchor = bound = None
-        if group.mixture:
-            bound = getattr(net, f"scale_{index}")[row]
-            anchor = None if self.anchor[index] is None else self.anchor[index][:, row : row + 1]
-        logits, mixture = net._split(
-            single, never, out[:, None], wide, self.lookups, hidden[:, None], fresh, anchor, bound
-        )
-        if mixture is not None:
-            mixture = tuple(part[:, 0] for part in mixture)
-        return logits[:, 0, : net.columns[j].n_tokens], mixture
+        out = torch.addmm(net.head_bias[index][row][:, None], net.heads[index][row].T, F.silu(a))
+        t, k, never = group.n_tokens, net.n_normals, getattr(net, f"never_{index}")[row][:, None]
+        if number is None:
+            return net.of_large(j, (out + F.pad(never, (0, 0, 0, 1))).T, self.lookups), None
+        first = group.first_wide + row * group.wide
+        across = net.mix_wide[number][row].T if net.low_rank else net.mix_wide[first : first + group.wide, : len(known)]
+        wide = torch.addmm(self.wide[number][row], across, known)
+        logits = (out[:t] + never + wide[:t])[: net.columns[j].n_tokens]
+        if not group.mixture:
+            return logits.T, None
+        if net.columns[j].repeat >= 0:
+            logits.scatter_add_(0, hidden.clamp_min(0)[None], torch.where(hidden >= 0, NEVER, 0.0)[None])
+        log_scale = _bounded(wide[t + 1], *getattr(net, f"scale_{index}")[row])
+        anchor = None if self.anchor[index] is None else self.anchor[index][:, row].numpy()
+        weight, mean, log_sd = out[t : t + 3 * k].view(3, k, -1)
+        weight = weight + net.fresh[str(index)][row][:, None] * self.first[j]
+        parts = (part.numpy() for part in (weight.T, mean.T, log_sd.T, wide[t], log_scale, torch.exp(log_scale)))
+        return logits.T, Normals(*parts, anchor, net.is_anchored)
 
     @torch.no_grad()
     def push(self, j: int, token: Tensor, score: Tensor) -> None:
         """Tell later columns what column j became."""
         net, shape, at = self.net, self.net.columns[j], self.net.start[j]
+        e = torch.zeros(shape.width, len(token)) if net.low_rank else self.known[at : at + shape.width]
         if shape.large:
-            e = net.tables[str(j)][(token + 1).clamp_min(0)].T
+            e.copy_(net.tables[str(j)][(token + 1).clamp_min(0)].T)
         else:
             number = shape.kind == "number"
-            e = torch.zeros(shape.width + 1, len(token))
-            e.scatter_(0, torch.where(token >= 0, token + number, shape.width)[None], 1.0)
+            there = token >= 0
+            e.scatter_(0, (token.clamp_min(0) + number)[None], there[None].float())
             if number:
                 e[0] = score
-            e = e[:-1]
             if shape.scales:
                 mine = net.moving.index(j)
                 e[-2:] = net.moves(mine, token, score, self.usual[:, mine])
         if net.low_rank:
             self.known += net.embed[at : at + shape.width].T @ e
-        else:
-            self.known[at : at + shape.width] = e
 
     def take(self, rows: Tensor) -> None:
         """Keep or repeat rows."""
@@ -594,6 +592,11 @@ class Cursor:
         self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
         self.wide = [part[..., rows] for part in self.wide]
         self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
+
+
+def _bounded(log_scale: Tensor, middle: Tensor, reach: Tensor) -> Tensor:
+    """The log scale, levelled off beyond `reach` from the `middle`."""
+    return middle + reach * torch.tanh((log_scale - middle) / reach)
 
 
 def _runs(places: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cohortloom.nets.columnar import LOG_SD, ColumnNet, Rows
+from cohortloom.nets.columnar import ColumnNet, Rows
+from cohortloom.nets.normals import LOG_SD
 
 __all__ = ["Choices", "start_at_lines"]
 
