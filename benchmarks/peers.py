@@ -3,9 +3,9 @@
     python -m benchmarks.peers --cohorts pbc --generators columnar-ar temporal-vae sdv-par mostlyai-engine \\
         --seconds 25 120 --seeds 1 2 --mostlyai PYTHON
 
-The peers run with their defaults. SDV comes with the extra `[sdv]`; mostlyai-engine needs an environment of its own
-(`python -m venv PLACE; PLACE/bin/pip install mostlyai-engine`), whose Python is given. Both get patients as arrays of
-our codec (statics; gap and columns of each step; categories as text, missing as missing), so linked tables and rules
+NAME:SETTING=VALUE,... is a generator of ours with settings of its own (columnar-ar:members=1). The peers run with their
+defaults. SDV comes with the extra `[sdv]`; mostlyai-engine needs an environment of its own (`python -m venv PLACE;
+PLACE/bin/pip install mostlyai-engine`), whose Python is given. Both get patients as arrays of our codec (statics; gap and columns of each step; categories as text, missing as missing), so linked tables and rules
 reach them too. A budget counts CPU seconds of one process, not time on the clock; a peer without a budget of its own
 (PAR) takes what its default number of epochs takes, which the table shows.
 
@@ -39,7 +39,7 @@ SHOWN = {
     "copied patients": "copies.patients",
 }
 #: Draws this many patients to measure speed, unless the cohort's own number takes so long [CPU s].
-MANY, LONG = 10_000, 5
+MANY, LONG = 10_000, 1
 OUR_WHOLE_TIME = {"bootstrap", "independent"}  # no budget
 #: What makes two rows the same measurement: with --more the later one stays.
 KEY = ("cohort", "generator", "budget_s", "seed", "patients")
@@ -76,9 +76,11 @@ def measure(
 def _ours(train: Any, generator: str, seconds: float, seed: int) -> tuple[Any, dict[str, Any]]:
     from cohortloom.generators import create
 
+    generator, _, told = generator.partition(":")
+    settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in told.split(",") if part)}
     cpu = time.process_time()
     minutes = None if generator in OUR_WHOLE_TIME | {"sdv-par"} else seconds / 60
-    model = create(generator).fit(train, seed=seed, minutes=minutes)
+    model = create(generator, **settings).fit(train, seed=seed, minutes=minutes)
     facts: dict[str, Any] = {"fit CPU s": round(time.process_time() - cpu, 1)}
     cpu = time.process_time()
     drawn = model.sample(train.n_subjects, seed=seed)
