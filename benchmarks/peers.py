@@ -3,11 +3,12 @@
     python -m benchmarks.peers --cohorts pbc --generators columnar-ar temporal-vae sdv-par mostlyai-engine \\
         --seconds 25 120 --seeds 1 2 --mostlyai PYTHON
 
-NAME:SETTING=VALUE,... is a generator of ours with settings of its own (columnar-ar:members=1). The peers run with their
-defaults. SDV comes with the extra `[sdv]`; mostlyai-engine needs an environment of its own (`python -m venv PLACE;
-PLACE/bin/pip install mostlyai-engine`), whose Python is given. Both get patients as arrays of our codec (statics; gap and columns of each step; categories as text, missing as missing), so linked tables and rules
-reach them too. A budget counts CPU seconds of one process, not time on the clock; a peer without a budget of its own
-(PAR) takes what its default number of epochs takes, which the table shows.
+NAME:SETTING=VALUE,... is a generator of ours with settings of its own (columnar-ar:members=1). The peers run with
+their defaults. SDV comes with the extra `[sdv]`; mostlyai-engine needs an environment of its own (`python -m venv
+PLACE; PLACE/bin/pip install mostlyai-engine`), whose Python is given. Both get patients as arrays of our codec
+(statics; gap and columns of each step; categories as text, missing as missing), so linked tables and rules reach them
+too. A budget counts CPU seconds of one process, not time on the clock; a peer without a budget of its own (PAR) takes
+what its default number of epochs takes, which the table shows.
 
 A row: the worst judge and the patient judge (AUROC; real patients: floor), errors of static-temporal association,
 autocorrelation and marginals, the gap of TSTR to TRTR (mean over tasks), CPU seconds of fitting, visits drawn per CPU
