@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cohortloom.nets.column_cursor import Cursor
 from cohortloom.nets.columnar import NEVER, ColumnNet, ColumnShape, Rows
 from cohortloom.nets.normals import Mixture
 
@@ -51,11 +52,11 @@ def some_rows(n: int = 100) -> Rows:
 @pytest.mark.parametrize(("rough", "off"), [(False, 1e-4), (True, 0.03)])
 @pytest.mark.parametrize("low_rank", [False, True])
 def test_column_by_column_equals_all_at_once(low_rank, rough, off, monkeypatch):
-    monkeypatch.setattr("cohortloom.nets.columnar.has_bfloat16", lambda: rough)
+    monkeypatch.setattr("cohortloom.nets.column_cursor.has_bfloat16", lambda: rough)
     net, rows = net_of(low_rank, persistence=1.0), some_rows()
     with torch.no_grad():
         whole = net.log_prob(rows)
-    cursor = net.begin(rows.features, rows.lookups)
+    cursor = Cursor(net, rows.features, rows.lookups)
     for j in range(4):
         logits, mixture = cursor.column(j, rows.hidden[:, j])
         cell = torch.log_softmax(logits, 1).gather(1, rows.token[:, j : j + 1])[:, 0]
@@ -98,7 +99,7 @@ def test_change_and_departure_of_a_number_are_inputs_in_sd_of_its_changes():
 def test_repeat_is_impossible_before_anything_was_recorded():
     net, rows = net_of(False), some_rows()
     rows.hidden[:, 0] = 2
-    cursor = net.begin(rows.features, rows.lookups)
+    cursor = Cursor(net, rows.features, rows.lookups)
     logits, _ = cursor.column(0, rows.hidden[:, 0])
     assert torch.softmax(logits, 1)[:, 2].max() == 0
     assert logits.shape == (100, 4) and (logits[:, 2] < NEVER / 2).all()
@@ -113,7 +114,7 @@ def test_persistence_start_follows_the_last_value(low_rank):
     for last, mean in ((2.0, 0.0), (0.0, 2.0), (-1.0, -1.0)):
         features = torch.zeros(1, 6)
         features[0, 0], features[0, 1] = last, mean
-        _, (_, means, _) = net.begin(features, torch.full((1, 1), -1)).column(0, torch.tensor([-1]))
+        _, (_, means, _) = Cursor(net, features, torch.full((1, 1), -1)).column(0, torch.tensor([-1]))
         means = means[0]
         assert means[~net.is_anchored].mean() == pytest.approx(0.5 * last + 0.35 * mean, abs=0.15)
         np.testing.assert_allclose(means[net.is_anchored], last, atol=1e-5)
@@ -136,7 +137,7 @@ def test_low_rank_from_many_columns():
 
 def test_one_normal_of_a_row_is_the_one_among_all():
     net, rows = net_of(False, persistence=1.0), some_rows()
-    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    normals = Cursor(net, rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
     assert normals.anchor is not None
     row, component = np.array([3, 3, 40, 99]), np.array([0, 2, 5, 1])
     every, some = Mixture(*normals), normals.take(row)

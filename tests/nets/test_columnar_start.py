@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cohortloom.nets import columnar_start
+from cohortloom.nets.column_cursor import Cursor
 from cohortloom.nets.columnar import ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
 
@@ -56,7 +57,7 @@ def test_numbers_start_at_their_regression(low_rank):
     with torch.no_grad():
         for head in net.heads:
             head.zero_()  # what the lines alone say
-    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    normals = Cursor(net, rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
     weight, mean, log_sd = map(torch.from_numpy, normals)
     share = torch.softmax(weight, 1)
     centre = (share * mean).sum(1)
@@ -119,7 +120,7 @@ def test_the_spread_of_a_number_starts_at_its_regression():
     rng = np.random.default_rng(3)
     f = rng.normal(size=(6_000, 12))
     net, rows = columns_of(f, f[:, 0] + np.exp(0.7 * f[:, 1] - 0.7) * rng.normal(size=6_000), own=(0, 1))
-    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    normals = Cursor(net, rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
     weight, mean, log_sd = map(torch.from_numpy, normals)
     share = torch.softmax(weight, 1)
     centre = (share * mean).sum(1)
@@ -138,7 +139,7 @@ def test_what_is_measured_rarely_starts_as_last_time():
         f = rng.normal(size=(60, 40))
         net, _ = columns_of(f, f[:, 0] + 0.3 * rng.normal(size=60), own=tuple(range(14)), last=0, mean=4)
         new = torch.from_numpy(rng.normal(size=(500, 40)).astype(np.float32))
-        drawn = net._wide(new.T)[0][0, net.small[0].n_tokens].detach()
+        drawn = net.wide_part(new.T)[0][0, net.small[0].n_tokens].detach()
         errors.append(float((drawn - new[:, 0]).std()))
     assert np.mean(errors) < 0.095  # .112 if the last value were shrunk like the rest
 
@@ -170,7 +171,7 @@ def test_first_values_have_the_law_of_levels_not_of_changes(own_weights):
     net, rows = columns_of(f, np.where(first, rng.normal(size=n), f[:, 0] + change), own=(0, 1), last=0, known=1)
     if not own_weights:
         net.fresh["0"].data.zero_()
-    normals = net.begin(rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
+    normals = Cursor(net, rows.features, rows.lookups).column(0, rows.hidden[:, 0])[1]
     weight, mean, log_sd = map(torch.from_numpy, normals)
     share, spread = torch.softmax(weight, 1), log_sd.exp()
     off = mean - (share * mean).sum(1, keepdim=True)
@@ -202,7 +203,7 @@ def missing_together(low_rank: bool = False, n: int = 1_200) -> float:
     start_at_lines(net, look_up, token, np.arange(n) // 4, np.arange(n), np.random.default_rng(1))
     for head in net.heads:
         head.data.zero_()
-    cursor = net.begin(rows.features[panel], rows.lookups[panel])
+    cursor = Cursor(net, rows.features[panel], rows.lookups[panel])
     for j in range(3):
         cursor.push(j, rows.token[panel, j], rows.score[panel, j])
     return float(torch.softmax(cursor.column(3, rows.hidden[panel, 3])[0], 1)[:, 2].mean())

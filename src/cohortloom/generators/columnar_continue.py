@@ -42,6 +42,7 @@ from cohortloom.generators.columnar_sampling import (
     hidden_token,
     logsumexp,
 )
+from cohortloom.nets.column_cursor import Cursor
 from cohortloom.nets.history import History
 from cohortloom.nets.normals import Normals
 from cohortloom.nets.tokens import CONT
@@ -186,7 +187,7 @@ def _draw_plan(
     cells = plan_cells(a, encoded, k, used)
     rows, coders = len(k), a.statics
     total, n_visits, span = np.zeros(rows), k.copy(), used.copy()
-    cursor = members.statics.begin(torch.ones(rows, 1), torch.zeros(rows, 0, dtype=torch.long))
+    cursor = Cursor(members.statics, torch.ones(rows, 1), torch.zeros(rows, 0, dtype=torch.long))
     for j, coder in enumerate(coders):
         none = np.full(rows, np.nan)
         logits, mixture = cursor.column(j, hidden_token(coder, none))
@@ -243,7 +244,7 @@ def _prefix_log_prob(
     dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(statics))
     total = np.zeros(encoded.n_subjects)
     if members.first is not None:
-        total += _row_log_prob(members.first.begin(dense, lookups), a.coders("first"), firsts)
+        total += _row_log_prob(Cursor(members.first, dense, lookups), a.coders("first"), firsts)
     if members.later is None:
         return total
     rows = a.later_rows(statics, alls, seq, n_visits=n_visits)
@@ -253,7 +254,7 @@ def _prefix_log_prob(
         who = rows.subject[block]
         features = torch.cat([dense[who], torch.from_numpy(rows.features[block])], 1)
         codes = torch.cat([lookups[who], torch.from_numpy(rows.codes[block])], 1)
-        cursor = members.later.begin(features, codes)
+        cursor = Cursor(members.later, features, codes)
         part = _row_log_prob(cursor, a.coders("later"), alls.take(rows.step[block]))
         total += np.bincount(who, weights=part, minlength=len(total))
     return total

@@ -38,7 +38,7 @@ from cohortloom.generators.columnar_sampling import (
     logsumexp,
 )
 from cohortloom.generators.impute import Holes
-from cohortloom.nets.columnar import Cursor
+from cohortloom.nets.column_cursor import Cursor
 
 __all__ = ["PARTICLES", "fill"]
 
@@ -132,7 +132,7 @@ class _Walk:
         everyone = np.arange(n)
         self.state = Cells(*[np.repeat(part, p, 0) for part in vars(cells).values()])
         if self.members.statics is not None and len(a.statics):
-            cursor = self.members.statics.begin(torch.ones(n * p, 1), torch.zeros(n * p, 0, dtype=torch.long))
+            cursor = Cursor(self.members.statics, torch.ones(n * p, 1), torch.zeros(n * p, 0, dtype=torch.long))
             self.state = self._row(cursor, "statics", self.state, hole, None, everyone)
         ancestor = self._renew(everyone)
         self.state = self.state.take(ancestor)
@@ -173,7 +173,7 @@ class _Walk:
                 if not first:
                     dense = torch.cat([dense, torch.from_numpy(a.standardise(history.features()))], 1)
                     lookups = torch.cat([lookups, torch.from_numpy(history.code)], 1)
-                cells = self._row(net.begin(dense, lookups), name, cells, hole, last, alive)
+                cells = self._row(Cursor(net, dense, lookups), name, cells, hole, last, alive)
             ancestor = self._renew(alive)  # among the rows of the living
             cells = cells.take(ancestor)
             self.state = _with(self.state, mine, mine[ancestor])

@@ -38,7 +38,8 @@ from cohortloom.generators.cell_drawing import CellDrawer, Fixed, Limits, renewe
 from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, carry, follows, is_shut
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.row_lines import Lines
-from cohortloom.nets.columnar import ColumnNet, Cursor
+from cohortloom.nets.column_cursor import Cursor
+from cohortloom.nets.columnar import ColumnNet
 from cohortloom.nets.history import History
 from cohortloom.nets.normals import Mixture, Normals
 from cohortloom.nets.tokens import CONT
@@ -120,7 +121,7 @@ class _Draw(CellDrawer):
         if net is None:
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
-        cursor = net.begin(torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
+        cursor = Cursor(net, torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
         cells, raw, _ = self._columns(
             cursor, self.alphabet.row("statics"), None, self.fixed_statics, particles, self._span_limits
         )
@@ -158,7 +159,7 @@ class _Draw(CellDrawer):
             none = np.zeros((0, len(empty)))
             return Cells(none, none, none.astype(int), none), none, alive[:0], statics, raw
         dense, lookups = a.static_inputs(statics.take(alive))
-        cursor = self.members.first.begin(torch.from_numpy(dense), torch.from_numpy(lookups))
+        cursor = Cursor(self.members.first, torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
         cells, out, order = self._columns(cursor, a.row("first"), None, fixed, particles if rows > n else 1)
         if rows > n:
@@ -242,7 +243,7 @@ class _Draw(CellDrawer):
             features[: len(dense)] = dense
             a.standardise(history.features(features[len(dense) :]))
             codes = np.concatenate([lookups, history.code], 1)
-            cursor = self.members.later.begin(torch.from_numpy(features.T), torch.from_numpy(codes))
+            cursor = Cursor(self.members.later, torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
             cells, drawn, _ = self._columns(cursor, row, last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
@@ -420,7 +421,7 @@ def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np
     n = encoded.n_subjects
     total = np.zeros(n)
     if members.statics is not None:
-        cursor = members.statics.begin(torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long))
+        cursor = Cursor(members.statics, torch.ones(n, 1), torch.zeros(n, 0, dtype=torch.long))
         total += _row_log_prob(cursor, alphabet.statics, statics)
     if not alphabet.has_sequence or not alphabet.coders("first"):
         return total
@@ -430,7 +431,7 @@ def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np
     if members.first is None:
         total[has] += IMPOSSIBLE
     elif len(has):
-        total[has] += _row_log_prob(members.first.begin(dense[has], lookups[has]), alphabet.coders("first"), firsts)
+        total[has] += _row_log_prob(Cursor(members.first, dense[has], lookups[has]), alphabet.coders("first"), firsts)
     if members.later is None:
         return total + IMPOSSIBLE * np.maximum(seq.length - 1, 0)
     rows = alphabet.later_rows(statics, alls, seq)
@@ -438,7 +439,7 @@ def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np
         who = rows.subject[block]
         features = torch.cat([dense[who], torch.from_numpy(rows.features[block])], 1)
         codes = torch.cat([lookups[who], torch.from_numpy(rows.codes[block])], 1)
-        cursor = members.later.begin(features, codes)
+        cursor = Cursor(members.later, features, codes)
         part = _row_log_prob(cursor, alphabet.coders("later"), alls.take(rows.step[block]))
         total += np.bincount(who, weights=part, minlength=n)
     return total

@@ -50,10 +50,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cohortloom.nets.normals import LEAST_LOG_SD, LOG_SD, Normals
-from cohortloom.nets.precision import has_bfloat16, quick
+from cohortloom.nets.normals import LEAST_LOG_SD, LOG_SD
 
-__all__ = ["LARGE", "LOW_RANK_FROM", "ColumnNet", "ColumnShape", "Rows"]
+__all__ = ["LARGE", "LOW_RANK_FROM", "NEVER", "RANK", "ColumnNet", "ColumnShape", "Rows", "bounded"]
 
 LARGE = 40
 LOW_RANK_FROM = 60
@@ -332,7 +331,7 @@ class ColumnNet(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
-    def _wide(self, turned: Tensor) -> list[Tensor]:
+    def wide_part(self, turned: Tensor) -> list[Tensor]:
         """V f of each small group, from f turned (feature x row): column x wide x row."""
         bias = self.wide_bias[:, None]
         if not self.low_rank:
@@ -392,7 +391,7 @@ class ColumnNet(nn.Module):
         e = self.encode(rows.token, rows.score, rows.features)
         n, c = len(e), len(self.columns)
         a = self.units(h, rows.features)
-        wide = [part.permute(2, 0, 1) for part in self._wide(rows.features.T)]
+        wide = [part.permute(2, 0, 1) for part in self.wide_part(rows.features.T)]
         if self.low_rank:
             before = self._running(e)
             a = a + torch.einsum("ncr,crw->ncw", before, self.mix)
@@ -487,7 +486,7 @@ class ColumnNet(nn.Module):
             hide = torch.where(hidden >= 0, NEVER, 0.0)[..., None]
             logits = logits.scatter_add(2, hidden.clamp_min(0)[..., None], hide)
         log_sd = out[..., t + 2 * k : t + 3 * k].clamp(*LOG_SD)
-        log_scale = _bounded(wide[..., t + 1 : t + 2], bound[..., :1], bound[..., 1:])
+        log_scale = bounded(wide[..., t + 1 : t + 2], bound[..., :1], bound[..., 1:])
         shift = wide[..., t : t + 1]
         if anchor is not None:
             near = torch.from_numpy(self.is_anchored) & ~anchor.isnan()[..., None]
@@ -504,105 +503,10 @@ class ColumnNet(nn.Module):
         bonus = torch.where(last >= 0, out[:, -1], 0.0)
         return logits.scatter_add(1, last.clamp_min(0)[:, None], bonus[:, None])
 
-    # --- sampling and scoring: one column after the other ---
 
-    @torch.no_grad()
-    def begin(self, features: Tensor, lookups: Tensor) -> "Cursor":
-        """Start rows; then call `column` and `push` for each column in order. Needs eval mode."""
-        return Cursor(self, features, lookups)
-
-
-class Cursor:
-    """Rows in the making: what is known of the columns so far.
-
-    Inside, rows run along the last axis: what one column needs lies side by side in memory.
-    """
-
-    def __init__(self, net: ColumnNet, features: Tensor, lookups: Tensor) -> None:
-        self.net, self.lookups = net, lookups
-        n, turned = len(features), features.T.contiguous()
-        features = turned.T
-        rough = turned.bfloat16() if has_bfloat16() else turned
-        with quick(has_bfloat16()):  # half of all arithmetic; shifts and logits of the wide part stay exact
-            self.own = (net.own_hidden @ net.hidden(rough.T, lookups).T).float().add_(net.own_bias[:, None])
-            for j, shape in enumerate(net.columns):
-                for at, start, stop in _runs(shape.own):
-                    units = self.own[j * net.width : (j + 1) * net.width]
-                    units += net.own_history[j, at : at + stop - start].T @ rough[start:stop]
-        self.wide = net._wide(turned)
-        self.first = net.first_values(features).T
-        self.usual = net.usual(features).transpose(1, 2).contiguous() if net.moving else torch.zeros(0, 0, n)
-        self.anchor = {i: net.anchors(i, features) for i, g in enumerate(net.groups) if g.mixture}
-        self.known = torch.zeros(RANK if net.low_rank else net.n_inputs, n)
-        self.place = {}
-        number = 0
-        for index, group in enumerate(net.groups):
-            for row, j in enumerate(group.columns):
-                self.place[j] = (index, row, number if group.n_tokens <= LARGE else None)
-            number += group.n_tokens <= LARGE
-
-    @torch.no_grad()
-    def column(self, j: int, hidden: Tensor) -> tuple[Tensor, Normals | None]:
-        """Token logits (row x token) of column j and its normals."""
-        net, units = self.net, slice(j * self.net.width, (j + 1) * self.net.width)
-        index, row, number = self.place[j]
-        group, known = net.groups[index], self.known if net.low_rank else self.known[: net.start[j]]
-        a = torch.addmm(self.own[units], net.mix[j].T if net.low_rank else net.mix[units, : len(known)], known)
-        out = torch.addmm(net.head_bias[index][row][:, None], net.heads[index][row].T, F.silu(a))
-        t, k, never = group.n_tokens, net.n_normals, getattr(net, f"never_{index}")[row][:, None]
-        if number is None:
-            return net.of_large(j, (out + F.pad(never, (0, 0, 0, 1))).T, self.lookups), None
-        first = group.first_wide + row * group.wide
-        across = net.mix_wide[number][row].T if net.low_rank else net.mix_wide[first : first + group.wide, : len(known)]
-        wide = torch.addmm(self.wide[number][row], across, known)
-        logits = (out[:t] + never + wide[:t])[: net.columns[j].n_tokens]
-        if not group.mixture:
-            return logits.T, None
-        if net.columns[j].repeat >= 0:
-            logits.scatter_add_(0, hidden.clamp_min(0)[None], torch.where(hidden >= 0, NEVER, 0.0)[None])
-        log_scale = _bounded(wide[t + 1], *getattr(net, f"scale_{index}")[row])
-        anchor = None if self.anchor[index] is None else self.anchor[index][:, row].numpy()
-        weight, mean, log_sd = out[t : t + 3 * k].view(3, k, -1)
-        weight = weight + net.fresh[str(index)][row][:, None] * self.first[j]
-        parts = (part.numpy() for part in (weight.T, mean.T, log_sd.T, wide[t], log_scale, torch.exp(log_scale)))
-        return logits.T, Normals(*parts, anchor, net.is_anchored)
-
-    @torch.no_grad()
-    def push(self, j: int, token: Tensor, score: Tensor) -> None:
-        """Tell later columns what column j became."""
-        net, shape, at = self.net, self.net.columns[j], self.net.start[j]
-        e = torch.zeros(shape.width, len(token)) if net.low_rank else self.known[at : at + shape.width]
-        if shape.large:
-            e.copy_(net.tables[str(j)][(token + 1).clamp_min(0)].T)
-        else:
-            number = shape.kind == "number"
-            there = token >= 0
-            e.scatter_(0, (token.clamp_min(0) + number)[None], there[None].float())
-            if number:
-                e[0] = score
-            if shape.scales:
-                mine = net.moving.index(j)
-                e[-2:] = net.moves(mine, token, score, self.usual[:, mine])
-        if net.low_rank:
-            self.known += net.embed[at : at + shape.width].T @ e
-
-    def take(self, rows: Tensor) -> None:
-        """Keep or repeat rows."""
-        self.lookups, self.usual = self.lookups[rows], self.usual[..., rows]
-        self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
-        self.wide = [part[..., rows] for part in self.wide]
-        self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
-
-
-def _bounded(log_scale: Tensor, middle: Tensor, reach: Tensor) -> Tensor:
+def bounded(log_scale: Tensor, middle: Tensor, reach: Tensor) -> Tensor:
     """The log scale, levelled off beyond `reach` from the `middle`."""
     return middle + reach * torch.tanh((log_scale - middle) / reach)
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Places that follow each other: where the run begins among them, its first place, and the one after its last."""
-    cuts = [i for i in range(len(places)) if i == 0 or places[i] != places[i - 1] + 1]
-    return [(a, places[a], places[a] + b - a) for a, b in zip(cuts, [*cuts[1:], len(places)])]
 
 
 def _groups(columns: Sequence[ColumnShape]) -> list[_Group]:
