@@ -440,3 +440,27 @@ def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
     off = at.filter(pl.col("time").dt.minute() > 0)["item"]
     assert off.len() > 500 and (off == "C").mean() > 0.85
     assert (at.filter(pl.col("time").dt.minute() == 0)["item"] == "ABC").mean() > 0.9
+
+
+def test_rows_that_never_coincide_get_times_of_their_own():
+    """A code at a time, several a day. A generator that says "one moment" of a day with three codes is not believed:
+    in 3,000 rows of training no two share a time."""
+    draw = np.random.default_rng(5)
+    subject = np.repeat(np.arange(60), 50)
+    minute = np.concatenate([np.sort(draw.choice(40 * 1_440, 50, replace=False)) for _ in range(60)])
+    time = pl.Series(np.datetime64("2021-03-01", "us") + minute * np.timedelta64(60_000_000, "us"))
+    rows = pl.DataFrame({"subject_id": subject, "time": time, "code": draw.choice(list("ABCDEF"), 3_000)})
+    columns = {"code": Code(system="x", levels=tuple("ABCDEF"), missing=False)}
+    schema = Schema(
+        name="stream", clock="timestamp", tables={"events": Table(role="event", code="code", columns=columns)}
+    )
+    codec = Codec.fit(Cohort.build(schema, {"events": rows}), RAW)
+    encoded = codec.encode(Cohort.build(schema, {"events": rows}), rng=Rng(0))
+    at = {f.name: j for j, f in enumerate(encoded.sequence.features)}
+    values = encoded.sequence.values.copy()
+    several = values[:, at["events#n"]] > 1
+    assert several.sum() > 500
+    values[several, at["events#n"]] = 1
+    made = codec.decode(Encoded(encoded.static, replace(encoded.sequence, values=values)), Rng(1), ids=np.arange(60))
+    assert made.tables["events"].height == 3_000
+    assert made.tables["events"].select(pl.struct("subject_id", "time").n_unique()).item() > 2_990

@@ -39,6 +39,7 @@ Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _HOUR = DAY // 24
 _OWN = 20.0  # hours that weigh as much as the shares of all
 _NEAR = 1.0  # days before the next step
+_FEWEST_STEPS, _ALONE = 10, 0.995
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class TimeLaw:
         more: With full hours, how many times an hour holds beside its first one: shares, then those after an hour that
             held 0, 1, ... of them.
         memory: Correlation of the normal scores of a gap and the next one within a visit.
+        alone: Does every row have a time of its own?
         inside, outside: Time of day of moments of visits, and of others.
     """
 
@@ -83,6 +85,7 @@ class TimeLaw:
     outside: Daytime
     more: tuple[tuple[float, ...], ...] = ()
     memory: float = 0.0
+    alone: bool = False
 
     @classmethod
     def fit(
@@ -112,12 +115,14 @@ class TimeLaw:
         """
         order = np.lexsort((linked, time, step))
         step, time, linked = step[order], time[order], linked[order]
+        rows = np.bincount(step, minlength=len(steps.time))
         new = np.ones(len(step), bool)
         new[1:] = (np.diff(step) != 0) | (np.diff(time) != 0) | (linked[1:] != linked[:-1])
         step, time, linked = step[new], time[new], linked[new]
         open_share = float((~linked).mean()) if has_link and len(linked) else float(not has_link)
         distinct = np.bincount(step, minlength=len(steps.time))
-        used = distinct > 0
+        used, several = distinct > 0, rows > 1
+        lone = bool(several.sum() >= _FEWEST_STEPS and (distinct == rows)[several].mean() >= _ALONE)
         owner = steps.subject[step]
         start, (following, has_next) = steps.time[step], steps.following
         end = _best_end(ends, step, time, start, linked)
@@ -166,6 +171,7 @@ class TimeLaw:
             outside,
             more,
             memory,
+            lone,
         )
 
     def draw(

@@ -265,7 +265,7 @@ def _moment_count(
         count = np.maximum(_as_count(features[f"{fold.table}#n"]), most if fold.times.once else 1)
     for group in fold.groups if not fold.panel else ():
         count = np.maximum(count, _counted(fold, features, fold.count_of(group)))
-    return np.minimum(count, rows)
+    return rows if fold.times.alone else np.minimum(count, rows)
 
 
 def _deal(
