@@ -7,7 +7,8 @@ is put between what real patients get (the floor: 0) and what columns drawn apar
     loss = 1/2 detection + 1/2 mean of dependences          (each (value - floor) / (independent - floor))
 
 with detection the distance of the worst judge's AUROC from .5, and the dependences those within and between statics and
-visits and over time. Scores on which drawing columns apart does no harm are left out: they tell nothing here. The
+visits and over time. Dependences on which drawing columns apart does no harm are left out: they tell nothing here. Where
+columns drawn apart fool the judges, 1 stands for an AUROC .1 farther from .5 than the floor. The
 candidate with the smallest loss is fitted to all patients in the time that is left; within a tie of it the first one in
 the list is taken: a difference that small is noise, and the list starts with what is quick and well understood. A
 judge's AUROC over n patients has a standard error of about .4 / sqrt(n) and enters the loss with a weight near 1.
@@ -49,6 +50,8 @@ FEWEST = 40
 TIE, NOISE = 0.03, 0.4
 #: Loss from which a generator is not worth its time, and distance to `bootstrap` from which it is told.
 WORTHLESS, BEHIND = 0.9, 0.15
+#: Distance of AUROCs that counts as 1 where columns drawn apart are hardly told from real patients.
+LEAST_JUDGED = 0.1
 #: Share of the minutes that goes into the comparison.
 COMPARING = 0.5
 
@@ -222,13 +225,14 @@ def _row(row: dict[str, Any], report: Report, anchor: str | None) -> dict[str, A
 
 
 def _excess(score: Any, value: float | None, *, near: bool = False) -> float | None:
-    """Where a value lies between the floor (0) and columns drawn apart (1); None where those hardly differ."""
+    """Where a value lies between the floor (0) and columns drawn apart (1). Where those hardly differ: None, or in units
+    of `LEAST_JUDGED` if `near`."""
     if score is None or value is None or score.floor is None or score.anchors.get("independent") is None:
         return None
     value, floor, apart = (abs(x - 0.5) if near else x for x in (value, score.floor, score.anchors["independent"]))
-    if apart - floor < 0.5 * abs(floor) or apart - floor < 0.01:
+    if not near and (apart - floor < 0.5 * abs(floor) or apart - floor < 0.01):
         return None
-    return float(np.clip((value - floor) / (apart - floor), -0.5, 1.5))
+    return float(np.clip((value - floor) / max(apart - floor, LEAST_JUDGED if near else 0.0), -0.5, 1.5))
 
 
 def _verdict(
