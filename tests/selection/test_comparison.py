@@ -139,7 +139,7 @@ def test_the_scale_runs_from_real_patients_to_columns_apart():
     # for a judge, .55 and .45 are equally far from guessing
     assert _excess(score("a.b", 0, 0.55, 1.0), 0.45, near=True) == pytest.approx(0)
     assert _excess(score("a.b", 0, 0.5, 1.0), 0.75, near=True) == pytest.approx(0.5)
-    # columns drawn apart fool the judges (one code at a time): a candidate that does not is still worse than one that does
+    # columns drawn apart fool the judges: a candidate that does not is still worse than one that does
     assert _excess(score("a.b", 0, 0.5, 0.52), 0.56, near=True) == pytest.approx(0.6)
     assert _excess(score("a.b", 0, 0.5, 0.52), 1.0, near=True) == 1.5
 

@@ -6,12 +6,12 @@ is put between what real patients get (the floor: 0) and what columns drawn apar
 
     loss = 1/2 detection + 1/2 mean of dependences          (each (value - floor) / (independent - floor))
 
-with detection the distance of the worst judge's AUROC from .5, and the dependences those within and between statics and
-visits and over time. Dependences on which drawing columns apart does no harm are left out: they tell nothing here. Where
-columns drawn apart fool the judges, 1 stands for an AUROC .1 farther from .5 than the floor. The
-candidate with the smallest loss is fitted to all patients in the time that is left; within a tie of it the first one in
-the list is taken: a difference that small is noise, and the list starts with what is quick and well understood. A
-judge's AUROC over n patients has a standard error of about .4 / sqrt(n) and enters the loss with a weight near 1.
+with detection the distance of the worst judge's AUROC from .5, and the dependences those within and between statics
+and visits and over time. Dependences on which drawing columns apart does no harm are left out: they tell nothing here.
+Where columns drawn apart fool the judges, 1 stands for an AUROC .1 farther from .5 than the floor. The candidate with
+the smallest loss is fitted to all patients in the time that is left; within a tie of it the first one in the list is
+taken: a difference that small is noise, and the list starts with what is quick and well understood. A judge's AUROC
+over n patients has a standard error of about .4 / sqrt(n) and enters the loss with a weight near 1.
 
 Copying patients (`bootstrap`) has a loss near 0 too, for the wrong reason. It stands in the table as the best that can
 be seen at this number of patients and is never chosen, like any candidate that hands out copies. Where no candidate
@@ -225,8 +225,10 @@ def _row(row: dict[str, Any], report: Report, anchor: str | None) -> dict[str, A
 
 
 def _excess(score: Any, value: float | None, *, near: bool = False) -> float | None:
-    """Where a value lies between the floor (0) and columns drawn apart (1). Where those hardly differ: None, or in units
-    of `LEAST_JUDGED` if `near`."""
+    """Where a value lies between the floor (0) and columns drawn apart (1).
+
+    Where those hardly differ it is None, or with `near` told in units of `LEAST_JUDGED`.
+    """
     if score is None or value is None or score.floor is None or score.anchors.get("independent") is None:
         return None
     value, floor, apart = (abs(x - 0.5) if near else x for x in (value, score.floor, score.anchors["independent"]))
