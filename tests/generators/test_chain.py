@@ -12,7 +12,7 @@ from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators import create
 from cohortloom.generators.base import Ability
-from cohortloom.generators.chain import Chain
+from cohortloom.generators.chain import Chain, completed
 from cohortloom.generators.columnar_ar import ColumnarAR
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same
@@ -109,3 +109,15 @@ def test_without_statics_there_is_nothing_to_continue_from():
         create("chain", static="independent", events=LINK).fit(cohort, seed=0)
     drawn = create("chain", static="independent", events="joint").fit(cohort, seed=0).sample(30, seed=0)
     assert drawn.tables["visits"].height == 30
+
+
+def test_a_model_of_waveforms_alone_is_put_behind_one_of_the_tables():
+    wave = {"kind": "ecg", "channels": ["I"], "fs": 100, "duration": 2}
+    bare = Schema.model_validate({"name": "bare", "clock": "offset", "signals": {"ecg": wave}})
+    tables = {"patients": {"role": "static", "columns": {"age": {"kind": "number", "unit": "a"}}}}
+    whole = Schema.model_validate({"name": "whole", "clock": "offset", "tables": tables, "signals": {"ecg": wave}})
+    waves, table = create("signal-diffusion"), create("columnar-ar")
+    assert completed(waves, bare) is waves and completed(table, whole) is table
+    made = completed(waves, whole)
+    assert made.name == "chain" and made.signals is waves and made.events == "joint" and Ability.GIVEN in made.abilities
+    assert Ability.GIVEN not in create("chain", static="columnar-ar", events="joint").abilities

@@ -32,6 +32,7 @@ def run(
     from cohortloom.errors import Problem, SettingsError
     from cohortloom.files import refuse_existing
     from cohortloom.generators import create
+    from cohortloom.generators.chain import completed
 
     if generator == "auto":
         _auto(cohort, out, settings_from(config, set_ or []), seed, minutes, json_path, dry_run, force, quiet)
@@ -53,6 +54,7 @@ def run(
     keep_source(out, cohort)
     refuse_existing(out, force)
     data = open_cohort(cohort)
+    model = completed(model, data.schema)
     checkpoint = out.with_name(out.name + ".checkpoint")
     with progress("fit", quiet=quiet) as tell:
         model.fit(data, seed=seed, minutes=minutes, checkpoint=checkpoint, resume=resume, progress=tell)

@@ -2,7 +2,8 @@
 
 Measures: intervals and rhythm, spectra, autocorrelation, coherence and correlation of channels, average beats
 (`signals_shape.py`); associations between the record and the waveform (`signals_record.py`); judges and labels
-(`signals_judge.py`); nearest neighbours and copies (`signals_near.py`).
+(`signals_judge.py`); nearest neighbours and copies (`signals_near.py`); whether a classifier gains by the synthetic
+records (`signals_added.py`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ def prepared(ctx: Context) -> dict[str, SignalContext | str]:
 
 def scores(ctx: Context) -> list[Score]:
     """Every score of every signal; nothing for schemas without signals."""
+    from cohortloom.evaluation import signals_added
+
     found: list[Score] = []
     for name, signal in prepared(ctx).items():
         if isinstance(signal, str):
             found.append(not_computed(ctx, f"signals.{name}", f"{name}: waveforms", signal))
             continue
         found += measures_of(signal, ctx.tell)
+        ctx.tell(f"measuring {name}: does it help to add records")
+        found += signals_added.scores(signal)
     return found
 
 

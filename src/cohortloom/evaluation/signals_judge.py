@@ -25,7 +25,7 @@ from cohortloom.evaluation.intervals import not_computed, not_measurable
 from cohortloom.evaluation.signals_sides import Side, SignalContext
 from cohortloom.report import Goal, Score
 
-__all__ = ["Kernels", "scores"]
+__all__ = ["Kernels", "has", "scores", "series"]
 
 FS = 128.0
 MOST_SAMPLES = 1500
@@ -200,7 +200,8 @@ def _detect(ctx: SignalContext, key: str, name: str, seen: dict[str, np.ndarray]
 # -- labels ----------------------------------------------------------------------------------------------------------
 
 
-def _has(side: Side, label: str) -> np.ndarray:
+def has(side: Side, label: str) -> np.ndarray:
+    """Which records have a label."""
     texts = side.signal.records["label"].to_list()
     return np.array([t is not None and label in t.split("|") for t in texts])
 
@@ -221,7 +222,7 @@ def _labels(ctx: SignalContext) -> list[Score]:
     usable = []
     for label in sorted(known):
         counts = [
-            (_has(sides[k], label).sum(), (~_has(sides[k], label)).sum()) for k in ("train", "held_out", "synthetic")
+            (has(sides[k], label).sum(), (~has(sides[k], label)).sum()) for k in ("train", "held_out", "synthetic")
         ]
         if min(min(c) for c in counts) >= 8:
             usable.append(label)
@@ -234,9 +235,9 @@ def _labels(ctx: SignalContext) -> list[Score]:
     anchors: dict[str, list[float]] = {"bootstrap": [], "independent": []}
     for label in usable[:12]:
         with one_thread():
-            model = _logistic(ctx.rng.integer("label", label)).fit(seen["train"], _has(sides["train"], label))
+            model = _logistic(ctx.rng.integer("label", label)).fit(seen["train"], has(sides["train"], label))
             said = {k: model.decision_function(x) for k, x in seen.items()}
-        truth = {k: _has(s, label).astype(int) for k, s in sides.items()}
+        truth = {k: has(s, label).astype(int) for k, s in sides.items()}
         held = auc(said["held_out"], truth["held_out"])
         ours = auc(said["synthetic"], truth["synthetic"])
         se = np.hypot(auc_interval(said["held_out"], truth["held_out"])[0],

@@ -29,7 +29,7 @@ WORDS = {
 
 
 def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
-    """Two to five sentences for a clinician."""
+    """Two to five sentences for a clinician, and up to two on what adding records does to a classifier."""
     judged = [s for s in scores if s.passed is not None]
     failed = [s for s in judged if s.passed is False]
     open_ = [s for s in scores if s.value is not None and not s.measurable]
@@ -61,13 +61,20 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
+    said += _added(scores)
     said += _subgroups(scores, failed)
     if open_:
         said.append(
             f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; "
             "they are no good news."
         )
-    return tuple(said[:5])
+    return tuple(said[:7])
+
+
+def _added(scores: Sequence[Score]) -> list[str]:
+    """Answers on adding records to real ones, certain ones first."""
+    told = [s.details for s in scores if "told" in s.details]
+    return [d["told"] for d in sorted(told, key=lambda d: d["answer"] == "can't be told")[:2]]
 
 
 def _subgroups(scores: Sequence[Score], failed: Sequence[Score]) -> list[str]:

@@ -522,7 +522,10 @@ class Generator(ABC):
     def _check_given(self, n_subjects: int | None, given: Cohort | None) -> int:
         if given is None:
             if self.needs_given:
-                raise SettingsError(f"{self.name} draws a course given statics. Pass given=cohort, or use a Chain.")
+                what = "waveforms" if self.layout.signals else "a course"
+                raise SettingsError(
+                    f"{self.name} draws {what} given statics. Pass given=cohort (--given FOLDER), or use a Chain."
+                )
             if n_subjects is None or isinstance(n_subjects, bool) or n_subjects < 0:
                 raise SettingsError("sample: the number of patients must be a whole number of at least 0.")
             return int(n_subjects)

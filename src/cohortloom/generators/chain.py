@@ -14,6 +14,7 @@ is filled only where one link draws both.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -30,7 +31,7 @@ from cohortloom.generators.condition import Condition
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "completed"]
 
 
 @dataclass(kw_only=True)
@@ -63,6 +64,8 @@ class Chain(Generator):
                 )
         lent = set(self._course[1].abilities) - (set() if self.events else {Ability.EXTEND})
         self.abilities = type(self).abilities & (lent | {Ability.CONDITION})
+        if self.signals is not None:  # waveforms of given patients, whose tables stay
+            self.abilities |= {Ability.GIVEN}
 
     def _links(self) -> list[tuple[str, Generator]]:
         """The links there are, in the order they draw."""
@@ -97,9 +100,11 @@ class Chain(Generator):
             what = "has no static table, so there is nothing the second link could continue from"
             fix = 'Use the generator of the course alone, or events="joint".'
             raise SettingsError("", [Problem("no-statics", cohort.schema.name, what, fix)])
-        links = self._links()
-        part = run.minutes / len(links) if run.minutes is not None else None
-        for link, model in links:
+        links, end = self._links(), time.monotonic() + 60 * (run.minutes or 0.0)
+        for done, (link, model) in enumerate(links):
+            part = None  # what an early link leaves over is for those behind it
+            if run.minutes is not None:
+                part = max((end - time.monotonic()) / 60, 0.1 * run.minutes) / (len(links) - done)
             file = run.checkpoint.with_name(f"{run.checkpoint.name}.{link}") if run.checkpoint else None
             model.schema_, model.n_fitted_ = cohort.schema, cohort.n_subjects
             model._learn(cohort, rng.child(link), replace(run, minutes=part, checkpoint=file))
@@ -132,6 +137,8 @@ class Chain(Generator):
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         from cohortloom.generators.redraw import with_statics
 
+        if given is not None:
+            return self.signals._make(ids, given, rng.child("signals"), condition.part(self.schema_.signals))
         statics = list(self.schema_.statics)
         fixed, later = condition.part(statics), condition.part(set(self.schema_.tables) - set(statics))
         if self.events == "joint":
@@ -190,6 +197,12 @@ class Chain(Generator):
 
         for link, _ in self._links():
             setattr(self, link, load(folder / link))
+
+
+def completed(model: Generator, schema: Schema) -> Generator:
+    """A model of waveforms alone with one of the tables before it, where the schema has tables; others as they are."""
+    alone = model.layout.signals and not (model.layout.static or model.layout.sequence)
+    return Chain(static="columnar-ar", events="joint", signals=model) if alone and schema.tables else model
 
 
 def _generator(link: Any) -> Generator:
