@@ -133,11 +133,11 @@ def test_normal_scores_of_numbers_are_standard_normal(cohort, normal):
 def test_gap_scores_go_there_and_back(cohort, normal):
     encoded = normal.encode(cohort, rng=Rng(0)).sequence
     first = encoded.position == 0
-    score = normal.gap_score(encoded.gap, first, Rng(0))
+    score = normal.times.gap_score(encoded.gap, first, Rng(0))
     assert (score[first] == 0).all() and abs(score[~first].std() - 1) < 0.15
-    low, high = normal.gaps[1].ends
+    low, high = normal.times.gaps[1].ends
     inside = ~first & (encoded.gap > low) & (encoded.gap < high)
-    assert np.allclose(normal.gap_days(score, first)[inside], encoded.gap[inside])
+    assert np.allclose(normal.times.gap_days(score, first)[inside], encoded.gap[inside])
 
 
 def test_parts_encode_as_the_whole(cohort):

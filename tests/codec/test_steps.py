@@ -79,7 +79,7 @@ def test_the_day_of_the_index_is_met_exactly():
     cohort = index_cohort()
     codec = Codec.fit(cohort, Layout())
     encoded = codec.encode(cohort, rng=Rng(0))
-    assert encoded.sequence.features[0].name == "steps.index" and codec.index
+    assert encoded.sequence.features[0].name == "steps.index" and codec.times.index
     again = Codec.from_json(cohort.schema, codec.to_json()).decode(encoded, Rng(1), ids=np.arange(60))
     assert again.tables["events"]["time"].to_list() == cohort.tables["events"]["time"].to_list()
     off = replace(encoded.sequence, gap=encoded.sequence.gap * np.linspace(0.9, 1.1, len(encoded.sequence.gap)))

@@ -113,11 +113,11 @@ def weekday_clinic() -> Cohort:
 
 def test_what_is_encoded_comes_back_on_its_day(weekday_clinic):
     codec = Codec.fit(weekday_clinic, Layout(scale="raw"))
-    assert codec.weekdays.later_keep
+    assert codec.times.weekdays.later_keep
     encoded = codec.encode(weekday_clinic, rng=Rng(0))
     again = codec.decode(encoded, Rng(1), ids=np.arange(150))
     assert again.tables["visits"]["time"].equals(weekday_clinic.tables["visits"]["time"])
-    assert Codec.from_json(SCHEMA, codec.to_json()).weekdays == codec.weekdays
+    assert Codec.from_json(SCHEMA, codec.to_json()).times.weekdays == codec.times.weekdays
 
 
 def test_drawn_patients_come_on_weekdays_and_given_dates_stay(weekday_clinic):

@@ -6,16 +6,9 @@
 times within a step. `encode` and `decode` only use what was learned, work on a slice of subjects, and never loop over
 patients. Keys and links do not pass through the arrays: decoding makes them, so they always hold.
 
-Times: for clock "timestamp" the subject's origin is the start of its first step ("<visits>.start", days since
-1970-01-01; a subject without steps has none and its dates count from the codec's `reference` day); for the other clocks
-the origin is zero. Static timestamps count from the origin, timestamps of a visit from the start of the visit, those of
-an event from the event. `gap` is always in days, on both scales, and is what decoding uses; `gap_score` and `gap_days`
-turn it into a normal score and back for models that want one.
-
-Visits on different days have a time of day: start and gaps are then whole days, from calendar day to calendar day, and
-"<visits>.clock" is the time of day [h]. Steps that lie hours apart keep fractions of days. Where courses begin before
-the origin of clock "offset" (an index date) and many of those that reach it have a step exactly there, "<visits>.index"
-says which step that is, as a sum of gaps would miss it.
+Times: see `step_times`. Static timestamps count from the subject's origin, timestamps of a visit from the start of the
+visit, those of an event from the event. `gap` is always in days, on both scales, and is what decoding uses;
+`times.gap_score` and `times.gap_days` turn it into a normal score and back for models that want one.
 """
 
 from __future__ import annotations
@@ -30,19 +23,18 @@ import polars as pl
 
 from cohortloom.codec.anchors import anchored, reference_of
 from cohortloom.codec.cells import Cell
-from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, series_of, ticks_of, ticks_per_day
+from cohortloom.codec.clock import DAY, grid_of, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.derived import Derived
 from cohortloom.codec.event_laws import event_laws, with_laws
 from cohortloom.codec.fold import Fold, rows_of
 from cohortloom.codec.fold_fit import fit_fold
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
-from cohortloom.codec.laws import quantiles
 from cohortloom.codec.naturals import derived_statics, derived_visits, write_statics, write_visits
+from cohortloom.codec.step_times import NO_YES, StepTimes
 from cohortloom.codec.steps import Steps, step_table, steps_of, usual_width
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.unfold import unfold
-from cohortloom.codec.weekdays import Weekdays
 from cohortloom.codec.where import held_levels, where_values
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.rng import Rng
@@ -52,7 +44,6 @@ __all__ = ["Codec"]
 
 _MOST_LEVELS = 12  # of a static column that tells rare codes apart
 _VISITS_PER_SUBJECT = 1_000_000
-_NO_YES = ("<missing>", "<rare>", "no", "yes")
 
 
 @dataclass(frozen=True)
@@ -66,36 +57,24 @@ class Codec:
         folds: Event tables.
         counts: Laws of the numbers of rows.
         absent: Static tables that some subjects lack.
-        start: Law of the first step's calendar day, None if the clock has no dates.
-        gaps: Laws of a subject's first gap and of later gaps [d].
-        grid: Grid of the step times [ticks].
-        clock: Law of the time of day [h]; None where start and gaps hold all of a time.
+        times: When steps are.
         derived: Laws between static columns and between visit columns.
-        reference: Origin of subjects without steps [ticks].
         width: Width of a step where there is no visit table [ticks].
         notes: What was left out or settled while fitting (counts only).
-        index: Has the step at the origin a feature?
-        weekdays: Weekdays of the steps; None without dates.
     """
 
     schema: Schema
     layout: Layout
+    times: StepTimes
     statics: tuple[Cell, ...] = ()
     visits: tuple[Cell, ...] = ()
     folds: tuple[Fold, ...] = ()
     counts: Mapping[str, QuantileTransform] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
-    start: QuantileTransform | None = None
-    gaps: tuple[QuantileTransform, QuantileTransform] | None = None
-    grid: int = 1
-    clock: QuantileTransform | None = None
     derived: tuple[Derived, ...] = ()
-    reference: int = 0
     width: int = DAY
     k_min: int = 5
     notes: dict[str, int] = field(default_factory=dict)
-    index: bool = False
-    weekdays: Weekdays | None = None
 
     # -- fitting -------------------------------------------------------------------------------------------------
 
@@ -132,17 +111,11 @@ class Codec:
         ids = cohort.subjects
         steps = steps_of(cohort, ids, width=width)
         notes = {"visits without a time": steps.n_untimed} if steps.n_untimed else {}
-        dated = schema.clock == "timestamp"
-        reference = 0
-        if dated and len(steps.time):
-            year = 1461 * DAY // 4
-            reference = round(float(np.median(steps.time)) / year) * year // DAY * DAY
-        codec = cls(schema, layout, width=width, reference=reference, k_min=k_min, notes=notes)
-        if steps.frame is not None and has_days(schema, steps.time, steps.first):
-            codec = replace(codec, clock=replace(quantiles(_hours(steps.time), k_min, steps.subject), high=24.0))
+        times = StepTimes.fit(schema, steps, k_min=k_min, width=width, sequence=layout.sequence)
+        codec = cls(schema, layout, times, width=width, k_min=k_min, notes=notes)
         learned: dict[str, Any] = {}
         kwargs = {"k_min": k_min, "bounds": bounds}
-        origin = codec._origins(steps)
+        origin = times.origins(steps)
         cells, absent = [], []
         for name in schema.statics:
             frame, present = one_row_each(cohort, name, ids)
@@ -160,27 +133,10 @@ class Codec:
                     steps.subject,
                     steps.time,
                     max_codes=max_codes,
-                    days=codec.clock is not None,
+                    days=times.clock is not None,
                     **kwargs,
                 )
             )
-        if step_table(schema) is not None:
-            per_day = ticks_per_day(schema)
-            gap, first, subject = codec._gaps(steps), steps.first, steps.subject
-            learned["index"] = codec.layout.sequence and schema.clock == "offset" and _meets_origin(steps, k_min)
-            learned["grid"] = grid_of(schema, steps.time) if steps.frame is not None or not dated else width
-            whole = schema.clock == "order" or codec.clock is not None or learned["grid"] % DAY == 0
-            decimals = 0 if whole else None
-            learned["gaps"] = tuple(
-                QuantileTransform.fit(gap[part], k_min, decimals=decimals, subject=subject[part])
-                for part in (first, ~first)
-            )
-            learned["gaps"] = tuple(replace(law, decimals=decimals) for law in learned["gaps"])
-            if dated:
-                law = QuantileTransform.fit(codec._origins(steps)[steps.length > 0] / per_day, k_min)
-                learned["start"] = replace(law, decimals=decimals)
-                even = np.arange(0.5, len(steps.length)) / len(steps.length)
-                learned["weekdays"] = Weekdays.fit(steps, learned["start"].quantile(even))
         codec = replace(codec, **learned)._fit_derived(cohort, steps)
         return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
 
@@ -188,8 +144,8 @@ class Codec:
         """The same codec with the laws between columns."""
         frames = {name: one_row_each(cohort, name, steps.ids)[0].to_dict() for name in self.schema.statics}
         here = tuple(cell for cell in self.statics if cell.table not in self.absent)
-        start = np.where(steps.length > 0, self._origins(steps) / DAY, np.nan)
-        whole, course = self.clock is not None, self.layout.sequence
+        start = np.where(steps.length > 0, self.times.origins(steps) / DAY, np.nan)
+        whole, course = self.times.clock is not None, self.layout.sequence
         laws = derived_statics(self.schema, here, frames, steps, start, whole=whole, course=course)
         if steps.frame is not None:
             frames[self.schema.visit_table or ""] = steps.frame.to_dict()
@@ -197,7 +153,7 @@ class Codec:
         notes = {f"{law.path}: follows from {', '.join(p for p, _ in law.terms)}": len(steps.length) for law in laws}
         fixed = {law.path for law in laws if law.dropped} | {law.moved or "" for law in laws}
         tables = {name: frames[name] for name in self.schema.statics}
-        statics = anchored(self.schema, self.statics, tables, self._origins(steps), fixed, k_min=self.k_min)
+        statics = anchored(self.schema, self.statics, tables, self.times.origins(steps), fixed, k_min=self.k_min)
         return replace(self, derived=laws, statics=statics, notes=self.notes | notes)
 
     def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
@@ -205,7 +161,7 @@ class Codec:
         schema, folds, notes = self.schema, [], dict(self.notes)
         ends = self._ends(steps.frame)
         counts: dict[str, QuantileTransform] = {}
-        origin = self._origins(steps)
+        origin = self.times.origins(steps)
         limit = None
         if steps.frame is None and schema.clock != "order":
             limit = self.width / ticks_per_day(schema)
@@ -241,11 +197,9 @@ class Codec:
         """Features of a subject, in the order of the array's columns."""
         if not self.layout.static:
             return ()
-        made = [Feature(f"{name}.#row", "category", _NO_YES, always=True) for name in self.absent]
-        if self.start is not None:
-            made.append(Feature(f"{step_table(self.schema)}.start", "number", decimals=self.start.decimals))
+        made = [Feature(f"{name}.#row", "category", NO_YES, always=True) for name in self.absent]
         folded = (feature for fold in self.folds if fold.per_subject for feature in fold.features)
-        return (*made, *(cell.feature for cell in self._modelled(self.statics)), *folded)
+        return (*made, *self.times.static_features, *(cell.feature for cell in self._modelled(self.statics)), *folded)
 
     @cached_property
     def sequence_features(self) -> tuple[Feature, ...]:
@@ -253,22 +207,13 @@ class Codec:
         if not self.layout.sequence:
             return ()
         folded = (feature for fold in self.folds if not fold.per_subject for feature in fold.features)
-        table, own = step_table(self.schema), []  # the clock needs dates and the index offsets: at most one of them
-        if self.clock is not None:
-            own = [Feature(f"{table}.clock", "number", low=0.0, high=24.0, always=True)]
-        if self.index:
-            own = [Feature(f"{table}.index", "category", _NO_YES, always=True)]
-        return (*own, *(cell.feature for cell in self._modelled(self.visits)), *folded)
+        return (*self.times.step_features, *(cell.feature for cell in self._modelled(self.visits)), *folded)
 
     @cached_property
     def transforms(self) -> dict[str, QuantileTransform]:
         """Feature -> law of its numbers."""
         modelled = self._modelled((*self.statics, *self.visits))
-        cells = {cell.feature.name: cell.law for cell in modelled if cell.law}
-        if self.start is not None:
-            cells[f"{step_table(self.schema)}.start"] = self.start
-        if self.clock is not None:
-            cells[f"{step_table(self.schema)}.clock"] = self.clock
+        cells = {cell.feature.name: cell.law for cell in modelled if cell.law} | self.times.laws
         for fold in self.folds:
             cells |= fold.laws(self.counts)
         return cells
@@ -295,14 +240,12 @@ class Codec:
         return Encoded(static, sequence)
 
     def _encode_static(self, cohort: Cohort, steps: Steps, rng: Rng) -> StaticArrays:
-        origin = self._origins(steps)
+        origin = self.times.origins(steps)
         columns: list[tuple[np.ndarray, np.ndarray]] = []
         frames = {name: one_row_each(cohort, name, steps.ids) for name in self.schema.statics}
         yes = np.ones(len(steps.length), bool)
         columns += [(2.0 + frames[name][1], yes) for name in self.absent]
-        if self.start is not None:
-            known = steps.length > 0
-            columns.append((np.where(known, origin / DAY, 0.0), known))
+        columns += self.times.encode_start(steps)
         cells = self._modelled(self.statics)
         tables = {name: frame.to_dict() for name, (frame, _) in frames.items()}
         for cell in cells:
@@ -313,13 +256,12 @@ class Codec:
         return StaticArrays(self.static_features, *arrays)
 
     def _encode_steps(self, cohort: Cohort, steps: Steps, rng: Rng) -> SequenceArrays:
-        columns = [] if self.clock is None else [(_hours(steps.time), np.ones(len(steps.time), bool))]
-        columns += [(2.0 + (steps.time == 0), np.ones(len(steps.time), bool))] if self.index else []
+        columns = self.times.encode_steps(steps)
         cells = self._modelled(self.visits)
         columns += [cell.encode(self.schema, steps.frame[cell.column], steps.time) for cell in cells]
         columns += self._encode_folds(cohort, steps, per_subject=False)
         arrays = self._stack(self.sequence_features, columns, len(steps.time), rng)
-        return SequenceArrays(self.sequence_features, *arrays, self._gaps(steps), steps.length)
+        return SequenceArrays(self.sequence_features, *arrays, self.times.gaps_of(steps), steps.length)
 
     def _encode_folds(self, cohort: Cohort, steps: Steps, *, per_subject: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         columns = []
@@ -327,7 +269,7 @@ class Codec:
             if fold.per_subject == per_subject:
                 grid = fold.times.grid if fold.times else 1
                 frame = cohort.tables[fold.table]
-                rows = rows_of(self.schema, fold.table, frame, steps, self._origins(steps), grid)
+                rows = rows_of(self.schema, fold.table, frame, steps, self.times.origins(steps), grid)
                 columns += fold.encode(self.schema, rows)
         return columns
 
@@ -370,12 +312,7 @@ class Codec:
         if not np.array_equal(order, np.arange(n)):
             encoded, ids = encoded.take(order), np.asarray(ids)[order]
         ids = np.asarray(ids, dtype=np.int64)
-        if self.layout.scale == "normal":
-            encoded = Encoded(self._values(encoded.static), self._values(encoded.sequence))
-        steps = self._decode_steps(encoded, ids, rng)
-        if self.weekdays is not None and dates != "kept":
-            draw = rng.child("weekdays").numpy
-            steps = replace(steps, time=self.weekdays.moved(steps, draw, courses=dates == "free"))
+        encoded, steps = self._placed(encoded, ids, rng, dates)
         tables: dict[str, pl.DataFrame] = {}
         if self.layout.static and encoded.static is not None:
             tables |= self._decode_static(encoded.static, steps, ids, rng)
@@ -389,13 +326,24 @@ class Codec:
 
     def step_times(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> np.ndarray:
         """Start of each step [ticks] as `decode` places it with the same stream and ids (ascending)."""
-        if self.layout.scale == "normal":
-            encoded = Encoded(self._values(encoded.static), self._values(encoded.sequence))
-        return self._decode_steps(encoded, np.asarray(ids, dtype=np.int64), rng).time
+        return self._placed(encoded, np.asarray(ids, dtype=np.int64), rng)[1].time
 
-    def _values(self, part: Any) -> Any:
-        if part is None:
-            return None
+    def origins(self, static: StaticArrays, rng: Rng, *, ids: np.ndarray) -> np.ndarray:
+        """Origin of each subject [ticks] as `decode` places it with the same stream and ids (ascending)."""
+        encoded, steps = self._placed(Encoded(static, None), ids, rng)
+        return self.times.origins(steps, encoded.static)
+
+    def _placed(
+        self, encoded: Encoded, ids: np.ndarray, rng: Rng, dates: Literal["kept", "later", "free"] = "kept"
+    ) -> tuple[Encoded, Steps]:
+        """The arrays on scale "raw", and when their steps are."""
+        encoded = Encoded(self.raw(encoded.static), self.raw(encoded.sequence))
+        return encoded, self.times.decode(encoded, ids, rng, statics=self._modelled(self.statics), dates=dates)
+
+    def raw(self, part: Any) -> Any:
+        """Static or sequence arrays of the layout on scale "raw"; None stays."""
+        if part is None or self.layout.scale == "raw":
+            return part
         values = part.values.astype(float)
         for j, feature in enumerate(part.features):
             law = self.transforms.get(feature.name)
@@ -403,69 +351,8 @@ class Codec:
                 values[:, j] = law.decode(values[:, j])
         return replace(part, values=values)
 
-    def _decode_steps(self, encoded: Encoded, ids: np.ndarray, rng: Rng) -> Steps:
-        """Step times from start and gaps."""
-        n = len(ids)
-        if encoded.sequence is None:
-            length, gap = np.zeros(n, np.int64), np.zeros(0)
-        else:
-            length, gap = encoded.sequence.length.astype(np.int64), encoded.sequence.gap.astype(float)
-        origin = np.full(n, self.reference, dtype=np.int64)
-        if self.start is not None and encoded.static is not None:
-            j = [f.name for f in encoded.static.features].index(f"{step_table(self.schema)}.start")
-            days, known = encoded.static.values[:, j], encoded.static.observed[:, j]
-            known = known & np.isfinite(days)
-            days = np.where(known, self.start.sane(days), self.start.quantile(rng.child("start").numpy.random(n)))
-            known |= (length > 0) & np.isfinite(days)
-            grid = self.grid if self.clock is None else DAY
-            origin = np.where(known, round_to(np.round(np.where(known, days, 0) * DAY).astype(np.int64), grid), origin)
-            origin = self._from_shared(encoded.static, origin)
-        per_day = ticks_per_day(self.schema)
-        starts = (np.cumsum(length) - length)[length > 0]
-        later = np.ones(len(gap), bool)
-        later[starts] = False
-        if self.gaps is not None:
-            gap = np.where(later, self.gaps[1].sane(np.nan_to_num(gap)), self.gaps[0].sane(np.nan_to_num(gap)))
-        gap = np.where(later, np.maximum(gap, 0.0), gap)
-        if self.schema.clock != "offset":
-            gap = np.where(later, gap, 0.0)
-        elapsed = np.cumsum(gap)
-        elapsed -= np.repeat((elapsed - gap)[starts], length[length > 0])
-        ticks = np.repeat(origin if self.schema.clock == "timestamp" else np.zeros(n, np.int64), length)
-        grid = self.grid if self.clock is None else DAY
-        time = round_to(ticks + np.round(elapsed * per_day).astype(np.int64), grid)
-        if self.clock is not None and encoded.sequence is not None:
-            time = time + self._decode_clock(encoded.sequence, time, rng.child("clock"))
-        if self.index and encoded.sequence is not None:
-            at = (encoded.sequence.values[:, 0] >= 2.5) & encoded.sequence.observed[:, 0]
-            time = _moved_to_origin(time, at, encoded.sequence.subject)
-        return Steps(pl.Series("subject_id", ids), length, time, None)
-
-    def _from_shared(self, part: StaticArrays, origin: np.ndarray) -> np.ndarray:
-        """Origins [ticks]; who reached the shared end of a study began as long before it as the arrays say."""
-        cell = next((c for c in self._modelled(self.statics) if c.shared is not None and c.part == ""), None)
-        if cell is None or cell.shared is None or cell.grid % DAY or (self.grid % DAY and self.clock is None):
-            return origin
-        at = {f.name: j for j, f in enumerate(part.features)}
-        name = f"{cell.table}.{cell.column}"
-        days, yes = part.values[:, at[name]], part.values[:, at[f"{name}.shared"]] >= 2.5
-        yes = yes & part.observed[:, at[name]] & np.isfinite(days)
-        days = np.where(yes, np.nan_to_num(days) if cell.law is None else cell.law.sane(np.nan_to_num(days)), 0.0)
-        return np.where(yes, cell.shared - np.round(days).astype(np.int64) * DAY, origin)
-
-    def _decode_clock(self, part: SequenceArrays, day: np.ndarray, rng: Rng) -> np.ndarray:
-        """Time of day of each step [ticks]; steps of one day come one after the other."""
-        assert self.clock is not None
-        hours, known = part.values[:, 0].astype(float), part.observed[:, 0] & np.isfinite(part.values[:, 0])
-        hours = np.where(known, hours, self.clock.quantile(rng.numpy.random(len(hours))))
-        ticks = round_to(np.round(np.nan_to_num(hours).clip(0, 24) * (DAY // 24)).astype(np.int64), self.grid)
-        ticks = np.clip(ticks, 0, DAY - max(self.grid, 1))
-        moved = np.empty_like(ticks)
-        moved[np.lexsort((np.arange(len(day)), day, part.subject))] = ticks[np.lexsort((ticks, day, part.subject))]
-        return moved
-
     def _decode_static(self, part: StaticArrays, steps: Steps, ids: np.ndarray, rng: Rng) -> dict[str, pl.DataFrame]:
-        origin = self._origins(steps, part)
+        origin = self.times.origins(steps, part)
         at = {feature.name: j for j, feature in enumerate(part.features)}
         frames, tables = {}, {}
         for name, table in self.schema.statics.items():
@@ -475,7 +362,7 @@ class Codec:
                 since = origin if cell is None else reference_of(self.schema, cell, frames, origin)
                 columns[column] = self._decode_column(self.statics, name, column, part, at, since, ids, rng)
         laws = tuple(law for law in self.derived if law.path.partition(".")[0] in frames)
-        whole, begin = self.clock is not None, f"{step_table(self.schema)}.start"
+        whole, begin = self.times.clock is not None, f"{step_table(self.schema)}.start"
         has = (steps.length > 0) | (part.observed[:, at[begin]] if begin in at else False)
         start = np.where(has, origin / DAY, np.nan)
         write_statics(
@@ -514,7 +401,7 @@ class Codec:
         """The event tables whose features the arrays hold."""
         tables, ends = {}, self._ends(visits)
         about = self._about_patients(encoded.static if self.layout.static else None, len(ids))
-        origin = self._origins(steps, encoded.static if self.layout.static else None)
+        origin = self.times.origins(steps, encoded.static if self.layout.static else None)
         for fold in self.folds:
             part = encoded.static if fold.per_subject else encoded.sequence
             if part is None or not (self.layout.static if fold.per_subject else self.layout.sequence):
@@ -609,51 +496,9 @@ class Codec:
         """Levels of a static or visit column that training patients hold, () if it has none."""
         return held_levels((*self.statics, *self.visits), path)
 
-    # -- gaps as scores ------------------------------------------------------------------------------------------
-
-    def gap_score(self, gap: np.ndarray, first: np.ndarray, rng: Rng) -> np.ndarray:
-        """Normal scores of gaps [d]; first gaps have a law of their own (0 where the clock has none)."""
-        return self._by_place(gap, first, lambda law, x, r: law.encode(x, r), rng)
-
-    def gap_days(self, score: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Gaps [d] of normal scores."""
-        return np.nan_to_num(self._by_place(score, first, lambda law, z, _: law.decode(z), Rng(0)))
-
-    def _by_place(self, x: np.ndarray, first: np.ndarray, apply: Any, rng: Rng) -> np.ndarray:
-        out = np.zeros(len(x))
-        assert self.gaps is not None
-        for place, (law, rows) in enumerate(zip(self.gaps, (first, ~first))):
-            if self.schema.clock == "offset" or place:
-                out[rows] = apply(law, np.asarray(x, dtype=float)[rows], rng.child("gap", place))
-        return out
-
-    # -- small parts ---------------------------------------------------------------------------------------------
-
-    def _origins(self, steps: Steps, part: StaticArrays | None = None) -> np.ndarray:
-        """Origin of each subject [ticks]."""
-        n = len(steps.length)
-        if self.schema.clock != "timestamp":
-            return np.zeros(n, np.int64)
-        origin = np.full(n, self.reference, np.int64)
-        has = steps.length > 0
-        origin[has] = floor_to(steps.time[steps.starts[has]], 1 if self.clock is None else DAY)
-        if part is not None and self.start is not None:
-            j = [f.name for f in part.features].index(f"{step_table(self.schema)}.start")
-            stated = part.observed[:, j] & np.isfinite(part.values[:, j]) & ~has
-            origin[stated] = np.round(part.values[stated, j] * DAY).astype(np.int64)
-        return origin
-
     def _ends(self, visits: pl.DataFrame | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Timestamps of the visit table [ticks]."""
         return {c.column: ticks_of(visits[c.column]) for c in self.visits if c.kind == "time" and visits is not None}
-
-    def _gaps(self, steps: Steps) -> np.ndarray:
-        """Days since the step before; for a first step 0, or the time since the origin for clock "offset"."""
-        time = floor_to(steps.time, 1 if self.clock is None else DAY)
-        before = np.concatenate([[0], time[:-1]]) if len(time) else time
-        gap = (time - before) / ticks_per_day(self.schema)
-        first = steps.time / ticks_per_day(self.schema) if self.schema.clock == "offset" else 0.0
-        return np.where(steps.first, first, gap)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -661,22 +506,16 @@ class Codec:
         """Plain JSON state, without the schema."""
         return {
             "layout": dict(self.layout.__dict__),
+            "times": self.times.to_json(),
             "statics": [cell.to_json() for cell in self.statics],
             "visits": [cell.to_json() for cell in self.visits],
             "folds": [fold.to_json() for fold in self.folds],
             "counts": {name: law.to_json() for name, law in self.counts.items()},
             "absent": list(self.absent),
-            "start": self.start.to_json() if self.start else None,
-            "gaps": [law.to_json() for law in self.gaps] if self.gaps else None,
-            "grid": self.grid,
-            "clock": self.clock.to_json() if self.clock else None,
             "derived": [law.to_json() for law in self.derived],
-            "reference": self.reference,
             "width": self.width,
             "k_min": self.k_min,
             "notes": dict(self.notes),
-            "index": self.index,
-            "weekdays": None if self.weekdays is None else self.weekdays.to_json(),
         }
 
     @classmethod
@@ -686,49 +525,14 @@ class Codec:
         return cls(
             schema,
             Layout(**state["layout"]),
+            StepTimes.from_json(schema, state["times"]),
             tuple(Cell.from_json(c) for c in state["statics"]),
             tuple(Cell.from_json(c) for c in state["visits"]),
             tuple(Fold.from_json(f) for f in state["folds"]),
             {name: law(s) for name, s in state["counts"].items()},
             tuple(state["absent"]),
-            law(state["start"]) if state["start"] else None,
-            (law(state["gaps"][0]), law(state["gaps"][1])) if state["gaps"] else None,
-            state["grid"],
-            law(state["clock"]) if state["clock"] else None,
             tuple(Derived.from_json(d) for d in state["derived"]),
-            state["reference"],
             state["width"],
             state["k_min"],
             dict(state["notes"]),
-            state["index"],
-            None if state["weekdays"] is None else Weekdays.from_json(state["weekdays"]),
         )
-
-
-def _meets_origin(steps: Steps, k_min: int) -> bool:
-    """Have a fifth of the courses that pass the origin, and `k_min` of them, a step exactly there?"""
-    later = steps.time[1:][~steps.first[1:]]
-    before, owner = steps.time[:-1][~steps.first[1:]], steps.subject[1:][~steps.first[1:]]
-    passed = len(np.unique(owner[(before < 0) & (later >= 0)]))
-    met = len(np.unique(owner[(before < 0) & (later == 0)]))
-    return met >= k_min and met >= 0.2 * passed
-
-
-def _moved_to_origin(time: np.ndarray, at: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """Times [ticks] with the first step that says so, and follows one before the origin, moved there; later steps keep
-    their distance to it."""
-    hit = at.copy()
-    hit[0:1] = False
-    hit[1:] &= (subject[1:] == subject[:-1]) & (time[:-1] < 0)
-    rows = np.flatnonzero(hit)
-    rows = rows[np.unique(subject[rows], return_index=True)[1]]
-    start, off = np.full(subject[-1] + 1 if len(subject) else 0, len(time)), np.zeros(len(time), np.int64)
-    start[subject[rows]] = rows
-    moved = np.arange(len(time)) >= start[subject]
-    off[moved] = time[start[subject[moved]]]
-    return time - off
-
-
-def _hours(ticks: np.ndarray) -> np.ndarray:
-    """Time of day [h]."""
-    return ticks % DAY / (DAY / 24)

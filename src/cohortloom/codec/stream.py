@@ -246,7 +246,7 @@ class StreamCodec:
         rows = pl.concat(parts).sort("subject", "group", "phase", "when", "first", "row", "column", maintain_order=True)
         subject, token = rows["subject"].to_numpy(), rows["token"].to_numpy()
         length = np.bincount(subject, minlength=ids.len()).astype(np.int64)
-        gap = self._gaps(subject, rows["ticks"].to_numpy(), token, self.statics._origins(steps))
+        gap = self._gaps(subject, rows["ticks"].to_numpy(), token, self.statics.times.origins(steps))
         state, z = self._values(subject, token, rows["raw"].to_numpy(), rng.child("values"))
         values = np.column_stack([token, state, z]).astype(float)
         return Encoded(static, SequenceArrays(self.sequence_features, values, np.ones(values.shape, bool), gap, length))
@@ -375,8 +375,7 @@ class StreamCodec:
         statics = self.statics.decode(alone, rng.child("static"), ids=ids)
         tables = {name: statics.tables[name] for name in self.schema.statics}
         tables |= {name: statics.tables[name] for name in self.schema.events if folds_to_subject(self.schema, name)}
-        raw = self.statics._values(encoded.static)
-        origin = self.statics._origins(self.statics._decode_steps(Encoded(raw, None), ids, rng.child("static")), raw)
+        origin = self.statics.origins(encoded.static, rng.child("static"), ids=ids)
         stream = encoded.sequence
         token = stream.values[:, 0].astype(np.int64)
         numbers = self._numbers(token, stream.values[:, 2], stream.values[:, 1] != NONE)
@@ -394,9 +393,9 @@ class StreamCodec:
 
     def origins(self, static: StaticArrays) -> np.ndarray:
         """Origin of each subject [d since 1970-01-01], 0 where the clock has no dates."""
-        raw, n = self.statics._values(static), len(static.values)
+        raw, n = self.statics.raw(static), len(static.values)
         none = Steps(pl.Series("subject_id", np.arange(n)), np.zeros(n, np.int64), np.zeros(0, np.int64), None)
-        return self.statics._origins(none, raw) / ticks_per_day(self.schema)
+        return self.statics.times.origins(none, raw) / ticks_per_day(self.schema)
 
     def hours(self, token: np.ndarray, state: np.ndarray, score: np.ndarray) -> np.ndarray:
         """The hour of each visit that has one, NaN for other tokens [token].

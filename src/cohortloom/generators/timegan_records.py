@@ -103,7 +103,7 @@ def records(codec: Codec, data: Encoded, facts: Mapping[str, Any], rng: Rng) -> 
     assert data.sequence is not None and data.static is not None
     seq, static = without_shut(codec, data.sequence), without_shut(codec, data.static)
     first, keep = seq.position == 0, seq.position < facts["n_steps"]
-    gap = codec.gap_score(seq.gap, first, rng) if len(first) else np.zeros(0)
+    gap = codec.times.gap_score(seq.gap, first, rng) if len(first) else np.zeros(0)
     values, seen = np.where(seq.observed, seq.values, 0.0), seq.observed
     extra, extra_seen, values = _scaled(seq, values, seen, facts["scaled"])
     values = _filled(values, seen, seq.subject, _numbers(seq.features))
@@ -132,7 +132,7 @@ def decoded(
     n, k = len(statics), len(steps)
     first = np.zeros(len(x), bool)
     first[(np.cumsum(length) - length)[length > 0]] = True
-    gap = codec.gap_days(x[:, 0].astype(float), first) if len(x) else np.zeros(0)
+    gap = codec.times.gap_days(x[:, 0].astype(float), first) if len(x) else np.zeros(0)
     values, has, marks = x[:, 1 : 1 + k].astype(float), seen[:, 1 : 1 + k], x[:, 1 + k :]
     for i, j in enumerate(facts["repeats"]):
         again = marks[:, i] > 1.5
