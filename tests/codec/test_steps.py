@@ -90,4 +90,4 @@ def test_the_day_of_the_index_is_met_exactly():
 
 
 def test_a_course_that_never_passes_its_origin_has_no_index():
-    assert not Codec.fit(sensor(timedelta(hours=15), clock="offset"), Layout()).index
+    assert not Codec.fit(sensor(timedelta(hours=15), clock="offset"), Layout()).times.index
