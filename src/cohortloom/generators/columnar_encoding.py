@@ -21,20 +21,15 @@ import numpy as np
 from cohortloom.codec.gates import Gates, gates_from_json, gates_of, gates_to_json, shut_of
 from cohortloom.codec.tensors import Encoded, Feature, SequenceArrays
 from cohortloom.generators.cells import ABSENT, NOTHING, Cells, Coder, cells_of, raw_values
+from cohortloom.generators.history_facts import history_spec
 from cohortloom.generators.row_lines import Lines, find_lines, lines_from_json, lines_to_json
 from cohortloom.nets.columnar import LARGE, ColumnShape
-from cohortloom.nets.history import CHANGE, TOLD, WAIT_ENDS, History, HistorySpec, Steps, walk
-from cohortloom.nets.levels import level_lines, level_ties
+from cohortloom.nets.history import CHANGE, TOLD, History, HistorySpec, Steps, walk
 from cohortloom.nets.tokens import CategoryCoder, NumberCoder
 
 __all__ = ["Alphabet", "LaterRows", "make_up"]
 
 FEATURE_LIMIT = 6.0
-PULLS = (0.05, 20.0)
-OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of them
-MOST_LEVELS = 16
-MOST_TIED = 6_000  # patients to learn from what levels say of each other
-LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
 
@@ -124,7 +119,7 @@ class Alphabet:
         columns = _fit_all(seq.features, values, seq.subject, gates, k_min, repeat)
         out = cls([*statics, visits], columns, static_gates, gates, has_sequence=True)
         if lined:
-            out.lines = find_lines(columns, out._there(seq), seq.subject)
+            out.lines = find_lines(columns, out.there(seq), seq.subject)
             for j in out.lines:
                 columns[j] = replace(columns[j], repeat=True)
         unit = _unit(seq.gap)
@@ -143,130 +138,19 @@ class Alphabet:
         if out.spanned:
             has = seq.length > 1
             out.statics.append(NumberCoder.fit(_span(gaps, seq)[has], everyone[has], **options))
+        if bounds and out.gap is not None and encoded.static is not None:
+            out.bounds = _follow_up_ends(encoded)
         if later.any():
-            out._fit_history(encoded, bounds)
+            out.spec = history_spec(out, encoded)
         return out
 
-    def _fit_history(self, encoded: Encoded, bounds: bool) -> None:
-        seq = encoded.sequence
-        later_gaps = seq.gap[seq.position > 0]
-        if bounds and self.gap is not None:
-            self.bounds = _follow_up_ends(encoded) if encoded.static is not None else []
-        small = [c for c in self._categories() if c.n_tokens <= LARGE]
-        large = [c for c in self._categories() if c.n_tokens > LARGE]
-        usual_gap = max(float(np.median(later_gaps)), 1e-6)
-        spreads, changes, odds = self._manners(seq, usual_gap)
-        usual = self._usual(seq)
-        recorded, told = self._levels(encoded, len(usual))
-        self.spec = HistorySpec(
-            n_numbers=len(self.numbers) + (self.gap is not None),
-            categories=tuple(c.n_tokens for c in small),
-            missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in small),
-            large=tuple(c.n_tokens for c in large),
-            large_missing=tuple(c.ids.index(0) if 0 in c.ids else -1 for c in large),
-            n_bounds=len(self.bounds) + self.spanned,
-            time_scale=max(float(np.quantile(np.abs(seq.time), 0.99)), 1e-6),
-            shortest_gap=self.least_gap * self.unit,
-            usual_gap=usual_gap,
-            usual=usual,
-            usual_spread=spreads,
-            usual_change=changes,
-            usual_odds=odds,
-            levels=((),) * (self.gap is not None) + tuple(_levels(self.columns[j]) for j in self.numbers),
-            usual_recorded=recorded,
-            **told,
-        )
-
-    def _levels(self, encoded: Encoded, n_tokens: int) -> tuple[tuple, dict[str, tuple]]:
-        """The share of visits that record each number, and of `HistorySpec` what statics say (of levels of numbers, the
-        gap first, of how often they are recorded, and of shares of tokens), what other numbers add to the levels, and
-        the variance within patients over that between them beside each."""
-        seq, values = encoded.sequence, self._there(encoded.sequence)
-        x, _ = self.static_inputs(self.static_cells(encoded))
-        n, first = len(seq.length), int(self.gap is not None)
-        numbers = first + len(self.numbers)
-        level, count = (np.zeros((n, 2 * numbers + n_tokens)) for _ in range(2))
-        within, at = np.ones(numbers), first
-        for j in self.numbers:
-            row = np.flatnonzero(~np.isnan(values[:, j]))
-            score, who = self.columns[j].history(self.columns[j].snap(values[row, j])).astype(float), seq.subject[row]
-            count[:, at] = np.bincount(who, minlength=n)
-            level[:, at] = np.bincount(who, score, minlength=n) / np.maximum(count[:, at], 1)
-            within[at] = ((score - level[who, at]) ** 2).sum() / max(len(score) - (count[:, at] > 0).sum(), 1)
-            level[:, numbers + at] = count[:, at] / np.maximum(seq.length, 1)
-            count[:, numbers + at] = seq.length
-            at += 1
-        at += numbers
-        for j, c in enumerate(self.columns):
-            if c.kind == "category" and c.n_tokens <= LARGE:
-                token, places = c.token(values[:, j]), slice(at, at := at + c.n_tokens)
-                np.add.at(level[:, places], (seq.subject[token >= 0], token[token >= 0]), 1.0)
-                count[:, places] = level[:, places].sum(1, keepdims=True)
-                level[:, places] /= np.maximum(count[:, places], 1)
-        lines = level_lines(x, level, count / (1 + count / OWN_RECORDS))
-        rest, pulls = level - lines[0] - x @ lines[1:], [1.0] * first
-        for at in range(first, numbers):
-            known = count[:, at] > 0
-            between = np.var(rest[known, at]) - within[at] * np.mean(1 / count[known, at]) if known.sum() > 1 else 0.0
-            pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
-        recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
-        ties = np.zeros((numbers, numbers))
-        ties[first:, first:] = self._ties(seq, (lines[0] + x @ lines[1:])[:, first:numbers], np.asarray(pulls[first:]))
-        told = {name: tuple(map(tuple, part.tolist())) for name, part in (("lines", lines), ("ties", ties))}
-        return tuple(recorded.tolist()), told | {"pull": tuple(pulls)}
-
-    def _ties(self, seq: SequenceArrays, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
-        """What the levels of the other numbers so far say of each one's first value."""
-        picks = np.linspace(0, len(seq.length) - 1, min(len(seq.length), MOST_TIED)).astype(int)
-        seq, prior = seq.take(picks), prior[picks].astype(np.float32)
-        values, who = self._there(seq), seq.subject
-        there = ~np.isnan(values[:, self.numbers])
-        coders = [self.columns[j] for j in self.numbers]
-        score = [c.history(c.snap(values[:, j])) for j, c in zip(self.numbers, coders)]
-        score = (np.stack(score, 1) if score else np.zeros(there.shape, np.float32)) - prior[who]
-        total, count = (_before(part, seq) for part in (np.where(there, score, 0), there))
-        return level_ties(total / (count + pull), score, there & (count == 0) & (seq.position > 0)[:, None])
-
-    def _there(self, seq: SequenceArrays) -> np.ndarray:
+    def there(self, seq: SequenceArrays) -> np.ndarray:
         """Raw values, NaN for numbers within something that is not there."""
         values = raw_values(seq)
         for j, shut in shut_of(values.T, self.gates).items():
             if self.columns[j].kind == "number":
                 values[shut, j] = np.nan
         return values
-
-    def _usual(self, seq: SequenceArrays) -> tuple[float, ...]:
-        """Share of every token of the small categories."""
-        values, out = raw_values(seq), []
-        for j, c in enumerate(self.columns):
-            if c.kind == "category" and c.n_tokens <= LARGE:
-                token = c.token(values[:, j])
-                count = np.bincount(token[token >= 0], minlength=c.n_tokens)
-                out += ((count + 0.5) / (count.sum() + 0.5 * c.n_tokens + 0.5)).tolist()
-        return tuple(out)
-
-    def _manners(self, seq: SequenceArrays, usual_gap: float) -> tuple[tuple, tuple, tuple]:
-        """Of every number, the gap first: variance within subjects and mean absolute change of its scores, and of the
-        waits between two records the share of those at least as long that end at each length."""
-        values, spreads, changes, odds = self._there(seq), [], [], []
-        columns = [(self.columns[j], values[:, j]) for j in self.numbers]
-        if self.gap is not None:
-            columns.insert(0, (self.gap, np.where(seq.position > 0, self.in_units(seq.gap), np.nan)))
-        for coder, x in columns:
-            row = np.flatnonzero(~np.isnan(x))
-            score, who = coder.history(coder.snap(x[row])).astype(float), seq.subject[row]
-            count = np.bincount(who, minlength=1)
-            mean = np.bincount(who, weights=score, minlength=1) / np.maximum(count, 1)
-            freedom, same = np.maximum(count - 1, 0).sum(), who[1:] == who[:-1]
-            spread = np.sum((score - mean[who]) ** 2) / freedom if freedom else 1.0
-            change = np.abs(np.diff(score))[same].mean() if same.any() else 1.0
-            spreads.append(max(float(spread), LEAST_USUAL**2))
-            changes.append(max(float(change), LEAST_USUAL))
-            wait = np.searchsorted(WAIT_ENDS, np.diff(seq.time[row])[same] / usual_gap)
-            ended = np.bincount(wait, minlength=len(WAIT_ENDS) + 1)
-            at_least = np.cumsum(ended[::-1])[::-1]
-            odds.append(tuple(((ended + 0.5) / (at_least + 1.0)).tolist()))
-        return tuple(spreads), tuple(changes), tuple(odds)
 
     # --- columns by role ---
 
@@ -283,7 +167,8 @@ class Alphabet:
     def numbers(self) -> list[int]:
         return [j for j, c in enumerate(self.columns) if c.kind == "number"]
 
-    def _categories(self) -> list[CategoryCoder]:
+    @property
+    def categories(self) -> list[CategoryCoder]:
         return [c for c in self.columns if isinstance(c, CategoryCoder)]
 
     def coders(self, net: str) -> list[Coder]:
@@ -549,14 +434,6 @@ def _beside(left: Cells, right: Cells) -> Cells:
     return Cells(*[np.concatenate(pair, 1) for pair in pairs])
 
 
-def _levels(coder: NumberCoder) -> tuple[float, ...]:
-    """Scores of all values of a number that has few."""
-    values = np.union1d(coder.spikes, coder.x)
-    if len(values) > MOST_LEVELS or not (coder.exact or len(coder.x) == 0):
-        return ()
-    return tuple(coder.history(values).tolist())
-
-
 def _large(coder: Coder) -> bool:
     return coder.kind == "category" and coder.n_tokens > LARGE
 
@@ -632,12 +509,6 @@ def make_up(seq: SequenceArrays) -> bool:
     each = np.bincount(length, span) / np.maximum(np.bincount(length), 1)
     apart = np.cumsum(spread)[np.minimum(length - 1, len(spread) - 1)].sum()
     return bool(((span - each[length]) ** 2).sum() < 0.5 * apart)
-
-
-def _before(x: np.ndarray, seq: SequenceArrays) -> np.ndarray:
-    """Sums over the visits of the same subject before each."""
-    total = np.cumsum(x, 0, dtype=np.float64) - x
-    return (total - total[seq.starts[seq.subject]]).astype(np.float32)
 
 
 def _span(gap: np.ndarray, seq: SequenceArrays) -> np.ndarray:
