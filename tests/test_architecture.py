@@ -154,3 +154,19 @@ def test_light_imports_stay_light(modules):
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_documented_tree_is_the_one_there_is():
+    text = (SOURCE.parents[1] / "docs" / "contributing" / "architecture.md").read_text()
+    tree = text.split("src/cohortloom/\n", 1)[1].split("\ntests/", 1)[0]
+    packages, named, here = set(), [], ""
+    for line in tree.splitlines():
+        if found := re.match(r"  (\w+)/ ", line):
+            here = found[1] + "/"
+            packages.add(found[1])
+        elif re.match(r"  \w+\.py ", line):
+            here = ""
+        named += [here + name for name in re.findall(r"\b[a-z]\w*\.py\b|__init__\.py", line)]
+    assert packages == {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    missing = [name for name in named if not (SOURCE / name).exists()]
+    assert len(named) > 80 and not missing
