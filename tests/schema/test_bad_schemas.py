@@ -24,6 +24,7 @@ ADDED = {
     "other library's key": ('columns.a = { kind = "number", maximum = 1 }', 11, "unknown-key", "maximum", 'Write "high"'),
     "keys are implied": ('key = "subject_id"', 11, "unknown-key", 'key "key"', "every table has subject_id"),
     "source key in the table": ('file = "x.csv"', 11, "unknown-key", 'key "file"', "under [tables.visits.source]"),
+    "key of a stream of visits": ("[simulation.visits.session]\ngap = 2.3", 12, "unknown-key", 'key "gap"', "every"),
     "unknown top-level key": ("[tabels.x]\nrole = 'event'", 11, "unknown-key", "tabels", '"tables"'),
     "kind of another world": ('columns.a = { kind = "float" }', 11, "unknown-kind", 'kind "float" is unknown', 'Write "number"'),
     "misspelt kind": ('columns.a = { kind = "categry" }', 11, "unknown-kind", "categry", '"category"'),

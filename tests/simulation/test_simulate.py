@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cohortloom.errors import SchemaError, SettingsError
+from cohortloom.errors import SamplingError, SchemaError, SettingsError
 from cohortloom.rules import check
 from cohortloom.schema.text import parse_schema, read_schema
 from cohortloom.simulation import simulate, simulate_with_truth
@@ -252,3 +252,64 @@ role = "visit"
 def test_a_negative_number_of_patients_is_refused(schema_dir):
     with pytest.raises(SettingsError):
         simulate(read_schema(schema_dir / "pbc.toml"), -1, seed=1)
+
+
+CHILDREN = """
+name = "children"
+clock = "timestamp"
+[tables.patients]
+role = "static"
+columns.born = { kind = "timestamp", granularity = "day", missing = false, prior = { takes = "birth" } }
+columns.gestational_age = { kind = "number", unit = "wk", low = 23, high = 43, decimals = 0, missing = false }
+columns.year = { kind = "count", low = 1990, high = 2020, missing = false }
+columns.operation = { kind = "timestamp" }
+columns.referral = { kind = "timestamp", missing = false }
+columns.discharge = { kind = "timestamp" }
+[tables.visits]
+role = "visit"
+columns.age_months = { kind = "number", unit = "mo", low = 0, high = 216, decimals = 1, missing = false }
+columns.nth = { kind = "count", low = 1, high = 60, missing = false }
+[[rules]]
+kind = "monotone"
+column = "visits.nth"
+strict = true
+[[rules]]
+kind = "before"
+first = "visits.time"
+then = "patients.discharge"
+"""
+
+
+def test_defaults_tell_one_story_of_children():
+    """Without a prior: ages at visits follow the date of birth, weeks of pregnancy are nobody's age, a count between
+    bounds is no Poisson at its lower one, visits are numbered, and dates stand where bounds and rules put them."""
+    cohort = simulate(parse_schema(CHILDREN), 300, seed=1)
+    patients, visits = (
+        cohort.tables["patients"],
+        cohort.tables["visits"].join(cohort.tables["patients"], on="subject_id"),
+    )
+    months = (visits["time"] - visits["born"]).dt.total_days() / 30.4375
+    grown = visits["age_months"] == 216  # held by the bound
+    assert (months - visits["age_months"]).filter(~grown).abs().max() < 0.2 and grown.mean() < 0.15
+    assert 100 < visits["age_months"].mean() < 180
+    assert abs(patients["gestational_age"].mean() - 33) < 1
+    assert 2000 < patients["year"].mean() < 2010 and patients["year"].n_unique() > 10
+    assert visits["nth"].equals(
+        visits.select(pl.int_range(1, pl.len() + 1).over("subject_id")).to_series().alias("nth")
+    )
+    first, last = (visits.group_by("subject_id").agg(getattr(pl.col("time"), f)()) for f in ("min", "max"))
+    assert (
+        patients.join(first, on="subject_id")
+        .filter((pl.col("referral") - pl.col("time")).abs() > pl.duration(days=1))
+        .is_empty()
+    )
+    late = patients.join(last, on="subject_id").filter(pl.col("discharge") < pl.col("time"))
+    assert late.is_empty() and first["time"].n_unique() > 290  # not all visits squeezed into one date
+    assert 0.4 < patients["operation"].is_null().mean() < 0.6
+    assert patients.filter(pl.col("operation") < pl.col("referral").dt.truncate("1d")).is_empty()
+
+
+def test_a_rule_that_no_draw_keeps_is_named():
+    text = CHILDREN + '[[rules]]\nkind = "range"\ncolumn = "patients.gestational_age"\nlow = 42.5\nhigh = 42.6\n'
+    with pytest.raises(SamplingError, match=r"patients.gestational_age.*rows"):
+        simulate(parse_schema(text), 20, seed=1)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from cohortloom.errors import nearest
 from cohortloom.schema import column as columns
+from cohortloom.schema import priors
 from cohortloom.schema.lines import Path
 from cohortloom.schema.schema import Schema, Survival, Task
 from cohortloom.schema.signals import Signal
@@ -45,6 +46,11 @@ _KIND_NAMES = {
     "str": "category", "string": "category", "text": "category", "categorical": "category", "enum": "category",
     "nominal": "category", "ordered": "ordinal", "date": "timestamp", "datetime": "timestamp", "time": "timestamp",
     "id": "identifier", "key": "identifier", "icd": "code",
+}  # fmt: skip
+_PRIORS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): priors.Simulation, ("age",): priors.Prior, ("follow_up",): priors.FollowUp, ("course",): priors.Course,
+    ("course", "states", "*"): priors.State, ("visits", "*"): priors.Stream, ("treatments", "*"): priors.Treatment,
+    ("rows", "*"): priors.Rows,
 }  # fmt: skip
 _KEY_NAMES = {
     "min": "low", "max": "high", "minimum": "low", "maximum": "high", "lower": "low", "upper": "high", "type": "kind",
@@ -184,6 +190,8 @@ def _model(path: Path, data: dict) -> type[BaseModel] | None:
             return Task
         case ("survival", _):
             return Survival
+        case ("simulation", *rest):
+            return _PRIORS.get(tuple(rest)) or _PRIORS.get((*rest[:-1], "*"))
     return None
 
 
@@ -224,7 +232,7 @@ def _words(e: Any, place: Path, data: dict) -> tuple[str, str, str]:
             return "unknown-key", f'key "{key}" is unknown here', f"It belongs under [tables.{above[1]}.source]."
         if _KEY_NAMES.get(key) in known:
             return "unknown-key", f'key "{key}" is unknown', f'Write "{_KEY_NAMES[key]}".'
-        hint = nearest(key, known).strip() or f"The keys here are {', '.join(known)}."
+        hint = nearest(key, known).strip() or (f"The keys here are {', '.join(known)}." if known else "Remove it.")
         return "unknown-key", f'key "{key}" is unknown', hint
     if kind == "missing":
         add = {

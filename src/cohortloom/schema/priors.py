@@ -33,16 +33,18 @@ Positive = Annotated[float, Field(gt=0)]
 
 #: What a column may take from the simulated life instead of having a law of its own.
 Takes = Literal[
-    "age",  # years at the start (whole years if the column is a count)
+    "age",  # at the start, in tables of visits and events then; years, or the column's unit (whole ones in a count)
     "birth",  # moment of birth
     "start",  # start of follow-up
     "end",  # end of follow-up: death, other terminal event, or censoring
+    "during",  # a moment within follow-up; where the column may be empty, for half of the patients
     "death",  # moment of death within follow-up, else missing
     "died",  # did the patient die within follow-up?
     "status",  # how follow-up ended: "death", a terminal state's name, or "censored"
     "follow_up",  # length of follow-up, in the unit of the simulation
     "state",  # state of illness (at the start for a static, at the visit otherwise)
     "visit_kind",  # name of the visit stream
+    "visit_number",  # 1, 2, ... within the patient
     "visit_end",  # end of the visit
     "visit_length",  # length of the visit, in the unit of the simulation
     "died_here",  # did the patient die in this visit?

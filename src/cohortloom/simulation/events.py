@@ -15,7 +15,7 @@ from cohortloom.rng import Rng
 from cohortloom.schema.priors import CodePrior, ColumnPrior
 from cohortloom.simulation.labs import Physiology
 from cohortloom.simulation.laws import Scope, Variable, logistic, logit, reading
-from cohortloom.simulation.plan import YEAR, Plan, TablePlan
+from cohortloom.simulation.plan import YEAR, Plan, TablePlan, ages_per_year
 from cohortloom.simulation.static import Life
 from cohortloom.simulation.visits import Moments, Visits, ends_in_death
 
@@ -237,18 +237,21 @@ def _taken(world: World, table: str, column: str, spec, prior: ColumnPrior, rows
     word = prior.takes
     role = plan.schema.tables[table].role
     died = ~np.isnan(life.death)
-    if word in ("birth", "start", "end", "death"):
-        time = {"birth": -life.scope["age"] * YEAR, "start": np.zeros(life.n), "end": life.end, "death": life.death}[
-            word
-        ]
+    if word in ("birth", "start", "end", "death", "during"):
+        time = {"birth": -life.scope["age"] * YEAR, "start": np.zeros(life.n), "end": life.end, "death": life.death,
+                "during": life.end * rng.child(column).numpy.random(life.n)}[word]  # fmt: skip
         series = _clock(world, rows, time[subject], spec)
     elif word in ("visit_end", "row_end"):
         series = _clock(world, rows, _until(world, rows, prior, word, rng.child(column).numpy), spec)
-    elif word in ("age", "follow_up", "visit_length", "dose"):
+    elif word in ("age", "follow_up", "visit_length", "visit_number", "dose"):
         if word == "age":
-            value = rows.scope["age"]
+            years = life.scope["age"][subject] + (0.0 if role == "static" else rows.time / YEAR)
+            value = years * (ages_per_year(spec, column) or 1.0)
         elif word == "follow_up":
             value = life.end[subject] / plan.day
+        elif word == "visit_number":
+            visit = world.moments.visit[rows.moment]
+            value = (visit - np.searchsorted(world.visits.subject, subject) + 1).astype(float)
         elif word == "visit_length":
             value = world.visits.stay[world.moments.visit[rows.moment]] / plan.day
         else:

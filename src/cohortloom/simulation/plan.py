@@ -4,12 +4,14 @@ Defaults by kind, where no prior is given:
 
     number    on [low, high]: typical in the middle, sd an eighth of the width (log scale where 0 < low < high / 20);
               only low: log scale, typical low + 10; no bounds: typical 0, sd 1
-    count     Poisson with a log-normal mean (as low + 2, or a tenth of high)
+    count     between bounds of which low is above 0 as a number; else Poisson with a log-normal mean (as low + 2, or a
+              tenth of high)
     flag      chance 0.3 | category, ordinal: equal frequencies | code: frequency 1 / rank
     missing   one cell in ten where a column may be empty
 
 Names decide what a column takes from the simulated life (birth_date, death_date, died, age, discharge, ...) and the
-schema's survival pairs always do. A grid makes one visit per bin.
+schema's survival pairs always do. Other dates of statics are the start, or fall within follow-up where they may be
+empty; a rule that puts one before (after) all visits makes it the start (the end). A grid makes one visit per bin.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ __all__ = ["YEAR", "Panel", "Plan", "TablePlan", "make_plan"]
 YEAR = 365.25
 #: Codes a code column gets that lists none.
 N_PLACEHOLDERS = 20
+#: Words of ages that are not the patient's own, and of columns that number visits.
+_NOT_OWN = {"gestational", "gestation", "bone", "donor", "maternal", "mother", "paternal", "father", "partner"}
+_NUMBERED = {"cycle", "visitnum", "visitno"}
+_AGE_UNITS = {"mo": ("mo", "month", "months"), "wk": ("wk", "week", "weeks"), "d": ("d", "day", "days")}
 #: Codes beyond this number are drawn one per row, not each on its own at every visit.
 MANY_CODES = 60
 
@@ -142,7 +148,11 @@ def make_plan(schema: Schema) -> Plan:
     follow = _follow_up(schema, given)
     simulation = given.model_copy(update={"follow_up": follow, "unit": _unit(schema, given)})
     simulation = simulation.model_copy(update={"age_range": _age_range(schema, tables, simulation)})
-    age = simulation.age.model_copy(update={"sd": 15.0 if simulation.age.sd is None else simulation.age.sd})
+    low, high = simulation.age_range
+    typical = 60.0 if low <= 60.0 <= high else (low + high) / 2
+    usual = {"typical": typical, "sd": 15.0 if typical == 60.0 else (high - low) / 5}
+    said = simulation.age.model_fields_set if "age" in given.model_fields_set else set()
+    age = simulation.age.model_copy(update={k: v for k, v in usual.items() if k not in said})
     simulation = simulation.model_copy(update={"age": age})
     plan = Plan(
         schema,
@@ -178,9 +188,10 @@ def _table(schema: Schema, name: str, given: Simulation) -> TablePlan:
             None if spec.prior is not None and spec.kind != "timestamp" else _guess(schema, name, column)
         )
         if word is not None:
-            takes[column] = prior.model_copy(
-                update={"takes": word, "levels": prior.levels or _words(schema, name, column)}
-            )
+            update = {"takes": word, "levels": prior.levels or _words(schema, name, column)}
+            if word == "during" and prior.missing is None:
+                update["missing"] = 0.5
+            takes[column] = prior.model_copy(update=update)
             continue
         if panel and column in (panel.column, panel.value):
             continue
@@ -248,6 +259,8 @@ def _variable(name: str, spec, prior: Prior, missing: float | None = None) -> Va
         )
     elif kind == "number":
         typical, sd, scale = _number_law(low, high, typical, sd, scale)
+    elif kind == "count" and scale is None and typical is None and low > 0 and np.isfinite(high):
+        typical, sd, scale = _number_law(low, high, typical, sd, "linear")
     elif kind == "count":
         scale = scale or "log"
         if typical is None:
@@ -310,20 +323,46 @@ def _guess(schema: Schema, table: str, column: str) -> str | None:
                 ("birth|dob", "birth"),
                 ("death|died|dod|deceased", "death"),
                 ("end|last|censor|exit", "end"),
+                ("first|start|admi|enrol|random|diagnos|index|baseline|inclu|entry|onset", "start"),
             ):
                 if re.search(pattern, name):
                     return word
-            return "start"
+            return _by_rules(schema, path) or ("during" if spec.missing else "start")
         if spec.kind == "flag" and words & {"died", "dead", "death", "deceased", "mortality"}:
             return "died"
-        if spec.kind in ("number", "count") and "age" in words:
-            return "age"
-        return None
+        return "age" if ages_per_year(spec, column) else None
     if spec.kind == "timestamp":
         return "visit_end" if role == "visit" else "row_end"
+    if ages_per_year(spec, column):
+        return "age"
+    if role == "visit" and spec.kind == "count" and (words & _NUMBERED or _strictly_up(schema, path)):
+        return "visit_number"
     if role == "visit" and spec.kind == "flag" and (words & {"died", "death", "expired"} or "expire" in name):
         return "died_here"
     return None
+
+
+def ages_per_year(spec, column: str) -> float | None:
+    """Units of an age in a year, by the column's unit or name; None: the column is no age of the patient."""
+    words = set(re.split(r"[^a-z]+", column.lower()))
+    if spec.kind not in ("number", "count") or "age" not in words or words & _NOT_OWN:
+        return None
+    unit = getattr(spec, "unit", None) or next((u for u, named in _AGE_UNITS.items() if words & set(named)), "a")
+    return YEAR / TIME_UNITS[unit] if unit in TIME_UNITS else None
+
+
+def _by_rules(schema: Schema, path: str) -> str | None:
+    """ "start" ("end") for a date that a rule puts before (after) the times of visits or events."""
+    for said in (rule.settings for rule in schema.rules if rule.kind == "before"):
+        first, then = str(said.get("first", "")), str(said.get("then", ""))
+        if path in (first, then) and (then if path == first else first).endswith(".time"):
+            return "start" if path == first else "end"
+    return None
+
+
+def _strictly_up(schema: Schema, path: str) -> bool:
+    up = [r.settings for r in schema.rules if r.kind == "monotone"]
+    return any(s.get("column") == path and s.get("strict") and s.get("direction", "up") == "up" for s in up)
 
 
 def _words(schema: Schema, table: str, column: str) -> dict[str, str]:
@@ -371,12 +410,16 @@ def _follow_up(schema: Schema, given: Simulation) -> FollowUp:
 
 def _age_range(schema: Schema, tables: dict[str, TablePlan], simulation: Simulation) -> tuple[float, float]:
     low, high = simulation.age_range
+    children = "age_range" not in simulation.model_fields_set
     for name, plan in tables.items():
         for column, prior in plan.takes.items():
             spec = schema.tables[name].columns[column]
             if prior.takes == "age" and spec.kind in ("number", "count"):
-                low = max(low, spec.low if spec.low is not None else low)
-                high = min(high, spec.high if spec.high is not None else high)
+                each = ages_per_year(spec, column) or 1.0
+                if children and spec.low is not None and spec.high is not None:  # the column knows who they are
+                    low, children = min(low, spec.low / each), False
+                low = max(low, spec.low / each if spec.low is not None else low)
+                high = min(high, spec.high / each if spec.high is not None else high)
     return (low, max(low, high))
 
 

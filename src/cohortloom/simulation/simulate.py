@@ -130,8 +130,17 @@ def _shard(job: tuple) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]
         hidden = _replace(hidden, fresh_hidden, broken, schema)
     raise SamplingError(
         f"{len(broken)} of {n} patients of one shard still break a rule of the schema, or have no row in any table, "
-        f"after {REDRAWS} redraws. Loosen the rule or widen the priors; `cohortloom validate` names the rule."
+        f"after {REDRAWS} redraws.{_rules_broken(schema, tables)} Loosen the rule or change the priors."
     )
+
+
+def _rules_broken(schema: Schema, tables: dict[str, pl.DataFrame]) -> str:
+    """The rules that fail most, in words."""
+    from cohortloom.rules import check
+
+    found = [v for v in check(Cohort.build(schema, tables)) if v.severity == "error"]
+    worst = sorted(found, key=lambda v: -v.count)[:3]
+    return " Broken: " + "; ".join(f'"{v.what}" ({v.count:,} of {v.n:,} rows)' for v in worst) + "." if worst else ""
 
 
 def _draw(plan: Plan, n: int, rng: Rng, truth: bool) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]]:
