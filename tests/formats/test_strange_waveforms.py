@@ -7,7 +7,7 @@ import pytest
 import cohortloom as cl
 from cohortloom.errors import DataError
 from cohortloom.schema.infer import infer_schema
-from cohortloom.schema.wave_files import comments_of, record_keys, standard_names
+from cohortloom.schema.wave_files import comments_of, record_keys, standard_names, wave_files
 
 
 def record(folder, name, x, channels, fs=100, units="mV", comments=()):
@@ -128,3 +128,50 @@ def test_rows_of_unequal_length_end_where_they_end(tmp_path, suffix):
     _, cohort = read(tmp_path / "d", "rows", tmp_path)
     records = cohort.signals["wave"].records
     assert records["n_samples"].to_list() == lengths and records["label"].to_list() == ["0", "1"] * 10
+
+
+def test_a_text_file_a_record_with_a_column_a_channel(tmp_path):
+    draw = np.random.default_rng(0)
+    x, folder = draw.normal(0, 1, (6, 2, 300)).round(4), tmp_path / "e"
+    folder.mkdir()
+    for i in range(6):
+        columns = {"time": np.arange(300) / 128, "EEG FP1": x[i, 0], "Cz": x[i, 1]}
+        pl.DataFrame(columns).write_csv(folder / f"subj{i // 2:02d}_trial{i % 2}.csv", separator=";")
+    names = [f"subj{i // 2:02d}_trial{i % 2}.csv" for i in range(6)]
+    pl.DataFrame({"file": names, "label": ["rest", "move"] * 3}).write_csv(folder / "labels.csv")
+    draft, cohort = read(folder, "csv", tmp_path)
+    spec, signal = draft.schema.signals["eeg"], cohort.signals["eeg"]
+    assert (
+        spec.channels == ("Fp1", "Cz") and spec.fs == 128 and signal.records["label"].to_list() == ["rest", "move"] * 3
+    )
+    assert signal.records["subject_id"].to_list() == ["subj00", "subj00", "subj01", "subj01", "subj02", "subj02"]
+    np.testing.assert_allclose(signal.samples, x, atol=1e-5)
+
+
+def test_a_chart_of_hours_is_no_waveform(tmp_path):
+    (tmp_path / "f").mkdir()
+    rows = pl.DataFrame({"hour": np.arange(120) * 3600.0, "hr": np.arange(120.0)})
+    rows.write_csv(tmp_path / "f" / "p1.csv")
+    assert wave_files(tmp_path / "f")[0] == []
+    rows.with_columns(hour=pl.Series(np.arange(120) / 100.0).shuffle(seed=1)).write_csv(tmp_path / "f" / "p1.csv")
+    assert wave_files(tmp_path / "f")[0] == []
+
+
+@pytest.mark.parametrize("stage_seconds", [30, 20])
+def test_windows_of_sleep_are_labelled_by_their_annotations(tmp_path, stage_seconds):
+    library = pytest.importorskip("pyedflib")
+    draw, stages = np.random.default_rng(0), ["Sleep stage W", "Sleep stage 2", "Sleep stage R"] * 2
+    (tmp_path / "g").mkdir()
+    for i in range(2):
+        writer = library.EdfWriter(str(tmp_path / "g" / f"n{i}.edf"), 1, file_type=library.FILETYPE_EDFPLUS)
+        head = {"label": "EEG Fpz-Cz", "dimension": "uV", "sample_frequency": 100, "transducer": "", "prefilter": "",
+                "physical_min": -500, "physical_max": 500, "digital_min": -32768, "digital_max": 32767}  # fmt: skip
+        writer.setSignalHeaders([head])
+        writer.writeSamples([draw.normal(0, 30, 100 * 6 * stage_seconds)])
+        for k, stage in enumerate(stages[:5]):  # the last part has no annotation
+            writer.writeAnnotation(stage_seconds * k, stage_seconds, stage)
+        writer.close()
+    draft, cohort = read(tmp_path / "g", "edf", tmp_path)
+    spec = draft.schema.signals["eeg"]
+    assert spec.duration == stage_seconds and spec.labels == ("Sleep stage 2", "Sleep stage R", "Sleep stage W")
+    assert cohort.signals["eeg"].records["label"].to_list() == [*stages[:5], None] * 2

@@ -1,5 +1,6 @@
 """Tables of waveforms: an NPZ with an array of record x sample or record x channel x sample and others beside it, or a
-text file of numbers with a record a row, its label in one of the columns (UCR style).
+text file of numbers with a record a row, its label in one of the columns (UCR style); or a text file for each record,
+with a column per channel.
 
 Where records differ in length, missing samples at a record's end are what fills its row, not a gap.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.formats.waveforms import Raw, Trouble
-from cohortloom.schema.wave_files import label_of, rows_of, samples_first
+from cohortloom.schema.wave_files import MISSING, columns_of, label_of, rows_of, samples_first, separator_of
 
 if TYPE_CHECKING:
     from cohortloom.cohort import SignalSet
@@ -32,6 +33,8 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
     assert source is not None
     if source.format == "rows":
         return _rows(file, spec)
+    if source.format == "csv":
+        return _columns(file, spec)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             if source.array not in arrays.files:
@@ -105,6 +108,22 @@ def _rows(file: Path, spec: Signal) -> list[Raw]:
     if not found:
         raise Trouble("no-samples", "holds no samples", "Leave it out.")
     return found
+
+
+def _columns(file: Path, spec: Signal) -> list[Raw]:
+    """The record of a text file with a column per channel; a column of even steps in front is the time [s]."""
+    source = spec.source
+    assert source is not None
+    try:
+        names, rate = columns_of(file)
+        with file.open(encoding="utf8", errors="replace") as lines:
+            cut = separator_of(lines.readline())
+        table = pl.read_csv(file, separator=cut, schema_overrides=dict.fromkeys(names, pl.Float32), null_values=MISSING)
+        samples = table[names].to_numpy().T.astype(np.float32)
+    except (ValueError, pl.exceptions.PolarsError):
+        what = "is no table of numbers with a column per channel"
+        raise Trouble("unreadable-signal", what, "Take other columns out, or write it as NPZ.") from None
+    return [Raw(samples * np.float32(source.scale), tuple(names), source.fs or rate or spec.fs, {})]
 
 
 def write_records(signal: SignalSet, folder: Path) -> None:

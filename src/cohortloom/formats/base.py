@@ -70,6 +70,11 @@ FORMATS: dict[str, Format] = {
     ),
     "edf": Format("EDF and EDF+ files by the schema's signal sources", "signal_files", "write_edf"),
     "npz": Format("NPZ arrays of waveforms by the schema's signal sources", "signal_files", "write_npz"),
+    "csv": Format(
+        "text files with a record each, a column per channel and a row per sample; read only",
+        "signal_files",
+        "write_rows",
+    ),
     "rows": Format("text tables of numbers with a record a row (UCR style); read only", "signal_files", "write_rows"),
 }
 

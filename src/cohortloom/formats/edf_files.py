@@ -57,7 +57,7 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
                 "mixed-rates", "has wanted channels of different sampling frequencies", "Read them as two signals."
             )
         samples = np.stack([to_unit(reader.readSignal(i), reader.getPhysicalDimension(i), spec.unit) for i in wanted])
-        onset, _, text = reader.readAnnotations()
+        onset, seconds, text = reader.readAnnotations()
     finally:
         reader.close()
     fs = float(rates[wanted[0]])
@@ -66,8 +66,9 @@ def read_record(file: Path, spec: Signal) -> list[Raw]:
             "sample": np.rint(np.asarray(onset, float) * fs).astype(np.int64),
             "kind": ["events"] * len(onset),
             "symbol": [str(t) for t in text],
+            "length": np.rint(np.maximum(np.asarray(seconds, float), 0.0) * fs).astype(np.int64),
         },
-        schema={"sample": pl.Int64, "kind": pl.String, "symbol": pl.String},
+        schema={"sample": pl.Int64, "kind": pl.String, "symbol": pl.String, "length": pl.Int64},
     )
     given = tuple(labels[i].rstrip(".") for i in wanted)
     return [Raw(samples.astype(np.float32), given, fs, {}, notes)]

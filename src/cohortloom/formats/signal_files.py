@@ -122,8 +122,8 @@ def write_npz(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
 
 
 def write_rows(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
-    """Never: rows hold one channel and one label, and no patient."""
-    raise SettingsError('waveforms are not written as "rows"; write them as "npz"')
+    """Never: text holds no patient and no label."""
+    raise SettingsError('waveforms are not written as text; write them as "npz"')
 
 
 def _write(cohort: Cohort, path: str | Path, force: bool, records: Callable[[SignalSet, Path], None]) -> None:

@@ -57,7 +57,7 @@ class Raw:
         channels: Names in the file.
         fs: Sampling frequency of the file [Hz].
         facts: Header comments (lower-case keys), or arrays beside it.
-        notes: Annotations: sample, kind, symbol.
+        notes: Annotations: sample, kind, symbol, and length [samples] where the file has it.
         row: Row in a file of many records.
     """
 
@@ -121,6 +121,8 @@ def read_signal(
     source, where = spec.source, f"signals.{name}"
     assert source is not None
     files = sorted(p for p in folder.glob(source.file) if p.is_file())
+    if source.labels is not None and source.labels.file is not None:
+        files = [p for p in files if p != folder / source.labels.file]
     if not files:
         findings.stop(
             "no-file", where, f'no file matches "{source.file}"', "Check the path and the pattern of the source."
@@ -152,6 +154,7 @@ def read_signal(
         for raw, samples, subject in zip(found, shaped, subjects):
             label = _label(file, raw, source, labels)
             facts.append({"subject_id": subject, **{to: _fact(raw, fact) for to, fact in source.facts.items()}})
+            by_mark = source.labels is not None and source.labels.annotations
             windows = _windows(samples, spec, source)
             n_short += not windows
             for start, piece in windows:
@@ -163,7 +166,7 @@ def read_signal(
                         "file": file.relative_to(folder).as_posix(),
                         "start": start / spec.fs,
                         "n_samples": piece.shape[1],
-                        "label": label,
+                        "label": _covering(raw, start, piece.shape[1], spec) if by_mark else label,
                     }
                 )
                 pieces.append(piece)
@@ -183,7 +186,7 @@ def read_signal(
 def _reader(format: str):
     from cohortloom.formats import arrays, edf_files, physionet
 
-    return {"wfdb": physionet, "edf": edf_files, "npz": arrays, "rows": arrays}[format].read_record
+    return {"wfdb": physionet, "edf": edf_files, "npz": arrays, "rows": arrays, "csv": arrays}[format].read_record
 
 
 def placed_channels(channels: tuple[str, ...], spec: Signal) -> list[str]:
@@ -331,6 +334,28 @@ def _label(file: Path, raw: Raw, source: SignalSource, table: dict[str, str] | N
     if source.labels.values:
         parts = [source.labels.values[p] for p in parts if p in source.labels.values]
     return "|".join(dict.fromkeys(parts)) or None
+
+
+def _covering(raw: Raw, start: int, n: int, spec: Signal) -> str | None:
+    """The annotation that covers most of a window: half of it at least, or half of the annotation lies within. One
+    without a length lasts until the next."""
+    assert spec.source is not None and spec.source.labels is not None
+    if raw.notes is None:
+        return None
+    marks = raw.notes.filter(pl.col("kind") != "beats").sort("sample", maintain_order=True)
+    begin = marks["sample"].to_numpy().astype(float)
+    length = marks["length"].to_numpy().astype(float) if "length" in marks.columns else np.zeros(len(begin))
+    end = np.where(length > 0, begin + length, np.append(begin[1:], raw.fs * 1e9))
+    begin, end = ((x / raw.fs - spec.source.start) * spec.fs for x in (begin, end))
+    shared = np.clip(np.minimum(end, start + n) - np.maximum(begin, start), 0, None)
+    total: dict[str, float] = {}
+    for symbol, samples, whole in zip(marks["symbol"], shared, end - begin):
+        if samples > 0 and 2 * samples >= min(n, whole):
+            total[symbol] = total.get(symbol, 0.0) + samples
+    if not total:
+        return None
+    text, values = max(total, key=lambda t: total[t]).strip(), spec.source.labels.values
+    return (values.get(text) if values else text.lstrip("(")) or None
 
 
 def _notes(raw: Raw, record: int, start: int, n: int, fs: float, cut: float) -> pl.DataFrame:

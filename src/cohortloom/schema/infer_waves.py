@@ -12,12 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cohortloom.schema.profile import snake
 from cohortloom.schema.units import ucum
-from cohortloom.schema.wave_files import Wave, label_of, record_keys, rows_of, wave_files
+from cohortloom.schema.wave_files import TEXTS, Wave, label_of, marks_of, record_keys, rows_of, wave_files
 
 if TYPE_CHECKING:
     from cohortloom.schema.sheets import Sheet
@@ -27,6 +28,8 @@ __all__ = ["WaveDraft", "draft_waves"]
 WINDOW, LONG, MOST_WINDOWS, MOST_LABELS = 10.0, 60.0, 60, 30
 #: Fewer files may be one patient's.
 MANY = 20
+#: Files whose annotations are looked at.
+MARKED = 10
 _LABELS = "label|class|rhythm|diag|dx|type|group|condition|scp|code|event|stage|target|outcome"
 #: Share of files a channel must stand in.
 MOST_HAVE = 0.8
@@ -121,7 +124,7 @@ def draft_waves(source: Path) -> WaveDraft | None:
     if not waves:
         return None
     unread = f"{broken} of {n_files} waveform files have no readable header." if broken else ""
-    return WaveDraft(source, waves, unread, {w.file for w in waves if w.format == "rows"})
+    return WaveDraft(source, waves, unread, {w.file for w in waves if w.format in ("rows", "csv")})
 
 
 def _groups(waves: list[Wave]) -> dict[tuple[str, str], list[Wave]]:
@@ -199,7 +202,7 @@ class _Signal:
         rate = rates.most_common(1)[0][0]
         unit = Counter(_unit(u) for w in waves for u in w.units).most_common(1)[0][0]
         unit = "1" if unit.lower() in ("nu", "adu") else (ucum(unit) or unit) if unit else ""
-        usual = "1" if form in ("npz", "rows") else "mV"
+        usual = "1" if form in ("npz", "rows", "csv") else "mV"
         self.signal |= {"kind": kind, "channels": channels, "fs": rate or 100.0, "unit": unit or usual}
         self.source |= {"format": form, "file": _glob([w.file for w in waves])}
         self.said.append(f"{len(waves)} files; the kind is guessed from names and units of channels.")
@@ -233,7 +236,8 @@ class _Signal:
 
     def _lengths(self) -> None:
         fs = self.signal["fs"]
-        seconds = [w.seconds / fs if w.format in ("npz", "rows") else w.seconds for w in self.waves]
+        counted = [w.format in ("npz", "rows") or not w.rates[0] for w in self.waves]
+        seconds = [w.seconds / fs if c else w.seconds for w, c in zip(self.waves, counted)]
         shortest, longest = min(seconds), max(seconds)
         between = f"{longest:g} s" if shortest == longest else f"{shortest:g} to {longest:g} s"
         if longest > LONG:
@@ -285,6 +289,26 @@ class _Signal:
             self.signal["labels"] = sorted(words)
             self.notes["labels",] = f'Column "{column}" of {file}.'
             return
+        self._marks()
+
+    def _marks(self) -> None:
+        """Annotations of EDF+ that last: a window has the label that covers most of it, and the length of most."""
+        files = [w.file for w in self.waves[:MARKED]] if self.waves[0].format == "edf" else []
+        marks = [m for f in files for m in marks_of(self._folder() / f)]
+        texts = sorted({text for text, _ in marks})
+        if not 1 <= len(texts) <= MOST_LABELS:
+            return
+        self.source["labels"] = {"annotations": True}
+        self.signal["labels"] = texts
+        self.notes["source", "labels"] = "The annotation that covers most of a window; none: no label."
+        length, often = Counter(seconds for _, seconds in marks).most_common(1)[0]
+        if "window" in self.source and often > 0.5 * len(marks) and 2 <= length <= LONG:
+            longest = max(w.seconds for w in self.waves)
+            step = max(length, round(longest / MOST_WINDOWS / length) * length)
+            self.source["window"] = self.signal["duration"] = length
+            self.source.pop("step", None)
+            self.source |= {"step": step} if step > length else {}
+            self.said.append(f"Most annotations last {length:g} s, so windows do, one every {step:g} s.")
 
     def _facts(self, data: dict[str, Any]) -> None:
         """Age and sex that header comments tell, unless there are tables of the patients."""
@@ -365,7 +389,11 @@ def _glob(files: list[str]) -> str:
     if len(folders) > 1:
         return f"**/*{suffix}"
     folder = folders.pop()
-    return f"*{suffix}" if folder == "." else f"{folder}/*{suffix}"
+    start = ""
+    if suffix in TEXTS:  # tables may stand beside them; by characters, not by folders
+        start = commonprefix([p.name for p in paths]).rstrip("0123456789")  # noqa: RUF071
+    start = start if start.isidentifier() else ""
+    return f"{start}*{suffix}" if folder == "." else f"{folder}/{start}*{suffix}"
 
 
 def _subject(files: list[str], ids: set[str]) -> tuple[str, str]:

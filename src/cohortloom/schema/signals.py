@@ -38,6 +38,9 @@ class LabelSource(Strict):
         "label",
         description="Its column with the label; header comment; array of the NPZ; or number of the column of `rows`.",
     )
+    annotations: bool = Field(
+        False, description="The annotation that covers most of a window instead (sleep stages, rhythms, seizures)."
+    )
     separator: str = Field(",", description="What stands between several labels of one record.")
     values: dict[str, str] = Field(
         default_factory=dict, description="Their label -> ours; others are left out if given."
@@ -63,7 +66,7 @@ class Fact(Strict):
 class SignalSource(Strict):
     """The files behind a signal."""
 
-    format: Literal["wfdb", "edf", "npz", "rows"]
+    format: Literal["wfdb", "edf", "npz", "rows", "csv"]
     file: str = Field(description="Glob below the folder that is read: '*.hea', '*.edf', 'beats.npz', '*.tsv'.")
     subject: str = Field(
         r"(?P<subject>[^/]+)$",
@@ -74,9 +77,11 @@ class SignalSource(Strict):
     channels: dict[str, str] = Field(default_factory=dict, description="Our channel -> theirs; case is ignored.")
     missing_channels: Literal["fail", "missing"] = Field("fail", description="'missing' fills an absent lead with NaN.")
     array: str = Field("samples", description="NPZ: array of record x sample, or record x channel x sample.")
-    fs: float | None = Field(None, description="NPZ and rows: sampling frequency [Hz]; other formats know their own.")
+    fs: float | None = Field(
+        None, description="NPZ, rows and CSV: sampling frequency [Hz]; other formats know their own."
+    )
     resample: bool = Field(False, description="Bring other sampling frequencies to the signal's own (polyphase).")
-    scale: float = Field(1.0, description="NPZ and rows: ours = scale * theirs.")
+    scale: float = Field(1.0, description="NPZ, rows and CSV: ours = scale * theirs.")
     start: float = Field(0.0, ge=0, description="Where reading starts [s].")
     window: float | None = Field(None, gt=0, description="Cut into windows of this length [s]; each keeps its patient.")
     step: float | None = Field(None, gt=0, description="From window to window [s]; absent: no overlap.")

@@ -13,15 +13,15 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from cohortloom.schema.profile import is_number
 from cohortloom.schema.signals import STANDARD_12
 
 __all__ = [
-    "MOST_FILES", "SUFFIXES", "Wave", "is_rows", "label_of", "record_keys", "rows_of", "samples_first",
-    "standard_names", "wave_files",
+    "MISSING", "MOST_FILES", "SUFFIXES", "TEXTS", "Wave", "columns_of", "comments_of", "is_rows", "label_of",
+    "marks_of", "record_keys", "rows_of", "samples_first", "separator_of", "standard_names", "wave_files",
 ]  # fmt: skip
 
 SUFFIXES = {".edf": "edf", ".bdf": "edf", ".hea": "wfdb", ".npz": "npz"}
@@ -30,6 +30,8 @@ TEXTS = (".tsv", ".csv", ".txt", ".ts")
 MOST_FILES = 2000
 #: Least samples of a row that is taken for a waveform.
 LEAST_SAMPLES = 16
+#: Least rows of a file with a column per channel, and what stands for a missing sample in it.
+LEAST_ROWS, MISSING = 100, ["", "nan", "NaN", "NA"]
 _LEADS = {c.lower(): c for c in (*STANDARD_12, "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "Vx", "Vy", "Vz")}
 _FIRST = ("Fp", "AF", "FT", "FC", "CP", "TP", "PO", "F", "T", "C", "P", "O", "I", "A", "M")
 _ELECTRODE = rf"({'|'.join(_FIRST)})(z|\d{{1,2}})"
@@ -42,7 +44,7 @@ class Wave:
 
     Args:
         file: Path below the folder.
-        format: Of the source: edf, wfdb, npz, rows.
+        format: Of the source: edf, wfdb, npz, rows, csv.
         channels, units, rates: Of each channel; rates in Hz, 0 where the file does not say.
         seconds: Length, 0 where the file does not say; of `rows` and `npz` in samples.
         comments: Header comments, lower-case keys.
@@ -71,12 +73,13 @@ def wave_files(root: Path) -> tuple[list[Wave], int, int]:
     paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
     paths = [p for p in paths if not p.name.startswith(".")]
     known = [p for p in paths if p.suffix.lower() in SUFFIXES]
-    known += [p for p in paths if p.suffix.lower() in TEXTS and is_rows(p)]
+    texts = {p: "rows" if is_rows(p) else "csv" if is_columns(p) else "" for p in paths if p.suffix.lower() in TEXTS}
+    known += [p for p, kind in texts.items() if kind]
     found, broken = [], 0
     for path in known[:: max(1, -(-len(known) // MOST_FILES))]:
-        kind = SUFFIXES.get(path.suffix.lower(), "rows")
+        kind = SUFFIXES.get(path.suffix.lower()) or texts[path]
         try:
-            read = {"edf": _edf, "wfdb": _wfdb, "npz": _npz, "rows": _rows}[kind]
+            read = {"edf": _edf, "wfdb": _wfdb, "npz": _npz, "rows": _rows, "csv": _columns}[kind]
             wave = read(path, path.relative_to(base).as_posix())
         except (OSError, ValueError, IndexError, KeyError, zipfile.BadZipFile):
             broken += 1
@@ -138,6 +141,49 @@ def is_rows(path: Path) -> bool:
     return bool(lines) and all(len(c) > LEAST_SAMPLES and all(map(is_number, c)) for c in lines)
 
 
+def separator_of(line: str) -> str:
+    """What stands between the cells of a line."""
+    return max(",;\t", key=line.count)
+
+
+def is_columns(path: Path) -> bool:
+    """Does a text file hold one record, a channel a column and a sample a row, with its time or index in front?"""
+    try:
+        columns_of(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def columns_of(path: Path) -> tuple[list[str], float]:
+    """Channels of such a file and its sampling frequency [Hz] (0: it only counts the samples).
+
+    Raises:
+        ValueError: it is none.
+    """
+    with path.open(encoding="utf8", errors="replace") as file:
+        head = file.readline().lstrip("\ufeff").rstrip("\r\n")
+        cut = separator_of(head)
+        names = [c.strip().strip('"') for c in head.split(cut)]
+        rows = [line.rstrip("\r\n").split(cut) for line in islice(file, LEAST_ROWS)]
+    if len(rows) < LEAST_ROWS or len(names) < 2 or len(set(names)) < len(names) or any(map(is_number, names)):
+        raise ValueError
+    if any(len(r) != len(names) or not all(is_number(c) or c.strip() in MISSING for c in r) for r in rows):
+        raise ValueError
+    time = [float(r[0]) for r in rows]
+    steps = [b - a for a, b in pairwise(time)]
+    step = (time[-1] - time[0]) / len(steps)
+    if step <= 0 or max(abs(d - step) for d in steps) > 0.05 * step:
+        raise ValueError
+    name = names[0].lower()
+    if re.search(r"index|sample|frame|^n$|^$|unnamed", name) or (step == 1 and not re.search(r"time|ms|^t$", name)):
+        return names[1:], 0.0
+    rate = (1000.0 if re.search(r"ms\b|_ms|milli", name) or step >= 1 else 1.0) / step
+    if rate < 10:  # hours of a chart are no waveform
+        raise ValueError
+    return names[1:], round(rate, 3)
+
+
 def rows_of(path: Path) -> Iterator[list[str]]:
     """Cells of each row, separated by tabs, commas, semicolons or blanks. Files `.ts` have a header of @ and # and
     their label at the end, behind a colon: it comes first here.
@@ -174,6 +220,12 @@ def _edf(path: Path, name: str) -> Wave | None:
         return None
     names, theirs, rates = zip(*rows)
     return Wave(name, "edf", standard_names(names), theirs, rates, max(n_records, 0) * seconds)
+
+
+def marks_of(path: Path) -> list[tuple[str, float]]:
+    """Text and length [s] of the annotations of an EDF+ file that have a length."""
+    found = re.findall(rb"[+-]\d+(?:\.\d*)?\x15(\d+(?:\.\d*)?)\x14([^\x14\x00]{1,60})\x14", path.read_bytes())
+    return [(text.decode("utf8", "replace").strip(), float(seconds)) for seconds, text in found if float(seconds) > 0]
 
 
 def _wfdb(path: Path, name: str) -> Wave | None:
@@ -226,6 +278,14 @@ def _npz(path: Path, name: str) -> Wave | None:
                 names = standard_names(str(c) for c in file[k])
     names = names or (("x",) if n == 1 else tuple(f"x{i + 1}" for i in range(n)))
     return Wave(name, "npz", names, ("",) * n, (rate,) * n, float(shape[-1]), arrays=arrays)
+
+
+def _columns(path: Path, name: str) -> Wave:
+    names, rate = columns_of(path)
+    with path.open("rb") as file:
+        n = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
+    n_channels = len(names)
+    return Wave(name, "csv", standard_names(names), ("",) * n_channels, (rate,) * n_channels, n / (rate or 1.0))
 
 
 def samples_first(shape: tuple[int, ...]) -> bool:
