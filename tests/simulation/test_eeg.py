@@ -4,7 +4,7 @@ from scipy.signal import welch
 
 from cohortloom.errors import SchemaError
 from cohortloom.rng import Rng
-from cohortloom.simulation.eeg import draw_eeg_traits, simulate_eeg
+from cohortloom.simulation.eeg import POSITIONS, draw_eeg_traits, simulate_eeg
 
 CHANNELS = ("Fp1", "F3", "C3", "Cz", "P3", "O1", "O2")
 FS = 200
@@ -78,3 +78,14 @@ def test_unknown_channel_is_named():
 
 def test_same_seed_same_bytes():
     assert draw(3)[1].tobytes() == draw(3)[1].tobytes()
+
+
+def test_electrodes_of_the_10_10_system_lie_between_their_neighbours():
+    place = {name: np.array(xy) for name, xy in POSITIONS.items()}
+    assert len(place) >= 64 and max(np.hypot(*xy) for xy in place.values()) <= 1
+    for name, between in {"FC1": ("Fz", "C3"), "CP5": ("C3", "P7"), "POz": ("Pz", "Oz"), "AF4": ("Fp2", "F4")}.items():
+        middle = (place[between[0]] + place[between[1]]) / 2
+        assert np.hypot(*(place[name] - middle)) < 0.2
+    for left, right in (("FC5", "FC6"), ("TP7", "TP8"), ("PO3", "PO4"), ("C1", "C2")):
+        np.testing.assert_allclose(place[left] * [-1, 1], place[right])
+    assert len({tuple(np.round(xy, 3)) for xy in place.values()}) == len(place) - 4  # T3 is T7, and so on

@@ -23,7 +23,7 @@ from cohortloom.rng import Rng
 
 __all__ = ["POSITIONS", "EegTraits", "draw_eeg_traits", "simulate_eeg"]
 
-#: 10-20 positions on the unit head: x to the right ear, y to the nose.
+#: Positions of the 10-20 and 10-10 systems on the unit head: x to the right ear, y to the nose.
 POSITIONS = {
     "Fp1": (-0.29, 0.88), "Fp2": (0.29, 0.88), "F7": (-0.75, 0.54), "F3": (-0.39, 0.49), "Fz": (0.0, 0.46),
     "F4": (0.39, 0.49), "F8": (0.75, 0.54), "T3": (-0.92, 0.0), "C3": (-0.46, 0.0), "Cz": (0.0, 0.0),
@@ -31,6 +31,24 @@ POSITIONS = {
     "P4": (0.39, -0.49), "T6": (0.75, -0.54), "O1": (-0.29, -0.88), "Oz": (0.0, -0.92), "O2": (0.29, -0.88),
 }  # fmt: skip
 POSITIONS |= {"T7": POSITIONS["T3"], "T8": POSITIONS["T4"], "P7": POSITIONS["T5"], "P8": POSITIONS["T6"]}
+
+
+def _ten_ten() -> dict[str, tuple[float, float]]:
+    """The other positions of the 10-10 system: rows from ear to ear, bent towards nose or inion at their ends."""
+    rows = {"AF": (0.69, 0.54, 0.75), "F": (0.46, 0.75, 0.54), "FC": (0.23, 0.88, 0.28), "C": (0.0, 0.92, 0.0),
+            "CP": (-0.23, 0.88, -0.28), "P": (-0.46, 0.75, -0.54), "PO": (-0.69, 0.54, -0.75)}  # fmt: skip
+    found = {"Fpz": (0.0, 0.92), "Oz": (0.0, -0.92)}
+    for row, (middle, end_x, end_y) in rows.items():
+        found[f"{row}z"] = (0.0, middle)
+        for number in range(1, 9):
+            way = (number + 1) // 2 / 4  # 1 and 2: a quarter of the way from the midline to the end of the row
+            name = {"FC7": "FT7", "FC8": "FT8", "CP7": "TP7", "CP8": "TP8"}.get(f"{row}{number}", f"{row}{number}")
+            side = -1.0 if number % 2 else 1.0
+            found[name] = (side * way * end_x, middle + (end_y - middle) * way**2)
+    return {name: place for name, place in found.items() if name not in ("C7", "C8")}
+
+
+POSITIONS = {**_ten_ten(), **POSITIONS}
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ def _places(channels: tuple[str, ...]) -> Float[np.ndarray, "channel 2"]:
     unknown = [name for name, xy in zip(channels, found) if xy is None]
     if unknown:
         raise SchemaError("", [Problem("unknown-channel", f"channel \"{name}\"", "has no known place on the head",
-                                       f"Use 10-20 names.{nearest(name, POSITIONS)}") for name in unknown])  # fmt: skip
+                                       f"Use 10-10 names.{nearest(name, POSITIONS)}") for name in unknown])  # fmt: skip
     return np.array(found)
 
 
