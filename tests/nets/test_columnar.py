@@ -146,3 +146,33 @@ def test_one_normal_of_a_row_is_the_one_among_all():
     ):
         np.testing.assert_array_equal(alone, whole)
         np.testing.assert_array_equal(taken, whole)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_networks_together_say_what_each_says_of_its_rows(low_rank):
+    one, other = (net_of(low_rank, persistence=p) for p in (0.0, 1.0))
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.add_(0.1 * torch.rand(weights.shape, generator=torch.Generator().manual_seed(1)))
+    rows, n = some_rows(), 30
+    parts = (one, slice(0, n)), (other, slice(n, None))
+    alone = [Cursor(net, rows.features[part], rows.lookups[part]) for net, part in parts]
+    together = Cursor([one, other], rows.features, rows.lookups, np.array([n, len(rows.features) - n]))
+    for j in range(4):
+        found = [cursor.column(j, rows.hidden[part, j]) for cursor, (_, part) in zip(alone, parts)]
+        logits, normals = together.column(j, rows.hidden[:, j])
+        torch.testing.assert_close(logits, torch.cat([logits for logits, _ in found]), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(logits[n:], one_says(one, rows, j)[n:], atol=0.01), "the second network is not heard"
+        if normals is not None:
+            for whole, *each in zip(normals, *[normals for _, normals in found]):
+                np.testing.assert_allclose(whole, np.concatenate(each), atol=1e-4, rtol=1e-4)
+        together.push(j, rows.token[:, j], rows.score[:, j])
+        for cursor, (_, part) in zip(alone, parts):
+            cursor.push(j, rows.token[part, j], rows.score[part, j])
+
+
+def one_says(net, rows, at):
+    cursor = Cursor(net, rows.features, rows.lookups)
+    for j in range(at):
+        cursor.push(j, rows.token[:, j], rows.score[:, j])
+    return cursor.column(at, rows.hidden[:, at])[0]

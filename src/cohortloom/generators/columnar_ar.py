@@ -120,25 +120,18 @@ class ColumnarAR(TorchGenerator):
     # --- drawing ---
 
     def _draw(self, n: int, context: Encoded | None, rng: Rng, where: Mapping[str, float]) -> Encoded:
-        alphabet = self.net_.alphabet
         statics, first = self._fixed(n, context, where)
-        member = rng.child("member").numpy.integers(self.net_.n_members, size=n)
-        parts, order = [], np.argsort(member, kind="stable")
-        for number in range(self.net_.n_members):
-            rows = np.flatnonzero(member == number)
-            parts.append(
-                draw_records(
-                    alphabet,
-                    self.net_.member(number),
-                    len(rows),
-                    rng.child("records", number).numpy,
-                    fixed_statics=None if statics is None else statics.rows(rows),
-                    fixed_first=None if first is None else first.rows(rows),
-                    temperature=self.temperature,
-                )
-            )
-        records = Records(
-            *[np.concatenate([getattr(part, name) for part in parts]) for name in Records.__dataclass_fields__]
+        net = self.net_
+        member = rng.child("member").numpy.integers(net.n_members, size=n)
+        order = np.argsort(member, kind="stable")
+        records = draw_records(
+            net.alphabet,
+            [net.member(number) for number in range(net.n_members)],
+            member[order],
+            rng.child("records").numpy,
+            fixed_statics=None if statics is None else statics.rows(order),
+            fixed_first=None if first is None else first.rows(order),
+            temperature=self.temperature,
         )
         return self._encoded(records).take(np.argsort(order))
 

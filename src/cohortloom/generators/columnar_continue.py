@@ -88,7 +88,7 @@ def continue_visits(
     for number, (member, plan) in enumerate(zip(members, found)):
         rows = np.flatnonzero(pick // size == number)
         which = pick[rows] % size
-        draw = _Draw(alphabet, member, rng, temperature, None, None)
+        draw = _Draw(alphabet, [member], rng, temperature, None, None, np.zeros(len(rows), int))
         part = _go_on(alphabet, draw, encoded.take(rows), plan.at(same[rows], which), until[rows])
         parts.append(More(rows[part.subject], part.values, part.gap))
     subject = np.concatenate([p.subject for p in parts])
@@ -264,7 +264,7 @@ def _go_on(a: Alphabet, draw: _Draw, encoded: Encoded, plan: tuple[np.ndarray, n
     """Visits after the prefix, given number and span."""
     n, seq = encoded.n_subjects, encoded.sequence
     empty = More(np.zeros(0, int), np.zeros((0, len(a.columns))), np.zeros(0))
-    if not n or draw.members.later is None:
+    if not n or not draw.knows("later"):
         return empty
     statics = plan_cells(a, encoded, *plan)
     _, alls = a.visit_cells(encoded, goes_on=True)

@@ -71,8 +71,8 @@ class Records:
 
 def draw_records(
     alphabet: Alphabet,
-    members: Members,
-    n: int,
+    members: Sequence[Members],
+    member: np.ndarray,
     rng: np.random.Generator,
     *,
     fixed_statics: Fixed | None = None,
@@ -80,14 +80,21 @@ def draw_records(
     temperature: float = 1.0,
     chunk: int = 16_384,
 ) -> Records:
-    """n subjects. Fixed cells hold exactly; the rest is drawn given them."""
+    """Subjects. Fixed cells hold exactly; the rest is drawn given them.
+
+    Args:
+        members: The networks of each member of the ensemble.
+        member: Number of the member that draws each subject, ascending.
+    """
+    n = len(member)
     weighted = fixed_first is not None or (fixed_statics is not None and fixed_statics.tells_back)
     size = max(1, chunk // PARTICLES) if weighted else chunk
     parts = []
     for start in range(0, max(n, 1), size):
         rows = np.arange(start, min(n, start + size))
         fixed = [None if f is None else f.rows(rows) for f in (fixed_statics, fixed_first)]
-        parts.append(_Draw(alphabet, members, rng, temperature, *fixed).go(len(rows), PARTICLES if weighted else 1))
+        draw = _Draw(alphabet, members, rng, temperature, *fixed, member[rows])
+        parts.append(draw.go(len(rows), PARTICLES if weighted else 1))
     return Records(*[np.concatenate([getattr(p, name) for p in parts]) for name in Records.__dataclass_fields__])
 
 
@@ -97,15 +104,25 @@ class _Draw(CellDrawer):
     def __init__(
         self,
         alphabet: Alphabet,
-        members: Members,
+        members: Sequence[Members],
         rng: np.random.Generator,
         temperature: float,
         fixed_statics: Fixed | None,
         fixed_first: Fixed | None,
+        member: np.ndarray,
     ) -> None:
         super().__init__(rng, temperature)
-        self.alphabet, self.members = alphabet, members
+        self.alphabet, self.members, self.member = alphabet, members, member
         self.fixed_statics, self.fixed_first = fixed_statics, fixed_first
+
+    def knows(self, name: str) -> bool:
+        """Is there anything to draw?"""
+        return getattr(self.members[0], name) is not None
+
+    def _cursor(self, name: str, subjects: np.ndarray, features: torch.Tensor, lookups: torch.Tensor) -> Cursor:
+        """Rows of subjects, whose members ascend."""
+        counts = np.bincount(self.member[subjects], minlength=len(self.members))
+        return Cursor([getattr(member, name) for member in self.members], features, lookups, counts)
 
     def go(self, n: int, particles: int) -> Records:
         a = self.alphabet
@@ -117,11 +134,11 @@ class _Draw(CellDrawer):
         return self._later(statics, raw[:, : a.n_visits_at], first, first_raw, alive)
 
     def _statics(self, n: int, particles: int) -> tuple[Cells, np.ndarray]:
-        net = self.members.statics
-        if net is None:
+        if not self.knows("statics"):
             empty = np.zeros((n * particles, 0))
             return Cells(empty, empty, empty.astype(int), empty), empty
-        cursor = Cursor(net, torch.ones(n * particles, 1), torch.zeros(n * particles, 0, dtype=torch.long))
+        rows = np.repeat(np.arange(n), particles)
+        cursor = self._cursor("statics", rows, torch.ones(len(rows), 1), torch.zeros(len(rows), 0, dtype=torch.long))
         cells, raw, _ = self._columns(
             cursor, self.alphabet.row("statics"), None, self.fixed_statics, particles, self._span_limits
         )
@@ -154,12 +171,13 @@ class _Draw(CellDrawer):
             statics, raw, visits = statics.take(pick), raw[pick], visits[pick]
         has = np.ones(rows, bool) if rows > n else visits >= 1
         alive = np.flatnonzero(has)
-        if self.members.first is None:
+        if not self.knows("first"):
             empty = a.coders("first")
             none = np.zeros((0, len(empty)))
             return Cells(none, none, none.astype(int), none), none, alive[:0], statics, raw
         dense, lookups = a.static_inputs(statics.take(alive))
-        cursor = Cursor(self.members.first, torch.from_numpy(dense), torch.from_numpy(lookups))
+        subjects = alive // (rows // n) if n else alive
+        cursor = self._cursor("first", subjects, torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
         cells, out, order = self._columns(cursor, a.row("first"), None, fixed, particles if rows > n else 1)
         if rows > n:
@@ -188,14 +206,14 @@ class _Draw(CellDrawer):
         gap = first_raw[:, 0] * a.unit if shift else np.zeros(len(alive))
         owner, values, gaps = [alive], [first_raw[:, shift:]], [gap]
         n = len(statics.value)
-        if self.members.later is not None and len(alive):
+        if self.knows("later") and len(alive):
             visits = statics.value[:, a.n_visits_at]
             history = a.history(statics.take(alive), visits[alive], gap)
             cells = Cells(*[part[:, shift:] for part in vars(first).values()])
             if a.gap is not None:
                 cells = _with_empty_gap(cells)
             history.update(a.steps(cells, gap, True))
-            longest = np.argsort(-history.n_visits, kind="stable")  # first, so that the others leave from the end
+            longest = np.lexsort((-history.n_visits, self.member[alive]))  # first: the others leave from the end
             history.keep(longest)
             later = self.visits(history, *a.static_inputs(statics), alive[longest], carry(np.nan, cells)[longest])
             owner, values, gaps = (x + y for x, y in zip((owner, values, gaps), later))
@@ -243,7 +261,7 @@ class _Draw(CellDrawer):
             features[: len(dense)] = dense
             a.standardise(history.features(features[len(dense) :]))
             codes = np.concatenate([lookups, history.code], 1)
-            cursor = Cursor(self.members.later, torch.from_numpy(features.T), torch.from_numpy(codes))
+            cursor = self._cursor("later", alive, torch.from_numpy(features.T), torch.from_numpy(codes))
             rest, limits = self._gap_limits(history)
             cells, drawn, _ = self._columns(cursor, row, last, None, 1, limits)
             gap = drawn[:, 0] * a.unit if a.gap is not None else np.full(len(alive), a.even_gap)
