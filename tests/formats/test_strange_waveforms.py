@@ -175,3 +175,27 @@ def test_windows_of_sleep_are_labelled_by_their_annotations(tmp_path, stage_seco
     spec = draft.schema.signals["eeg"]
     assert spec.duration == stage_seconds and spec.labels == ("Sleep stage 2", "Sleep stage R", "Sleep stage W")
     assert cohort.signals["eeg"].records["label"].to_list() == [*stages[:5], None] * 2
+
+
+def test_files_named_by_numbers_with_facts_in_their_headers(tmp_path):
+    x = np.random.default_rng(0).normal(0, 1, (1, 500))
+    for i in range(3):
+        record(tmp_path / "h", f"{18000 + i}", x, ["II"], comments=[f"Age: {40 + i}", "Sex: F"])
+    _, cohort = read(tmp_path / "h", "wfdb", tmp_path)
+    assert cohort.subjects.to_list() == [18000, 18001, 18002]
+    assert cohort.tables["patients"]["age"].to_list() == [40, 41, 42]
+
+
+def test_records_of_patients_whom_the_table_lacks_are_named_or_left_out(tmp_path):
+    x = np.random.default_rng(0).normal(0, 1, (1, 500))
+    for i in range(4):
+        record(tmp_path / "i", f"P{i}", x, ["II"])
+    pl.DataFrame({"patient_id": ["P0", "P1", "P2", "P3"], "age": [1, 2, 3, 4]}).write_csv(
+        tmp_path / "i" / "patients.csv"
+    )
+    draft, _ = read(tmp_path / "i", "wfdb", tmp_path)
+    pl.DataFrame({"patient_id": ["P0", "P1", "P2"], "age": [1, 2, 3]}).write_csv(tmp_path / "i" / "patients.csv")
+    with pytest.raises(DataError, match="1 of 4 records are of patients who are not in patients"):
+        cl.read(tmp_path / "i", format="wfdb", schema=draft.schema)
+    left = {how: cl.read(tmp_path / "i", format="wfdb", schema=draft.schema, on_error=how) for how in ("drop", "keep")}
+    assert [c.signals["ecg"].records.height for c in left.values()] == [3, 4]

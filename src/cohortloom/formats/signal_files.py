@@ -60,6 +60,11 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
         if table.source is None:
             frames[name] = _from_facts(name, list(table.columns), facts, ids)
     frames = check_frames(schema, frames, findings)
+    frames, signals = _one_type(frames, signals)
+    for name, signal in signals.items():
+        parent = signal.spec.parent
+        if parent in frames and schema.tables[parent].source is not None and frames[parent].height:
+            signals[name] = _with_patients(name, parent, signal, frames[parent]["subject_id"], findings)
     findings.raise_if_any(path, schema)
     kinds = {s.source.format for s in schema.signals.values() if s.source}
     origin = Origin("real", "+".join(sorted(kinds)), version=__version__, notes=findings.notes)
@@ -93,6 +98,37 @@ def _indexed(
     if notes is not None:
         notes = notes.join(records.select("record_id"), on="record_id", how="semi")
     return SignalSet(signal.spec, records, signal.samples if keep.all() else signal.samples[keep], notes)
+
+
+def _one_type(
+    frames: dict[str, pl.DataFrame], signals: dict[str, SignalSet]
+) -> tuple[dict[str, pl.DataFrame], dict[str, SignalSet]]:
+    """Ids of patients as whole numbers where all of them are, in tables and file names alike, else as text."""
+    ids = [f["subject_id"] for f in (*frames.values(), *(s.records for s in signals.values()))]
+    if len({i.dtype for i in ids}) == 1:
+        return frames, signals
+    text = pl.concat([i.cast(pl.String) for i in ids]).drop_nulls()
+    numbers = text.cast(pl.Int64, strict=False)
+    whole = not numbers.has_nulls() and (numbers.cast(pl.String) == text).all()
+    own = pl.col("subject_id").cast(pl.Int64 if whole else pl.String)
+    return (
+        {n: f.with_columns(own) for n, f in frames.items()},
+        {n: SignalSet(s.spec, s.records.with_columns(own), s.samples, s.annotations) for n, s in signals.items()},
+    )
+
+
+def _with_patients(name: str, parent: str, signal: SignalSet, known: pl.Series, findings: Findings) -> SignalSet:
+    """Records of patients whom the parent table lacks, settled as rows of tables are."""
+    ids = signal.records["subject_id"]
+    lost = int((~ids.is_in(known.implode())).sum())
+    if not lost:
+        return signal
+    problem = Problem(
+        "no-parent", f"signals.{name}", f"{lost} of {len(ids)} records are of patients who are not in {parent}",
+        "Correct source.subject (or source.index), or complete the table.", lost,
+    )  # fmt: skip
+    gone = findings.settle(problem, drop="records dropped", keep="records kept, without a row of their patient")
+    return signal.select(known.unique()) if gone else signal
 
 
 def _from_facts(name: str, columns: list[str], facts: list[dict[str, Any]], ids: pl.Series) -> pl.DataFrame:
