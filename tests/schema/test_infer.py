@@ -839,3 +839,31 @@ def test_what_follows_from_the_first_value_of_a_code_is_left_out():
                 rows[-1] |= {"CHG": None, "PCHG": None, "OWN": round(float(draw.normal()), 2)} | change
     draft = infer_schema({"advs": pl.DataFrame(rows, infer_schema_length=None)}, name="adam")
     assert set(draft.schema.tables["advs"].columns) == {"paramcd", "aval", "own"}
+
+
+def test_a_few_slips_in_dates_cost_their_rows_and_not_the_clock(tmp_path):
+    """Three wrong dates and one empty in 120 rows: dates all the same, and the four rows are counted when read."""
+    (tmp_path / "patients.csv").write_text("pid,sex\n" + "".join(f"{i},{'FM'[i % 2]}\n" for i in range(100, 140)))
+    rows = [[100 + i % 40, f"2021-0{1 + i // 40}-{1 + i % 28:02d}", 60 + i % 17] for i in range(120)]
+    for i, slip in zip((3, 7, 8, 9), ("2021-13-45", "", "0000-00-00", "31/02/2021")):
+        rows[i][1] = slip
+    (tmp_path / "visits.csv").write_text("pid,visit_date,weight\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    schema = infer_schema(tmp_path, name="slips").schema
+    assert schema.clock == "timestamp"
+    cohort = read(tmp_path, format="tabular", schema=schema)
+    assert cohort.tables["visits"].height == 116
+    assert cohort.origin.notes["visits: rows left out, as the source asks (exclude)"] == 4
+
+
+@pytest.mark.parametrize(("written", "why"), [("{:08d}", "leading zeros"), ("X{}", "no patient of visits.csv")])
+def test_patients_that_no_file_shares_are_told(tmp_path, written, why):
+    people = "".join(f"{written.format(i)},{'FM'[i % 2]}\n" for i in range(100, 140))
+    (tmp_path / "patients.csv").write_text("pid,sex\n" + people)
+    rows = "".join(f"{100 + i % 40},2021-0{1 + i // 40}-{1 + i % 28:02d},{60 + i % 17}\n" for i in range(120))
+    (tmp_path / "visits.csv").write_text("pid,visit_date,weight\n" + rows)
+    draft = infer_schema(tmp_path, name="apart")
+    assert "LOOK HERE" in draft.text and why in " ".join(draft.text.split("\n# "))
+    from cohortloom.cohort.summary import summary_text
+
+    cohort = read(tmp_path, format="tabular", schema=draft.schema)
+    assert "40 patients of other tables have none" in summary_text(cohort)

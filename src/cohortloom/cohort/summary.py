@@ -64,6 +64,8 @@ def summary_text(cohort: Cohort) -> str:
             low, middle, high = one.per_subject
             line += f", {middle:g} per patient (quartiles {low:g} to {high:g})"
         worst = sorted(((s, c) for c, s in one.missing.items() if s > 0), key=lambda x: (-x[0], x[1]))[:3]
+        if one.role == "static" and one.subjects < cohort.n_subjects:
+            line += f"; {cohort.n_subjects - one.subjects:,} patients of other tables have none"
         if worst:
             line += "; most often missing: " + ", ".join(f"{c} {s:.0%}" for s, c in worst)
         lines.append(line)

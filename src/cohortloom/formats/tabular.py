@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -118,9 +119,13 @@ def _mapped(
     theirs = _names(schema, name, source)
     if not _all_there(raw, name, theirs, source, findings):
         return None
-    raw = _filtered(raw, source)
+    asked = _filtered(raw, source, "include")
+    raw = _filtered(asked, source, "exclude")
 
     def run() -> pl.DataFrame | None:
+        if any(rule.exclude is not None for rule in source.where):
+            n, left = (frame.select(pl.len()).collect().item() for frame in (asked, raw))
+            findings.note(f"{name}: rows left out, as the source asks (exclude)", n - left)
         if source.layout == "long":
             return _long(raw, schema, name, source, findings)
         unit = [pl.col(source.unit).alias("__unit")] if source.unit else []
@@ -163,15 +168,15 @@ def _all_there(raw: pl.LazyFrame, name: str, theirs: dict[str, str], source: Sou
     return len(findings.problems) == before
 
 
-def _filtered(raw: pl.LazyFrame, source: Source) -> pl.LazyFrame:
+def _filtered(raw: pl.LazyFrame, source: Source, key: Literal["include", "exclude"]) -> pl.LazyFrame:
     types = raw.collect_schema()
     for rule in source.where:
-        text = text_of(rule.column, types[rule.column], Reading(marks=()))
-        for values, wanted in ((rule.include, True), (rule.exclude, False)):
-            if values is not None:
-                also = [f"{v}.0" for v in values if v.lstrip("-").isdigit()]
-                hit = text.fill_null("").is_in([*values, *also])  # an empty cell is ""
-                raw = raw.filter(hit if wanted else ~hit)
+        values = getattr(rule, key)
+        if values is not None:
+            text = text_of(rule.column, types[rule.column], Reading(marks=()))
+            also = [f"{v}.0" for v in values if v.lstrip("-").isdigit()]
+            hit = text.fill_null("").is_in([*values, *also])  # an empty cell is ""
+            raw = raw.filter(hit if key == "include" else ~hit)
     return raw
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-__all__ = ["ISO", "Layout", "layout_of", "numbered", "plain_iso", "read_date"]
+__all__ = ["ISO", "Layout", "few", "layout_of", "numbered", "plain_iso", "read_date"]
 
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f")
 _ZONE = "%Y-%m-%d %H:%M:%S%.f%:z"
@@ -46,6 +46,11 @@ class Layout:
     moments: pl.Series
     said: str = ""
     unread: tuple[str, ...] = ()
+
+
+def few(rows: int) -> float:
+    """So many rows may hold slips of the pen: 2 %, or five where that is not a tenth."""
+    return max(0.02 * rows, min(5, 0.1 * rows))
 
 
 def plain_iso(text: pl.Expr) -> pl.Expr:
@@ -114,7 +119,7 @@ def layout_of(values: pl.Series, rows: pl.Series) -> Layout | None:
     """The layout that reads a column of text, tried on 2,000 values, then on all; None if they are no dates.
 
     One layout for all comes first; then up to three, none of which could be mistaken for another; then one that leaves
-    at most five values, in 2 % of rows, unread.
+    at most five values, in few rows, unread.
 
     Args:
         values: Distinct texts.
@@ -146,7 +151,7 @@ def layout_of(values: pl.Series, rows: pl.Series) -> Layout | None:
         return None
     layout, other = whole[0], whole[1:]
     lost = best.is_null()
-    if lost.any() and (int(lost.sum()) > 5 or rows.filter(lost).sum() > 0.02 * rows.sum() or lost.mean() > 0.5):
+    if lost.any() and (int(lost.sum()) > 5 or rows.filter(lost).sum() > few(rows.sum()) or lost.mean() > 0.5):
         return None
     said = []
     if "|" in layout:

@@ -218,7 +218,8 @@ class _Drafter:
 
     def _has_all(self, sheet: Sheet) -> bool:
         """Are the patients of all other files in this one, so that it can be their parent? Says so if only nearly."""
-        others = [s.ids(s.subject).drop_nulls() for s in self.patients if s is not sheet and s.subject]
+        beside = [s for s in self.patients if s is not sheet and s.subject]
+        others = [s.ids(s.subject or "").drop_nulls() for s in beside]
         known = sheet.ids(sheet.subject or "").drop_nulls().unique()
         strange = [int((~o.unique().is_in(known.implode())).sum()) for o in others]
         if any(strange) and known.len() > 5 * max(strange):
@@ -226,6 +227,10 @@ class _Drafter:
                 f"Some patients of other files are not in {sheet.file}, so no table hangs on it; add "
                 f'parent = "{sheet.name}" to have such rows refused, or dropped with --on-error drop.'
             )
+        else:
+            for other, theirs, n in zip(beside, others, strange):
+                if 2 * (theirs.n_unique() - n) < min(theirs.n_unique(), known.len()):
+                    self.head.append(_strangers(other, theirs, sheet, known, n))
         return not any(strange)
 
     def _clock(self) -> str:
@@ -688,6 +693,15 @@ GENERAL = MARKS
 
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
+
+
+def _strangers(other: Sheet, theirs: pl.Series, sheet: Sheet, known: pl.Series, n: int) -> str:
+    """What is said where most patients of a file are not in another."""
+    bare, own = (ids.cast(pl.String).str.strip_chars_start("0") for ids in (theirs, known))
+    why = " until leading zeros are left out" if 2 * bare.is_in(own.implode()).sum() > theirs.len() else ""
+    who = "no patient" if n == theirs.n_unique() else "hardly a patient"
+    same = "Unless they are other people, make the ids alike in the files first."
+    return f"LOOK HERE: {who} of {other.file} is in {sheet.file}{why}. {same}"
 
 
 def _from_first_value(sheet: Sheet, theirs: str) -> str:

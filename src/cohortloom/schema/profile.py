@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from cohortloom.schema.dates import layout_of, numbered
+from cohortloom.schema.dates import few, layout_of, numbered
 
 __all__ = [
     "LIMIT",
@@ -161,7 +161,7 @@ def profile(series: pl.Series) -> Profile:
     bad = counts.filter(pl.col("number").is_null())
     numeric = bad.is_empty() or (
         bad["count"].sum() <= 0.3 * counts["count"].sum()
-        and (bad["value"].is_in(NUMBER_MARKS).all() or (bad.height <= 5 and bad["count"].sum() <= 0.02 * rows))
+        and (bad["value"].is_in(NUMBER_MARKS).all() or (bad.height <= 5 and bad["count"].sum() <= few(rows)))
         and bad.height < counts.height / 2
     )
     if numeric and (typed or not _is_padded(counts)):
