@@ -1,5 +1,6 @@
 """`validate` counts what breaks the rules and says what it could not judge."""
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -71,3 +72,24 @@ def test_empty_cohort_gets_no_verdict():
     report = validate(Cohort.build(SCHEMA, {}))
     assert report.passed is None
     assert "There was nothing to check, so this is no verdict." in report.verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "words"), [("ppg", "mV", "nothing is known"), ("ecg", "1", "sizes"), ("ecg", "mV", "")]
+)
+def test_what_the_checks_do_not_know_is_said(kind, unit, words):
+    from ecg_clinic import cohort_of
+    from ecg_clinic import schema as of_signal
+
+    made = of_signal(kind, 100, 2.0, ("x",))
+    spec = made.signals[kind].model_copy(update={"unit": unit})
+    made = made.model_copy(update={"signals": {kind: spec}})
+    none = pl.Series([None] * 3, dtype=pl.Float64)
+    patients = pl.DataFrame(
+        {"subject_id": [1, 2, 3], "age": none, "sex": ["F"] * 3, "potassium": none, "heart_rate": none,
+         "qt_drug": [False] * 3, "effusion": [False] * 3}
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((3, 1, 200))
+    report = validate(cohort_of(made, x, patients))
+    said = [text for text in (*report.verdict, *report.not_tested) if text.startswith(("Not checked", f"{kind}:"))]
+    assert len(said) == (2 if words else 0) and all(words in text for text in said)

@@ -57,8 +57,22 @@ def validate(cohort: Cohort) -> Report:
             "origin": cohort.origin.to_dict(),
         },
         verdict=_verdict(cohort, scores),
-        not_tested=NOT_TESTED,
+        not_tested=NOT_TESTED + tuple(_blind(cohort)),
     )
+
+
+def _blind(cohort: Cohort) -> list[str]:
+    """Signals of which the checks know less than they might seem to."""
+    found = []
+    for name, signal in cohort.signals.items():
+        if signal.spec.kind not in ("ecg", "eeg"):
+            found.append(
+                f"{name}: nothing is known of how {signal.spec.kind} signals look; only gaps, flat and clipped "
+                "stretches, seams and the like were looked for, not beats, rates or sizes."
+            )
+        elif signal.spec.unit.lower() not in ("v", "mv", "uv", "nv"):
+            found.append(f'{name}: its unit is "{signal.spec.unit}", so sizes of the waveform were not checked.')
+    return found
 
 
 def _score(cohort: Cohort, rule: Rule) -> Score:
@@ -135,4 +149,6 @@ def _verdict(cohort: Cohort, scores: list[Score]) -> tuple[str, ...]:
         said.append(f"{len(warned)} more give{'s' if len(warned) == 1 else ''} a warning.")
     if idle and rows:
         said.append(f"{len(idle)} rule{'s' if len(idle) > 1 else ''} met no row and could not be judged.")
+    if blind := _blind(cohort):
+        said.append("Not checked: " + " ".join(blind))
     return tuple(said)
