@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, apart, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, save, show
 
 FOLDERS = {
     "pbc": "rare-disease-cohorts",
@@ -153,19 +153,23 @@ def main() -> None:
     options.add_argument("--patients", nargs="+", default=[], help="part of a cohort, diabetes_encounters=20000")
     options.add_argument("--draws", type=int, default=3, help="draws that the patient judge sees, one after the other")
     options.add_argument("--fast", action="store_true", help="smaller judges")
+    options.add_argument("--more", action="store_true", help="add to the result file instead of starting anew")
     options.add_argument("--table", action="store_true", help="print the result file as Markdown, run nothing")
     given = options.parse_args()
     if given.table:
         print(table_of(given.out or RESULTS / "fidelity.json"))
         return
     minutes, patients = _by_cohort(given.minutes, float), _by_cohort(given.patients, int)
-    rows = []
+    rows = kept(given.out or RESULTS / "fidelity.json", given.more)
     for cohort in given.cohorts:
         for seed in given.seeds:
             for generator in given.generators:
                 budget, part = (table.get(cohort, table.get("")) for table in (minutes, patients))
-                rows.append(apart(measure, cohort, generator, seed, given.data, part, budget, given.fast, given.draws))
-                show([rows[-1]])
+                row = apart(measure, cohort, generator, seed, given.data, part, budget, given.fast, given.draws)
+                key = (cohort, generator, seed)
+                rows = [old for old in rows if (old["cohort"], old["generator"], old["seed"]) != key]
+                rows.append(row | {"commit": commit()})
+                show(rows[-1:])
                 save("fidelity", rows, out=given.out)  # a run that is stopped keeps what it has
 
 

@@ -1,20 +1,20 @@
-"""How fast patients are simulated, on one core: python benchmarks/simulate.py [-n 20000] prints JSON.
+"""How fast patients are simulated, on one core: python -m benchmarks.simulate [-n 20000].
 
 The schema is heart_failure_clinic with planned visits twice as often, so that a patient has about 20 visits; rules are
 checked and repaired as always.
 """
 
-import argparse
-import json
 import os
 import time
 from pathlib import Path
+from typing import Any
+
+from benchmarks.common import apart, parser, save, show
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def measure(n_subjects: int) -> dict[str, float]:
+def measure(n_subjects: int) -> dict[str, Any]:
     """CPU and wall seconds to simulate `n_subjects`, and what they hold."""
     from cohortloom.schema.text import read_schema
     from cohortloom.simulation import simulate
@@ -40,7 +40,14 @@ def measure(n_subjects: int) -> dict[str, float]:
     }
 
 
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("-n", type=int, default=20_000, help="patients")
+    given = options.parse_args()
+    row = apart(measure, given.n)
+    show([row])
+    save("simulate", [row], out=given.out)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=20_000)
-    print(json.dumps(measure(parser.parse_args().n), indent=2))
+    main()

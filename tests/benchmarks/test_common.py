@@ -1,12 +1,18 @@
 """What benchmarks write."""
 
+import argparse
+import importlib
 import json
 import math
+import re
+import shlex
+import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import common
+from benchmarks.__main__ import COMMANDS
 
 
 def test_results_are_json_of_the_standard(tmp_path, monkeypatch):
@@ -22,3 +28,24 @@ def test_results_are_json_of_the_standard(tmp_path, monkeypatch):
     content = json.loads(text, parse_constant=refuse)
     assert content["rows"] == [{"a": None, "b": [1.5, None], "c": {"d": None, "e": [None, 2]}, "f": "NaN"}]
     assert content["seeds"] == [0] and content["command"].startswith("python -m benchmarks.anything")
+
+
+def test_every_command_of_make_bench_is_one_its_benchmark_takes(monkeypatch):
+    class Parsed(Exception):
+        """Nothing is measured here."""
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(self, *arguments):
+        parse(self, *arguments)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    for command in COMMANDS:
+        name, *words = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        with pytest.raises(Parsed):
+            importlib.import_module(f"benchmarks.{name}").main()
+    written = {path.stem for path in common.RESULTS.glob("*.json")}
+    made = {command.split()[0] for command in COMMANDS} | set(re.findall(r"results/(\w+)\.json", " ".join(COMMANDS)))
+    assert written <= made, "a result that no command makes again"
