@@ -11,8 +11,8 @@ and tested on held-out patients by AUROC. It is ridge regression on random convo
 chooses its penalty by folds of real training patients, and weights sum to the same in every arm, so that none wins by
 a weaker penalty. What counts is the difference to the first two, whichever those folds favour. Its variance
 is that of held-out patients (bootstrap, models fixed) plus half of the jackknife's by tenths of the training patients,
-real and synthetic: over replications of small cohorts with known truth the whole was twice too large (a slow test
-compares). It is the answer for this synthetic cohort; another draw of the generator, or a classifier of another kind,
+real and synthetic; the half was chosen on small cohorts with known truth, and `benchmarks.added_records` compares it
+with the spread over others. It is the answer for this synthetic cohort; another draw of the generator, or a classifier of another kind,
 may do otherwise.
 
     helped          the 95 % interval lies above 0, and the classifier is better than guessing
