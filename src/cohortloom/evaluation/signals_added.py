@@ -8,12 +8,12 @@ For each label a classifier is trained on the same real training records
     synthetic    with the synthetic records
 
 and tested on held-out patients by AUROC. It is ridge regression on random convolutions (as in MiniROCKET); each arm
-chooses its penalty by folds of real training patients, and weights sum to the same in every arm, so that none wins by
-a weaker penalty. What counts is the difference to the first two, whichever those folds favour. Its variance
-is that of held-out patients (bootstrap, models fixed) plus half of the jackknife's by tenths of the training patients,
-real and synthetic; the half was chosen on small cohorts with known truth, and `benchmarks.added_records` compares it
-with the spread over others. It is the answer for this synthetic cohort; another draw of the generator, or a classifier of another kind,
-may do otherwise.
+chooses its penalty by folds of real training patients, and weights sum to the same in every arm, so that none wins by a
+weaker penalty. What counts is the difference to the first two, whichever those folds favour. Its variance is that of
+held-out patients (bootstrap, models fixed) plus half of the jackknife's by tenths of the training patients, real and
+synthetic; the half was chosen on small cohorts with known truth, and `benchmarks.added_records` compares it with the
+spread over others. It is the answer for this synthetic cohort; another draw of the generator, or a classifier of
+another kind, may do otherwise.
 
     helped          the 95 % interval lies above 0, and the classifier is better than guessing
     harmed          below 0, and it was better than guessing, or is worse now
