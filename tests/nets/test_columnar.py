@@ -53,6 +53,7 @@ def some_rows(n: int = 100) -> Rows:
 @pytest.mark.parametrize("low_rank", [False, True])
 def test_column_by_column_equals_all_at_once(low_rank, rough, off, monkeypatch):
     monkeypatch.setattr("cohortloom.nets.column_cursor.has_bfloat16", lambda: rough)
+    monkeypatch.setattr("cohortloom.nets.column_cursor.LEAST_ROUGH", 1)
     net, rows = net_of(low_rank, persistence=1.0), some_rows()
     with torch.no_grad():
         whole = net.log_prob(rows)

@@ -21,6 +21,8 @@ from cohortloom.nets.precision import has_bfloat16, quick
 
 __all__ = ["Cursor"]
 
+LEAST_ROUGH, ROUGH_ROWS = 4_096, 1_024
+
 
 class Cursor:
     """What is known of some rows so far: call `column` and `push` for each column in order.
@@ -131,14 +133,21 @@ class Cursor:
 
 def _heard(net: ColumnNet, turned: Tensor, lookups: Tensor) -> Tensor:
     """What the units of all columns hear of the rows: unit x row. Half of all arithmetic; shifts and logits of the wide
-    part stay exact."""
-    rough = turned.bfloat16() if has_bfloat16() else turned
-    with quick(has_bfloat16()):
-        own = (net.own_hidden @ net.hidden(rough.T, lookups).T).float().add_(net.own_bias[:, None])
-        for j, shape in enumerate(net.columns):
-            for at, start, stop in _runs(shape.own):
-                units = own[j * net.width : (j + 1) * net.width]
-                units += net.own_history[j, at : at + stop - start].T @ rough[start:stop]
+    part stay exact.
+
+    A product in bfloat16 is compiled anew for every shape, so numbers of rows are rounded up, and few rows multiply as
+    they are.
+    """
+    n = turned.shape[1]
+    rough = has_bfloat16() and n >= LEAST_ROUGH
+    x = F.pad(turned.bfloat16(), (0, -n % ROUGH_ROWS)) if rough else turned
+    lookups = F.pad(lookups, (0, 0, 0, x.shape[1] - n))
+    with quick(rough):
+        own = (net.own_hidden @ net.hidden(x.T, lookups).T)[:, :n].float().add_(net.own_bias[:, None])
+    for j, shape in enumerate(net.columns):
+        for at, start, stop in _runs(shape.own):
+            units = own[j * net.width : (j + 1) * net.width]
+            units.addmm_(net.own_history[j, at : at + stop - start].T, turned[start:stop])
     return own
 
 
