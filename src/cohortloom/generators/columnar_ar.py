@@ -41,7 +41,7 @@ from cohortloom.training.settings import Training
 __all__ = ["ColumnarAR"]
 
 SCORED_AT_ONCE = 4096
-MOST_AT_ONCE, CELLS_AT_ONCE = 2**14, 2**21  # patients and cells of a shard
+MOST_AT_ONCE, CELLS_AT_ONCE = 2**14, 2**22  # patients and cells of a shard
 HISTORY_BYTES = 2**27  # history features of candidates held at once while continuing
 
 
