@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, apart, commit, kept, parser, save, show
+from benchmarks.common import RESULTS, apart, commit, kept, parser, renewed, save, show
 from benchmarks.fidelity import cohort_of
 
 
@@ -117,10 +117,9 @@ def main() -> None:
     for generator in given.generators:
         for seed in given.seeds:
             for variant in given.variants or VARIANTS[generator]:
-                key = [given.cohort, generator, variant, seed]
-                row = apart(measure, *key, given.steps, given.draws, given.data)
+                row = apart(measure, given.cohort, generator, variant, seed, given.steps, given.draws, given.data)
                 names = ("cohort", "generator", "variant", "seed")
-                rows = [old for old in rows if [old[name] for name in names] != key] + [row | {"commit": commit()}]
+                rows = renewed(rows, row | {"commit": commit()}, names)
                 show([rows[-1]])
                 save("ablations", rows, out=path)
 

@@ -16,14 +16,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DATA", "RESULTS", "apart", "commit", "kept", "machine", "parser", "save", "show"]
+__all__ = ["DATA", "RESULTS", "apart", "commit", "kept", "machine", "parser", "renewed", "save", "show"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -119,6 +119,11 @@ def save(name: str, rows: list[dict[str, Any]], *, out: Path | None, **facts: An
 def kept(path: Path, more: bool) -> list[dict[str, Any]]:
     """Rows of a result file that a run adds to; none where it starts anew."""
     return json.loads(path.read_text())["rows"] if more and path.exists() else []
+
+
+def renewed(rows: list[dict[str, Any]], row: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows without the earlier one of the same measurement, which `names` tell, and the new one at the end."""
+    return [old for old in rows if any(old.get(name) != row.get(name) for name in names)] + [row]
 
 
 def _known(content: Any) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, renewed, save, show
 
 FOLDERS = {
     "pbc": "rare-disease-cohorts",
@@ -166,9 +166,7 @@ def main() -> None:
             for generator in given.generators:
                 budget, part = (table.get(cohort, table.get("")) for table in (minutes, patients))
                 row = apart(measure, cohort, generator, seed, given.data, part, budget, given.fast, given.draws)
-                key = (cohort, generator, seed)
-                rows = [old for old in rows if (old["cohort"], old["generator"], old["seed"]) != key]
-                rows.append(row | {"commit": commit()})
+                rows = renewed(rows, row | {"commit": commit()}, ("cohort", "generator", "seed"))
                 show(rows[-1:])
                 save("fidelity", rows, out=given.out)  # a run that is stopped keeps what it has
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, save, show
+from benchmarks.common import RESULTS, ROOT, apart, commit, kept, parser, renewed, save, show
 from benchmarks.fidelity import cohort_of
 
 GROUPS = ("marginal", "association", "temporal", "detection", "utility", "copies")
@@ -206,8 +206,7 @@ def main() -> None:
                         row = {"cohort": cohort, "generator": generator, "budget_s": seconds, "seed": seed,
                                "failed": f"{type(error).__name__}: {str(error)[:300]}"}  # fmt: skip
                     row["commit"] = commit()
-                    key = [row.get(name) for name in KEY]
-                    rows = [old for old in rows if [old.get(name) for name in KEY] != key] + [row]
+                    rows = renewed(rows, row, KEY)
                     show([{k: v for k, v in row.items() if k != "scores"}])
                     save("peers", rows, out=path)
 

@@ -30,6 +30,15 @@ def test_results_are_json_of_the_standard(tmp_path, monkeypatch):
     assert content["seeds"] == [0] and content["command"].startswith("python -m benchmarks.anything")
 
 
+def test_a_measurement_made_again_takes_the_place_of_the_earlier_one():
+    rows = [{"cohort": "a", "seed": 1, "x": 1}, {"cohort": "a", "seed": 2, "x": 2}]
+    assert common.renewed(rows, {"cohort": "a", "seed": 1, "x": 3}, ("cohort", "seed")) == [
+        rows[1],
+        {"cohort": "a", "seed": 1, "x": 3},
+    ]
+    assert len(common.renewed(rows, {"cohort": "b", "seed": 1}, ("cohort", "seed"))) == 3
+
+
 def test_every_command_of_make_bench_is_one_its_benchmark_takes(monkeypatch):
     class Parsed(Exception):
         """Nothing is measured here."""

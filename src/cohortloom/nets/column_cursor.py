@@ -140,8 +140,10 @@ def _heard(net: ColumnNet, turned: Tensor, lookups: Tensor) -> Tensor:
     """
     n = turned.shape[1]
     rough = has_bfloat16() and n >= LEAST_ROUGH
-    x = F.pad(turned.bfloat16(), (0, -n % ROUGH_ROWS)) if rough else turned
-    lookups = F.pad(lookups, (0, 0, 0, x.shape[1] - n))
+    x = turned
+    if rough:
+        more = -n % ROUGH_ROWS
+        x, lookups = F.pad(turned.bfloat16(), (0, more)), F.pad(lookups, (0, 0, 0, more))
     with quick(rough):
         own = (net.own_hidden @ net.hidden(x.T, lookups).T)[:, :n].float().add_(net.own_bias[:, None])
     for j, shape in enumerate(net.columns):
