@@ -28,6 +28,8 @@ __all__ = ["AFTER", "BEFORE", "Beats", "averaged_beats", "find_beats", "template
 BEFORE, AFTER = 0.35, 0.65
 _NORMAL = frozenset("NLRejAaSJB.n")
 _CHUNK = 256
+#: Samples on each side that a value between samples is made from.
+_TAPS = 4
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def averaged_beats(
             grid < (following[rows, k] - beats.place[rows, k] / fs - next_lead[rows, k])[:, None]
         )
         inside = owned & (place >= 1) & (place <= n_samples - 3)
-        value = _cubic(x[rows], np.where(inside, place, 1.0))
+        value = _between(x[rows], np.where(inside, place, 1.0))
         near = np.clip(np.rint(place).astype(int), 0, n_samples - 1)
         good = inside[:, None] & np.take_along_axis(seen[rows], np.broadcast_to(near[:, None], value.shape), axis=2)
         base = np.ma.median(np.ma.masked_array(value, ~good), axis=2).filled(0.0)
@@ -142,13 +144,17 @@ def _held(mean: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(pick >= 0, np.take_along_axis(mean, np.maximum(pick, 0), axis=-1), 0.0)
 
 
-def _cubic(x: Float[np.ndarray, "record channel sample"], place: Float[np.ndarray, "record point"]) -> np.ndarray:
-    """Catmull-Rom interpolation along the last axis; places lie between 1 and n - 3."""
+def _between(x: Float[np.ndarray, "record channel sample"], place: Float[np.ndarray, "record point"]) -> np.ndarray:
+    """Values between samples by a sinc under a Lanczos window; a cubic would take a fifth off a QRS's fast part."""
     i = np.floor(place).astype(int)
-    u = (place - i)[:, None]
-    shape = (*x.shape[:2], place.shape[1])
-    a, b, c, d = (np.take_along_axis(x, np.broadcast_to((i + k)[:, None], shape), axis=2) for k in (-1, 0, 1, 2))
-    return b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
+    away = (place - i)[..., None] - np.arange(1 - _TAPS, _TAPS + 1)
+    weight = np.sinc(away) * np.sinc(away / _TAPS)
+    weight = (weight / weight.sum(axis=-1, keepdims=True)).astype(x.dtype)
+    out = np.zeros((*x.shape[:2], place.shape[1]), x.dtype)
+    for k in range(2 * _TAPS):
+        at = np.clip(i + k + 1 - _TAPS, 0, x.shape[2] - 1)[:, None]
+        out += weight[:, None, :, k] * np.take_along_axis(x, np.broadcast_to(at, out.shape), axis=2)
+    return out
 
 
 def _annotated(signals: SignalSet) -> dict:

@@ -113,11 +113,9 @@ def guides(
 ) -> torch.Tensor:
     """Guide channels: the beat train of each modelled channel, bumps at beats, bumps at odd beats."""
     rate, before = min(fs, 125.0), -float(template_grid(fs)[0])
-    finer = round(2 * fs / rate) if fs > rate else 1  # else the interpolation leaves images of a QRS above 62 Hz
-    if finer > 1:
-        points = template.shape[2]
-        template = resampled(template, finer * points) * finer**0.5
-        rate, before = finer * rate, before + (1 - 1 / finer) / (2 * rate)
+    finer = round(2 * fs / rate)  # else the interpolation blurs a QRS, and leaves images of it above 62 Hz
+    template = resampled(template, finer * template.shape[2]) * finer**0.5
+    rate, before = finer * rate, before + (1 - 1 / finer) / (2 * rate)
     train = render(template, place, real, odd, n_samples, fs, rate, before)
     marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
     return torch.cat([train, marks], dim=1)
