@@ -23,13 +23,14 @@ Beside the columns there are "<visits>.start" and "<visits>.last" (day of the fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from cohortloom.codec.formulas import formulas
+from cohortloom.codec.pairs import SHARE, screened
 
 __all__ = ["ITEM", "Column", "Derived", "find_derived"]
 
@@ -218,12 +219,12 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
     by_path = {c.path: c.values for c in others}
     small = {path: values[sample] for path, values in by_path.items()}
     coarse = near = None
-    wide = target.step > 0 and np.nanstd(target.values) > _WIDE * target.step
-    for terms, roundings in _forms(target, others):
+    wide = bool(target.step > 0 and np.nanstd(target.values) > _WIDE * target.step)
+    for terms, roundings in _forms(target, others, sample, 1.0 if wide else 0.0):
         for rounding in roundings:
             law = Derived(target.path, terms, rounding, target.step)
             far = 1.0 if wide and near is None and rounding == "round" else 0.0
-            if not _agree(law.value(small), target.values[sample], target.step, 0.95, 8, far):
+            if not _agree(law.value(small), target.values[sample], target.step, SHARE, 8, far):
                 continue
             value = law.value(by_path)
             if not _holds(value, target, subject, far):
@@ -243,13 +244,18 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
     return replace(coarse, dropped=moved is None, moved=moved)
 
 
-def _forms(target: Column, others: list[Column]):
-    """(terms, roundings) worth a look, simple ones first."""
+def _forms(
+    target: Column, others: list[Column], sample: np.ndarray, far: float
+) -> Iterator[tuple[tuple[tuple[str, float], ...], tuple[Literal["round", "floor", "days", "count"], ...]]]:
+    """(terms, roundings) worth a look, simple ones first; of the many of numbers those that `screened` lets pass."""
     times, numbers = [c for c in others if c.time], [c for c in others if not c.time and c.unit != ITEM]
     both: tuple[Literal["round", "floor"], ...] = ("round", "floor")
     same = times if target.time else [c for c in numbers if c.unit == target.unit or not c.unit]
-    for c in same:
-        yield ((c.path, 1.0),), both
+    singles, pairs = screened(
+        target.values[sample], [c.values[sample] for c in same], target.step, far, not target.time
+    )
+    for i in singles:
+        yield ((same[i].path, 1.0),), both
     if target.time:
         for c in times:
             for n in numbers:
@@ -262,12 +268,8 @@ def _forms(target: Column, others: list[Column]):
             if a is not b:
                 for unit in _UNITS:
                     yield ((a.path, unit), (b.path, -unit)), (*both, "days", "count") if unit == 1 else both
-    for i, a in enumerate(same):
-        for j, b in enumerate(same):
-            if i < j:
-                yield ((a.path, 1.0), (b.path, 1.0)), ("round",)
-            if i != j:
-                yield ((a.path, 1.0), (b.path, -1.0)), ("round",)
+    for i, j, sign in pairs:
+        yield ((same[i].path, 1.0), (same[j].path, sign)), ("round",)
 
 
 def _rounded(raw: np.ndarray, rounding: str, step: float) -> np.ndarray:

@@ -36,21 +36,25 @@ def formulas(target: np.ndarray, step: float, others: dict[str, np.ndarray], *, 
     """
     rows = np.flatnonzero(np.isfinite(target))
     rows = rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
-    y = target[rows]
-    known = {path: values[rows] for path, values in others.items()}
-    known = {p: v for p, v in known.items() if np.isfinite(v).mean() >= 0.98 and np.nanstd(v) > 0}
-    if len(rows) < 40 or not known:
+    if len(rows) < 40 or not others:
         return
-    whole = np.isfinite(np.column_stack(list(known.values()))).all(axis=1)
-    y, known = y[whole], {p: v[whole] for p, v in known.items()}
+    y, all_others = target[rows], np.stack([values[rows] for values in others.values()])
+    finite = np.isfinite(all_others)
+    kept = np.flatnonzero(finite.mean(axis=1) >= 0.98)
+    whole = finite[kept].all(axis=0)
+    y, x = y[whole], all_others[kept][:, whole]
+    paths = list(others)
+    known = {paths[k]: v for k, v, varies in zip(kept, x, np.ptp(x, axis=1) > 0 if len(y) else []) if varies}
+    if not known:
+        return
     most = min(_MOST, (len(y) - 20) // 2)
     if most < 1 or y.std() == 0:
         return
     if (found := _regressed(y, np.full(len(y), max(step, 1e-9)), known, most)) is not None:
         for tried in _simple(found):
             middle = float(np.median(y - sum(c * known[p] for p, c in tried)))
-            yield from ((tried, constant, "sum") for constant in ([0.0] if abs(middle) <= step else []))
-            yield from ((tried, constant, "sum") for constant in _near(middle))
+            for constant in [*([0.0] if abs(middle) <= step else []), *_near(middle)]:
+                yield tried, constant, "sum"
     positive = {p: v for p, v in known.items() if (v > 0).all()}
     if not products or not positive or (y <= 0).any():
         return
@@ -59,14 +63,15 @@ def formulas(target: np.ndarray, step: float, others: dict[str, np.ndarray], *, 
     if found is not None and len(found) <= 4:
         for tried in _simple(found):
             middle = float(np.median(y / np.exp(sum(c * logs[p] for p, c in tried))))
-            yield from ((tried, constant, "product") for constant in _near(middle))
+            for constant in _near(middle):
+                yield tried, constant, "product"
 
 
 def _regressed(
     y: np.ndarray, grain: np.ndarray, known: dict[str, np.ndarray], most: int
 ) -> tuple[tuple[str, float], ...] | None:
     """Coefficients that leave no more than the grain of each row; None if there are none."""
-    sizes = {p: abs(_correlation(v, y)) for p, v in known.items()}
+    sizes = dict(zip(known, _correlations(np.stack(list(known.values())), y)))
     paths = sorted(known, key=lambda p: -sizes[p])[:most]
     for _ in range(4):
         if (fit := _fit(y, grain, known, paths)) is None:
@@ -98,8 +103,10 @@ def _fit(
     return held, max(left.std(), 1e-12 * y.std()) / math.sqrt(len(y))
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 else 0.0
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|correlation| of each row of x with y; 0 for a row that does not vary."""
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
+    return np.abs(x @ y) / np.maximum(np.linalg.norm(x, axis=1) * np.linalg.norm(y), 1e-300)
 
 
 def _simple(terms: tuple[tuple[str, float], ...]) -> Iterator[tuple[tuple[str, float], ...]]:
