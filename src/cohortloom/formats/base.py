@@ -31,7 +31,10 @@ __all__ = ["FORMATS", "Findings", "Format", "OnError", "find"]
 OnError = Literal["fail", "drop", "keep"]
 
 #: Problems with a file as such; if there are no others, the error is a FileFormatError.
-FILE_CODES = {"no-file", "unreadable-file", "not-text", "empty-file", "outside-folder", "foreign-file", "ragged-rows"}
+FILE_CODES = {
+    *("no-file", "unreadable-file", "cut-file", "not-text", "empty-file", "outside-folder", "foreign-file"),
+    "ragged-rows",
+}
 
 
 @dataclass(frozen=True)

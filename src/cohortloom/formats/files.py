@@ -6,7 +6,6 @@ never passed on, as they quote cells.
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from cohortloom.formats.base import Findings
 from cohortloom.formats.check import ROW
 from cohortloom.schema import Source
 from cohortloom.schema.profile import with_points
+from cohortloom.schema.text_files import content, decoded, is_cut, said_separator
 
 __all__ = ["collect", "locate", "parquet", "scan"]
 
@@ -62,6 +62,9 @@ def scan(files: list[Path], source: Source, where: str, findings: Findings) -> p
         part = _guard(lambda file=file: _scan_one(file, source), place, findings)
         if part is not None and (file.name.endswith(".parquet") or _header_is_sound(part, source, place, findings)):
             parts.append(part)
+            if is_cut(file, source.separator):
+                fix = "Fetch or write the file again, or delete its last row."
+                findings.stop("cut-file", place, "ends in the middle of its last row", fix)
     if len(findings.problems) > before or not parts:
         return None
     names = parts[0].collect_schema().names()
@@ -105,13 +108,12 @@ def _scan_one(file: Path, source: Source) -> pl.LazyFrame:
         frame.collect_schema()
         return frame
     options = {"separator": source.separator, "infer_schema": False, "glob": False}
+    options |= {"skip_lines": 1} if said_separator(file) else {}
     if source.encoding.lower().replace("-", "") == "utf8":
         frame = pl.scan_csv(file, **options)
     else:  # polars reads UTF-8 only
-        content = file.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         options.pop("glob")
-        frame = pl.read_csv(content.decode(source.encoding).encode(), **options).lazy()
+        frame = pl.read_csv(decoded(content(file), source.encoding).encode(), **options).lazy()
     frame.collect_schema()
     return frame.with_columns(with_points(pl.all())) if source.decimal == "," else frame
 

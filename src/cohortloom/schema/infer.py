@@ -27,6 +27,7 @@ from cohortloom.schema.links import (
     find_time,
     find_visit,
     idlike,
+    part_words,
     said_once,
     same_at_visit,
 )
@@ -150,11 +151,15 @@ class _Drafter:
                 fix = "Save the records as NPZ, EDF or WFDB (one file each), or as a text file with one record per row."
             raise FileFormatError("", [Problem("no-subject", self.name, what, fix)])
         self.lookups = [s for s in self.sheets if not s.subject]
+        for sheet in self.patients:
+            sheet.without_copies()
         visits = find_visit(self.patients) or find_numbered(self.patients)
         self.head += [
             _WARNING,
             said[:1].upper() + said[1:] + ".",
             *([visits + "."] if visits else []),
+            *(f"LOOK HERE: {s.file} ends within its last row; fetch it again." for s in self.sheets if s.broken),
+            *(_copied(s) for s in self.patients if s.copies),
         ]
         self._roles()
         clock = self._clock()
@@ -194,6 +199,8 @@ class _Drafter:
                 find_codes(sheet)
             if sheet.role != "static":
                 find_time(sheet)
+            if not sheet.value:
+                part_words(sheet)
         if any(s.role == "visit" or s.visits for s in self.patients):
             return
         wide = []
@@ -290,6 +297,8 @@ class _Drafter:
             source["where"] = list(sheet.where)
             if any("exclude" in rule for rule in sheet.where):
                 said += " Rows that repeat the header or hold totals are passed over."
+        if sheet.copies:
+            source["repeated"] = True
         self.sheet_of[name] = sheet
         table: dict[str, Any] = {"role": role}
         if sheet.visit and role == "visit":
@@ -693,6 +702,11 @@ GENERAL = MARKS
 
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
+
+
+def _copied(sheet: Sheet) -> str:
+    n = f"{_round(sheet.copies)} row{'s' * (sheet.copies > 1)} of {sheet.file} {'are' if sheet.copies > 1 else 'is'}"
+    return f"{n} an exact copy of another; one of each patient is read (repeated = true)."
 
 
 def _strangers(other: Sheet, theirs: pl.Series, sheet: Sheet, known: pl.Series, n: int) -> str:

@@ -98,6 +98,11 @@ _VALUE = re.compile(
 )
 
 
+#: Numbers under these names name things, whatever words stand beside them.
+_NAMES = re.compile(
+    r"(^|_)(code|id|no|nr|ward|room|bed|unit|site|cent(er|re)|group|type|class|stage|grade|version)(_|$)"
+)
+MANY = 10
 _UNIT = r"(value)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)"
 
 
@@ -334,6 +339,19 @@ def find_codes(sheet: Sheet) -> None:
             sheet.unit = name
     if sheet.unit is None and sheet.value:
         sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
+
+
+def part_words(sheet: Sheet) -> None:
+    """Take columns of many numbers and a few words (12.5, negative) for two columns each, numbers and words."""
+    for name, p in list(sheet.profiles.items()):
+        if p.kind != "text" or name in (sheet.subject, sheet.visit, sheet.time, sheet.code, *sheet.mixed):
+            continue
+        number = p.values.select(number_in(pl.col("value")).is_not_null()).to_series()
+        numbers, words = p.values.filter(number), p.values["value"].filter(~number)
+        named = words.len() and words.len() <= 12 and not words.str.contains(r"\d").any()
+        plain = not numbers["value"].str.contains(r"^0\d").any() and not _NAMES.search(snake(name))
+        if named and plain and numbers.height >= MANY and _share_of_numbers(p) > 0.5:
+            sheet.split(name)
 
 
 def _share_of_numbers(p: Profile) -> float:

@@ -35,6 +35,12 @@ __all__ = [
 MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?", ".", "<NA>", "n.a.", "N.A.", "#N/A", "#NV", "NaT")
 MARKS = (*MARKS, "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "\\N", "(null)", "k.A.", "k. A.")
 NUMBER_MARKS = ("None", "none", "-", "--", "unknown", "Unknown", "UNK", "missing", "Missing", "nd", "ND", "*")
+#: Words of a device or laboratory for a number that is not there.
+NO_NUMBER = (
+    r"(?i)^(err(or)?|fail(ed|ure)?|invalid|pending|refused|declined|clotted|unable|un(obtain|read)able|n/?[adm]|"
+    r"(not|no|in)[ _-]?(done|avail\w*|measur\w*|known|recorded|performed|tested|applicable|evaluable|sample|result|"
+    r"data|sufficient.*)|h(a?e)molyz?s?ed|nicht .*|fehlt|fehler|ausstehend|folgt|hämolytisch)$"
+)
 #: How laboratories write a value beyond what they can measure: <5.
 LIMIT = r"^[<>≤≥]=?\s*"
 _SIGNED = (
@@ -161,7 +167,7 @@ def profile(series: pl.Series) -> Profile:
     bad = counts.filter(pl.col("number").is_null())
     numeric = bad.is_empty() or (
         bad["count"].sum() <= 0.3 * counts["count"].sum()
-        and (bad["value"].is_in(NUMBER_MARKS).all() or (bad.height <= 5 and bad["count"].sum() <= few(rows)))
+        and (_mean_missing(bad["value"]) or (bad.height <= 5 and bad["count"].sum() <= few(rows)))
         and bad.height < counts.height / 2
     )
     if numeric and (typed or not _is_padded(counts)):
@@ -179,6 +185,10 @@ def profile(series: pl.Series) -> Profile:
     return Profile(name, "text", rows, rows - int(counts["count"].sum()), counts.height, counts, marks)
 
 
+def _mean_missing(words: pl.Series) -> bool:
+    return (words.is_in(NUMBER_MARKS) | words.str.contains(NO_NUMBER)).all()
+
+
 def number_in(text: pl.Expr) -> pl.Expr:
     """The number in a cell with signs around it (<5, 1,234, 12 %, $3.50, (3.50) for -3.50); else null."""
     number = text.str.extract(_SIGNED, 2).str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
@@ -193,6 +203,8 @@ def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
     """
     value = pl.col("value")
     cells = counts.filter(pl.col("number").is_null() & ~value.is_in([*MARKS, *NUMBER_MARKS]))
+    if counts["number"].null_count() < 0.5 * counts.height:  # words beside numbers are not asked for signs
+        cells = cells.filter(value.str.contains(r"\d"))
     read = cells.select(number_in(value).is_not_null()).to_series()
     if not read.any() or read.mean() < 0.9:  # type: ignore[operator]
         return counts, ""

@@ -19,6 +19,7 @@ import polars.selectors as cs
 
 from cohortloom.errors import FileFormatError, Problem, SettingsError
 from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, bare, number_in, profile, snake, with_points
+from cohortloom.schema.text_files import BOTH, content, decoded, is_cut, said_separator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,12 +60,23 @@ class Sheet:
     mixed: dict[str, str] = field(default_factory=dict)
     virtual: dict[str, str] = field(default_factory=dict)
     again: dict[str, str] = field(default_factory=dict)
+    broken: bool = False
+    copies: int = 0
 
     def ids(self, column: str) -> pl.Series:
         """Values of an id column as text, without the .0 that floats leave."""
         if column not in self.keys:
             self.keys[column] = ids(self.frame[column])
         return self.keys[column]
+
+    def without_copies(self) -> None:
+        """One row per patient, where a table would have it but for rows that are exact copies of others."""
+        kept = self.frame.unique(maintain_order=True)
+        copies = self.frame.height - kept.height
+        if not copies or 5 * copies > self.frame.height or kept[self.subject or ""].n_unique() < kept.height:
+            return
+        self.frame, self.copies, self.keys = kept, copies, {}
+        self.profiles = {c: profile(kept[c]) for c in kept.columns}
 
     def split(self, column: str) -> None:
         """Take a column of numbers and words for two: the numbers under its name, and the words."""
@@ -121,9 +133,10 @@ def read_sheets(source: str | Path | Sequence[str | Path]) -> list[Sheet]:
             short = path.name
             for suffix in SUFFIXES:
                 short = short.removesuffix(suffix)
-            frame, passed = _without_headers(frame)
+            broken = is_cut(path, separator)
+            frame, passed = _without_headers(frame.head(frame.height - broken))
             sheet = sheet_of(short, label, frame, separator, encoding)
-            sheet.where = passed
+            sheet.where, sheet.broken = passed, broken
             sheets += _kinds(sheet)
     if problems:
         raise FileFormatError("no schema can be drafted from these files", problems)
@@ -138,26 +151,30 @@ def _open(path: Path) -> tuple[pl.DataFrame, str, str]:
     if path.name.endswith(".parquet"):
         return pl.scan_parquet(path).head(MAX_ROWS + 1).collect(), ",", "utf8"
     encoding = _wide_encoding(path)
-    separator = "\t" if ".tsv" in path.name else _separator(path, encoding)
+    said = said_separator(path)
+    separator = said or ("\t" if ".tsv" in path.name else _separator(path, encoding))
     options: dict[str, Any] = {"separator": separator, "infer_schema": False, "n_rows": MAX_ROWS + 1}
+    options |= {"skip_lines": 1} if said else {}
     if encoding != "utf8":
-        return pl.read_csv(_content(path).decode(encoding).encode(), **options), separator, encoding
+        return pl.read_csv(decoded(content(path), encoding).encode(), **options), separator, encoding
     frame, encoding = pl.read_csv(path, encoding="utf8-lossy", **options), "utf8"
     odd = pl.all().cast(pl.String).str.contains("\ufffd", literal=True).any()
     if any("\ufffd" in name for name in frame.columns) or any(frame.select(odd).row(0) if frame.width else ()):
-        content = _content(path)
-        for encoding in ("cp1252", "latin1"):  # what spreadsheets of western hospitals write
+        found = content(path)
+        for encoding in _encodings(found):
             try:
-                frame = pl.read_csv(content.decode(encoding).encode(), **options)
+                frame = pl.read_csv(decoded(found, encoding).encode(), **options)
                 break
             except UnicodeDecodeError:
                 continue
     return frame, separator, encoding
 
 
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+def _encodings(found: bytes) -> tuple[str, ...]:
+    """What spreadsheets of western hospitals write, lines of UTF-8 among it or not."""
+    lines = found.splitlines()
+    mixed = any(len(line.decode("utf8", "ignore").encode()) == len(line) for line in lines if not line.isascii())
+    return (BOTH, "cp1252", "latin1") if mixed else ("cp1252", "latin1")
 
 
 def _opened(path: Path, mode: str, **options: str) -> IO[Any]:
