@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cohortloom.errors import SamplingError, SchemaError, SettingsError
 from cohortloom.rules import check
+from cohortloom.schema import Number, Schema, Table, Timestamp
 from cohortloom.schema.text import parse_schema, read_schema
 from cohortloom.simulation import simulate, simulate_with_truth
 
@@ -313,3 +314,18 @@ def test_a_rule_that_no_draw_keeps_is_named():
     text = CHILDREN + '[[rules]]\nkind = "range"\ncolumn = "patients.gestational_age"\nlow = 42.5\nhigh = 42.6\n'
     with pytest.raises(SamplingError, match=r"patients.gestational_age.*rows"):
         simulate(parse_schema(text), 20, seed=1)
+
+
+def test_a_date_of_death_that_everyone_has_is_the_end_of_follow_up():
+    schema = Schema(
+        name="deaths",
+        clock="timestamp",
+        tables={
+            "death": Table(role="static", columns={"death_date": Timestamp(granularity="day", missing=False)}),
+            "visits": Table(role="visit", columns={"x": Number(unit="1", low=0, high=9)}),
+        },
+    )
+    cohort = simulate(schema, 300, seed=0)
+    last = cohort.tables["visits"].group_by("subject_id").agg(pl.col("time").max().dt.truncate("1d"))
+    both = cohort.tables["death"].join(last, on="subject_id")
+    assert both.height == 300 and (both["death_date"] >= both["time"]).all()

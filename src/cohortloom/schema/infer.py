@@ -19,6 +19,7 @@ import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
+from cohortloom.schema.infer_life import add_life
 from cohortloom.schema.links import (
     constant_share,
     find_codes,
@@ -181,7 +182,9 @@ class _Drafter:
             if re.fullmatch(r"sex|gender|race|ethnicity|age_group", c) and k["kind"] in ("category", "ordinal")
         ]
         data |= {"subgroups": groups} if groups else {}
-        return data | {"tables": self.tables, **extra}
+        data |= {"tables": self.tables, **extra}
+        add_life(data, self.sheet_of, self.notes)
+        return data
 
     def written(self, data: dict[str, Any]) -> Draft:
         text = to_toml(data, self.notes, "\n".join(self.head))

@@ -321,7 +321,7 @@ def _guess(schema: Schema, table: str, column: str) -> str | None:
         if spec.kind == "timestamp":
             for pattern, word in (
                 ("birth|dob", "birth"),
-                ("death|died|dod|deceased", "death"),
+                ("death|died|dod|deceased", "death" if spec.missing else "end"),  # a table of those who died
                 ("end|last|censor|exit", "end"),
                 ("first|start|admi|enrol|random|diagnos|index|baseline|inclu|entry|onset", "start"),
             ):

@@ -1,0 +1,65 @@
+"""Drafts say how long patients are followed and how often they come: simulated ones do as those in the files."""
+
+import datetime as dt
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom.cohort import Cohort
+from cohortloom.schema.infer import Draft, infer_schema
+from cohortloom.simulation import simulate
+
+
+def frames(gap: dt.timedelta, mean_visits: float, n: int = 80) -> dict[str, pl.DataFrame]:
+    """Patients seen every `gap`, some longer than others, from 2010 to 2012; half a drug a visit, of two."""
+    rng = np.random.default_rng(0)
+    seen = np.repeat(np.arange(n), 1 + rng.poisson(mean_visits - 1, n))
+    place = np.concatenate([np.arange(k) for k in np.bincount(seen)])
+    start = dt.datetime(2010, 1, 1) + rng.integers(0, 700, n) * dt.timedelta(days=1)
+    jitter = rng.uniform(0, 0.1, len(seen))
+    when = [start[i] + float(k + j) * gap for i, k, j in zip(seen, place, jitter)]
+    visits = pl.DataFrame({"patient_id": seen, "charted": when, "pulse": rng.integers(50, 120, len(seen))})
+    visits = visits.with_columns(pl.Series("weight", rng.normal(70, 9, len(seen)).round(1)), lactate=pl.lit(1.5))
+    visits = visits.with_columns(
+        pl.when(pl.Series(rng.random(len(seen)) < 0.3)).then(pl.col("pulse") / 50).alias("lactate")
+    )
+    taken = np.flatnonzero(rng.random(len(seen)) < 0.5)
+    drug = np.where(rng.random(len(taken)) < 0.8, "aspirin", "heparin")
+    drugs = pl.DataFrame({"patient_id": seen[taken], "given_at": [when[i] for i in taken], "drug": drug})
+    people = pl.DataFrame({"patient_id": np.arange(n), "sex": rng.choice(["F", "M"], n)})
+    return {"people": people, "visits": visits, "drugs": drugs}
+
+
+def spacing(cohort: Cohort) -> tuple[float, float, float]:
+    """Visits per patient, median gap [h], drugs per visit."""
+    visits = cohort.tables["visits"].sort("subject_id", "time")
+    gap = visits.select(pl.col("time").diff().over("subject_id").dt.total_seconds()).to_series().drop_nulls()
+    return visits.height / cohort.n_subjects, float(gap.median()) / 3600, cohort.tables["drugs"].height / visits.height  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("gap", "visits"), [(dt.timedelta(hours=1), 30), (dt.timedelta(days=91), 6)])
+def test_simulated_visits_come_as_often_as_those_in_the_files(gap, visits):
+    draft = infer_schema(frames(gap, visits), name="mine")
+    many, median, drugs = spacing(simulate(draft.schema, 400, seed=1))
+    assert many == pytest.approx(visits, rel=0.15)
+    assert median == pytest.approx(gap.total_seconds() / 3600, rel=0.15)
+    assert drugs == pytest.approx(0.5, abs=0.1)
+
+
+def test_enrolment_codes_and_empty_cells_are_those_of_the_files():
+    cohort = simulate(infer_schema(frames(dt.timedelta(days=91), 6), name="mine").schema, 400, seed=1)
+    first = cohort.tables["visits"].group_by("subject_id").agg(pl.col("time").min())["time"]
+    assert dt.datetime(2010, 1, 1) <= first.min() and first.max() < dt.datetime(2012, 1, 1)  # type: ignore[operator]
+    assert (cohort.tables["drugs"]["drug"] == "aspirin").mean() == pytest.approx(0.8, abs=0.05)
+    assert cohort.tables["visits"]["lactate"].is_null().mean() == pytest.approx(0.7, abs=0.05)
+
+
+def test_dates_of_patients_are_not_in_the_draft():
+    draft: Draft = infer_schema(frames(dt.timedelta(days=91), 6), name="mine")
+    follow = draft.schema.simulation.follow_up  # type: ignore[union-attr]
+    assert (follow.opens, follow.closes) == ("2010-01-01", "2011-12-31")  # whole months
+
+
+def test_too_few_patients_say_nothing_of_follow_up():
+    assert infer_schema(frames(dt.timedelta(days=91), 6, n=4), name="mine").schema.simulation is None
