@@ -413,3 +413,41 @@ def test_laws_of_five_hundred_columns_take_seconds():
     laws = find_derived(columns, {}, np.arange(60))
     assert [(law.path, law.terms) for law in laws] == [("p.c499", (("p.c10", 1.0), ("p.c20", 1.0)))]
     assert time.process_time() - began < 20
+
+
+def test_the_day_of_study_in_rows_of_events_follows_from_their_date():
+    # SDTM: day 1 is the reference date, the day before it day -1; unknown where the date is only a month
+    rng = np.random.default_rng(0)
+    n, each = 60, 6
+    start = [dt.datetime(2020, 1, 1) + int(k) * DAY for k in rng.integers(0, 300, n)]
+    owner = np.repeat(np.arange(n), each)
+    after = np.sort(rng.integers(-20, 90, n * each).reshape(n, each), axis=1).ravel()
+    day = np.where(after >= 0, after + 1, after)
+    known = rng.random(len(after)) > 0.15
+    schema = Schema(
+        name="trial",
+        tables={
+            "patients": Table(role="static", columns={"reference": Timestamp(granularity="day", missing=False)}),
+            "events": Table(
+                role="event", columns={"day": Number(unit="d", decimals=0), "x": Number(unit="1", decimals=1)}
+            ),
+        },
+    )
+    tables = {
+        "patients": pl.DataFrame({"subject_id": np.arange(n), "reference": start}),
+        "events": pl.DataFrame(
+            {
+                "subject_id": owner,
+                "time": [start[i] + int(k) * DAY for i, k in zip(owner, after)],
+                "day": [int(d) if k else None for d, k in zip(day, known)],
+                "x": rng.normal(size=len(owner)).round(1),
+            }
+        ),
+    }
+    from cohortloom.generators import create
+
+    drawn = create("columnar-ar").fit(Cohort.build(schema, tables), seed=0).sample(100, seed=1)
+    rows = drawn.tables["events"].join(drawn.tables["patients"], on="subject_id").drop_nulls("day")
+    off = (rows["time"].dt.truncate("1d") - rows["reference"].dt.truncate("1d")).dt.total_days()
+    assert rows.height > 100 and (rows["day"] == off + (off >= 0).cast(pl.Int64)).all()
+    assert 0.05 < drawn.tables["events"]["day"].is_null().mean() < 0.3

@@ -187,7 +187,7 @@ class Codec:
                     counts[feature.name] = QuantileTransform.fit(
                         values, k_min, decimals=feature.decimals, low=0.0, high=feature.high, subject=owner
                     )
-        laws = [law for name in schema.events for law in event_laws(schema, name, cohort.tables[name])]
+        laws = [law for name in schema.events for law in event_laws(schema, name, cohort.tables)]
         return replace(self, folds=tuple(folds), counts=counts, notes=notes, derived=(*self.derived, *laws))
 
     # -- features ------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class Codec:
             visits = tables[self.schema.visit_table] = self._decode_visits(
                 encoded.sequence, steps, ids, {n: f.to_dict() for n, f in tables.items() if n not in self.absent}, rng
             )
-        tables |= self._decode_events(encoded, steps, visits, ids, rng)
+        tables |= self._decode_events(encoded, steps, visits, tables, ids, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
 
     def step_times(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> np.ndarray:
@@ -396,7 +396,13 @@ class Codec:
         return pl.DataFrame(frames[name])
 
     def _decode_events(
-        self, encoded: Encoded, steps: Steps, visits: pl.DataFrame | None, ids: np.ndarray, rng: Rng
+        self,
+        encoded: Encoded,
+        steps: Steps,
+        visits: pl.DataFrame | None,
+        statics: dict[str, pl.DataFrame],
+        ids: np.ndarray,
+        rng: Rng,
     ) -> dict[str, pl.DataFrame]:
         """The event tables whose features the arrays hold."""
         tables, ends = {}, self._ends(visits)
@@ -417,7 +423,7 @@ class Codec:
             )  # fmt: skip
             laws = tuple(law for law in self.derived if law.path.partition(".")[0] == fold.table)
             draw = rng.child("laws", fold.table).numpy
-            tables[fold.table] = with_laws(self.schema, laws, fold.table, rows, draw) if laws else rows
+            tables[fold.table] = with_laws(self.schema, laws, fold.table, rows, statics, draw) if laws else rows
         return tables
 
     def _about_patients(self, part: StaticArrays | None, n: int) -> np.ndarray:

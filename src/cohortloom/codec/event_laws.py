@@ -1,4 +1,5 @@
-"""What columns of an event table say of each other in one row: a claim's parts and its sum, a dose and a total.
+"""What columns of an event table say of each other in one row: a claim's parts and its sum, a dose and a total; and
+what its time says with the dates of the patient: day of the study, age at the event.
 
 The laws are those of `derived` and `labels`, among the columns of one row. Cells of events are drawn in panels and
 courses, so nothing is left out of them: what follows is written over what was drawn, where there is a cell.
@@ -6,6 +7,7 @@ courses, so nothing is left out of them: what follows is written over what was d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,15 +23,15 @@ __all__ = ["event_laws", "with_laws"]
 _MOST_LEVELS, _ROWS = 200, 200_000
 
 
-def event_laws(schema: Schema, name: str, frame: pl.DataFrame) -> tuple[Derived, ...]:
-    """Laws among the columns of an event table's rows.
+def event_laws(schema: Schema, name: str, tables: Mapping[str, pl.DataFrame]) -> tuple[Derived, ...]:
+    """Laws among the columns of an event table's rows, and dates of their patients.
 
     Args:
-        name: The table.
-        frame: Its rows; the first 200,000 are looked at.
+        name: The table; the first 200,000 of its rows are looked at.
+        tables: It, and the static tables.
     """
-    frame = frame.head(_ROWS)
-    columns, levels = _columns(schema, name, frame), _levels(schema, name, frame)
+    frame = tables[name].head(_ROWS)
+    columns, levels = _columns(schema, name, frame, tables), _levels(schema, name, frame)
     if frame.is_empty() or len(columns) + len(levels) < 2:
         return ()
     subject = frame["subject_id"].rank("dense").cast(pl.Int64).to_numpy()
@@ -45,9 +47,14 @@ def event_laws(schema: Schema, name: str, frame: pl.DataFrame) -> tuple[Derived,
 
 
 def with_laws(
-    schema: Schema, laws: tuple[Derived, ...], name: str, frame: pl.DataFrame, draw: np.random.Generator
+    schema: Schema,
+    laws: tuple[Derived, ...],
+    name: str,
+    frame: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    draw: np.random.Generator,
 ) -> pl.DataFrame:
-    """Rows in which the laws of their table hold."""
+    """Rows in which the laws of their table hold; `tables` holds the static ones, as far as they are drawn."""
     for law in laws:
         column = law.path.partition(".")[2]
         known = frame[column].is_not_null().to_numpy()
@@ -64,7 +71,9 @@ def with_laws(
             known &= place >= 0
         else:
             spec = schema.tables[name].columns[column]
-            values = {c.path: c.values for c in _columns(schema, name, frame)}
+            values = {c.path: c.values for c in _columns(schema, name, frame, tables)}
+            if any(path not in values for path, _ in law.terms):
+                continue
             numbers = law.near(values, values[law.path], draw)
             known &= np.isfinite(numbers)
             low = -np.inf if getattr(spec, "low", None) is None else spec.low  # type: ignore[union-attr]
@@ -77,10 +86,10 @@ def with_laws(
     return frame
 
 
-def _columns(schema: Schema, name: str, frame: pl.DataFrame) -> list[Column]:
-    found = []
+def _columns(schema: Schema, name: str, frame: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> list[Column]:
     table = schema.tables[name]
     dated = schema.clock != "order"
+    found = _dates(schema, frame, tables) if dated and table.timed and "time" in frame.columns else []
     if dated and table.timed and "time" in frame.columns:
         found.append(Column(f"{name}.time", True, _days(schema, frame["time"])))
     for column, spec in table.columns.items():
@@ -95,6 +104,19 @@ def _columns(schema: Schema, name: str, frame: pl.DataFrame) -> list[Column]:
         elif isinstance(spec, Flag) or (isinstance(spec, (Category, Ordinal)) and _are_numbers(spec.levels)):
             values = frame[column].cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
             found.append(Column(path, False, values, 1.0, ITEM))
+    return found
+
+
+def _dates(schema: Schema, frame: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> list[Column]:
+    """Dates of each row's patient."""
+    found = []
+    for name, table in schema.tables.items():
+        dates = [c for c, spec in table.columns.items() if isinstance(spec, Timestamp)]
+        if table.role != "static" or name not in tables or not dates:
+            continue
+        own = tables[name].select("subject_id", *dates).unique("subject_id", keep="first", maintain_order=True)
+        beside = frame.select("subject_id").join(own, on="subject_id", how="left", maintain_order="left")
+        found += [Column(f"{name}.{c}", True, _days(schema, beside[c])) for c in dates]
     return found
 
 
