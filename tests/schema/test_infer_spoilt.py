@@ -102,3 +102,12 @@ def test_numbers_words_and_a_lone_limit_become_two_columns(tmp_path):
     assert found["weight"].is_not_null().sum() == 90 and found["weight"].min() == 5
     assert found["weight_words"].is_not_null().sum() == 30
     assert found.filter(pl.col("weight").is_null() == pl.col("weight_words").is_null()).is_empty()
+
+
+def test_whole_numbers_of_a_place_of_service_name_places(tmp_path):
+    rows = [f"{row.rsplit(',', 1)[0]},{(11, 21, 23)[i % 3]}" for i, row in enumerate(visits())]
+    folder(tmp_path, patients(), rows)
+    file = tmp_path / "visits.csv"
+    file.write_text(file.read_text().replace("score", "place_of_service"))
+    draft = infer_schema(tmp_path, name="mine")
+    assert draft.schema.tables["visits"].columns["place_of_service"].kind == "category"

@@ -38,7 +38,8 @@ _IDS = re.compile(
 )
 #: Names of codes, whatever they are written in.
 _CODED = re.compile(
-    r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$"
+    r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$|"
+    r"place_of_service|(^|_)(modality|modifier|speciali?ty|payer|plan|department|dept|ward|clinic|disposition)$"
 )
 _QUASI = re.compile(
     r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$|"
