@@ -147,6 +147,16 @@ def test_a_sharp_beat_is_as_sharp_in_the_beat_train():
     assert np.linalg.norm(back - x) < 0.03 * np.linalg.norm(x)
 
 
+def test_a_beat_cut_short_by_the_next_or_an_odd_one_leaves_no_step():
+    fs, flat = 100.0, torch.zeros(1, 1, 101)
+    flat[..., 35:] = 1.0  # high from R on, so that each following beat begins far below
+    place, real = torch.tensor([[50.0, 95.0, 140.0, 185.0]]), torch.ones(1, 4, dtype=torch.bool)
+    for odd in (torch.zeros_like(real), torch.tensor([[False, False, True, False]])):
+        out = render(flat, place, real, odd, 260, fs, fs, 0.35)[0, 0]
+        begins = [round(float(r) - 0.4 * 45) for r in place[0, 1:]]
+        assert min(float(out[b + 1] - out[b - 1]) for b in begins) > -0.5  # it was -1
+
+
 def test_rhythm_learns_alternation_and_pauses():
     # intervals alternate, and an odd beat (one in six) is followed by a long one
     draw = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
     bumps      exp(-(n - R_k)^2 / (2 s^2)) at every beat, and the same at odd beats only
     train      each normal beat's averaged shape, placed at its R peak: the record as it would be if all of its beats
-               were alike and there were no noise
+               were alike and there were no noise. Where the next beat begins before the last has ended, the jump decays
 
 A denoiser that sees them need not guess where beats are nor what this record's beats look like; it adds what is left.
 """
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 __all__ = ["bumps", "render"]
+
+#: Time in which a jump between beats decays [s].
+DECAY = 0.05
 
 
 def bumps(
@@ -59,8 +62,24 @@ def render(
     owner = torch.searchsorted(starts.contiguous(), n, right=True) - 1
     first = owner.clamp(min=0)
     r = torch.where(real.any(dim=1, keepdim=True), far.gather(1, first), 0.0)
-    at = (n - r) / fs * rate + before * rate
-    last = template.shape[2] - 1
+    since = (n - r) / fs
+    shown = (owner >= 0) | (since >= -before)
+    shown = shown & real.any(dim=1, keepdim=True) & ~odd.gather(1, first)
+    wave = _at(template, since, rate, before) * shown[:, None]
+    # where a beat begins before the last has ended (a T wave cut short, an odd beat) the jump decays
+    use = (real & ~odd).to(place.dtype)[:, None]
+    ends = _at(template, (gap - lead)[:, 1:], rate, before) * use[:, :, :-1]
+    jump = (ends - _at(template, -lead, rate, before)[:, :, 1:] * use[:, :, 1:]) * real[:, None, 1:]
+    jump = torch.nn.functional.pad(jump, (1, 0)).gather(2, first[:, None].expand(-1, template.shape[1], -1))
+    late = ((n - starts.gather(1, first)) / fs).clamp(min=0)
+    return wave + jump * (torch.exp(-late / DECAY) * (owner >= 0))[:, None]
+
+
+def _at(
+    template: Float[Tensor, "record channel point"], since: Float[Tensor, "record time"], rate: float, before: float
+) -> Float[Tensor, "record channel time"]:
+    """The averaged beat at times since R [s]; beyond its ends the last value fades within .1 s."""
+    at, last = (since + before) * rate, template.shape[2] - 1
     i = at.floor().clamp(0, last - 1)
     u = (at - i).clamp(0, 1)[:, None]
     i = i.long()
@@ -71,9 +90,5 @@ def render(
 
     a, b, c, d = point(-1), point(0), point(1), point(2)
     wave = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
-    # beyond the template's end its last value fades within .1 s; before its start likewise
     beyond = torch.maximum(at - last, -at).clamp(min=0) / rate
-    fade = torch.exp(-0.5 * (beyond / 0.05).square())
-    shown = (owner >= 0) | ((at >= 0) & (owner < 0))
-    shown = shown & real.any(dim=1, keepdim=True) & ~odd.gather(1, first)
-    return wave * (fade * shown)[:, None]
+    return wave * torch.exp(-0.5 * (beyond / 0.05).square())[:, None]
