@@ -25,6 +25,7 @@ fidelity --cohorts pbc heart_failure mimic_iv_demo nafld cgd pbc_baseline diabet
 fidelity --cohorts pbc --generators columnar-ar --seeds 2 3 --fast --more
 fidelity --cohorts pbc mimic_iv_demo icu_48h diabetes_encounters --generators bootstrap independent --seeds 1 --fast \
 --patients icu_48h=1500 diabetes_encounters=20000 --out benchmarks/results/anchors.json
+choosing --cohorts icu_48h heart_failure mimic_iv_demo --seeds 1 --draws 2
 peers --fast --cohorts pbc --seconds 25 --seeds 1 2 3 --generators bootstrap independent event-transformer {PEERS}
 peers --fast --more --cohorts pbc --seconds 25 --seeds 1 --generators sdv-par
 peers --fast --more --cohorts pbc --seconds 1 --seeds 1 2 3 --generators columnar-ar:members=1
@@ -47,7 +48,8 @@ signals --only mitdb-beats --records 400 --steps 1500 --batch 32 \
 signals --only mitdb --records 160 --steps 600 --families gaussian simulator neurokit2 signal-diffusion
 signals --only 12-lead --records 60 --steps 600 --families bootstrap gaussian simulator
 signals --only 12-lead --records 60 --steps 600 --seeds 0 1 2 --families neurokit2 signal-diffusion
-signals --only af2017 --records 200 --steps 600 --families bootstrap gaussian simulator neurokit2 signal-diffusion
+signals --only af2017 --records 200 --steps 600 --families gaussian simulator neurokit2
+signals --only af2017 --records 200 --steps 600 --seeds 0 1 2 --families bootstrap signal-diffusion
 signals --only bonn-eeg --records 250 --steps 800 --families bootstrap gaussian signal-diffusion
 signals --only eeg-64 --records 200 --steps 300 --families signal-diffusion
 signals --only eeg-64 --records 200 --steps 800 --families "signal-diffusion, latent 2" "coded, latent 2"

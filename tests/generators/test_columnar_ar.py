@@ -128,7 +128,7 @@ def _no_start_and_no_gradient(monkeypatch):
 )
 def test_a_broken_part_is_noticed(real, monkeypatch, fault, fact):
     fault(monkeypatch)
-    broken = model(members=1, training={"steps": 250}).fit(real, seed=0)
+    broken = model(members=1, candidates=1, training={"steps": 250}).fit(real, seed=0)
     assert fact in missed(real, broken.sample(1_000, seed=1))
 
 

@@ -53,7 +53,11 @@ def short_last_gaps(spanned: bool | None, monkeypatch: pytest.MonkeyPatch) -> fl
     """Share of last gaps shorter than any planned one."""
     if spanned is not None:
         monkeypatch.setattr(columnar_encoding, "make_up", lambda seq: spanned)
-    drawn = create("columnar-ar", members=1, training={"steps": 150}).fit(planned(200, 0), seed=0).sample(500, seed=1)
+    drawn = (
+        create("columnar-ar", members=1, candidates=1, training={"steps": 150})
+        .fit(planned(200, 0), seed=0)
+        .sample(500, seed=1)
+    )
     return gaps_of(drawn).filter("last").select((pl.col("gap") < 137).mean()).item()
 
 
@@ -67,7 +71,7 @@ def test_as_the_rest_of_a_span_it_gathers_the_errors_of_all_others(monkeypatch):
 
 def test_gaps_end_with_follow_up_and_the_number_of_visits_is_kept():
     real = planned(300, 0)
-    fitted = create("columnar-ar", members=1, training={"steps": 150}).fit(real, seed=0)
+    fitted = create("columnar-ar", members=1, candidates=1, training={"steps": 150}).fit(real, seed=0)
     assert not fitted.net_.alphabet.spanned and fitted.net_.alphabet.bounds == [(0, -1)]
     drawn = fitted.sample(600, seed=1)
     ends = drawn.tables["v"].group_by("subject_id").agg(pl.col("time").max().dt.total_days(), pl.len())
@@ -80,7 +84,9 @@ def test_gaps_end_with_follow_up_and_the_number_of_visits_is_kept():
 def test_probabilities_of_all_gaps_sum_to_one():
     rng = np.random.default_rng(0)
     gaps = [[0, *rng.integers(1, 4, k - 1)] if k else [] for k in rng.integers(0, 4, 300)]
-    fitted = create("columnar-ar", members=1, training={"steps": 100}).fit(cohort(gaps, [0] * 300), seed=0)
+    fitted = create("columnar-ar", members=1, candidates=1, training={"steps": 100}).fit(
+        cohort(gaps, [0] * 300), seed=0
+    )
     assert not fitted.net_.alphabet.spanned and fitted.net_.alphabet.gap is not None
     everyone = [[], [0], *([0, *more] for k in (1, 2) for more in product((1, 2, 3), repeat=k))]
     every = [(g, ill) for g in everyone for ill in product((False, True), repeat=len(g))]

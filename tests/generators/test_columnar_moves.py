@@ -43,7 +43,7 @@ def together(monkeypatch: pytest.MonkeyPatch, *, levels_only: bool) -> float:
     """Correlation of the drawn moves of both columns (real: .85), away from the coarse ends of the scale."""
     if levels_only:
         monkeypatch.setattr(columnar_encoding.Alphabet, "_scales", lambda self, block: ())
-    drawn = create("columnar-ar", members=1).fit(moving(120, 0), seed=0).sample(4_000, seed=1)
+    drawn = create("columnar-ar", members=1, candidates=1).fit(moving(120, 0), seed=0).sample(4_000, seed=1)
     return within(drawn).filter(pl.col("weight").abs() < 1).select(pl.corr("weight_moved", "pulse_moved")).item()
 
 

@@ -63,7 +63,7 @@ def cohort(n: int = 4_000) -> Cohort:
 
 @pytest.fixture(scope="module")
 def fitted():
-    return create("columnar-ar", training={"steps": 120}).fit(cohort(), seed=0)
+    return create("columnar-ar", candidates=1, training={"steps": 120}).fit(cohort(), seed=0)
 
 
 def counts(frame: pl.DataFrame, column: str) -> dict:

@@ -307,7 +307,7 @@ def waves(n=100, steps=16, seed=0):
 
 def test_courses_that_spectra_are_taken_of_have_the_law_of_what_is_drawn():
     cohort = waves()
-    model = create("temporal-vae", spectral=0.1, width=16, training={"steps": 10}).fit(cohort, seed=0)
+    model = create("temporal-vae", candidates=1, spectral=0.1, width=16, training={"steps": 10}).fit(cohort, seed=0)
     net, n = model.net_, cohort.n_subjects
     batch = Courses.of(model.frame_, model.codec_.encode(cohort, rng=Rng(0))).batch(torch.arange(n), Rng(1).torch)
     free = torch.tensor([True, True])

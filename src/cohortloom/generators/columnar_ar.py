@@ -26,13 +26,14 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
 from cohortloom.generators.cells import observed_values, raw_values
+from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.columnar_continue import CANDIDATES, continue_visits, joined, lengthened
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_impute import fill
 from cohortloom.generators.columnar_sampling import Records, draw_records, log_likelihood
 from cohortloom.generators.columnar_training import ColumnarNets, Size, Tables, phases, size_of, subset_that_fits
 from cohortloom.generators.impute import Holes
-from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.rng import Rng
 from cohortloom.training.phase import Phase
@@ -46,7 +47,7 @@ HISTORY_BYTES = 2**27  # history features of candidates held at once while conti
 
 
 @dataclass(kw_only=True)
-class ColumnarAR(TorchGenerator):
+class ColumnarAR(ChoosingGenerator):
     """Statics, visit count, visits, gaps, values and missingness jointly, cell by cell. The default for records.
 
     Args:
@@ -54,6 +55,7 @@ class ColumnarAR(TorchGenerator):
         members: Networks that share the patients to draw, each stopped by other patients; None: 4 below 500 patients,
             else 1.
         temperature: Below 1 draws nearer to the typical patient, above 1 further away; 1 is the learned law.
+        candidates: Draws of a patient among which one is chosen (`ChoosingGenerator`).
         training: What is left at its default follows the number of patients.
     """
 

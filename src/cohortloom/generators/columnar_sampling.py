@@ -46,7 +46,7 @@ from cohortloom.nets.tokens import CONT
 
 __all__ = ["Fixed", "Members", "Records", "draw_records", "log_likelihood"]
 
-PARTICLES = 64
+PARTICLES = 256
 IMPOSSIBLE = -30.0
 
 

@@ -33,6 +33,7 @@ from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability, Run
+from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.event_encoding import (
     FEATURES,
     N_OWN,
@@ -48,7 +49,7 @@ from cohortloom.generators.event_imputing import fill
 from cohortloom.generators.event_sampling import Drawing, FirstVisit, draw_rest, draw_statics, draw_streams
 from cohortloom.generators.extend import NEVER, Prefix, with_new_visits
 from cohortloom.generators.impute import Holes, holes_of
-from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.event_transformer import EventTransformer, Sizes, StaticNet, recency
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training, hold_out
@@ -74,7 +75,7 @@ class EventNets(torch.nn.Module):
 
 
 @dataclass(kw_only=True)
-class EventTransformerGenerator(TorchGenerator):
+class EventTransformerGenerator(ChoosingGenerator):
     """Statics, then events one by one with their times and values, for streams of codes over many tables.
 
     Args:
@@ -83,6 +84,7 @@ class EventTransformerGenerator(TorchGenerator):
         window: Tokens it looks back.
         dropout: Share of hidden units left out in training.
         k_min: A code is kept if at least this many patients hold it.
+        candidates: Draws of a patient among which one is chosen (`ChoosingGenerator`); 1 as drawing is slow.
         training: What is left at its default follows the number of tokens.
     """
 
@@ -98,6 +100,7 @@ class EventTransformerGenerator(TorchGenerator):
     window: int = 256
     dropout: float = 0.1
     k_min: int = 5
+    candidates: int | None = 1
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
@@ -110,7 +113,7 @@ class EventTransformerGenerator(TorchGenerator):
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+    def _train(self, cohort: Cohort, rng: Rng, run: Run) -> None:
         self.codec_ = StreamCodec.fit(cohort, k_min=self.k_min)
         self._fit(self.codec_.encode(cohort, rng=rng.child("encode")), None, rng.child("model"), run)
 

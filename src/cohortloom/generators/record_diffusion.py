@@ -24,12 +24,13 @@ from cohortloom.diffusion.path import EDM
 from cohortloom.diffusion.sampler import SAMPLERS
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.record_courses import Courses, Fixed
 from cohortloom.generators.record_tensors import Records, cells_from, columns_of
 from cohortloom.generators.record_training import Size, batch, fit_gaussians, losses, size_of
-from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.record_cells import CellColumn
 from cohortloom.nets.record_denoiser import RecordDenoiser
 from cohortloom.rng import Rng
@@ -42,7 +43,7 @@ SCORE_DRAWS = 16
 
 
 @dataclass(kw_only=True)
-class RecordDiffusion(TorchGenerator):
+class RecordDiffusion(ChoosingGenerator):
     """Statics and visits by rectified flow (numbers) and masked diffusion (categories); imputes, conditions both ways.
 
     Args:
@@ -51,6 +52,7 @@ class RecordDiffusion(TorchGenerator):
         sampler: Solver of the flow.
         window: Longest course drawn at once [visits].
         given: Share of training records of which parts are given; more serves imputation, less plain drawing.
+        candidates: Draws of a patient among which one is chosen (`ChoosingGenerator`); 1 as drawing is slow.
         training: What is left at its default follows the number of patients.
     """
 
@@ -66,6 +68,7 @@ class RecordDiffusion(TorchGenerator):
     sampler: str = "dpm2m"
     window: int = 128
     given: float = 0.5
+    candidates: int | None = 1
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:

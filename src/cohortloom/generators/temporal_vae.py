@@ -27,13 +27,14 @@ from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
 from cohortloom.generators.cell_drawing import Fixed
 from cohortloom.generators.cells import observed_values, raw_values
+from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.temporal_vae_data import N_PAST, Courses, Frame, persistence_of, shapes_of
 from cohortloom.generators.temporal_vae_drawing import Drawer
 from cohortloom.generators.temporal_vae_posterior import Known, Visits, draw_known
 from cohortloom.generators.temporal_vae_training import net_of, phases, settle
-from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.columnar import ColumnShape
 from cohortloom.nets.latent_prior import importance_bound
 from cohortloom.nets.visit_vae import Latents, VisitVAE
@@ -46,7 +47,7 @@ SCORE_DRAWS = 16
 
 
 @dataclass(kw_only=True)
-class TemporalVAE(TorchGenerator):
+class TemporalVAE(ChoosingGenerator):
     """Statics and visits of a patient from one latent vector, drawn in one pass; can interpolate between patients.
 
     Args:
@@ -61,6 +62,7 @@ class TemporalVAE(TorchGenerator):
         spectral: Weight of a score of the short-time spectra of freely drawn courses (`nets.spectra`); only for courses
             of one length on a regular grid, with numbers that are always there.
         decomposed: Means of numbers are level, trend, season and rest; `history_` tells the share of each.
+        candidates: Draws of a patient among which one is chosen (`ChoosingGenerator`).
         training: What is left at its default follows the number of patients.
     """
 

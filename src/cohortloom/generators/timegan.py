@@ -30,13 +30,14 @@ import torch
 from cohortloom.codec.tensors import Encoded, Layout
 from cohortloom.errors import SettingsError
 from cohortloom.generators.base import Ability
+from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.timegan_imputing import fill
 from cohortloom.generators.timegan_original import original_phases
 from cohortloom.generators.timegan_records import Records, decoded, followed_by, measured, records
 from cohortloom.generators.timegan_sampling import continued, drawn_patients, evidence
 from cohortloom.generators.timegan_training import AUGMENTED, Recipe, phases, size_of
-from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.generators.torch_base import Shape
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.rng import Rng
 from cohortloom.training import Phase, hold_out
@@ -45,7 +46,7 @@ __all__ = ["TimeGAN"]
 
 
 @dataclass(kw_only=True)
-class TimeGAN(TorchGenerator):
+class TimeGAN(ChoosingGenerator):
     """Recurrent GAN of statics, visit count, gaps, values and missingness in the latents of a frozen autoencoder.
 
     Args:
@@ -65,6 +66,7 @@ class TimeGAN(TorchGenerator):
         freeze: Is the autoencoder frozen in the joint phase? Off for the ablation only.
         noise: Do recoveries draw (categories, missingness, observation noise)? Off for the ablation only.
         adversarial: Is there a joint phase?
+        candidates: Draws of a patient among which one is chosen (`ChoosingGenerator`).
     """
 
     name: ClassVar[str] = "timegan"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from cohortloom.schema.dates import few, layout_of, numbered
+from cohortloom.schema.dates import Layout, few, layout_of, numbered
 
 __all__ = [
     "LIMIT",

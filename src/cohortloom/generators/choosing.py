@@ -1,0 +1,114 @@
+"""Generators of records that choose each patient among several of their own draws.
+
+After training, drawn patients are compared with training patients (`density_ratio`). Where they are told apart,
+`sample` draws every patient several times and keeps one of them; elsewhere nothing changes. Likelihoods, continuations
+and filled cells are those of the model without the choice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cohortloom.cohort import Cohort
+from cohortloom.errors import FileFormatError, Problem, SettingsError
+from cohortloom.generators.base import Run
+from cohortloom.generators.condition import Condition
+from cohortloom.generators.density_ratio import FEWEST, MOST, DensityRatio, chosen
+from cohortloom.generators.torch_base import TorchGenerator
+from cohortloom.rng import Rng
+from cohortloom.schema import Schema
+from cohortloom.sharding import merge, plan
+
+__all__ = ["ChoosingGenerator"]
+
+SHARE = 1 / 6  # of a budget that is kept for the comparison,
+LEAST = 5.0  # where it is as long as this [s]
+
+
+@dataclass(kw_only=True)
+class ChoosingGenerator(TorchGenerator):
+    """A network whose patients are chosen among several draws.
+
+    Args:
+        candidates: Draws of a patient among which one is chosen, where drawn patients can be told from training
+            patients; None: 2 to 8, the more the better they can be told; 1: no comparison.
+    """
+
+    files: ClassVar[frozenset[str]] = TorchGenerator.files | {"density_ratio.safetensors"}
+
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates is not None and self.candidates < 1:
+            raise SettingsError(f"{self.name}: candidates must be at least 1.")
+
+    def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+        self.ratio_ = None
+        wanted = self.candidates != 1 and cohort.n_subjects >= FEWEST and not self.needs_given
+        if run.minutes is None or not wanted or 60 * run.minutes * SHARE < LEAST:
+            self._train(cohort, rng, run)
+            wanted = wanted and run.minutes is None
+        else:
+            began = time.monotonic()
+            self._train(cohort, rng, replace(run, minutes=(1 - SHARE) * run.minutes))
+            wanted = time.monotonic() - began < 60 * run.minutes
+        if wanted:
+            self.ratio_ = self._compared(cohort, rng.child("ratio"), run)
+
+    def _train(self, cohort: Cohort, rng: Rng, run: Run) -> None:
+        """Learn the model itself."""
+        super()._learn(cohort, rng, run)
+
+    def _compared(self, cohort: Cohort, rng: Rng, run: Run) -> DensityRatio | None:
+        """What tells drawn patients, as many as a few of the training patients twice, from these."""
+        if run.progress:
+            run.progress(1, 1, "compare")
+        n = min(cohort.n_subjects, MOST)
+        some = np.sort(rng.child("patients").numpy.permutation(cohort.n_subjects)[:n])
+        shards = plan(max(2 * n, 500), size=self.shard_size)
+        drawn = [self._make(s.ids, None, rng.child("shard", s.number), Condition()) for s in shards]
+        real = cohort.select(cohort.subjects.gather(some))
+        return DensityRatio.fit(real, merge(self.schema_, drawn), rng.child("fit"), candidates=self.candidates)
+
+    def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
+        if self.ratio_ is None:
+            return super()._make(ids, given, rng, condition)
+        make = super()._make
+        return chosen(
+            self.ratio_, ids, lambda k: make(ids, given, rng.child("candidate", k), condition), rng.child("choice")
+        )
+
+    @property
+    def notes(self) -> dict[str, int]:
+        ratio = getattr(self, "ratio_", None)
+        return super().notes if ratio is None else {**super().notes, "draws for each patient": ratio.candidates}
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        from safetensors.numpy import save_file
+
+        facts = super()._write(folder)
+        if self.ratio_ is None:
+            return facts
+        save_file(self.ratio_.trees.tensors(), folder / "density_ratio.safetensors")
+        return {**facts, "density_ratio": self.ratio_.facts()}
+
+    def _read(self, folder: Path, facts: Mapping[str, Any], schema: Schema) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        super()._read(folder, facts, schema)
+        self.ratio_, known = None, facts.get("density_ratio")
+        if known is None:
+            return
+        try:
+            self.ratio_ = DensityRatio.from_facts(known, load_file(folder / "density_ratio.safetensors"))
+        except (SafetensorError, OSError, TypeError, ValueError):
+            problem = Problem("trees", "density_ratio.safetensors", "does not fit the model", "Save the model again.")
+            raise FileFormatError("", [problem]) from None

@@ -1,0 +1,277 @@
+"""How much rarer a drawn patient is than a real one, told by boosted trees on patient summaries.
+
+A model of small factors (the next visit given the past) gathers errors over a whole course that no factor shows. A
+classifier that tells drawn from training patients by their summaries knows them: with as much weight on either side,
+
+    log p_real(x) / p_drawn(x) = log odds that x is real
+
+so choosing among a few draws of one patient with these odds (sampling importance resampling) moves the drawn law
+towards the real one in all that the classifier sees. The trees see training patients, so what they say is only trusted
+as far as it holds for patients they have not seen: their log odds are scaled by a logistic regression on the folds left
+out, and where these patients gain nothing there is no ratio.
+
+References:
+    Sugiyama, Suzuki, Kanamori (2012). Density Ratio Estimation in Machine Learning, chapter 4.
+    Rubin (1987). The SIR algorithm. JASA 82(398). Azadi et al. (2019). Discriminator rejection sampling.
+    arXiv:1810.06758. Deng et al. (2020). Residual energy-based models for text generation. arXiv:2004.11714.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cohortloom.cohort import Cohort
+from cohortloom.cohort.features import Vocabulary, patient_features
+from cohortloom.rng import Rng
+from cohortloom.sharding import merge
+
+__all__ = ["FEWEST", "DensityRatio", "Trees", "chosen"]
+
+FEWEST = 40  #: Patients below which nothing is learned.
+MOST = 2000  #: Training patients looked at, and half of the drawn ones.
+FOLDS = 5
+STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
+CANDIDATES = 8  #: The most that is drawn for one patient.
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Regression trees in arrays; node 0 is the root, a leaf is its own child.
+
+    Args:
+        feature: Feature a node looks at [tree node].
+        threshold: Up to which value it sends to the left [tree node].
+        left, right: Child nodes [tree node].
+        missing_left: Where missing values go [tree node].
+        value: What a leaf says [tree node].
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    missing_left: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def of(cls, model: Any, features: np.ndarray) -> Trees:
+        """Those of a fitted HistGradientBoostingClassifier.
+
+        Args:
+            model: Two classes, numbers only.
+            features: What its columns are called here [column].
+        """
+        nodes = [tree.nodes for stage in model._predictors for tree in stage]
+        most = 2 * model.max_leaf_nodes - 1
+        shape = (len(nodes), most)
+        out = cls(
+            np.zeros(shape, np.int64), np.zeros(shape), np.tile(np.arange(most), (len(nodes), 1)),
+            np.tile(np.arange(most), (len(nodes), 1)), np.zeros(shape, bool), np.zeros(shape),
+        )  # fmt: skip
+        for i, tree in enumerate(nodes):
+            inner = np.flatnonzero(tree["is_leaf"] == 0)
+            out.feature[i, inner] = features[tree["feature_idx"][inner]]
+            out.threshold[i, inner] = tree["num_threshold"][inner]
+            out.left[i, inner], out.right[i, inner] = tree["left"][inner], tree["right"][inner]
+            out.missing_left[i, inner] = tree["missing_go_to_left"][inner] != 0
+            out.value[i, : len(tree)] = np.where(tree["is_leaf"] != 0, tree["value"], 0.0)
+        return out
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Sum of all trees [row] at features [row feature]."""
+        parts = np.array_split(x, max(1, -(-len(x) // 512)))
+        return np.concatenate([self.each(part).sum(axis=1) for part in parts])
+
+    def each(self, x: np.ndarray) -> np.ndarray:
+        """What every tree says [row tree]."""
+        row, tree = np.arange(len(x))[:, None], np.arange(len(self.value))
+        node = np.zeros((len(x), len(tree)), np.int64)
+        while True:
+            at = x[row, self.feature[tree, node]]
+            left = np.where(np.isnan(at), self.missing_left[tree, node], at <= self.threshold[tree, node])
+            below = np.where(left, self.left[tree, node], self.right[tree, node])
+            if (below == node).all():
+                return self.value[tree, node]
+            node = below
+
+    def first(self, n: int) -> Trees:
+        """The first of them."""
+        return Trees(**{name: array[:n] for name, array in vars(self).items()})
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {name: np.ascontiguousarray(array) for name, array in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class DensityRatio:
+    """log p_real / p_drawn of a patient, up to a constant.
+
+    Args:
+        trees: Of all folds.
+        names: The summaries they look at.
+        vocabulary: Levels that have summaries of their own, those of drawn patients.
+        slope: Of the log odds, from the folds left out.
+        candidates: Draws among which one is chosen.
+        auc: How well patients left out are told apart.
+    """
+
+    trees: Trees
+    names: tuple[str, ...]
+    vocabulary: Vocabulary
+    slope: float
+    candidates: int
+    auc: float
+
+    @classmethod
+    def fit(cls, real: Cohort, drawn: Cohort, rng: Rng, *, candidates: int | None = None) -> DensityRatio | None:
+        """Learn to tell drawn from real patients.
+
+        Args:
+            real: Training patients.
+            drawn: Patients of the model, about twice as many.
+            rng: Stream of folds and trees.
+            candidates: Draws to choose from; None: thrice the inverse of the share of draws that count once they are
+                weighted (effective sample size), 2 to `CANDIDATES`.
+
+        Returns:
+            None where patients left out are not told apart: their mean gain in log loss over a guess lies less than two
+            standard errors above 0.
+        """
+        vocabulary = Vocabulary.of([drawn])
+        parts = [patient_features(cohort, vocabulary) for cohort in (real, drawn)]
+        x = np.concatenate([part.values for part in parts])
+        y = np.repeat([0.0, 1.0], [len(part.values) for part in parts])
+        weight = np.where(y == 1, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+        fold = rng.child("folds").numpy.permutation(len(y)) % FOLDS
+        logit, trees = np.zeros((len(STAGES), len(y))), []
+        for k in range(FOLDS):
+            rest = fold != k
+            alive = _varied(x[rest])
+            if not len(alive):
+                return None
+            model = _boosting(rng.integer("fold", k), len(y))
+            trees.append(_fitted(model, x[rest][:, alive], y[rest], weight[rest], alive))
+            logit[:, ~rest] = np.cumsum(trees[-1].each(x[~rest]), axis=1)[:, np.array(STAGES) - 1].T
+        stages = [(*_calibrated(line, y, weight), line, n) for line, n in zip(logit, STAGES, strict=True)]
+        slope, gain, logit, n_trees = max(stages, key=lambda s: np.average(s[1], weights=weight))
+        error = np.sqrt(sum(gain[y == side].var() / max((y == side).sum(), 1) for side in (0, 1)) / 4)
+        if slope <= 0 or np.average(gain, weights=weight) < 2 * error:
+            return None
+        trees = [t.first(n_trees) for t in trees]
+        kept, whole = np.unique(np.concatenate([t.feature.ravel() for t in trees])), _joined(trees)
+        odds = np.exp(-slope * logit[y == 1])
+        share = odds.sum() ** 2 / (odds**2).sum() / len(odds)
+        return cls(
+            Trees(**{**vars(whole), "feature": np.searchsorted(kept, whole.feature)}),
+            tuple(parts[0].names[i] for i in kept),
+            vocabulary,
+            slope / FOLDS,
+            candidates or int(np.clip(np.ceil(3 / share), 2, CANDIDATES)),
+            _auc(logit, y),
+        )
+
+    def log_ratio(self, cohort: Cohort) -> np.ndarray:
+        """Of each patient, in the order of `cohort.subjects`, up to a constant [nat]."""
+        found = patient_features(cohort, self.vocabulary)
+        place = {name: i for i, name in enumerate(found.names)}
+        return -self.slope * self.trees(found.values[:, [place[name] for name in self.names]])
+
+    def facts(self) -> dict[str, Any]:
+        """All but the trees, as plain JSON."""
+        levels = {path: list(values) for path, values in self.vocabulary.levels.items()}
+        plain = {name: getattr(self, name) for name in ("slope", "candidates", "auc")}
+        return {"names": list(self.names), "levels": levels, **plain}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> DensityRatio:
+        """The reverse of `facts` and `Trees.tensors`.
+
+        Raises:
+            TypeError, ValueError: arrays that are no trees on these summaries.
+        """
+        trees, n = Trees(**tensors), len(facts["names"])
+        node = np.arange(trees.value.shape[1])
+        for child in (trees.left, trees.right):  # children come after their parent, so every path ends
+            if ((child < node) | (child >= len(node))).any():
+                raise ValueError("a node below itself")
+        if ((trees.feature < 0) | (trees.feature >= n)).any():
+            raise ValueError("no such summary")
+        levels = {path: tuple(values) for path, values in facts["levels"].items()}
+        plain = {name: facts[name] for name in ("slope", "candidates", "auc")}
+        return cls(trees=trees, names=tuple(facts["names"]), vocabulary=Vocabulary(levels), **plain)
+
+
+def chosen(ratio: DensityRatio, ids: np.ndarray, draw: Callable[[int], Cohort], rng: Rng) -> Cohort:
+    """One of several draws of each patient, with odds as the ratio says.
+
+    Args:
+        ratio: Of whom there is too little among drawn patients.
+        ids: Patients, ascending.
+        draw: Draws all of them for the k-th time.
+        rng: Stream of the choice.
+    """
+    best, pick, parts = np.full(len(ids), -np.inf), np.full(len(ids), -1), []
+    for k in range(ratio.candidates):
+        part = draw(k)
+        place = np.searchsorted(ids, part.subjects.to_numpy())
+        # the largest of log weights plus Gumbel noise is a draw in proportion to the weights
+        value = ratio.log_ratio(part) + rng.child(k).numpy.gumbel(size=len(ids))[place]
+        better = value > best[place]
+        best[place[better]], pick[place[better]] = value[better], k
+        parts.append(part.select(part.subjects.filter(pl.Series(better))))
+    kept = [part.select(ids[pick == k].tolist()) for k, part in enumerate(parts)]
+    return merge(kept[0].schema, kept)
+
+
+def _boosting(seed: int, n: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier  # heavy
+
+    many = n >= 4500
+    return HistGradientBoostingClassifier(
+        max_iter=STAGES[-1],
+        learning_rate=0.1 if many else 0.05,
+        max_leaf_nodes=16 if many else 8,
+        max_features=0.2 if many else 0.3,
+        min_samples_leaf=20,
+        l2_regularization=5.0,
+        max_bins=int(np.clip(n // 10, 8, 63)),  # no threshold lies between two single patients
+        early_stopping=False,
+        random_state=seed % 2**31,
+    )
+
+
+def _fitted(model: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray, features: np.ndarray) -> Trees:
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+    with threadpool_limits(1):
+        return Trees.of(model.fit(x, y, sample_weight=weight), features)
+
+
+def _varied(x: np.ndarray) -> np.ndarray:
+    """Columns with two values or more."""
+    known = np.isfinite(x)
+    return np.flatnonzero(np.where(known, x, -np.inf).max(0) > np.where(known, x, np.inf).min(0))
+
+
+def _joined(trees: list[Trees]) -> Trees:
+    return Trees(**{name: np.concatenate([getattr(t, name) for t in trees]) for name in vars(trees[0])})
+
+
+def _calibrated(logit: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
+    """Slope of a logistic regression on log odds of patients left out, and their gain in log loss [nat]."""
+    from sklearn.linear_model import LogisticRegression  # heavy
+
+    line = LogisticRegression(C=1e6).fit(logit[:, None], y, sample_weight=weight)
+    log_p = -np.logaddexp(0.0, np.where(y == 1, -1.0, 1.0) * line.decision_function(logit[:, None]))
+    return float(line.coef_[0, 0]), log_p + np.log(2.0)
+
+
+def _auc(score: np.ndarray, y: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score  # heavy
+
+    return float(roc_auc_score(y, score))

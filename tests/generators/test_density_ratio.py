@@ -1,0 +1,146 @@
+"""Choosing among draws by a density ratio: closed forms of two normals, and planted faults of a model."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cohortloom import rules
+from cohortloom.cohort import Cohort
+from cohortloom.errors import FileFormatError, SettingsError
+from cohortloom.generators import load
+from cohortloom.generators.columnar_ar import ColumnarAR
+from cohortloom.generators.density_ratio import DensityRatio, Trees, _boosting, chosen
+from cohortloom.rng import Rng
+from cohortloom.schema import Schema
+from cohortloom.testing.checks import assert_same, small_cohort
+
+SHIFT = 0.8
+
+
+def patients(n, mean, seed, holes=0.0) -> Cohort:
+    """One normal number each, and one that says nothing."""
+    draw = np.random.default_rng(seed)
+    schema = Schema.model_validate(
+        {
+            "name": "plain",
+            "clock": "order",
+            "tables": {"patients": {"role": "static", "columns": {
+                "x": {"kind": "number"}, "noise": {"kind": "number"},
+            }}},
+        }
+    )  # fmt: skip
+    x = np.where(draw.random(n) < holes, np.nan, draw.normal(mean, 1, n))
+    frame = pl.DataFrame({"subject_id": np.arange(1, n + 1), "x": x, "noise": draw.normal(size=n)})
+    return Cohort.build(schema, {"patients": frame.with_columns(pl.col("x").fill_nan(None))})
+
+
+@pytest.fixture(scope="module")
+def ratio():
+    found = DensityRatio.fit(patients(1500, SHIFT, 1), patients(3000, 0, 2), Rng(0))
+    assert found is not None
+    return found
+
+
+def test_trees_say_what_scikit_learn_says():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(2000, 4))
+    y = (x[:, 0] * x[:, 1] + draw.normal(size=2000) > 0).astype(float)
+    x[draw.random(x.shape) < 0.2] = np.nan
+    for n in (400, 2000):
+        model = _boosting(0, n).fit(x[:n], y[:n])
+        off = model.decision_function(x) - Trees.of(model, np.arange(4))(x)
+        assert np.ptp(off) < 1e-9  # a constant, their start
+
+
+def test_log_ratio_of_two_normals(ratio):
+    """log N(x; .8, 1) / N(x; 0, 1) = .8 x - .32; the other column says nothing."""
+    fresh = patients(2000, 0, 3)
+    x = fresh.tables["patients"]["x"].to_numpy()
+    found = ratio.log_ratio(fresh)
+    within = np.abs(x) < 1.5
+    slope, _ = np.polyfit(x[within], found[within], 1)
+    assert slope == pytest.approx(SHIFT, abs=0.2)
+    assert np.corrcoef(x, found)[0, 1] > 0.93
+    assert ratio.auc == pytest.approx(0.714, abs=0.03)  # Phi(.8 / sqrt 2)
+
+
+def test_chosen_patients_move_as_far_as_exact_odds_would_move_them(ratio):
+    """The reference chooses among as many draws with the closed form; drawn patients have mean 0."""
+    ids = np.arange(1, 3001)
+    drawn = chosen(ratio, ids, lambda k: patients(3000, 0, 10 + k), Rng(1))
+    assert drawn.subjects.to_list() == ids.tolist()
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(200_000, ratio.candidates))
+    exact = x[np.arange(len(x)), (SHIFT * x + draw.gumbel(size=x.shape)).argmax(1)]
+    found = drawn.tables["patients"]["x"].to_numpy()
+    assert exact.mean() > 0.5
+    assert found.mean() == pytest.approx(exact.mean(), abs=0.1)
+    assert found.std() == pytest.approx(exact.std(), abs=0.1)
+    assert drawn.tables["patients"]["noise"].mean() == pytest.approx(0, abs=0.08)
+
+
+def test_missing_values_are_chosen_too():
+    found = DensityRatio.fit(patients(1500, 0, 1, holes=0.4), patients(3000, 0, 2), Rng(0))
+    assert found is not None
+    ids = np.arange(1, 1001)
+    drawn = chosen(found, ids, lambda k: patients(1000, 0, 10 + k, holes=0.1), Rng(1))
+    assert drawn.tables["patients"]["x"].null_count() > 250  # 100 before
+
+
+def test_one_law_has_no_ratio():
+    found = [DensityRatio.fit(patients(400, 0, seed), patients(800, 0, 100 + seed), Rng(seed)) for seed in range(8)]
+    assert sum(f is not None for f in found) <= 1
+
+
+def test_harder_to_tell_fewer_draws():
+    near = DensityRatio.fit(patients(1500, 0.4, 1), patients(3000, 0, 2), Rng(0))
+    far = DensityRatio.fit(patients(1500, 1.5, 1), patients(3000, 0, 2), Rng(0))
+    assert near is not None and far is not None
+    assert 2 <= near.candidates < far.candidates <= 8
+    assert DensityRatio.fit(patients(500, 1, 1), patients(900, 0, 2), Rng(0), candidates=3).candidates == 3
+
+
+@pytest.fixture(scope="module")
+def dull():
+    """A model whose patients are too alike."""
+    return ColumnarAR(temperature=0.4, members=1).fit(small_cohort(300), seed=0)
+
+
+def test_a_planted_fault_is_seen_and_lessened(dull):
+    """Temperature .4 draws patients that are too alike; chosen ones are less so."""
+    assert dull.ratio_ is not None and dull.ratio_.auc > 0.7
+    real = small_cohort(300).tables["visits"]
+    kept, dull.ratio_ = dull.ratio_, None
+    try:
+        plain = dull.sample(300, seed=5).tables["visits"]
+    finally:
+        dull.ratio_ = kept
+    better = dull.sample(300, seed=5).tables["visits"]
+    numbers = [name for name, kind in real.schema.items() if kind.is_float()]
+    assert numbers
+    short = [[real[c].std() - frame[c].std() for c in numbers] for frame in (plain, better)]
+    assert np.mean(short[1]) < 0.8 * np.mean(short[0])
+
+
+def test_saved_sharded_and_conditioned(dull, tmp_path):
+    dull.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    whole = dull.sample(40, seed=3)
+    assert_same(again.sample(40, seed=3), whole)
+    assert again.notes == dull.notes and again.notes["draws for each patient"] >= 2
+    assert not rules.broken_subjects(whole).len()
+    fixed = dull.sample(20, seed=3, where={"patients.sex": "F"})
+    assert set(fixed.tables["patients"]["sex"]) == {"F"}
+    given = small_cohort(30, seed=9)
+    kept = dull.sample(given=given, seed=3).tables["patients"]
+    assert kept.drop("subject_id").equals(given.tables["patients"].drop("subject_id"))
+    (tmp_path / "model" / "density_ratio.safetensors").unlink()
+    with pytest.raises(FileFormatError):
+        load(tmp_path / "model")
+
+
+def test_no_comparison_where_it_is_not_wanted():
+    assert ColumnarAR(temperature=0.4, members=1, candidates=1).fit(small_cohort(120), seed=0).ratio_ is None
+    assert ColumnarAR(temperature=0.4, members=1).fit(small_cohort(35), seed=0).ratio_ is None
+    with pytest.raises(SettingsError):
+        ColumnarAR(candidates=0)
