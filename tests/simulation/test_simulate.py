@@ -329,3 +329,15 @@ def test_a_date_of_death_that_everyone_has_is_the_end_of_follow_up():
     last = cohort.tables["visits"].group_by("subject_id").agg(pl.col("time").max().dt.truncate("1d"))
     both = cohort.tables["death"].join(last, on="subject_id")
     assert both.height == 300 and (both["death_date"] >= both["time"]).all()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_laboratory_rows_lie_inside_their_stays(schema_dir, seed):
+    """Also where an admission that ends in death begins as a visit does: nothing is left of that visit."""
+    from cohortloom.schema.text import read_schema
+
+    drawn = simulate(read_schema(schema_dir / "heart_failure_clinic.toml"), 300, seed=seed)
+    visits = drawn.tables["visits"].select("visit_id", "end", begin="time")
+    labs = drawn.tables["labs"].join(visits, on="visit_id")
+    assert labs.height > 1000
+    assert labs.filter((pl.col("time") < pl.col("begin")) | (pl.col("time") > pl.col("end"))).is_empty()

@@ -72,8 +72,9 @@ def draw_visits(plan: Plan, life: Life, rng: Rng, ticks: float) -> Visits:
     keep = ~inside | last
     subject, time, kind, stay = (x[keep] for x in (subject, time, kind, stay))
     following = np.append(np.where(np.diff(subject) == 0, time[1:], np.inf), np.inf)
-    stay = np.minimum(np.minimum(stay, life.end[subject] - time), following - time)
-    return Visits(subject, time, kind, np.maximum(stay, 0.0))
+    left = np.minimum(np.minimum(stay, life.end[subject] - time), following - time)
+    keep = (left > 0) | (stay <= 0)  # a stay of which nothing is left does not happen
+    return Visits(subject[keep], time[keep], kind[keep], np.maximum(left[keep], 0.0))
 
 
 def draw_moments(plan: Plan, visits: Visits, rng: Rng) -> Moments:
