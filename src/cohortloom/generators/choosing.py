@@ -28,7 +28,8 @@ from cohortloom.sharding import merge, plan
 __all__ = ["ChoosingGenerator"]
 
 SHARE = 1 / 6  # of a budget that is kept for the comparison,
-LEAST = 5.0  # where it is as long as this [s]
+LEAST = 3.0  # where it is as long as this [s]
+PATIENTS_PER_SECOND = 33  # that are compared with drawn ones
 
 
 @dataclass(kw_only=True)
@@ -52,25 +53,25 @@ class ChoosingGenerator(TorchGenerator):
     def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
         self.ratio_ = None
         wanted = self.candidates != 1 and cohort.n_subjects >= FEWEST and not self.needs_given
-        if run.minutes is None or not wanted or 60 * run.minutes * SHARE < LEAST:
+        seconds = None if run.minutes is None else 60 * run.minutes
+        if not wanted or (seconds is not None and seconds * SHARE < LEAST):
             self._train(cohort, rng, run)
-            wanted = wanted and run.minutes is None
-        else:
-            began = time.monotonic()
-            self._train(cohort, rng, replace(run, minutes=(1 - SHARE) * run.minutes))
-            wanted = time.monotonic() - began < 60 * run.minutes
-        if wanted:
-            self.ratio_ = self._compared(cohort, rng.child("ratio"), run)
+            return
+        began = time.monotonic()
+        self._train(cohort, rng, run if seconds is None else replace(run, minutes=(1 - SHARE) * seconds / 60))
+        if seconds is None or time.monotonic() - began < seconds:
+            most = MOST if seconds is None else min(MOST, int(PATIENTS_PER_SECOND * SHARE * seconds))
+            self.ratio_ = self._compared(cohort, rng.child("ratio"), run, most)
 
     def _train(self, cohort: Cohort, rng: Rng, run: Run) -> None:
         """Learn the model itself."""
         super()._learn(cohort, rng, run)
 
-    def _compared(self, cohort: Cohort, rng: Rng, run: Run) -> DensityRatio | None:
-        """What tells drawn patients, as many as a few of the training patients twice, from these."""
+    def _compared(self, cohort: Cohort, rng: Rng, run: Run, most: int = MOST) -> DensityRatio | None:
+        """What tells at most so many training patients from about twice as many drawn ones."""
         if run.progress:
             run.progress(1, 1, "compare")
-        n = min(cohort.n_subjects, MOST)
+        n = min(cohort.n_subjects, most)
         some = np.sort(rng.child("patients").numpy.permutation(cohort.n_subjects)[:n])
         shards = plan(max(2 * n, 500), size=self.shard_size)
         drawn = [self._make(s.ids, None, rng.child("shard", s.number), Condition()) for s in shards]
