@@ -93,7 +93,7 @@ def test_one_law_has_no_ratio():
 
 
 def test_harder_to_tell_fewer_draws():
-    near = DensityRatio.fit(patients(1500, 0.4, 1), patients(3000, 0, 2), Rng(0))
+    near = DensityRatio.fit(patients(1500, 0.6, 1), patients(3000, 0, 2), Rng(0))
     far = DensityRatio.fit(patients(1500, 1.5, 1), patients(3000, 0, 2), Rng(0))
     assert near is not None and far is not None
     assert 2 <= near.candidates < far.candidates <= 8

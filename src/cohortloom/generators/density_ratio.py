@@ -36,6 +36,7 @@ FEWEST = 40  #: Patients below which nothing is learned.
 MOST = 2000  #: Training patients looked at, and half of the drawn ones.
 FOLDS = 5
 STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
+WORTH = 0.60  #: AUC from which a difference is worth several draws; the limit of the judges of an evaluation.
 CANDIDATES = 8  #: The most that is drawn for one patient.
 
 
@@ -139,8 +140,8 @@ class DensityRatio:
                 weighted (effective sample size), 2 to `CANDIDATES`.
 
         Returns:
-            None where patients left out are not told apart: their mean gain in log loss over a guess lies less than two
-            standard errors above 0.
+            None where patients left out are hardly told apart: with an AUC below `WORTH`, or a mean gain in log loss
+            over a guess of less than two standard errors.
         """
         vocabulary = Vocabulary.of([drawn])
         parts = [patient_features(cohort, vocabulary) for cohort in (real, drawn)]
@@ -160,7 +161,8 @@ class DensityRatio:
         stages = [(*_calibrated(line, y, weight), line, n) for line, n in zip(logit, STAGES, strict=True)]
         slope, gain, logit, n_trees = max(stages, key=lambda s: np.average(s[1], weights=weight))
         error = np.sqrt(sum(gain[y == side].var() / max((y == side).sum(), 1) for side in (0, 1)) / 4)
-        if slope <= 0 or np.average(gain, weights=weight) < 2 * error:
+        told = _auc(logit, y)
+        if slope <= 0 or told < WORTH or np.average(gain, weights=weight) < 2 * error:
             return None
         trees = [t.first(n_trees) for t in trees]
         kept, whole = np.unique(np.concatenate([t.feature.ravel() for t in trees])), _joined(trees)
@@ -172,7 +174,7 @@ class DensityRatio:
             vocabulary,
             slope / FOLDS,
             candidates or int(np.clip(np.ceil(3 / share), 2, CANDIDATES)),
-            _auc(logit, y),
+            told,
         )
 
     def log_ratio(self, cohort: Cohort) -> np.ndarray:
