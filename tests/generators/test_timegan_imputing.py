@@ -70,7 +70,9 @@ def test_hidden_values_of_drawn_patients_are_as_likely_as_their_draws():
     other, and latents that a wrong proposal would pin to the line between neighbours.
     """
     columns, draws = ["x", "repeated", "patchy"], 4
-    model = create("timegan", adversarial=False, training={"steps": 400}).fit(known.clinic(500, seed=0), seed=0)
+    model = create("timegan", candidates=1, adversarial=False, training={"steps": 400}).fit(
+        known.clinic(500, seed=0), seed=0
+    )
     whole = model.sample(150, seed=5)
     part, hide = holed(whole, columns, 0.25)
     full = model.impute(part, draws=draws, seed=0)
