@@ -36,7 +36,7 @@ FEWEST = 40  #: Patients below which nothing is learned.
 MOST = 2000  #: Training patients looked at, and half of the drawn ones.
 FOLDS = 5
 STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
-WORTH = 0.60  #: AUC from which a difference is worth several draws; the limit of the judges of an evaluation.
+WORTH = 0.55  #: AUC from which a difference is worth several draws.
 CANDIDATES = 8  #: The most that is drawn for one patient.
 
 
