@@ -90,14 +90,21 @@ class Trees:
 
     def each(self, x: np.ndarray) -> np.ndarray:
         """What every tree says [row tree]."""
-        row, tree = np.arange(len(x))[:, None], np.arange(len(self.value))
-        node = np.zeros((len(x), len(tree)), np.int64)
+        n_trees, n_nodes = self.value.shape
+        root = np.arange(n_trees) * n_nodes  # nodes of all trees, one after the other
+        children = np.stack([self.left + root[:, None], self.right + root[:, None]], axis=-1).ravel()
+        feature, threshold, value = self.feature.ravel(), self.threshold.ravel(), self.value.ravel()
+        missing_right = ~self.missing_left.ravel()
+        begin, flat = np.arange(len(x))[:, None] * x.shape[1], np.ascontiguousarray(x).ravel()
+        node = np.repeat(root[None], len(x), axis=0)
         while True:
-            at = x[row, self.feature[tree, node]]
-            left = np.where(np.isnan(at), self.missing_left[tree, node], at <= self.threshold[tree, node])
-            below = np.where(left, self.left[tree, node], self.right[tree, node])
+            at = flat.take(begin + feature.take(node))
+            right = at > threshold.take(node)
+            unknown = np.isnan(at)
+            right[unknown] = missing_right.take(node[unknown])
+            below = children.take(2 * node + right)
             if (below == node).all():
-                return self.value[tree, node]
+                return value.take(node)
             node = below
 
     def first(self, n: int) -> Trees:
