@@ -29,6 +29,7 @@ choosing --cohorts icu_48h heart_failure mimic_iv_demo --seeds 1 --draws 2
 peers --fast --cohorts pbc --seconds 25 --seeds 1 2 3 --generators bootstrap independent event-transformer {PEERS}
 peers --fast --more --cohorts pbc --seconds 25 --seeds 1 --generators sdv-par
 peers --fast --more --cohorts pbc --seconds 1 --seeds 1 2 3 --generators columnar-ar:members=1
+peers --fast --more --cohorts pbc --seconds 25 --seeds 1 2 3 --generators timegan:candidates=1 temporal-vae:candidates=1
 peers --fast --more --cohorts pbc --seconds 120 --seeds 1 2 3 --generators event-transformer {PEERS}
 peers --fast --more --cohorts heart_failure --patients 1000 --seconds 120 --seeds 1 --generators {PEERS}
 peers --fast --more --cohorts icu_48h --patients 2000 --seconds 120 --seeds 1 --generators {PEERS}
