@@ -31,7 +31,7 @@ def event_laws(schema: Schema, name: str, tables: Mapping[str, pl.DataFrame]) ->
         tables: It, and the static tables.
     """
     frame = tables[name].head(_ROWS)
-    columns, levels = _columns(schema, name, frame, tables), _levels(schema, name, frame)
+    columns, levels = _columns(schema, name, frame, _dates(schema, frame, tables)), _levels(schema, name, frame)
     if frame.is_empty() or len(columns) + len(levels) < 2:
         return ()
     subject = frame["subject_id"].rank("dense").cast(pl.Int64).to_numpy()
@@ -55,6 +55,7 @@ def with_laws(
     draw: np.random.Generator,
 ) -> pl.DataFrame:
     """Rows in which the laws of their table hold; `tables` holds the static ones, as far as they are drawn."""
+    dates = _dates(schema, frame, tables)
     for law in laws:
         column = law.path.partition(".")[2]
         known = frame[column].is_not_null().to_numpy()
@@ -71,7 +72,7 @@ def with_laws(
             known &= place >= 0
         else:
             spec = schema.tables[name].columns[column]
-            values = {c.path: c.values for c in _columns(schema, name, frame, tables)}
+            values = {c.path: c.values for c in _columns(schema, name, frame, dates)}
             if any(path not in values for path, _ in law.terms):
                 continue
             numbers = law.near(values, values[law.path], draw)
@@ -86,11 +87,12 @@ def with_laws(
     return frame
 
 
-def _columns(schema: Schema, name: str, frame: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> list[Column]:
-    table = schema.tables[name]
+def _columns(schema: Schema, name: str, frame: pl.DataFrame, dates: list[Column]) -> list[Column]:
+    """Times and numbers of the rows, and where rows have a time the dates of their patients."""
+    table, found = schema.tables[name], []
     dated = schema.clock != "order"
-    found = _dates(schema, frame, tables) if dated and table.timed and "time" in frame.columns else []
     if dated and table.timed and "time" in frame.columns:
+        found += dates
         found.append(Column(f"{name}.time", True, _days(schema, frame["time"])))
     for column, spec in table.columns.items():
         path = f"{name}.{column}"
@@ -108,8 +110,10 @@ def _columns(schema: Schema, name: str, frame: pl.DataFrame, tables: Mapping[str
 
 
 def _dates(schema: Schema, frame: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> list[Column]:
-    """Dates of each row's patient."""
+    """Dates of each row's patient; none where time is an order."""
     found = []
+    if schema.clock == "order":
+        return found
     for name, table in schema.tables.items():
         dates = [c for c, spec in table.columns.items() if isinstance(spec, Timestamp)]
         if table.role != "static" or name not in tables or not dates:

@@ -19,7 +19,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,7 @@ class DensityRatio:
         odds = np.exp(-slope * logit[y == 1])
         share = odds.sum() ** 2 / (odds**2).sum() / len(odds)
         return cls(
-            Trees(**{**vars(whole), "feature": np.searchsorted(kept, whole.feature)}),
+            replace(whole, feature=np.searchsorted(kept, whole.feature)),
             tuple(parts[0].names[i] for i in kept),
             vocabulary,
             slope / FOLDS,
