@@ -6,7 +6,7 @@ import pytest
 
 from cohortloom.cli.extend import parse_until
 from cohortloom.cli.main import main
-from cohortloom.cli.options import parse_levels
+from cohortloom.cli.options import parse_levels, parse_where
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.testing.checks import small_cohort
@@ -55,6 +55,10 @@ def test_rebalance(folder):
     sex = Cohort.load(folder / "balanced").tables["patients"]["sex"]
     assert dict(sex.value_counts().iter_rows()) == {"F": 10, "M": 30}
     assert run(*arguments, "--rebalance", "patients.sex=F:0.25,M:0.7", "-o", folder / "bad") == 2
+
+
+def test_a_condition_without_a_value_is_an_empty_cell():
+    assert parse_where(["p.a=x=y", "p.b="]) == {"p.a": "x=y", "p.b": None}
 
 
 def test_horizons_and_shares_are_read():

@@ -254,6 +254,8 @@ def test_where_lists_everything_that_is_wrong(cohort):
     codes = [p.code for p in caught.value.problems]
     assert codes == ["unknown-level", "not-fixable", "unknown-column", "unknown-table", "not-fixable", "never-missing"]
     assert "Levels: F, M, X" in str(caught.value)
+    can_be = str(caught.value).split("Columns that can be: ")[1].split(".\n")[0]
+    assert "patients.sex" in can_be and "patients.birth" not in can_be
 
 
 def test_where_checks_numbers():

@@ -11,9 +11,12 @@ import pytest
 from cohortloom import rules
 from cohortloom.codec.tensors import Encoded, Layout, SequenceArrays
 from cohortloom.cohort import Cohort
+from cohortloom.cohort.resample import bootstrap
 from cohortloom.errors import DataError, SamplingError, SettingsError
 from cohortloom.generators.base import Ability, Generator
 from cohortloom.generators.extend import PLACES, with_new_visits
+from cohortloom.generators.redraw import with_statics
+from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import small_cohort
 
@@ -90,6 +93,32 @@ def test_new_visits_come_after_the_last_row_and_within_the_horizon(cohort, weekl
     # every 7 days after the last visit: nobody gets more than 4 in 30 days, nor fewer without labs after the visit
     count = new.group_by("subject_id").len()["len"]
     assert count.max() == 4
+
+
+def test_columns_may_have_any_name():
+    """Names that joins inside might take for their own: a user's columns are neither lost nor mixed up."""
+    names = ("place", "own", "had", "new_id", "new_visit", "row", "rank", "n")
+    number = {"kind": "number", "unit": "1", "low": 0, "high": 99, "decimals": 0}
+    columns = {name: number for name in names}
+    tables = {
+        "people": {"role": "static", "columns": columns},
+        "visits": {"role": "visit", "parent": "people", "columns": columns},
+        "labs": {"role": "event", "parent": "visits", "columns": columns},
+    }
+    schema = Schema.model_validate({"name": "any", "clock": "offset", "tables": tables})
+    ids = np.repeat(np.arange(1, 21), 2)
+    values = {name: np.full(40, 10.0 + i) for i, name in enumerate(names)}
+    frame = pl.DataFrame({"subject_id": ids, "visit_id": np.arange(1, 41), **values})
+    frame = frame.with_columns(pl.Series("time", [DAY, 3 * DAY] * 20))
+    people = frame.drop("visit_id", "time").unique("subject_id", maintain_order=True)
+    cohort = Cohort.build(schema, {"people": people, "visits": frame, "labs": frame})
+    model = Weekly().fit(cohort, seed=0)
+    given = with_statics(cohort, cohort, np.arange(1, 21))
+    for made in (model.extend(cohort, until=30 * DAY, seed=1), bootstrap(cohort, 9, Rng(0)), given):
+        for table in made.tables.values():
+            assert table.height and {n: table[n].unique().to_list() for n in names} == {
+                n: [v[0]] for n, v in values.items()
+            }
 
 
 def test_patients_without_visits_start_at_the_origin(cohort, weekly):
@@ -203,7 +232,7 @@ def test_new_visits_have_new_ids_and_rows_of_old_ones_keep_theirs(text):
     beyond = 3 * PLACES + 3  # a visit that was cut off
     of = [1 * PLACES + 2, 1 * PLACES + 3, None, beyond, 3 * PLACES + 1]
     rows = pl.DataFrame({"subject_id": [1, 1, 1, 3, 3], "visit_id": of})
-    had = pl.DataFrame({"subject_id": [1, 3], "had": [2, 1]})
+    had = pl.DataFrame({"subject_id": [1, 3], "__had": [2, 1]})
     new = ["+3", "+2"] if text else [1 * PLACES + 3 + 2, 3 * PLACES + 2 + 2]  # 2: the largest id there is
     old = ["v2", "v1"] if text else [2, 1]
     named = with_new_visits(ORDER, {"visits": made, "rows": rows}, past, had)

@@ -122,9 +122,9 @@ def parse_shares(texts: list[str]) -> dict[str, float]:
     return shares
 
 
-def parse_where(texts: list[str]) -> dict[str, str]:
-    """["patients.sex=F", ...] -> {"patients.sex": "F", ...}"""
-    pairs = {}
+def parse_where(texts: list[str]) -> dict[str, str | None]:
+    """["patients.sex=F", "visits.hba1c=", ...] -> {"patients.sex": "F", "visits.hba1c": None (an empty cell), ...}"""
+    pairs: dict[str, str | None] = {}
     for text in texts:
         name, mark, value = text.partition("=")
         if not mark or "." not in name:
@@ -139,7 +139,7 @@ def parse_where(texts: list[str]) -> dict[str, str]:
                     )
                 ],
             )
-        pairs[name] = value
+        pairs[name] = value or None
     return pairs
 
 

@@ -18,7 +18,8 @@ def run(
     ] = None,
     seed: Seed = 0,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="TABLE.COLUMN=VALUE, kept exactly; several times.")
+        list[str] | None,
+        typer.Option("--where", help="TABLE.COLUMN=VALUE, kept exactly (no VALUE: empty); several times."),
     ] = None,
     rebalance: Annotated[
         list[str] | None,

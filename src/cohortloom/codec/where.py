@@ -82,7 +82,9 @@ def _unusable(schema: Schema, path: str, known: Mapping[str, Cell], sources: tup
         what = f"always follows from {' and '.join(sources)} in the training data, so it is computed and can't be fixed"
     else:
         what = "is not part of the arrays of this generator"
-    return Problem("not-fixable", path, what, f"Columns that can be: {', '.join(sorted(known)[:_SHOWN])}.")
+    able = sorted(name for name, cell in known.items() if cell.kind != "time" and not cell.part)
+    shown = ", ".join(able[:_SHOWN]) + (f" and {len(able) - _SHOWN} more" if len(able) > _SHOWN else "")
+    return Problem("not-fixable", path, what, f"Columns that can be: {shown}.")
 
 
 def _empty(schema: Schema, cell: Cell, number: float) -> float | Problem:

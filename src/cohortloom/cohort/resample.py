@@ -33,21 +33,22 @@ def relabel(cohort: Cohort, plan: pl.DataFrame) -> Cohort:
     """
     schema = cohort.schema
     tables: dict[str, pl.DataFrame] = {}
+    plan = plan.rename({"new_id": "__id"})
     renumber: pl.DataFrame | None = None
     visits = schema.visit_table
     if visits is not None:
         copied = plan.join(cohort.tables[visits], on="subject_id", how="inner", maintain_order="left_right")
-        copied = copied.with_row_index("new_visit", offset=1).with_columns(pl.col("new_visit").cast(pl.Int64))
-        renumber = copied.select("new_id", "visit_id", "new_visit")
-        tables[visits] = copied.drop("subject_id", "visit_id").rename({"new_id": "subject_id", "new_visit": "visit_id"})
+        copied = copied.with_row_index("__new", offset=1).with_columns(pl.col("__new").cast(pl.Int64))
+        renumber = copied.select("__id", "visit_id", "__new")
+        tables[visits] = copied.drop("subject_id", "visit_id").rename({"__id": "subject_id", "__new": "visit_id"})
     for name, frame in cohort.tables.items():
         if name == visits:
             continue
         copied = plan.join(frame, on="subject_id", how="inner", maintain_order="left_right")
         if schema.has_visit_id(name) and renumber is not None:
-            copied = copied.join(renumber, on=["new_id", "visit_id"], how="left", maintain_order="left")
-            copied = copied.drop("visit_id").rename({"new_visit": "visit_id"})
-        tables[name] = copied.drop("subject_id").rename({"new_id": "subject_id"})
+            copied = copied.join(renumber, on=["__id", "visit_id"], how="left", maintain_order="left")
+            copied = copied.drop("visit_id").rename({"__new": "visit_id"})
+        tables[name] = copied.drop("subject_id").rename({"__id": "subject_id"})
     for name, table in schema.tables.items():
         for c, column in table.columns.items():
             if column.kind == "identifier":

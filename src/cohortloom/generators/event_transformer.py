@@ -293,7 +293,7 @@ class EventTransformerGenerator(ChoosingGenerator):
                 keep = pl.Series(~known | (own <= stop[owner]))
                 frame, owner = frame.filter(keep), owner[keep.to_numpy()]
             tables[name] = frame
-        of = pl.DataFrame({"subject_id": ids, "had": n_visits})
+        of = pl.DataFrame({"subject_id": ids, "__had": n_visits})
         return with_new_visits(schema, tables, past.cohort, of), np.unique(np.concatenate(early))
 
     def _holes(self, cohort: Cohort, encoded: Encoded, wanted: dict[str, list[str]]) -> Holes:

@@ -151,7 +151,10 @@ def _horizon(schema: Schema, until: timedelta | int) -> int:
             raise SettingsError('extend: the clock of this schema is "order"; until is a number of visits, e.g. 3.')
         return until
     if not isinstance(until, timedelta) or until <= timedelta(0):
-        raise SettingsError("extend: until is a length of time above 0, e.g. timedelta(days=365).")
+        raise SettingsError(
+            f'extend: the clock of this schema is "{schema.clock}"; until is a length of time above 0, e.g. '
+            "timedelta(days=365), or --until 365d on the command line."
+        )
     return until // timedelta(microseconds=1)
 
 
@@ -264,24 +267,24 @@ def with_new_visits(
     Args:
         tables: New rows; their visits have the codec's ids, counted from the first visit of the prefix on.
         past: The prefix.
-        had: Visits of each prefix ("subject_id", "had") that new rows may belong to: these get the visits' own ids.
+        had: Visits of each prefix ("subject_id", "__had") that new rows may belong to: these get the visits' own ids.
     """
     if schema.visit_table is None:
         return tables
-    own = past.tables[schema.visit_table].select("subject_id", pl.col("visit_id").alias("own"))
-    made = pl.format("+{}", "place")
-    if own["own"].dtype.is_integer():
-        made = pl.col("visit_id") + max(int(own["own"].max() or 0), 0)
-    own = own.with_columns((pl.int_range(pl.len()).over("subject_id") + 1).alias("place"))
-    had = own.select("subject_id", had=pl.lit(0)).clear() if had is None else had
-    kept, is_old = tables[schema.visit_table]["visit_id"], pl.col("place") <= pl.col("had")
+    own = past.tables[schema.visit_table].select("subject_id", pl.col("visit_id").alias("__own"))
+    made = pl.format("+{}", "__place")
+    if own["__own"].dtype.is_integer():
+        made = pl.col("visit_id") + max(int(own["__own"].max() or 0), 0)
+    own = own.with_columns((pl.int_range(pl.len()).over("subject_id") + 1).alias("__place"))
+    had = own.select("subject_id", __had=pl.lit(0)).clear() if had is None else had
+    kept, is_old = tables[schema.visit_table]["visit_id"], pl.col("__place") <= pl.col("__had")
     out = {}
     for name, frame in tables.items():
         if "visit_id" in frame.columns:
-            frame = frame.with_columns(((pl.col("visit_id") - 1) % PLACES + 1).alias("place"))
+            frame = frame.with_columns(((pl.col("visit_id") - 1) % PLACES + 1).alias("__place"))
             frame = frame.join(had, on="subject_id", how="left", maintain_order="left")
             frame = frame.filter(pl.col("visit_id").is_null() | is_old | pl.col("visit_id").is_in(kept.implode()))
-            frame = frame.join(own, on=["subject_id", "place"], how="left", maintain_order="left")
-            frame = frame.with_columns(pl.when(is_old).then("own").otherwise(made).alias("visit_id"))
-        out[name] = frame.drop("place", "had", "own", strict=False)
+            frame = frame.join(own, on=["subject_id", "__place"], how="left", maintain_order="left")
+            frame = frame.with_columns(pl.when(is_old).then("__own").otherwise(made).alias("visit_id"))
+        out[name] = frame.drop("__place", "__had", "__own", strict=False)
     return out

@@ -73,11 +73,11 @@ def _one_draw(
 
 def with_statics(drawn: Cohort, given: Cohort, ids: np.ndarray) -> Cohort:
     """The static tables of the given patients, under the new ids."""
-    plan = pl.DataFrame({"subject_id": given.subjects, "new_id": ids})
+    plan = pl.DataFrame({"subject_id": given.subjects, "__id": ids})
     tables = dict(drawn.tables)
     for name in drawn.schema.statics:
         frame = given.tables[name].join(plan, on="subject_id", how="inner", maintain_order="left")
-        tables[name] = frame.drop("subject_id").rename({"new_id": "subject_id"})
+        tables[name] = frame.drop("subject_id").rename({"__id": "subject_id"})
     return Cohort.build(drawn.schema, tables, signals=drawn.signals, origin=drawn.origin)
 
 
