@@ -451,3 +451,28 @@ def test_the_day_of_study_in_rows_of_events_follows_from_their_date():
     off = (rows["time"].dt.truncate("1d") - rows["reference"].dt.truncate("1d")).dt.total_days()
     assert rows.height > 100 and (rows["day"] == off + (off >= 0).cast(pl.Int64)).all()
     assert 0.05 < drawn.tables["events"]["day"].is_null().mean() < 0.3
+
+
+def test_visit_numbers_count_the_visits_and_skipped_ones_do_not():
+    """Four visits at most: too few values for other laws. `protocol` leaves visits out, so it says something."""
+    number = {"kind": "number", "unit": "1", "low": 0, "high": 20, "decimals": 0}
+    columns = {"count": number, "protocol": number, "from_zero": {"kind": "count", "high": 20}}
+    tables = {
+        "patients": {"role": "static", "columns": {}},
+        "visits": {"role": "visit", "parent": "patients", "columns": columns},
+    }
+    schema = Schema.model_validate({"name": "counted", "clock": "offset", "tables": tables})
+    draw, rows = np.random.default_rng(0), []
+    for i in range(60):
+        planned = np.sort(draw.choice(8, draw.integers(1, 5), replace=False))
+        rows += [(i, 10 * i + k, dt.timedelta(days=30 * int(p)), k + 1, p, k) for k, p in enumerate(planned)]
+    names = ["subject_id", "visit_id", "time", *columns]
+    visits = pl.DataFrame(rows, schema=names, orient="row")
+    cohort = Cohort.build(schema, {"patients": visits.select("subject_id").unique(), "visits": visits})
+    codec = Codec.from_json(schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
+    laws = {law.path: law.constant for law in codec.derived if law.terms[0][0] == "visits.(number)"}
+    assert laws == {"visits.count": 0.0, "visits.from_zero": -1.0}
+    encoded = codec.encode(cohort, rng=Rng(0))
+    assert "visits.count" not in {f.name for f in codec.sequence_features}
+    made = codec.decode(encoded, Rng(1), ids=np.arange(60)).tables["visits"]
+    assert made.drop("visit_id").equals(cohort.tables["visits"].drop("visit_id"))

@@ -18,7 +18,8 @@ follow-up counted in hours and two dates), the shares of -1, 0 and 1 steps are l
 other columns are found last (`labels`).
 
 Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
-"<visits>.count" (number of visits), and for visit columns "<visits>.time".
+"<visits>.count" (number of visits), and for visit columns "<visits>.time" and "<visits>.(number)", the visit's place in
+the course: a column that counts visits from a number on follows from it where it has 3 values or more.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ import numpy as np
 from cohortloom.codec.formulas import formulas
 from cohortloom.codec.pairs import SHARE, screened
 
-__all__ = ["ITEM", "Column", "Derived", "find_derived"]
+__all__ = ["ALWAYS", "ITEM", "PATIENTS", "Column", "Derived", "find_derived"]
 
 #: Unit of levels that are numbers: they are terms of sums and products alone.
 ITEM = "{level}"
 
-_SHARE, _PATIENTS, _DISTINCT, _SAMPLE = 0.995, 20, 8, 96
+#: A law holds in this share of the rows, of at least so many patients.
+ALWAYS, PATIENTS = 0.995, 20
+_DISTINCT, _SAMPLE = 8, 96
 #: Units of time in days: day, hour, minute, second, week, month, year.
 _UNITS = (1.0, 24.0, 1440.0, 86400.0, 1 / 7, 1 / 30.4375, 1 / 365.25)
 _EXACT = 1e-6
@@ -189,7 +192,7 @@ def find_derived(
 
 def _enough(target: Column, subject: np.ndarray) -> bool:
     known = np.isfinite(target.values)
-    return len(np.unique(subject[known])) >= _PATIENTS and len(np.unique(target.values[known][:10_000])) >= _DISTINCT
+    return len(np.unique(subject[known])) >= PATIENTS and len(np.unique(target.values[known][:10_000])) >= _DISTINCT
 
 
 def _formula_of(
@@ -231,7 +234,7 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
                 continue
             if not _holds(value, target, subject, 0.0):
                 near = near or replace(law, slack=_slack(value, target))
-            elif rounding == "count" or _agree(law.raw(by_path), target.values, 0.0, _SHARE, 1):
+            elif rounding == "count" or _agree(law.raw(by_path), target.values, 0.0, ALWAYS, 1):
                 return law
             else:
                 coarse = coarse or law
@@ -294,10 +297,10 @@ def _agree(value: np.ndarray, target: np.ndarray, step: float, share: float, lea
 def _holds(value: np.ndarray, target: Column, subject: np.ndarray, far: float) -> bool:
     """Is it a law: in either half of the patients, of enough patients, with enough values?"""
     both = np.isfinite(value) & np.isfinite(target.values)
-    if len(np.unique(subject[both])) < _PATIENTS or len(np.unique(target.values[both])) < _DISTINCT:
+    if len(np.unique(subject[both])) < PATIENTS or len(np.unique(target.values[both])) < _DISTINCT:
         return False
     halves = (subject % 2 == half for half in (0, 1))
-    return all(_agree(value[h], target.values[h], target.step, _SHARE, _PATIENTS // 2, far) for h in halves)
+    return all(_agree(value[h], target.values[h], target.step, ALWAYS, PATIENTS // 2, far) for h in halves)
 
 
 def _slack(value: np.ndarray, target: Column) -> tuple[float, ...]:
@@ -320,7 +323,7 @@ def _with_presence(
     known, able = np.isfinite(target.values), np.isfinite(law.value({c.path: c.values for c in others}))
 
     def holds(guess: np.ndarray) -> bool:
-        return all((guess == known)[subject % 2 == half].mean() >= _SHARE for half in (0, 1))
+        return all((guess == known)[subject % 2 == half].mean() >= ALWAYS for half in (0, 1))
 
     if holds(able):
         return law

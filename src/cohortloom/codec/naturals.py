@@ -7,18 +7,22 @@ calendar. Here each column is days since 1970-01-01 (or since the origin of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, ticks_of, ticks_per_day
-from cohortloom.codec.derived import ITEM, Column, Derived, find_derived
+from cohortloom.codec.derived import ALWAYS, ITEM, PATIENTS, Column, Derived, find_derived
 from cohortloom.codec.labels import find_labels, label_ids
 from cohortloom.codec.steps import Steps, step_table
 from cohortloom.schema import Schema
 
 __all__ = ["derived_statics", "derived_visits", "write_statics", "write_visits"]
+
+#: Least number of values of a column that counts visits.
+_NUMBERS = 3
 
 Frames = dict[str, dict[str, pl.Series]]
 
@@ -53,8 +57,24 @@ def derived_visits(
         return ()
     table = schema.visit_table
     columns = _beside(schema, statics, frames, steps)
-    columns += _columns(schema, cells, {table: frames[table]})
-    return _laws(columns, cells, frames, steps.subject)
+    own = _columns(schema, cells, {table: frames[table]})
+    counted = tuple(law for c in own if (law := _counted(c, columns[0], steps)) is not None)
+    known = {law.path for law in counted}
+    columns += [replace(c, wanted=c.wanted and c.path not in known) for c in own]
+    return counted + _laws(columns, cells, frames, steps.subject)
+
+
+def _counted(column: Column, number: Column, steps: Steps) -> Derived | None:
+    """The law of a column that numbers a patient's visits 1, 2, 3, ... (or from another number on)."""
+    known = np.isfinite(column.values)
+    if not column.wanted or column.time or known.mean() < ALWAYS:
+        return None
+    off = column.values - number.values
+    law = Derived(column.path, ((number.path, 1.0),), step=column.step, constant=float(np.median(off[known])))
+    again, holds = ~steps.first & known, np.abs(off - law.constant) < 1e-6
+    enough = len(np.unique(steps.subject[again])) >= PATIENTS and len(np.unique(column.values[known])) >= _NUMBERS
+    halves = [steps.subject % 2 == half for half in (0, 1)]
+    return law if enough and all(holds[h & known].mean() >= ALWAYS for h in halves) else None
 
 
 def _laws(columns: list[Column], cells: tuple[Cell, ...], frames: Frames, subject: np.ndarray) -> tuple[Derived, ...]:
@@ -164,10 +184,13 @@ def _course(schema: Schema, steps: Steps, start: np.ndarray, whole: bool, course
 
 
 def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: Steps) -> list[Column]:
-    """What a visit knows beside its columns: its time, and the subject's statics."""
+    """What a visit knows beside its columns: its number, its time, and the subject's statics."""
     own = {name: columns for name, columns in frames.items() if name != schema.visit_table}
     dated = schema.clock != "order"
-    found = [Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema))] if dated else []
+    place = 1.0 + np.arange(len(steps.time)) - np.repeat(steps.starts, steps.length)
+    found = [Column(f"{schema.visit_table}.(number)", False, place, 1.0, ITEM)]
+    if dated:
+        found.append(Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema)))
     for c in _columns(schema, statics, own):
         found.append(Column(c.path, c.time, c.values[steps.subject], c.step, c.unit))
     return found
