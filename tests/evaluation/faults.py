@@ -106,6 +106,14 @@ def five_percent_copied(cohort, draw, train):
     return put(cohort, **tables)
 
 
+@fault("copies.near")
+def five_percent_copied_and_moved_a_little(cohort, draw, train):
+    mixed = five_percent_copied(cohort, draw, train)
+    rows = mixed.tables["visits"]
+    moved = [(pl.col(c) * pl.Series(1 + 0.01 * draw.standard_normal(rows.height))).alias(c) for c in VALUES[:3]]
+    return put(mixed, visits=rows.with_columns(moved))
+
+
 @fault("marginal.rare_levels")
 def rare_category_lost(cohort, draw):
     patients = cohort.tables["patients"].with_columns(pl.col("site").replace({"rare": "a"}))

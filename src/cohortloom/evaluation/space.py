@@ -10,13 +10,15 @@ than any others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.detection import summaries
 from cohortloom.evaluation.models import Normaliser
 
-__all__ = ["distances", "points"]
+__all__ = ["distances", "points", "weights"]
 
 
 def points(ctx: Context) -> dict[str, np.ndarray] | None:
@@ -31,10 +33,15 @@ def _points(ctx: Context) -> dict[str, np.ndarray] | None:
     scale = Normaliser().fit(made["train"].values)
     if not scale.columns:
         return None
-    source = np.array([made["train"].columns[j] for j in [*(j for j, _ in scale.columns), *scale.marks]])
-    _, index, count = np.unique(source, return_inverse=True, return_counts=True)
-    weight = 1 / np.sqrt(count[index])
+    weight = weights(scale, made["train"].columns)
     return {k: scale.transform(f.values) * weight for k, f in made.items()}
+
+
+def weights(scale: Normaliser, columns: Sequence[str]) -> np.ndarray:
+    """Weight of each normal score and mark: features made of one column share the weight of one."""
+    source = np.array([columns[j] for j in [*(j for j, _ in scale.columns), *scale.marks]])
+    _, index, count = np.unique(source, return_inverse=True, return_counts=True)
+    return 1 / np.sqrt(count[index])
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

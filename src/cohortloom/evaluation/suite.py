@@ -34,7 +34,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fairness": (("fairness",), ("fairness",)),
     "shift": (("shift",), ("shift",)),
     "likelihood": (("likelihood",), ("likelihood",)),
-    "copies": (("copies",), ()),
+    "copies": (("copies", "nearness"), ()),
     "signals": (("signals",), ("signals",)),
     "legacy": (("legacy",), ()),
     "scarcity": ((), ()),

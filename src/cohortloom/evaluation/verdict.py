@@ -23,7 +23,7 @@ WORDS = {
     "fairness": "subgroups",
     "shift": "transfer to other sites",
     "likelihood": "memorisation by likelihood",
-    "copies": "exact copies",
+    "copies": "copies of training patients",
     "signals": "waveforms",
 }
 
@@ -108,8 +108,8 @@ def not_tested(ctx: Context, groups: Sequence[str]) -> tuple[str, ...]:
     from cohortloom.evaluation.suite import MEASURES, ON_REQUEST
 
     missing = [
-        "Privacy: no attack on the cohort or its generator was made. Only exact copies are looked for: a training "
-        "patient whose values were changed a little passes unseen.",
+        "Privacy: of attacks on the cohort only one was made, by nearest neighbours, and none on its generator. A few "
+        "training patients whose values were changed a little pass unseen: how many is the limit of `copies.near`.",
         "Clinical sense of single patients: let a clinician look at the timelines.",
         "Values outside the schema, and its rules: the validation report checks them.",
     ]
