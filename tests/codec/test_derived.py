@@ -10,10 +10,12 @@ import pytest
 
 from cohortloom.codec import Codec, Layout
 from cohortloom.codec.derived import Column, Derived, find_derived
+from cohortloom.codec.stream import StreamCodec
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.rng import Rng
 from cohortloom.schema import Category, Code, Count, Flag, Number, Ordinal, Schema, Table, Timestamp
+from cohortloom.training import Training
 
 RAW = Layout(scale="raw")
 DAY = dt.timedelta(days=1)
@@ -415,7 +417,8 @@ def test_laws_of_five_hundred_columns_take_seconds():
     assert time.process_time() - began < 20
 
 
-def test_the_day_of_study_in_rows_of_events_follows_from_their_date():
+@pytest.mark.parametrize("name", ["columnar-ar", "event-transformer"])
+def test_the_day_of_study_in_rows_of_events_follows_from_their_date(name):
     # SDTM: day 1 is the reference date, the day before it day -1; unknown where the date is only a month
     rng = np.random.default_rng(0)
     n, each = 60, 6
@@ -446,7 +449,8 @@ def test_the_day_of_study_in_rows_of_events_follows_from_their_date():
     }
     from cohortloom.generators import create
 
-    drawn = create("columnar-ar").fit(Cohort.build(schema, tables), seed=0).sample(100, seed=1)
+    model = create(name, **({} if name == "columnar-ar" else {"training": Training(steps=60)}))
+    drawn = model.fit(Cohort.build(schema, tables), seed=0).sample(100, seed=1)
     rows = drawn.tables["events"].join(drawn.tables["patients"], on="subject_id").drop_nulls("day")
     off = (rows["time"].dt.truncate("1d") - rows["reference"].dt.truncate("1d")).dt.total_days()
     assert rows.height > 100 and (rows["day"] == off + (off >= 0).cast(pl.Int64)).all()
@@ -476,3 +480,13 @@ def test_visit_numbers_count_the_visits_and_skipped_ones_do_not():
     assert "visits.count" not in {f.name for f in codec.sequence_features}
     made = codec.decode(encoded, Rng(1), ids=np.arange(60)).tables["visits"]
     assert made.drop("visit_id").equals(cohort.tables["visits"].drop("visit_id"))
+    stream = StreamCodec.fit(cohort)
+    encoded = stream.encode(cohort, rng=Rng(0))
+    number = encoded.sequence.values[:, 2]
+    encoded.sequence.values[:, 2] = draw.permutation(number)
+    whole = stream.decode(encoded, Rng(1), ids=np.arange(60)).tables["visits"]
+    place = 1 + pl.int_range(pl.len()).over("subject_id")
+    assert whole.height == visits.height and whole["count"].equals(whole.select(place.cast(float))["literal"])
+    # the rows after the first token, which begins the first visit, where a patient has others
+    rest = stream.decode(encoded, Rng(1), ids=np.arange(60), since=np.ones(60, int)).tables["visits"]
+    assert rest["count"].equals(rest.select((1 + place).cast(float))["literal"])

@@ -110,10 +110,12 @@ def write_visits(
     frames: Frames,
     steps: Steps,
     draw: np.random.Generator,
+    *,
+    earlier: np.ndarray | float = 0.0,
 ) -> None:
-    """Compute derived visit columns in place."""
+    """Compute derived visit columns in place; `earlier` visits of each step's subject come before those of `steps`."""
     if laws:
-        _write(schema, laws, cells, frames, _beside(schema, statics, frames, steps), draw)
+        _write(schema, laws, cells, frames, _beside(schema, statics, frames, steps, earlier), draw)
 
 
 def _write(
@@ -183,11 +185,13 @@ def _course(schema: Schema, steps: Steps, start: np.ndarray, whole: bool, course
     return found
 
 
-def _beside(schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: Steps) -> list[Column]:
+def _beside(
+    schema: Schema, statics: tuple[Cell, ...], frames: Frames, steps: Steps, earlier: np.ndarray | float = 0.0
+) -> list[Column]:
     """What a visit knows beside its columns: its number, its time, and the subject's statics."""
     own = {name: columns for name, columns in frames.items() if name != schema.visit_table}
     dated = schema.clock != "order"
-    place = 1.0 + np.arange(len(steps.time)) - np.repeat(steps.starts, steps.length)
+    place = 1.0 + earlier + np.arange(len(steps.time)) - np.repeat(steps.starts, steps.length)
     found = [Column(f"{schema.visit_table}.(number)", False, place, 1.0, ITEM)]
     if dated:
         found.append(Column(f"{schema.visit_table}.time", True, steps.time / ticks_per_day(schema)))

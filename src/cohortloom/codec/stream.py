@@ -36,6 +36,7 @@ from cohortloom.codec.fold import folds_to_subject
 from cohortloom.codec.fold_fit import code_cell
 from cohortloom.codec.inputs import fit_cells
 from cohortloom.codec.steps import Steps, place, steps_of, subject_rows
+from cohortloom.codec.stream_laws import lawful
 from cohortloom.codec.tensors import MISSING, RARE, Encoded, Feature, Layout, SequenceArrays, StaticArrays
 from cohortloom.codec.where import held_levels, where_values
 from cohortloom.cohort import Cohort, Origin
@@ -389,7 +390,10 @@ class StreamCodec:
         for name in self.cells:
             stands = row, visit, new
             tables[name] = self._table(name, stream, token, numbers, ticks, stands, ids, rng.child("table", name))
-        return Cohort.build(self.schema, tables, origin=Origin("synthetic", "stream"))
+        old = np.flatnonzero(self.facts["visit"][token] & ~new)
+        before = pl.DataFrame({"subject_id": ids, "n": np.bincount(stream.subject[old], minlength=len(ids))})
+        made = Cohort.build(self.schema, tables, origin=Origin("synthetic", "stream"))
+        return lawful(self.statics, made, before, rng.child("laws"))
 
     def origins(self, static: StaticArrays) -> np.ndarray:
         """Origin of each subject [d since 1970-01-01], 0 where the clock has no dates."""
@@ -509,7 +513,10 @@ class StreamCodec:
     def encode_where(self, where: Mapping[str, Any]) -> dict[str, float]:
         """Feature -> number of each value a user fixes: normal scores for statics, raw numbers for the first visit."""
         visit = self.schema.visit_table
-        found = where_values(self.schema, (*self.statics.statics, *self.cells.get(visit or "", ())), where)
+        computed = {law.path: tuple(path for path, _ in law.terms) for law in self.statics.derived if law.dropped}
+        cells = (*self.statics.statics, *self.cells.get(visit or "", ()))
+        cells = [cell for cell in cells if f"{cell.table}.{cell.column}" not in computed]
+        found = where_values(self.schema, cells, where, computed)
         statics = [path for path in found if path.partition(".")[0] != visit]
         return found | self.statics.encode_where({path: where[path] for path in statics})
 
