@@ -1,12 +1,11 @@
 """What follows from other columns, in the rows of a decoded stream.
 
-Tokens are drawn one by one and know nothing of laws: a day of the study contradicts its date, a visit's number skips. The
+Tokens are drawn one by one and know nothing of laws: a study day contradicts its date, a visit number skips. The
 laws that `Codec` found in the training rows (`derived`, `event_laws`) are written over what was drawn.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from cohortloom.codec.codec import Codec
