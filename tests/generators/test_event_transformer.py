@@ -1,5 +1,7 @@
 """The event transformer learns what follows what, when, and with which value; broken ones do not."""
 
+from datetime import timedelta
+
 import numpy as np
 import polars as pl
 import pytest
@@ -192,3 +194,24 @@ def test_validation_looks_at_no_more_windows_at_once_than_training(monkeypatch):
     )
     create("event-transformer", **SETTINGS | {"training": {"steps": 2, "validation": 0.5}}).fit(ward(200), seed=0)
     assert sum(seen) > 64 and max(seen) <= 32
+
+
+def test_a_row_of_the_last_moment_is_left_out_and_costs_no_redraw(monkeypatch):
+    """Three tests at each visit, of which the past holds one: the two others are drawn first, at the same time."""
+    schema = Schema.model_validate(
+        {"name": "panel", "clock": "offset", "tables": {
+            "people": {"role": "static", "columns": {"sex": {"kind": "flag"}}},
+            "labs": {"role": "event", "columns": {"x": {"kind": "number", "decimals": 1}}},
+        }}
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    rows = [(i, 30 * k * DAY, draw.normal()) for i in range(60) for k in range(4) for _ in range(3)]
+    frame = pl.DataFrame(rows, schema=["subject_id", "time", "x"], orient="row")
+    frame = frame.with_columns(pl.col("time").cast(pl.Duration("us")), pl.col("x").round(1))
+    people = pl.DataFrame({"subject_id": np.arange(60), "sex": draw.random(60) < 0.5})
+    whole = Cohort.build(schema, {"people": people, "labs": frame})
+    past = Cohort.build(schema, {"people": people, "labs": frame.group_by("subject_id", maintain_order=True).head(4)})
+    monkeypatch.setattr("cohortloom.generators.extend.REDRAWS", 0)
+    longer = create("event-transformer", **SETTINGS).fit(whole, seed=0).extend(past, until=timedelta(days=45), seed=1)
+    new = longer.tables["labs"].filter(pl.int_range(pl.len()).over("subject_id") >= 4)
+    assert new.height > 60 and (new["time"] > timedelta(days=30)).all()

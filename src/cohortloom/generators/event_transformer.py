@@ -289,8 +289,9 @@ class EventTransformerGenerator(ChoosingGenerator):
                     frame = frame.with_columns(series_of(schema, own + moved[owner], known, column))
             if "time" in frame.columns:
                 own, known = ticks_of(frame["time"])
-                early.append(ids[owner[known & (own <= last[owner])]])
-                keep = pl.Series(~known | (own <= stop[owner]))
+                early.append(ids[owner[known & (own < last[owner])]])
+                # what would have been recorded with the last row was not
+                keep = pl.Series(~known | ((own > last[owner]) & (own <= stop[owner])))
                 frame, owner = frame.filter(keep), owner[keep.to_numpy()]
             tables[name] = frame
         of = pl.DataFrame({"subject_id": ids, "__had": n_visits})
