@@ -121,3 +121,8 @@ def test_a_model_of_waveforms_alone_is_put_behind_one_of_the_tables():
     made = completed(waves, whole)
     assert made.name == "chain" and made.signals is waves and made.events == "joint" and Ability.GIVEN in made.abilities
     assert Ability.GIVEN not in create("chain", static="columnar-ar", events="joint").abilities
+
+
+def test_a_chain_is_stored_only_if_all_links_are():
+    assert create("chain").storable and create("chain").static.name == "columnar-ar"
+    assert not create("chain", static="sdv-static").storable

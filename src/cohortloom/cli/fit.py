@@ -39,7 +39,7 @@ def run(
         return
     model = create(generator, **settings_from(config, set_ or []))
     if not model.storable and not dry_run:
-        what = "keeps its model in a form that is unsafe to read, so it can't be written"
+        what = "keeps its model (or one of its links does) in a form that is unsafe to read, so it can't be written"
         fix = "Fit and sample with it in one Python process."
         raise SettingsError("", [Problem("not-stored", generator, what, fix)])
     if dry_run:

@@ -49,7 +49,7 @@ class Chain(Generator):
     abilities: ClassVar[frozenset[Ability]] = frozenset({Ability.CONDITION, Ability.EXTEND, Ability.IMPUTE})
     files: ClassVar[frozenset[str]] = frozenset({"static", "events", "signals"})
 
-    static: Any = "independent"
+    static: Any = "columnar-ar"
     events: Any = "columnar-ar"
     signals: Any = None
 
@@ -62,6 +62,7 @@ class Chain(Generator):
                 raise SettingsError(
                     f'chain.{link}: {model.name} does not continue from given patients (ability "given").'
                 )
+        self.storable = all(model.storable for _, model in self._links())
         lent = set(self._course[1].abilities) - (set() if self.events else {Ability.EXTEND})
         self.abilities = type(self).abilities & (lent | {Ability.CONDITION})
         if self.signals is not None:  # waveforms of given patients, whose tables stay
