@@ -1,5 +1,6 @@
 """Drafts of files with rows copied, cut or put together from two exports, and of numbers with words among them."""
 
+import gzip
 from pathlib import Path
 
 import polars as pl
@@ -45,13 +46,18 @@ def test_rows_of_one_patient_that_differ_are_no_copies(tmp_path):
     assert "exact copy" not in infer_schema(tmp_path, name="mine").text
 
 
-def test_a_file_cut_in_its_last_row_is_reported(tmp_path):
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_a_file_cut_in_its_last_row_is_reported(tmp_path, end):
     folder(tmp_path, patients(), visits())
-    file = tmp_path / "visits.csv"
+    text = (tmp_path / "visits.csv").read_bytes()
+    (tmp_path / "visits.csv").unlink()
+    file, squeeze = tmp_path / f"visits.csv{end}", gzip.compress if end else bytes
+    file.write_bytes(squeeze(text))
+    assert not is_cut(file, ",")
     whole = read(tmp_path).schema
-    file.write_text(file.read_text()[:-5])  # "...,105" of "...,105,10\n"
+    file.write_bytes(squeeze(text[:-5]))  # "...,105" of "...,105,10\n"
     assert is_cut(file, ",")
-    assert "LOOK HERE: visits.csv ends within its last row" in infer_schema(tmp_path, name="mine").text
+    assert f"LOOK HERE: visits.csv{end} ends within its last row" in infer_schema(tmp_path, name="mine").text
     with pytest.raises(FileFormatError, match="in the middle of its last row"):
         cl.read(tmp_path, format="tabular", schema=whole)
 

@@ -55,14 +55,21 @@ def said_separator(path: Path) -> str:
 
 def is_cut(path: Path, separator: str) -> bool:
     """Does a file end in the middle of its last row: fewer cells than the header and the row before?"""
-    if path.name.endswith((".gz", ".parquet")):
+    if path.name.endswith(".parquet"):
         return False
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    zipped = path.name.endswith(".gz")
+    with (gzip.open if zipped else open)(path, "rb") as file:
         lines = [file.readline(), file.readline()]
         header = lines[1] if said_separator(path) else lines[0]
-        file.seek(max(0, size - _TAIL))
-        tail = file.read().splitlines(keepends=True)
+        end = b""
+        if zipped:  # its end is found by reading all of it
+            file.seek(0)
+            while part := file.read(_TAIL):
+                end = (end + part)[-_TAIL:]
+        else:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            end = file.read()
+        tail = end.splitlines(keepends=True)
     if len(tail) < 3 or tail[-1].endswith(b"\n") or b"\0" in header:
         return False
     cells = [_cells(line, separator) for line in (header, tail[-2], tail[-1])]
