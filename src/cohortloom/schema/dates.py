@@ -17,6 +17,7 @@ __all__ = ["ISO", "Layout", "few", "layout_of", "numbered", "plain_iso", "read_d
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f")
 _ZONE = "%Y-%m-%d %H:%M:%S%.f%:z"
 _DAYS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
+_YEAR_FIRST = ("%Y年%m月%d日", "%Y.%m.%d", "%Y. %m. %d", "%Y. %m. %d.")
 _SHORT = ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y")
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _WORDS = ("%d-%b-%Y", "%d%b%Y", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%y")
@@ -24,7 +25,7 @@ _WORDS = ("%d-%b-%Y", "%d%b%Y", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%b %d, %Y",
 ISO = (*_ISO, _ZONE)
 _LAYOUTS = (
     *ISO,
-    *(day + hour for day in (*_DAYS, *_SHORT, *_WORDS) for hour in _HOURS),
+    *(day + hour for day in (*_DAYS, *_YEAR_FIRST, *_SHORT, *_WORDS) for hour in _HOURS),
     "%d%b%Y:%H:%M:%S",
 )
 _MONTHS = ("%m/%Y", "%b-%Y", "%b %Y", "%b%Y", "%B %Y")
@@ -133,7 +134,7 @@ def layout_of(values: pl.Series, rows: pl.Series) -> Layout | None:
     months = next((one for one in _MONTHS if not _all_of(plain, [one]).null_count()), "")  # type: ignore[union-attr]
     if months:
         return Layout(months, _all_of(plain, [months]), "months, read as their first day")  # type: ignore[arg-type]
-    if head.str.contains(r"^(\w{1,9}[-/., ]+\w{1,9}[-/., ]+|\d{1,2}[A-Za-z]{3})\d{1,4}\b").mean() < 0.9:  # type: ignore[operator]
+    if head.str.contains(r"^(\w{1,9}[-/., ]+\w{1,9}[-/., ]+|\d{1,2}[A-Za-z]{3})\d{1,4}\b|^\d{4}年").mean() < 0.9:  # type: ignore[operator]
         return None
     frame = pl.DataFrame({"x": head})
     found = {one: frame.select(read_date(pl.col("x"), one)).to_series() for one in _LAYOUTS}

@@ -36,6 +36,8 @@ _IDS = re.compile(
     r"(^|_)(id|key|uuid|guid|mrn|ssn|npi|dea|nbr|accession|barcode|lot_number|source_value)$|_id_|serial|identifier|"
     r"^(?!.*(acid|fluid|lipid|oid|rotid|covid|paid|solid|rapid|valid|hybrid|amid|grid)$)[a-z]+[a-z0-9_]{2,}id$"
 )
+#: Names of what several people share.
+_GROUPED = re.compile(r"^(family|fam|pedigree|household|kindred|litter)_?(id|no|nr|num|number|key|code)?$")
 #: Names of codes, whatever they are written in.
 _CODED = re.compile(
     r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$|"
@@ -206,6 +208,8 @@ def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
 
 def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     values, filled = p.values["value"], p.rows - p.missing
+    if _GROUPED.search(name) and p.distinct > MAX_LEVELS:
+        return Guess({"kind": "identifier"}, "names a group of people, by the name; made anew in synthetic data")
     if _PERSONAL.search(name):
         return Guess({"kind": "identifier"}, "names a person, by the name of the column; made anew in synthetic data")
     words = p.values["value"].str.count_matches(r"\s") + 1

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from cohortloom.errors import FileFormatError, Problem
+from cohortloom.schema.file_each import joined_files
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.infer_life import add_life
 from cohortloom.schema.links import (
@@ -92,7 +93,7 @@ def infer_schema(
     elif isinstance(source, (str, Path)) and Path(source).exists():
         return _from_files(Path(source), name)
     else:
-        sheets = read_sheets(source)
+        sheets = joined_files(read_sheets(source))
     drafter = _Drafter(sheets, name)
     return drafter.written(drafter.data())
 
@@ -103,7 +104,7 @@ def _from_files(source: Path, name: str) -> Draft:
 
     waves = draft_waves(source)
     if waves is None or has_sheets(source, waves.row_files):
-        sheets = [s for s in read_sheets(source) if waves is None or s.file not in waves.row_files]
+        sheets = joined_files([s for s in read_sheets(source) if waves is None or s.file not in waves.row_files])
     else:
         sheets = []
     ids: set[str] = set()
@@ -646,7 +647,7 @@ class _Drafter:
         p = sheet.profiles[theirs]
         filled = p.rows - p.missing
         people = re.search(r"pid$|patient|person|subject|mrn|family|pedigree|household", snake(theirs))
-        if people and idlike(p) and p.rows >= 20 and 0.3 * filled < p.distinct < filled and p.distinct > 30:
+        if people and idlike(p) and p.rows >= 20 and 0.1 * filled < p.distinct < filled and p.distinct > 30:
             self.head.append(
                 f'"{theirs}" comes again in {sheet.file}: if it names the person, or what several rows share, keep '
                 f"them on one side of every split: cohortloom split --group {ours}."

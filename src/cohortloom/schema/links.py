@@ -13,7 +13,7 @@ import polars as pl
 
 from cohortloom.schema.profile import Profile, number_in, snake
 from cohortloom.schema.sheets import Sheet
-from cohortloom.schema.source import TIME_UNITS
+from cohortloom.schema.source import FILE_NAME, TIME_UNITS
 from cohortloom.schema.units import ucum
 
 __all__ = [
@@ -113,6 +113,8 @@ def idlike(p: Profile) -> bool:
 
 
 def _subject_score(name: str) -> float:
+    if name == FILE_NAME:
+        return 4.0
     n = snake(name).rstrip("_")
     if n in _SUBJECT:
         return 3.0
@@ -158,6 +160,8 @@ def find_subject(sheets: list[Sheet]) -> str:
                     sheet.subject = name
                     break
     sure = "sure" if total[best] >= 4 else "likely" if total[best] >= 2.5 else "a guess"
+    if best == FILE_NAME:
+        return "patients are told apart by the files' names: a file each"
     return f'patients are told apart by "{best}" ({sure}: its name, and {len(with_key)} of {len(sheets)} files have it)'
 
 
@@ -394,6 +398,7 @@ def find_time(sheet: Sheet) -> None:
         ):
             continue
         unit, note = None, ""
+        since = re.search(r"(^|_)(hours?|hrs?|h|days?|d|min|minutes?)_(since|after|from)_", n)
         if p.kind == "number" and _is_year(n, p) and _within_changes(sheet, name):
             p = sheet.profiles[name] = _as_years(p)
         if p.kind == "date":
@@ -402,7 +407,7 @@ def find_time(sheet: Sheet) -> None:
             unit = next((u for pattern, u in _TIME_UNITS if pattern.search(n)), None)
             if _ORDERLIKE.search(n) and p.whole and p.low in (0, 1) and p.high < 1000:
                 score, unit = 0.5, "order"
-            elif unit and not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n):
+            elif unit and (since or not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n)):
                 score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
             elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
                 score, unit, note = 1.5, unit or _unit_of(p.high), "the unit is a guess"
@@ -410,7 +415,7 @@ def find_time(sheet: Sheet) -> None:
                 score, unit, note = 1.0, aged, "age: the origin is birth"
             else:
                 continue
-        score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n)) - p.share_missing - 0.01 * i
+        score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n) and not since) - p.share_missing - 0.01 * i
         if _within_changes(sheet, name) == 0.0 or score <= 0:
             continue
         if best is None or score > best[0]:

@@ -5,13 +5,17 @@ missing, value maps, row filters, statics repeated on every row, and a regular g
 out.
 """
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["TIME_UNITS", "CodeMap", "Filter", "Grid", "Source", "SourceTime"]
+__all__ = ["FILE_NAME", "TIME_UNITS", "CodeMap", "Filter", "Grid", "Source", "SourceTime", "file_stem"]
+
+#: As a subject: the name of the file, where there is one per patient.
+FILE_NAME = "(file)"
 
 #: Days in one unit; the keys are the time units a schema may name.
 TIME_UNITS = {
@@ -75,6 +79,11 @@ class Grid(Strict):
     empty_bins: bool = Field(False, description="Also make rows for bins without a record, up to the last one.")
 
 
+def file_stem(path: str) -> str:
+    """Name of a file without its folder and endings: `p01` of `wear/p01.csv.gz`."""
+    return re.sub(r"(\.(csv|tsv|txt|parquet))?(\.gz)?$", "", path.replace("\\", "/").rsplit("/", 1)[-1])
+
+
 class Source(Strict):
     """The file behind a table."""
 
@@ -82,7 +91,9 @@ class Source(Strict):
         description="File name or glob below the folder that is read; compressed files are read as they are."
     )
     layout: Literal["wide", "long"] = "wide"
-    subject: str = Field("subject_id", description="Their column with the patient.")
+    subject: str = Field(
+        "subject_id", description='Their column with the patient; "(file)": the name of the file, for a file each.'
+    )
     visit: str | None = Field(None, description="Their column with the visit, where rows belong to one.")
     time: SourceTime | str | None = Field(
         None, description="A bare name means a date (or number of the schema's clock)."

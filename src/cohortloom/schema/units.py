@@ -64,6 +64,8 @@ _NAMES = {
 
 #: Words of column names -> unit that is usual for them; the first match counts. Guesses, for drafts only.
 _USUAL = (
+    (r"_kg$", "kg"), (r"_cm$", "cm"), (r"_mm$", "mm"), (r"(weight|dose|wt)_g$", "g"), (r"weight_lbs?$", "[lb_av]"),
+    (r"height_in(ches)?$", "[in_i]"),
     (r"(^|_)(sys|dias|mean|ni|art)*_?(sbp|dbp|map|bp|abp|nimap)($|_)|blood_pressure|(sys|dias)_?abp", "mm[Hg]"),
     (r"^(hr|pulse|heart_?rate)($|_)|respiratory_?rate|resp_?rate|^rr$", "/min"),
     (r"^temp(erature)?($|_)", "Cel"), (r"^(sao2|spo2|o2sat)$|saturation", "%"),
@@ -82,8 +84,7 @@ _USUAL = (
     (r"(^|_)days?($|_)|^(futime|los)$|^time_in_hospital$|^length_of_stay$", "d"),
     (r"(^|_)(hours?|hrs)($|_24)", "h"),
     (r"(^|_)(minutes?|mins)$", "min"), (r"(^|_)years?$", "a"), (r"(^|_)months?$", "mo"),
-    (r"_kg$", "kg"), (r"_cm$", "cm"), (r"_mm$", "mm"), (r"_(wk|weeks?)$", "wk"), (r"(weight|dose)_g$", "g"),
-    (r"_mg$", "mg"), (r"_ml$", "mL"), (r"^(dry|birth|body|pre|post)_?weight$", "kg"),
+    (r"_(wk|weeks?)$", "wk"), (r"_mg$", "mg"), (r"_ml$", "mL"), (r"^(dry|birth|body|pre|post)_?weight$", "kg"),
 )  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""Drafts of a file per patient, and of names and dates that say what they hold."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import cohortloom as cl
+from cohortloom.schema.infer import infer_schema
+from cohortloom.schema.units import guess_unit
+
+
+def write_files(folder, ids, inside=None):
+    """A file per patient with 40 hourly readings, the patient's number in `inside` if it is given."""
+    rng = np.random.default_rng(0)
+    for i in ids:
+        hours = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 2, 15), "1h", eager=True)
+        frame = pl.DataFrame({"timestamp": hours.dt.strftime("%Y-%m-%d %H:%M"), "hr": rng.integers(50, 120, 40)})
+        frame = frame if inside is None else frame.with_columns(pl.lit(i).alias(inside))
+        frame.write_csv(folder / f"person_{i:02d}.csv")
+
+
+def source_of(draft, table):
+    """Where a table of a draft stands in the files."""
+    source = draft.schema.tables[table].source
+    assert source is not None
+    return source
+
+
+def test_a_file_per_patient_is_one_table_and_its_name_the_patient(tmp_path):
+    write_files(tmp_path, range(1, 13))
+    draft = infer_schema(tmp_path, name="worn")
+    assert list(draft.schema.tables) == ["person"]
+    source = source_of(draft, "person")
+    assert (source.file, source.subject) == ("person_*.csv", "(file)")
+    (tmp_path / "mine.toml").write_text(draft.text)
+    cohort = cl.read(tmp_path, format="tabular", schema=tmp_path / "mine.toml")
+    assert cohort.subjects.to_list() == [f"person_{i:02d}" for i in range(1, 13)]
+    assert cohort.tables["person"].group_by("subject_id").len()["len"].unique().to_list() == [40]
+
+
+def test_a_column_that_names_the_patient_in_each_file_comes_first(tmp_path):
+    write_files(tmp_path, range(1, 13), inside="pid")
+    source = source_of(infer_schema(tmp_path, name="worn"), "person")
+    assert (source.file, source.subject) == ("person_*.csv", "pid")
+
+
+def test_four_files_of_one_kind_stay_tables_of_their_own(tmp_path):
+    write_files(tmp_path, range(1, 5), inside="pid")
+    assert len(infer_schema(tmp_path, name="few").schema.tables) == 4
+
+
+def test_hours_since_birth_are_a_time(tmp_path):
+    rng = np.random.default_rng(0)
+    infant = np.repeat(np.arange(40), 4)
+    frame = pl.DataFrame({"infant": infant, "hours_since_birth": rng.uniform(0, 900, 160).round(1)})
+    frame.with_columns(pl.Series("event", rng.choice(["apnoea", "desaturation"], 160))).write_csv(tmp_path / "e.csv")
+    when = source_of(infer_schema(tmp_path, name="nicu"), "e").when
+    assert when is not None and (when.column, when.unit) == ("hours_since_birth", "h")
+
+
+@pytest.mark.parametrize("layout", ["{y}年{m}月{d}日", "{y}. {m}. {d}.", "{y}.{m:02d}.{d:02d}"])
+def test_dates_that_begin_with_the_year_are_dates(tmp_path, layout):
+    rng = np.random.default_rng(0)
+    dates = [layout.format(y=2019 + k % 3, m=1 + k % 12, d=int(rng.integers(13, 29))) for k in range(90)]
+    frame = pl.DataFrame({"patient_id": np.repeat(np.arange(30), 3), "day": dates, "x": rng.normal(size=90).round(2)})
+    frame.write_csv(tmp_path / "v.csv")
+    draft = infer_schema(tmp_path, name="east")
+    assert draft.schema.clock == "timestamp" and source_of(draft, "v").time is not None
+    (tmp_path / "mine.toml").write_text(draft.text)
+    times = cl.read(tmp_path, format="tabular", schema=tmp_path / "mine.toml").tables["v"]["time"]
+    assert times.dt.year().is_in([2019, 2020, 2021]).all() and (times.dt.day() >= 13).all()
+
+
+def test_a_family_is_a_group_of_people_not_a_diagnosis(tmp_path):
+    family = [f"F{i:03d}" for i in range(80) for _ in range(3)]
+    frame = pl.DataFrame({"family_id": family, "person_id": np.arange(240), "bmi": np.linspace(18, 35, 240).round(1)})
+    frame.write_csv(tmp_path / "members.csv")
+    draft = infer_schema(tmp_path, name="kin")
+    assert draft.schema.tables["members"].columns["family_id"].kind == "identifier"
+    assert "--group members.family_id" in " ".join(draft.text.replace("#", "").split())
+
+
+def test_the_unit_a_name_ends_in_comes_before_the_usual_one():
+    units = {"weight_g": "g", "weight_kg": "kg", "weight": "kg", "weight_lb": "[lb_av]", "height_in": "[in_i]"}
+    assert {name: guess_unit(name) for name in units} == units
