@@ -50,6 +50,7 @@ from cohortloom.generators.bootstrap import with_ids
 from cohortloom.generators.condition import Condition
 from cohortloom.generators.signal_codec import WaveCodec
 from cohortloom.generators.signal_plan import RecordPlan
+from cohortloom.generators.signal_quiet import STILL_SHARE, between_beats, fit_stillness
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     WaveRecords,
@@ -66,6 +67,7 @@ from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Star
 from cohortloom.nets.precision import has_bfloat16, quick
 from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
 from cohortloom.nets.rhythm import RhythmNet
+from cohortloom.nets.stillness import Stillness
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training, hold_out
 
@@ -97,6 +99,7 @@ class WaveNet(nn.Module):
         self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
         self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
         self.start = _start_of(facts) if facts["start"] else None
+        self.still = Stillness(facts["n_channels"], facts["fs"]) if facts["beats"] else None
         self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
 
@@ -190,7 +193,11 @@ class SignalDiffusion(TorchGenerator):
         self.label_sets_, which = _label_sets(signals.records["label"])
         data = WaveRecords(signals, self.codec_.samples, subject, context, observed, which)
         data.describe(self.top_down, turned=self.start)
+        if data.beats is not None and run.minutes is not None:
+            run = replace(run, minutes=(1 - STILL_SHARE) * run.minutes)
         self._fit(data, None, rng.child("model"), run)  # type: ignore[arg-type]
+        if data.beats is not None:
+            fit_stillness(self, data, rng.child("stillness"), run)
 
     def _signal_of(self, cohort: Cohort) -> str:
         known = [n for n, s in cohort.signals.items() if s.records.height]
@@ -602,6 +609,8 @@ class SignalDiffusion(TorchGenerator):
             x = self._integrate(self._denoise(*shown), (len(rows), facts["n_channels"], n), stream, shown[2])
             if shown[2] is not None:
                 x = shown[2].decode(x, stream.child("rest").torch)
+            if beats is not None:
+                x = self.net_.still(x, between_beats(self.net_, beats.take(rows), n))
             out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows], drawn=True)
         return out
 
