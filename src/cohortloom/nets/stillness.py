@@ -36,6 +36,9 @@ class Stillness(nn.Module):
         fs: Sampling frequency [Hz].
     """
 
+    found: Tensor
+    drawn: Tensor
+
     def __init__(self, n_channels: int, fs: float) -> None:
         super().__init__()
         self.fs = fs
