@@ -99,6 +99,11 @@ def test_interval_holds_its_value():
     assert high - low == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
 
 
+def test_an_interval_holds_its_value_where_hardly_a_draw_differs():
+    low, high = centred_interval(0.0, np.where(np.arange(1000) < 5, 1.0, 0.0))
+    assert low == high == 0.0
+
+
 def test_dealing_keeps_sizes(samples):
     train, held_out, good = samples
     ctx = prepare(good.select(good.subjects.head(400)), train=train, held_out=held_out, fast=True)

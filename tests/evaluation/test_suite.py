@@ -14,7 +14,7 @@ from cohortloom.errors import DataError, SettingsError
 from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.suite import MEASURES
 from cohortloom.evaluation.verdict import verdict
-from cohortloom.report import Score
+from cohortloom.report import Goal, Score
 from cohortloom.schema import Number, Schema, Table
 
 ORDER = Schema.model_validate(
@@ -242,6 +242,16 @@ def test_other_clocks_and_units_are_refused(change, code):
     with pytest.raises(DataError) as caught:
         evaluate(Cohort.build(schema, tables), train=train, held_out=held_out)
     assert {p.code for p in caught.value.problems} == {code}
+
+
+def test_the_verdict_names_the_subgroup_that_most_scores_find_worst():
+    failed = [
+        Score(f"error {k}", "fairness", 0.3, limit=0.1, goal=Goal.LOW, details={"worst": f"p.sex = {sex}: lab"})
+        for k, sex in enumerate("MFF")
+    ]
+    ctx = SimpleNamespace(n=90, views={"held_out": SimpleNamespace(n=80)})
+    said = [sentence for sentence in verdict(ctx, failed) if sentence.startswith("By subgroup")]
+    assert said == ["By subgroup, it is worst for p.sex = F."]
 
 
 def test_few_judged_scores_are_no_proof_of_likeness():

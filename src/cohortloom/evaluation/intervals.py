@@ -218,9 +218,9 @@ def enough(ctx: Context) -> bool:
 
 
 def centred_interval(value: float, draws: np.ndarray) -> tuple[float, float]:
-    """Bootstrap percentiles, moved so that the draws have their mean at the value; not below 0."""
+    """Bootstrap percentiles, moved so that the draws have their mean at the value; around it, and not below 0."""
     low, high = np.percentile(draws, [2.5, 97.5]) - draws.mean()
-    return max(0.0, float(value + low)), float(value + high)
+    return max(0.0, float(value + min(low, 0.0))), float(value + max(high, 0.0))
 
 
 def upper_quantile(draws: np.ndarray, p: float, least_skew: float = 0.6) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from cohortloom.evaluation.context import Context
@@ -82,7 +83,8 @@ def _subgroups(scores: Sequence[Score], failed: Sequence[Score]) -> list[str]:
     mine = [s for s in scores if s.group == "fairness"]
     lost = next((s.details["lost"] for s in mine if s.details.get("lost")), [])
     worst = [str(s.details["worst"]) for s in failed if s.group == "fairness" and s.details.get("worst")]
-    named = list(dict.fromkeys(w.split(" (")[0].split(": ")[0] for w in worst))
+    times = Counter(w.split(" (")[0].split(": ")[0] for w in worst)  # one score each would name every level of sex
+    named = [name for name, n in times.items() if n == max(times.values())]
     parts = [f"no synthetic patient belongs to {shortened(lost, 3)}"] if lost else []
     parts += [f"it is worst for {shortened(named, 3)}"] if named else []
     return [f"By subgroup, {', and '.join(parts)}."] if parts else []
