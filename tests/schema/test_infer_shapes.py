@@ -6,6 +6,7 @@ import pytest
 
 import cohortloom as cl
 from cohortloom.schema.infer import infer_schema
+from cohortloom.schema.side_by_side import side_by_side
 from cohortloom.schema.units import guess_unit
 
 
@@ -83,3 +84,14 @@ def test_a_family_is_a_group_of_people_not_a_diagnosis(tmp_path):
 def test_the_unit_a_name_ends_in_comes_before_the_usual_one():
     units = {"weight_g": "g", "weight_kg": "kg", "weight": "kg", "weight_lb": "[lb_av]", "height_in": "[in_i]"}
     assert {name: guess_unit(name) for name in units} == units
+
+
+def test_visits_side_by_side_are_pointed_at_and_items_of_a_score_are_not(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"{what}_v{k}" for k in (1, 2, 3) for what in ("sbp", "crp")]
+    items = {f"q{k}": rng.integers(0, 5, 60) for k in range(1, 9)}
+    frame = pl.DataFrame({"patient_id": np.arange(60), **{n: rng.normal(9, 1, 60).round(2) for n in names}, **items})
+    frame.write_csv(tmp_path / "study.csv")
+    said = " ".join(infer_schema(tmp_path, name="wide").text.replace("#", "").split())
+    assert "LOOK HERE: study.csv has 3 visits side by side (sbp, crp with _v1 to _v3)" in said
+    assert side_by_side(items) == side_by_side(["a_1", "a_2", "a_3"]) == ([], "", [])

@@ -36,6 +36,7 @@ from cohortloom.schema.links import (
 from cohortloom.schema.profile import MARKS, Profile, decimals_of, number_in, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
+from cohortloom.schema.side_by_side import side_by_side
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
 from cohortloom.schema.units import ucum
@@ -164,6 +165,7 @@ class _Drafter:
             *(_copied(s) for s in self.patients if s.copies),
         ]
         self._roles()
+        self.head += [said for s in self.patients if s.role == "static" and (said := _abreast(s))]
         clock = self._clock()
         statics = [s for s in self.patients if s.role == "static" and self._has_all(s)]
         if statics:  # the one that describes people
@@ -818,6 +820,17 @@ def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
         if same:
             return f'the same as "{other}" in every row'
     return ""
+
+
+def _abreast(sheet: Sheet) -> str:
+    stems, turn, numbers = side_by_side(sheet.profiles)
+    if not stems:
+        return ""
+    some = ", ".join(stems[:3]) + (", ..." if len(stems) > 3 else "")
+    return (
+        f"LOOK HERE: {sheet.file} has {len(numbers)} visits side by side ({some} with {turn}{numbers[0]} to "
+        f"{turn}{numbers[-1]}), read as statics. For a course write a row per visit first (pandas.wide_to_long)."
+    )
 
 
 def _is_moment(p: Profile, source: dict) -> bool:
