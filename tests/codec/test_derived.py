@@ -490,3 +490,38 @@ def test_visit_numbers_count_the_visits_and_skipped_ones_do_not():
     # the rows after the first token, which begins the first visit, where a patient has others
     rest = stream.decode(encoded, Rng(1), ids=np.arange(60), since=np.ones(60, int)).tables["visits"]
     assert rest["count"].equals(rest.select((1 + place).cast(float))["literal"])
+
+
+def test_what_follows_is_computed_again_where_a_repair_moved_its_source(cohort, codec):
+    moved = cohort.tables["patients"].with_columns(pl.col("last") + 10 * DAY)
+    changed = Cohort.build(cohort.schema, {**cohort.tables, "patients": moved})
+    again = codec.lawful(changed, Rng(0)).tables["patients"]
+    assert again["death"].equals(again.select(pl.when("died").then("last").alias("death"))["death"])
+    assert again["last"].equals(moved["last"]) and not moved["death"].equals(again["death"])
+    assert codec.lawful(cohort, Rng(0)).tables["patients"].equals(cohort.tables["patients"])
+
+
+def test_a_follow_up_agrees_with_dates_that_a_rule_put_in_order():
+    from cohortloom.generators import create
+
+    number = {"kind": "number", "unit": "d", "decimals": 0}
+    columns = {
+        "start": {"kind": "timestamp", "granularity": "day"},
+        "last": {"kind": "timestamp", "granularity": "day"},
+    }
+    schema = Schema.model_validate(
+        {"name": "registry", "tables": {"p": {"role": "static", "columns": columns | {"days": number}}},
+         "rules": [{"kind": "before", "first": "p.start", "then": "p.last"}]}
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    start = [dt.datetime(2010, 1, 1) + int(k) * DAY for k in draw.integers(0, 3000, 150)]
+    days = draw.integers(0, 2500, 150)
+    last = [one + int(k) * DAY for one, k in zip(start, days)]
+    frame = pl.DataFrame({"subject_id": np.arange(150), "start": start, "last": last, "days": days.astype(float)})
+    model = create("columnar-ar", members=1, training=Training(steps=30)).fit(
+        Cohort.build(schema, {"p": frame}), seed=0
+    )
+    drawn = model.sample(300, seed=1)
+    assert drawn.origin.notes["repaired subjects"] > 0
+    rows = drawn.tables["p"]
+    assert ((rows["last"] - rows["start"]).dt.total_days() == rows["days"]).all()

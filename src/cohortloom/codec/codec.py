@@ -30,7 +30,7 @@ from cohortloom.codec.event_laws import event_laws, with_laws
 from cohortloom.codec.fold import Fold, rows_of
 from cohortloom.codec.fold_fit import fit_fold
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
-from cohortloom.codec.naturals import derived_statics, derived_visits, write_statics, write_visits
+from cohortloom.codec.naturals import derived_statics, derived_visits, rewrite_statics, write_statics, write_visits
 from cohortloom.codec.step_times import NO_YES, StepTimes
 from cohortloom.codec.steps import Steps, step_table, steps_of, usual_width
 from cohortloom.codec.tensors import Encoded, Feature, Layout, SequenceArrays, StaticArrays
@@ -375,6 +375,14 @@ class Codec:
                 frame = frame.filter(part.values[:, at[f"{name}.#row"]] >= 2.5)
             tables[name] = frame
         return tables
+
+    def lawful(self, cohort: Cohort, rng: Rng) -> Cohort:
+        """The cohort with static columns that follow from others computed again, after a repair moved a date, say."""
+        tables = dict(cohort.tables)
+        frames = {name: tables[name].to_dict() for name in self.schema.statics if name not in self.absent}
+        rewrite_statics(self.schema, self.derived, self.statics, frames, rng.child("lawful").numpy)
+        tables |= {name: pl.DataFrame(columns) for name, columns in frames.items()}
+        return Cohort.build(self.schema, tables, signals=cohort.signals, origin=cohort.origin)
 
     def _decode_visits(
         self, part: SequenceArrays, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]], rng: Rng

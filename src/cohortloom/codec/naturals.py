@@ -19,7 +19,7 @@ from cohortloom.codec.labels import find_labels, label_ids
 from cohortloom.codec.steps import Steps, step_table
 from cohortloom.schema import Schema
 
-__all__ = ["derived_statics", "derived_visits", "write_statics", "write_visits"]
+__all__ = ["derived_statics", "derived_visits", "rewrite_statics", "write_statics", "write_visits"]
 
 #: Least number of values of a column that counts visits.
 _NUMBERS = 3
@@ -100,6 +100,14 @@ def write_statics(
     """Compute derived static columns in place."""
     if laws:
         _write(schema, laws, cells, frames, _course(schema, steps, start, whole, course), draw)
+
+
+def rewrite_statics(
+    schema: Schema, laws: tuple[Derived, ...], cells: tuple[Cell, ...], frames: Frames, draw: np.random.Generator
+) -> None:
+    """Compute derived static columns in place, those that follow from static columns alone."""
+    own = {f"{cell.table}.{cell.column}" for cell in cells if cell.table in frames}
+    _write(schema, tuple(w for w in laws if {w.path, *(p for p, _ in w.terms)} <= own), cells, frames, [], draw)
 
 
 def write_visits(

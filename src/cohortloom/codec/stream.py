@@ -395,6 +395,10 @@ class StreamCodec:
         made = Cohort.build(self.schema, tables, origin=Origin("synthetic", "stream"))
         return lawful(self.statics, made, before, rng.child("laws"))
 
+    def lawful(self, cohort: Cohort, rng: Rng) -> Cohort:
+        """As `Codec.lawful`."""
+        return self.statics.lawful(cohort, rng)
+
     def origins(self, static: StaticArrays) -> np.ndarray:
         """Origin of each subject [d since 1970-01-01], 0 where the clock has no dates."""
         raw, n = self.statics.raw(static), len(static.values)

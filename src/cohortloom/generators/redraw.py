@@ -68,7 +68,12 @@ def _one_draw(
         drawn = with_statics(drawn, given, ids)
     drawn = condition.write_into(drawn)
     repaired = rules.repair(drawn, rng.child("repair"))
-    return repaired, 0 if repaired is drawn else _n_changed(drawn, repaired)
+    if repaired is drawn:
+        return repaired, 0
+    codec = getattr(generator, "codec_", None)
+    if codec is not None and given is None:
+        repaired = codec.lawful(repaired, rng)
+    return repaired, _n_changed(drawn, repaired)
 
 
 def with_statics(drawn: Cohort, given: Cohort, ids: np.ndarray) -> Cohort:
