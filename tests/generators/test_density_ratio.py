@@ -9,6 +9,7 @@ from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, SettingsError
 from cohortloom.generators import load
 from cohortloom.generators.columnar_ar import ColumnarAR
+from cohortloom.generators.condition import Condition
 from cohortloom.generators.density_ratio import DensityRatio, Trees, _boosting, chosen
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
@@ -120,6 +121,19 @@ def test_a_planted_fault_is_seen_and_lessened(dull):
     assert numbers
     short = [[real[c].std() - frame[c].std() for c in numbers] for frame in (plain, better)]
     assert np.mean(short[1]) < 0.8 * np.mean(short[0])
+
+
+def test_courses_are_chosen_and_statics_stay_as_they_were_drawn(dull):
+    """The same patients with and without the choice differ in their courses, not in their statics."""
+    chosen = dull.sample(60, seed=5)
+    kept, dull.ratio_ = dull.ratio_, None
+    try:  # the first candidate, which gives the statics
+        rng = Rng(5).child("shard", 0).child(0).child("make").child("candidate", 0)
+        first = dull._make(np.arange(1, 61), None, rng, Condition())
+    finally:
+        dull.ratio_ = kept
+    assert chosen.tables["patients"].equals(first.tables["patients"])
+    assert not chosen.tables["visits"].equals(first.tables["visits"])
 
 
 def test_saved_sharded_and_conditioned(dull, tmp_path):

@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec import Codec
-from cohortloom.codec.tensors import Encoded, Layout
+from cohortloom.codec.tensors import Encoded, Layout, StaticArrays
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.errors import DataError, NotFittedError, Problem, SettingsError
 from cohortloom.generators.condition import Condition
@@ -329,14 +329,26 @@ class Generator(ABC):
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         """Patients with these ids, before rules: draw and decode."""
-        context = None
-        if given is not None:
+        return self._made(ids, given, rng, condition)[0]
+
+    def _made(
+        self,
+        ids: np.ndarray,
+        given: Cohort | None,
+        rng: Rng,
+        condition: Condition,
+        statics: StaticArrays | None = None,
+    ) -> tuple[Cohort, StaticArrays | None]:
+        """Patients with these ids, and their statics as they were drawn; `statics`: those they shall have."""
+        context = None if statics is None else Encoded(statics, None)
+        if given is not None and context is None:
             context = Encoded(self.codec_.encode(given, rng=rng.child("context")).static, None)
         drawn = self._draw(len(ids), context, rng.child("draw"), condition.features)
         if drawn.static is None and context is not None:
             drawn = Encoded(context.static, drawn.sequence)
         fixed = given is not None or any(_is_date(self.schema_, name) for name in condition.values)
-        return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates="later" if fixed else "free")
+        dates = "later" if fixed else "free"
+        return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates=dates), drawn.static
 
     def _origin(self, seed: int, notes: dict[str, Any]) -> Origin:
         return Origin("synthetic", self.name, seed=seed, version=__version__, notes=notes)

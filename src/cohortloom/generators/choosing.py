@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cohortloom.codec.tensors import StaticArrays
 from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, Problem, SettingsError
 from cohortloom.generators.base import Run
@@ -42,6 +43,8 @@ class ChoosingGenerator(TorchGenerator):
     """
 
     files: ClassVar[frozenset[str]] = TorchGenerator.files | {"density_ratio.safetensors"}
+    #: Statics are drawn first: the choice is among courses of one patient and leaves the law of statics alone.
+    statics_first: ClassVar[bool] = False
 
     candidates: int | None = None
 
@@ -81,10 +84,16 @@ class ChoosingGenerator(TorchGenerator):
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         if self.ratio_ is None:
             return super()._make(ids, given, rng, condition)
-        make = super()._make
-        return chosen(
-            self.ratio_, ids, lambda k: make(ids, given, rng.child("candidate", k), condition), rng.child("choice")
-        )
+        statics: StaticArrays | None = None
+
+        def draw(k: int) -> Cohort:
+            nonlocal statics
+            cohort, found = self._made(ids, given, rng.child("candidate", k), condition, statics)
+            if self.statics_first:
+                statics = found
+            return cohort
+
+        return chosen(self.ratio_, ids, draw, rng.child("choice"))
 
     @property
     def notes(self) -> dict[str, int]:

@@ -61,6 +61,7 @@ class ColumnarAR(ChoosingGenerator):
 
     name: ClassVar[str] = "columnar-ar"
     layout: ClassVar[Layout] = Layout(static=True, sequence=True, scale="raw")
+    statics_first: ClassVar[bool] = True
     abilities: ClassVar[frozenset[Ability]] = frozenset(
         {Ability.CONDITION, Ability.GIVEN, Ability.EXTEND, Ability.IMPUTE, Ability.SCORE, Ability.RESUME}
     )
