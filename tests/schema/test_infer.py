@@ -446,7 +446,9 @@ def test_types_no_column_can_hold_are_left_out_in_words():
             "at": [dtime(8, 30)] * n,
         }
     )
-    draft = infer_schema({"people": frame}, name="odd")
+    codes = pl.DataFrame({"code": ["a", "b"], "parents": [["x"], ["y"]]})  # no patients: looked through as a lookup
+    rows = pl.DataFrame({"patient_id": [i // 3 for i in range(3 * n)], "stay": [timedelta(hours=3)] * 3 * n})
+    draft = infer_schema({"people": frame, "codes": codes, "rows": rows}, name="odd")
     assert set(draft.schema.tables["people"].columns) == {"age"}
     assert all(word in draft.text for word in ("lengths of time", "lists", "times of day"))
 

@@ -21,7 +21,7 @@ from cohortloom.schema.guess import FEW
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_life"]
+__all__ = ["add_life", "moments"]
 
 _MOST_CODES = 60
 
@@ -83,20 +83,23 @@ def _times(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.DataFrame | No
     name = time if isinstance(time, str) else time["column"]
     if name not in sheet.frame.columns:
         return None
-    cells = pl.col(name)
     if clock == "offset":
         days = TIME_UNITS[time["unit"]] if isinstance(time, dict) and "unit" in time else 1.0
-        when = cells.cast(pl.Float64, strict=False) * days
+        when = pl.col(name).cast(pl.Float64, strict=False) * days
     else:
-        if sheet.frame.schema[name].is_temporal():
-            moment = cells.cast(pl.Datetime("us"))
-        else:
-            layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M"
-            text = cells.cast(pl.String).str.strip_chars()
-            moment = read_date(text, layout)
-        when = moment.cast(pl.Datetime("us")).cast(pl.Int64) / 86_400e6
+        when = moments(sheet, name)
     found = sheet.frame.select(when.alias("t")).with_columns(s=sheet.ids(sheet.subject)).select("s", "t").drop_nulls()
     return found if 2 * found.height > sheet.frame.height else None
+
+
+def moments(sheet: Sheet, name: str) -> pl.Expr:
+    """Dates of a column of a file [d]; null where one can't be read."""
+    if sheet.frame.schema[name].is_temporal():
+        moment = pl.col(name)
+    else:
+        layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M"
+        moment = read_date(pl.col(name).cast(pl.String).str.strip_chars(), layout)
+    return moment.cast(pl.Datetime("us")).cast(pl.Int64) / 86_400e6
 
 
 def _rows(

@@ -293,6 +293,8 @@ def sheet_of(name: str, file: str, frame: pl.DataFrame, separator: str = ",", en
     decimal = "," if _has_decimal_commas(frame, separator) else "."
     frame = frame.with_columns(with_points(cs.string())) if decimal == "," else frame
     profiles = {c: profile(frame[c]) for c in frame.columns}
+    cells = cs.nested() | cs.duration() | cs.binary() | cs.object()  # of no text: their profiles say so, none is read
+    frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(c) for c in frame.select(cells).columns)
     return Sheet(snake(name), file, frame, profiles, cut, separator, encoding, decimal)
 
 

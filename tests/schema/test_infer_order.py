@@ -1,0 +1,68 @@
+"""Orders of dates in drafts: planted ones are rules, broken, distant, implied and thin ones are not."""
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from cohortloom.cohort import Cohort
+from cohortloom.formats.frames import from_frames
+from cohortloom.rules import broken_subjects
+from cohortloom.schema.infer import infer_schema
+
+
+def registry(n: int = 60, *, broken: int = 0) -> dict[str, pl.DataFrame]:
+    """Born, diagnosed decades later, recurrences before the last contact; admissions that end."""
+    draw = np.random.default_rng(4)
+    start = pl.Series([0] * n).cast(pl.Date).dt.offset_by("0d")
+    day = lambda x: (pl.lit(start) + pl.Series(x.astype(int)) * timedelta(days=1)).alias  # noqa: E731
+    diagnosis = draw.integers(14_000, 18_000, n)
+    follow = draw.exponential(500, n).astype(int)
+    last = diagnosis + follow
+    last[:broken] = diagnosis[:broken] - 5
+    birth = diagnosis - draw.integers(40 * 365, 80 * 365, n)
+    who = np.repeat(np.arange(n), 3)
+    when = diagnosis[who] + (draw.random(3 * n) * np.maximum(last - diagnosis, 0)[who]).astype(int)
+    stay = draw.exponential(4, 3 * n).astype(int)
+    cases = pl.select(
+        patient_id=pl.Series(np.arange(n)), birth_date=day(birth)("b"), diagnosis_date=day(diagnosis)("d"),
+        last_contact=day(last)("l"), sex=pl.Series(draw.choice(["f", "m"], n)),
+    )  # fmt: skip
+    start = pl.Series([0] * 3 * n).cast(pl.Date)
+    admissions = pl.select(
+        patient_id=pl.Series(who), admission_date=day(when)("a"), discharge_date=day(when + stay)("e"),
+        weight_kg=pl.Series(draw.normal(70, 9, 3 * n).round(1)),
+    )  # fmt: skip
+    return {"cases": cases, "admissions": admissions.sort("patient_id", "admission_date")}
+
+
+def orders(frames: dict[str, pl.DataFrame]) -> set[tuple[str, str]]:
+    return {(r.settings["first"], r.settings["then"]) for r in infer_schema(frames, name="x").schema.rules}
+
+
+def test_orders_that_always_hold_are_rules():
+    assert orders(registry()) == {
+        ("cases.diagnosis_date", "admissions.time"),  # and with the next one: diagnosis before last contact
+        ("admissions.time", "cases.last_contact"),
+        ("admissions.time", "admissions.discharge_date"),
+    }
+
+
+def test_a_broken_order_is_none():
+    found = orders(registry(broken=1))
+    assert ("admissions.time", "cases.last_contact") not in found
+    assert ("cases.diagnosis_date", "cases.last_contact") not in found
+    assert ("admissions.time", "admissions.discharge_date") in found
+
+
+def test_few_patients_say_nothing():
+    assert not orders(registry(29))
+
+
+def test_the_files_keep_the_drafted_rules():
+    frames = registry()
+    draft = infer_schema(frames, name="x")
+    assert "look whether they always hold" in draft.text
+    cohort = from_frames(draft.schema, frames)
+    assert isinstance(cohort, Cohort)
+    assert not broken_subjects(cohort).len()
