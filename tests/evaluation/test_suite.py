@@ -252,6 +252,8 @@ def test_the_verdict_names_the_subgroup_that_most_scores_find_worst():
     ctx = SimpleNamespace(n=90, views={"held_out": SimpleNamespace(n=80)})
     said = [sentence for sentence in verdict(ctx, failed) if sentence.startswith("By subgroup")]
     assert said == ["By subgroup, it is worst for p.sex = F."]
+    tied = [replace(failed[0], value=0.4), *failed[1:2]]  # one score each: the one further beyond its limit
+    assert verdict(ctx, tied)[-1] == "By subgroup, it is worst for p.sex = M."
 
 
 def test_few_judged_scores_are_no_proof_of_likeness():

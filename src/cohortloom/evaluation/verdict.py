@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from cohortloom.evaluation.context import Context
@@ -82,11 +81,13 @@ def _subgroups(scores: Sequence[Score], failed: Sequence[Score]) -> list[str]:
     """Subgroups that were lost, and those that scores fail for."""
     mine = [s for s in scores if s.group == "fairness"]
     lost = next((s.details["lost"] for s in mine if s.details.get("lost")), [])
-    worst = [str(s.details["worst"]) for s in failed if s.group == "fairness" and s.details.get("worst")]
-    times = Counter(w.split(" (")[0].split(": ")[0] for w in worst)  # one score each would name every level of sex
-    named = [name for name, n in times.items() if n == max(times.values())]
+    found: dict[str, list[float]] = {}
+    for s in failed:
+        if s.group == "fairness" and s.details.get("worst"):
+            found.setdefault(str(s.details["worst"]).split(" (")[0].split(": ")[0], []).append(_excess(s))
     parts = [f"no synthetic patient belongs to {shortened(lost, 3)}"] if lost else []
-    parts += [f"it is worst for {shortened(named, 3)}"] if named else []
+    if found:  # one only: with a score each, every level of sex would be the worst
+        parts.append(f"it is worst for {max(found, key=lambda name: (len(found[name]), max(found[name])))}")
     return [f"By subgroup, {', and '.join(parts)}."] if parts else []
 
 
