@@ -124,7 +124,7 @@ def scores(ctx: Context) -> list[Score]:
 def _summaries(ctx: Context, n: int) -> dict[str, Features]:
     """Of n training and n held-out patients, of the synthetic and the independent cohort."""
     vocabulary = Vocabulary.of([ctx.cohorts["train"], ctx.cohorts["held_out"]])
-    most = {"train": n, "held_out": n, "synthetic": MOST_SYNTHETIC, "independent": MOST_SYNTHETIC}
+    most = {"train": n, "held_out": n, "synthetic": MOST_SYNTHETIC, "independent": n}
     made = {}
     for name, limit in most.items():
         subjects = ctx.cohorts[name].subjects
