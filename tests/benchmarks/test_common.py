@@ -37,6 +37,7 @@ def test_a_measurement_made_again_takes_the_place_of_the_earlier_one():
         {"cohort": "a", "seed": 1, "x": 3},
     ]
     assert len(common.renewed(rows, {"cohort": "b", "seed": 1}, ("cohort", "seed"))) == 3
+    assert common.renewed(rows, {"cohort": "a", "seed": 1, "failed": "an error"}, ("cohort", "seed")) == rows
 
 
 def test_every_command_of_make_bench_is_one_its_benchmark_takes(monkeypatch):
