@@ -122,8 +122,10 @@ def kept(path: Path, more: bool) -> list[dict[str, Any]]:
 
 
 def renewed(rows: list[dict[str, Any]], row: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows without the earlier one of the same measurement, which `names` tell, and the new one at the end; one that
-    ended in an error ("failed" in words) replaces nothing."""
+    """The rows without the earlier one of the same measurement, which `names` tell, and the new one at the end.
+
+    One that ended in an error ("failed" in words) replaces nothing.
+    """
     others = [old for old in rows if any(old.get(name) != row.get(name) for name in names)]
     return rows if isinstance(row.get("failed"), str) and len(others) < len(rows) else [*others, row]
 
