@@ -33,6 +33,9 @@ peers --fast --more --cohorts pbc --seconds 25 --seeds 1 2 3 --generators timega
 peers --fast --more --cohorts pbc --seconds 120 --seeds 1 2 3 --generators event-transformer {PEERS}
 peers --fast --more --cohorts heart_failure --patients 1000 --seconds 120 --seeds 1 --generators {PEERS}
 peers --fast --more --cohorts icu_48h --patients 2000 --seconds 120 --seeds 1 --generators {PEERS}
+peers --fast --more --cohorts heart_failure --patients 1000 --seconds 120 --seeds 2 \
+--generators columnar-ar temporal-vae timegan
+peers --fast --more --cohorts icu_48h --patients 2000 --seconds 120 --seeds 2 --generators columnar-ar
 peers --fast --more --cohorts diabetes_encounters --patients 20000 --seconds 120 --seeds 1 --generators {PEERS}
 ablations --generators timegan --steps 200 --seeds 1 2
 ablations --generators temporal-vae record-diffusion --seeds 1 2 --more
