@@ -88,7 +88,9 @@ class ChoosingGenerator(TorchGenerator):
 
         def draw(k: int) -> Cohort:
             nonlocal statics
-            cohort, found = self._made(ids, given, rng.child("candidate", k), condition, statics)
+            stream = rng.child("candidate", k)
+            with self._layers(stream):
+                cohort, found = self._made(ids, given, stream, condition, statics)
             if self.statics_first:
                 statics = found
             return cohort

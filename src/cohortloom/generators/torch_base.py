@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from cohortloom.codec.tensors import Encoded, Feature, StaticArrays
+from cohortloom.codec.tensors import Encoded, Feature
 from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, Problem
 from cohortloom.generators.base import Ability, Generator, Run
@@ -137,16 +137,9 @@ class TorchGenerator(Generator):
             return seed
         return int(read_checkpoint(checkpoint)[1]["seed"])
 
-    def _made(
-        self,
-        ids: np.ndarray,
-        given: Cohort | None,
-        rng: Rng,
-        condition: Condition,
-        statics: StaticArrays | None = None,
-    ) -> tuple[Cohort, StaticArrays | None]:
+    def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         with self._layers(rng):
-            return super()._made(ids, given, rng, condition, statics)
+            return super()._make(ids, given, rng, condition)
 
     def score(self, cohort: Cohort) -> np.ndarray:
         self._require(Ability.SCORE, "score")

@@ -36,16 +36,13 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
         return
     once, often, within = {}, {}, []
     for name, table in data["tables"].items():
-        found = _dates(sheets[name], table)
+        found = _dates(sheets[name], name, table)
+        places = [place for place in found.columns if place != "s"]
         if table["role"] == "static":
-            once |= {f"{name}.{c}": found.select("s", t=c).drop_nulls().unique("s") for c in _columns(table)}
-        elif "time" in found.columns:
-            often[f"{name}.time"] = found.select("s", t="time").drop_nulls()
-            within += [
-                (f"{name}.{a}", f"{name}.{b}")
-                for a, b in permutations(["time", *_columns(table)], 2)
-                if _ordered(found.select("s", a=a, b=b))
-            ]
+            once |= {place: found.select("s", t=place).drop_nulls().unique("s") for place in places}
+        elif (time := f"{name}.time") in places:
+            often[time] = found.select("s", t=time).drop_nulls()
+            within += [(a, b) for a, b in permutations(places, 2) if _ordered(found.select("s", a=a, b=b))]
     pairs = [*permutations(once, 2), *((a, b) for a in once for b in often), *((b, a) for a in once for b in often)]
     moments_of = once | often
     across = [(a, b) for a, b in pairs if _ordered(_joined(moments_of[a], moments_of[b]))]
@@ -55,22 +52,18 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
         head.append("Orders of dates that hold in every patient of the files are rules: look whether they always hold.")
 
 
-def _columns(table: dict[str, Any]) -> list[str]:
-    return [name for name, column in table["columns"].items() if column["kind"] == "timestamp"]
-
-
-def _dates(sheet: Sheet, table: dict[str, Any]) -> pl.DataFrame:
-    """Patient `s`, and `time` and timestamp columns [d] of each row, as far as they are columns of the file."""
+def _dates(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
+    """Patient `s`, and "table.time" and "table.column" [d] of each row, as far as they are columns of the file."""
     source = table["source"]
-    theirs = {c: source.get("columns", {}).get(c, c) for c in _columns(table)}
+    dates = [c for c, column in table["columns"].items() if column["kind"] == "timestamp"]
+    theirs = {c: source.get("columns", {}).get(c, c) for c in dates}
     time = source.get("time")
     if time is not None:
-        theirs["time"] = time if isinstance(time, str) else time["column"]
-    known = {c: moments(sheet, name) for c, name in theirs.items() if name in sheet.frame.columns}
-    absent = {c: pl.lit(None, dtype=pl.Float64) for c in _columns(table) if c not in known}
-    frame = sheet.frame.select(**known, **absent) if known else pl.DataFrame(schema=dict.fromkeys(absent, pl.Float64))
-    ids = sheet.ids(sheet.subject) if known and sheet.subject else pl.Series([], dtype=pl.String)
-    return frame.head(len(ids)).with_columns(s=ids)
+        theirs = {"time": time if isinstance(time, str) else time["column"]} | theirs
+    known = {f"{name}.{c}": moments(sheet, cell) for c, cell in theirs.items() if cell in sheet.frame.columns}
+    if not known or not sheet.subject:
+        return pl.DataFrame(schema={"s": pl.String})
+    return sheet.frame.select(**known).with_columns(s=sheet.ids(sheet.subject))
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
