@@ -66,3 +66,26 @@ def test_the_files_keep_the_drafted_rules():
     cohort = from_frames(draft.schema, frames)
     assert isinstance(cohort, Cohort)
     assert not broken_subjects(cohort).len()
+
+
+def test_offsets_of_patients_are_moments_that_bound_their_rows():
+    """eICU's way: minutes since admission to the unit, discharges on the row of the patient."""
+    draw = np.random.default_rng(6)
+    who, left = np.repeat(np.arange(40), 30), 60 * 30 + draw.integers(0, 90, 40)
+    patient = {"stayid": np.arange(40), "sex": draw.choice(["f", "m"], 40), "dischargeoffset": left}
+    vital = {"stayid": who, "observationoffset": np.tile(np.arange(30) * 60 + 40, 40)}
+    vital |= {c: draw.normal(80, 9, 1200).round() for c in ("hr", "sbp", "rr")}
+    frames = {"patient": pl.DataFrame(patient), "vital": pl.DataFrame(vital)}
+    draft = infer_schema(frames, name="x")
+    assert orders(frames) == {("vital.time", "patient.dischargeoffset")}
+    read = from_frames(draft.schema, frames).tables["patient"]["dischargeoffset"]
+    assert read.to_list() == [timedelta(minutes=int(m)) for m in left]
+
+
+def test_a_table_that_numbers_its_rows_is_no_waveform(tmp_path):
+    who = np.repeat(np.arange(7000, 7040), 30)
+    rows = {"vitalid": np.arange(1200), "patientstayid": who, "observationoffset": np.tile(np.arange(30) * 60, 40)}
+    rows |= {c: np.arange(1200) % k for c, k in (("hr", 70), ("sbp", 90), ("rr", 11))}
+    pl.DataFrame(rows).write_csv(tmp_path / "vital.csv")
+    schema = infer_schema(tmp_path, name="x").schema
+    assert not schema.signals and set(schema.tables) == {"vital"}

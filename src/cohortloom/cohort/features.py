@@ -136,8 +136,8 @@ def _static(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Vocabul
         elif column.kind == "timestamp":
             day = pl.col(name).cast(pl.Int64) / MICROSECONDS_PER_DAY
             exprs.append(day.alias(path))
-            if "_begun" in frame.columns:
-                exprs.append((day - pl.col("_begun")).alias(f"{path}: after the first time"))
+            if "__begun" in frame.columns:
+                exprs.append((day - pl.col("__begun")).alias(f"{path}: after the first time"))
                 origin[f"{path}: after the first time"] = path
         elif column.kind in _LEVELS:
             for level in vocabulary.levels.get(path, ()):
@@ -154,7 +154,7 @@ def _begun(cohort: Cohort) -> pl.DataFrame | None:
     if cohort.schema.clock != "timestamp" or not timed:
         return None
     times = pl.concat(cohort.tables[t].select("subject_id", "time") for t in timed)
-    return times.group_by("subject_id").agg(_begun=_time(cohort.schema).min())
+    return times.group_by("subject_id").agg(__begun=_time(cohort.schema).min())
 
 
 def _time(schema: Schema) -> pl.Expr:
@@ -198,7 +198,7 @@ def _number(path: str, y: pl.Expr, timed: bool) -> dict[str, pl.Expr]:
         f"{path}: repeats": (change == 0).mean(),
     }
     if timed:
-        out[f"{path}: trend"] = _slope(y, pl.col("_t"))
+        out[f"{path}: trend"] = _slope(y, pl.col("__t"))
     return out
 
 
@@ -208,13 +208,13 @@ def _over_time(frame: pl.DataFrame, schema: Schema, table: str, vocabulary: Voca
     aggs: dict[str, pl.Expr] = {f"{table}: rows": pl.len()}
     origin = {f"{table}: rows": table}
     if timed:
-        frame = frame.with_columns(_t=_time(schema))
+        frame = frame.with_columns(__t=_time(schema))
         if schema.clock != "order":
-            gap = pl.col("_t").diff().drop_nulls()
-            since = pl.col("_begun").first() if "_begun" in frame.columns else pl.lit(0.0)
+            gap = pl.col("__t").diff().drop_nulls()
+            since = pl.col("__begun").first() if "__begun" in frame.columns else pl.lit(0.0)
             made = {
-                "start": pl.col("_t").min() - since,
-                "length": pl.col("_t").max() - pl.col("_t").min(),
+                "start": pl.col("__t").min() - since,
+                "length": pl.col("__t").max() - pl.col("__t").min(),
                 "mean gap": gap.mean(),
                 "sd of gaps": gap.std(),
                 "greatest gap": gap.max(),

@@ -153,7 +153,7 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
     """Arrays of `n` patients drawn at random without replacement."""
     subjects = cohort.subjects
     chosen = subjects.gather(rng.permutation(subjects.len())[:n])
-    plan = pl.DataFrame({"subject_id": chosen, "_p": np.arange(n, dtype=np.int64)})
+    plan = pl.DataFrame({"subject_id": chosen, "__p": np.arange(n, dtype=np.int64)})
     schema = cohort.schema
     origin = _origins(cohort) if schema.clock == "timestamp" else None
     axes: dict[str, Axis] = {}
@@ -172,12 +172,12 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
             code = None if axis == table else axis[len(table) + 1 : -1]
             part = frame if code is None else frame.filter(pl.col(spec.code or "") == code)
             axes[axis] = Axis(
-                part["_p"].to_numpy(), part["_days"].to_numpy().astype(float), part["_basket"].to_numpy(), n
+                part["__p"].to_numpy(), part["__days"].to_numpy().astype(float), part["__basket"].to_numpy(), n
             )
             for f in mine:
                 if f.axis == axis:
                     columns[f.name] = values(part, f, schema.clock)
-    start = np.zeros(n) if origin is None else _ticks(_with_origin(plan, origin)["_origin"])
+    start = np.zeros(n) if origin is None else _ticks(_with_origin(plan, origin)["__origin"])
     return View(n, size, axes, columns, chosen, cohort, start)
 
 
@@ -186,8 +186,10 @@ def _origins(cohort: Cohort) -> pl.DataFrame:
     schema = cohort.schema
     parts = [cohort.tables[t].select("subject_id", "time") for t in schema.tables if schema.has_time(t)]
     if not parts:
-        return pl.DataFrame({"subject_id": cohort.subjects}).with_columns(_origin=pl.lit(None, dtype=pl.Datetime("us")))
-    return pl.concat(parts).group_by("subject_id").agg(_origin=pl.col("time").min())
+        return pl.DataFrame({"subject_id": cohort.subjects}).with_columns(
+            __origin=pl.lit(None, dtype=pl.Datetime("us"))
+        )
+    return pl.concat(parts).group_by("subject_id").agg(__origin=pl.col("time").min())
 
 
 def _ticks(moments: pl.Series) -> np.ndarray:
@@ -202,7 +204,7 @@ def _days(frame: pl.DataFrame, column: str, clock: str) -> pl.Expr:
     if clock == "order":
         return pl.col(column).cast(pl.Float64)
     if clock == "timestamp":
-        ticks = pl.col(column).cast(pl.Int64) - pl.col("_origin").cast(pl.Int64).fill_null(0)
+        ticks = pl.col(column).cast(pl.Int64) - pl.col("__origin").cast(pl.Int64).fill_null(0)
         return ticks / MICROSECONDS_PER_DAY
     return pl.col(column).cast(pl.Int64) / MICROSECONDS_PER_DAY
 
@@ -214,25 +216,25 @@ def _rows(cohort: Cohort, table: str, plan: pl.DataFrame, origin: pl.DataFrame |
     frame = _with_origin(frame, origin)
     has_visit = schema.has_visit_id(table)
     if schema.has_time(table):
-        frame = frame.with_columns(_days=_days(frame, "time", schema.clock))
+        frame = frame.with_columns(__days=_days(frame, "time", schema.clock))
     else:
-        frame = frame.with_columns(_days=pl.lit(None, dtype=pl.Float64))
+        frame = frame.with_columns(__days=pl.lit(None, dtype=pl.Float64))
     if has_visit and table != visits and visits is not None:
-        moments = cohort.tables[visits].unique("visit_id", keep="first").select("visit_id", _visit_time=pl.col("time"))
+        moments = cohort.tables[visits].unique("visit_id", keep="first").select("visit_id", __visit_time=pl.col("time"))
         frame = frame.join(moments, on="visit_id", how="left", maintain_order="left")
-        frame = frame.with_columns(_visit_days=_days(frame, "_visit_time", schema.clock))
+        frame = frame.with_columns(__visit_days=_days(frame, "__visit_time", schema.clock))
         frame = frame.with_columns(
-            _days=pl.coalesce("_days", "_visit_days"), _start=pl.coalesce("_visit_days", "_days")
+            __days=pl.coalesce("__days", "__visit_days"), __start=pl.coalesce("__visit_days", "__days")
         )
     else:
-        frame = frame.with_columns(_start=pl.col("_days"))
-    keys = ["_p", "_days"] if schema.has_time(table) else ["_p", "_start"]
+        frame = frame.with_columns(__start=pl.col("__days"))
+    keys = ["__p", "__days"] if schema.has_time(table) else ["__p", "__start"]
     frame = frame.sort(keys, nulls_last=True, maintain_order=True)
-    moment = [pl.col("_start").fill_null(np.inf)]
+    moment = [pl.col("__start").fill_null(np.inf)]
     if has_visit:
         moment.append(pl.col("visit_id").cast(pl.String).fill_null(""))
-    basket = pl.struct("_p", *(m.alias(f"_m{i}") for i, m in enumerate(moment))).rank("dense").cast(pl.Int64) - 1
-    return frame.with_columns(_basket=basket)
+    basket = pl.struct("__p", *(m.alias(f"__m{i}") for i, m in enumerate(moment))).rank("dense").cast(pl.Int64) - 1
+    return frame.with_columns(__basket=basket)
 
 
 def values(frame: pl.DataFrame, f: Field, clock: str) -> np.ndarray:

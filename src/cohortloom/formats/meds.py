@@ -185,7 +185,7 @@ def _absolute(time: pl.Expr, clock: str) -> pl.Expr:
 def _rows_of(cohort: Cohort, name: str) -> pl.DataFrame:
     """MEDS rows of one table, before ids are numbered."""
     schema, table, frame = cohort.schema, cohort.schema.tables[name], cohort.tables[name]
-    frame = frame.with_row_index("table_row").with_columns(pl.col("table_row").cast(pl.Int64))
+    frame = frame.with_row_index("__row").with_columns(pl.col("__row").cast(pl.Int64))
     when = pl.lit(None, dtype=pl.Datetime("us"))
     if schema.has_time(name):
         when = _absolute(pl.col("time"), schema.clock)
@@ -196,7 +196,7 @@ def _rows_of(cohort: Cohort, name: str) -> pl.DataFrame:
         when = _absolute(pl.col("__t"), schema.clock)
     visit = pl.col("visit_id").cast(pl.String) if "visit_id" in frame.columns else pl.lit(None, dtype=pl.String)
     keys = [pl.col("subject_id"), when.alias("time")]
-    rest = [visit.alias("visit_id"), pl.col("table_row")]
+    rest = [visit.alias("visit_id"), pl.col("__row").alias("table_row")]
     parts, told = [], pl.lit(False)
     for column, what in table.columns.items():
         here = pl.col(column).is_not_null()
@@ -330,9 +330,9 @@ def _restored(path: Path, events: pl.DataFrame, schema: Schema | None, on_error:
 
 
 def _table(schema: Schema, name: str, rows: pl.DataFrame) -> pl.DataFrame:
-    table = schema.tables[name]
+    table, rows = schema.tables[name], rows.rename({"table_row": "__row"})
     keys = [k for k in ("subject_id", "visit_id") if k in schema.keys(name)]
-    frame = rows.select("table_row", *keys, "time").unique("table_row", keep="first").sort("table_row")
+    frame = rows.select("__row", *keys, "time").unique("__row", keep="first").sort("__row")
     if schema.has_time(name):
         frame = frame.with_columns(_relative(pl.col("time"), schema.clock).alias("time"))
     by_column = rows.drop_nulls("__column").partition_by("__column", as_dict=True)
@@ -340,15 +340,15 @@ def _table(schema: Schema, name: str, rows: pl.DataFrame) -> pl.DataFrame:
         cells = by_column.get((column,))
         read = []
         if cells is not None:
-            read.append(cells.select("table_row", _value(what, schema.clock).alias(column)))
+            read.append(cells.select("__row", _value(what, schema.clock).alias(column)))
         if column == table.value and table.code and (table.code,) in by_column:
-            beside = by_column[(table.code,)].select("table_row", _value(what, schema.clock).alias(column))
+            beside = by_column[(table.code,)].select("__row", _value(what, schema.clock).alias(column))
             read.append(beside.drop_nulls(column))
         if read:
-            frame = frame.join(pl.concat(read), on="table_row", how="left", maintain_order="left")
+            frame = frame.join(pl.concat(read), on="__row", how="left", maintain_order="left")
         else:
             frame = frame.with_columns(pl.lit(None).alias(column))
-    return frame.drop("table_row", *([] if schema.has_time(name) else ["time"]))
+    return frame.drop("__row", *([] if schema.has_time(name) else ["time"]))
 
 
 def _relative(time: pl.Expr, clock: str) -> pl.Expr:

@@ -27,6 +27,7 @@ from cohortloom.formats.check import ROW, Spec, linked, read_types, specs, typed
 from cohortloom.formats.files import collect, locate, scan
 from cohortloom.formats.grid import aggregate, binned, fill_bins, one_per_key, problem_of
 from cohortloom.schema import CodeMap, Schema, Source, SourceTime
+from cohortloom.schema.source import TIME_UNITS
 from cohortloom.version import __version__
 
 __all__ = ["read", "write", "write_parquet"]
@@ -185,16 +186,17 @@ def _reading(source: Source, column: str, code: CodeMap | None = None) -> Readin
     if code is not None:
         scale, shift = scale * code.scale, scale * code.shift + shift
     when = source.when or SourceTime(column="")
+    layout = source.formats.get(column, when.format)
     return Reading(
         marks=("", *source.missing, *source.missing_in.get(column, ())),
         values=source.values.get(column, {}),
         scale=scale,
         shift=shift,
         out_of_range=source.out_of_range,
-        unit=when.unit,
+        unit=layout if layout in TIME_UNITS else when.unit,
         extract=column in source.extract or source.mixed.get(column) == "numbers",
         mixed=source.mixed.get(column),
-        format=source.formats.get(column, when.format),
+        format=None if layout in TIME_UNITS else layout,
         origin=when.origin,
     )
 

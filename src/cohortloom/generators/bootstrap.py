@@ -71,10 +71,10 @@ def with_ids(cohort: Cohort, subjects: pl.Series, ids: np.ndarray) -> Cohort:
     if visits is None:
         return copied
     place = pl.col("visit_id").rank("ordinal").over("subject_id").cast(pl.Int64)
-    links = copied.tables[visits].select("visit_id", (pl.col("subject_id") * 1_000_000 + place).alias("new_visit"))
+    links = copied.tables[visits].select("visit_id", (pl.col("subject_id") * 1_000_000 + place).alias("__new"))
     tables = dict(copied.tables)
     for name in schema.tables:
         if schema.has_visit_id(name):
             frame = tables[name].join(links, on="visit_id", how="left", maintain_order="left")
-            tables[name] = frame.drop("visit_id").rename({"new_visit": "visit_id"})
+            tables[name] = frame.drop("visit_id").rename({"__new": "visit_id"})
     return Cohort.build(schema, tables, origin=copied.origin)

@@ -22,7 +22,7 @@ from cohortloom.schema.lines import Path
 from cohortloom.schema.schema import Schema, Survival, Task
 from cohortloom.schema.signals import Signal
 from cohortloom.schema.source import CodeMap, Filter, Grid, Source, SourceTime
-from cohortloom.schema.table import Table
+from cohortloom.schema.table import RESERVED, Table
 from cohortloom.schema.units import check_unit
 
 __all__ = ["WARNINGS", "Finding", "findings"]
@@ -294,8 +294,9 @@ def _take_out(data: dict, place: Path, code: str, damaged: set[str], kept: dict[
             data["tables"][place[1]]["columns"][place[3]] = _stand_in(column)
         return
     if code == "contradiction" and len(place) == 3 and place[2] == "columns":  # reserved names
-        for name in ("subject_id", "visit_id", "time"):
-            _at(data, place).pop(name, None)
+        columns = _at(data, place)
+        for name in [n for n in columns if n in RESERVED or n.startswith("__")]:
+            columns.pop(name)
         return
     if place == ("name",):
         data["name"] = "schema"

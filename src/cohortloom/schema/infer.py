@@ -512,9 +512,11 @@ class _Drafter:
             repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or self._says_static(sheet, theirs)
             repeats = "" if theirs in pair else repeats or _twin(sheet, theirs, list(dict.fromkeys([*pair, *read])))
             drafted = guess(p, patients, sheet.frame[theirs], clock)
-            if drafted.column is not None and _is_moment(p, source):
+            timed = self._offset(sheet, p, source) if clock == "offset" else None
+            if drafted.column is not None and timed is not None:
                 drafted.column = {"kind": "timestamp", **({} if p.missing else {"missing": False})}
-                drafted.comment = f'A moment, in the unit of "{sheet.time}" (a guess, by the name).'
+                drafted.comment = f'A moment, in the unit of "{timed.time}" (a guess, by the name).'
+                drafted.format = "" if timed is sheet else timed.time_unit or ""
             if repeats or drafted.column is None:
                 left.append(f'"{theirs}" ({repeats or drafted.comment})')
                 continue
@@ -628,6 +630,16 @@ class _Drafter:
                 return f'says "{sheet.code}" again'
         return ""
 
+    def _offset(self, sheet: Sheet, p: Profile, source: dict) -> Sheet | None:
+        """Whose time a number counts like: an offset beside offsets (a discharge, when a result was revised)."""
+        if p.kind != "number" or not _OFFSET.search(snake(p.name)):
+            return None
+        if sheet.role != "static":
+            counted = isinstance(time := source.get("time"), dict) and "unit" in time
+            return sheet if counted and _OFFSET.search(snake(time["column"])) else None
+        timed = [s for s in self.patients if s.role != "static" and s.time and s.time_unit not in (None, "order")]
+        return next((s for s in timed if _OFFSET.search(snake(s.time or ""))), None)
+
     def _says_static(self, sheet: Sheet, theirs: str) -> str:
         """Is a column of a table with many rows per patient one of a table of patients, written out on every row?"""
         p = sheet.profiles[theirs]
@@ -707,7 +719,7 @@ class _Drafter:
 
 
 GENERAL = MARKS
-
+_OFFSET = re.compile(r"offset$")
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
 
@@ -833,13 +845,6 @@ def _abreast(sheet: Sheet) -> str:
         f"LOOK HERE: {sheet.file} has {len(numbers)} visits side by side ({some} with {turn}{numbers[0]} to "
         f"{turn}{numbers[-1]}), read as statics. For a course write a row per visit first (pandas.wide_to_long)."
     )
-
-
-def _is_moment(p: Profile, source: dict) -> bool:
-    """Is a number an offset beside an offset: when a result was revised, say? It counts from where the time does."""
-    time = source.get("time")
-    counted = isinstance(time, dict) and "unit" in time and re.search(r"offset$", snake(time["column"]))
-    return bool(counted and p.kind == "number" and re.search(r"offset$", snake(p.name)))
 
 
 def _without_time(sheet: Sheet, source: dict) -> str:

@@ -21,7 +21,7 @@ from cohortloom.schema.guess import FEW
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_life", "moments"]
+__all__ = ["add_life", "counted", "moments"]
 
 _MOST_CODES = 60
 
@@ -84,12 +84,16 @@ def _times(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.DataFrame | No
     if name not in sheet.frame.columns:
         return None
     if clock == "offset":
-        days = TIME_UNITS[time["unit"]] if isinstance(time, dict) and "unit" in time else 1.0
-        when = pl.col(name).cast(pl.Float64, strict=False) * days
+        when = counted(name, time.get("unit", "d") if isinstance(time, dict) else "d")
     else:
         when = moments(sheet, name)
     found = sheet.frame.select(when.alias("t")).with_columns(s=sheet.ids(sheet.subject)).select("s", "t").drop_nulls()
     return found if 2 * found.height > sheet.frame.height else None
+
+
+def counted(name: str, unit: str) -> pl.Expr:
+    """Numbers of a column of a file, in a unit since the origin [d]."""
+    return pl.col(name).cast(pl.Float64, strict=False) * TIME_UNITS[unit]
 
 
 def moments(sheet: Sheet, name: str) -> pl.Expr:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cohortloom.schema.infer_life import moments
+from cohortloom.schema.infer_life import counted, moments
 from cohortloom.schema.sheets import Sheet
+from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["add_order"]
 
@@ -28,11 +29,11 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     """Add `rules` to a drafted schema.
 
     Args:
-        data: The schema as plain data, with clock "timestamp" (else nothing is done).
+        data: The schema as plain data, with clock "timestamp" or "offset" (else nothing is done).
         sheets: Table -> its file.
         head: Takes a comment.
     """
-    if data["clock"] != "timestamp":
+    if data["clock"] == "order":
         return
     once, often, within = {}, {}, []
     for name, table in data["tables"].items():
@@ -60,7 +61,13 @@ def _dates(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
     time = source.get("time")
     if time is not None:
         theirs = {"time": time if isinstance(time, str) else time["column"]} | theirs
-    known = {f"{name}.{c}": moments(sheet, cell) for c, cell in theirs.items() if cell in sheet.frame.columns}
+    unit = time.get("unit") if isinstance(time, dict) else None
+    layouts = {c: source.get("formats", {}).get(c, unit) for c in theirs}
+    known = {
+        f"{name}.{c}": counted(cell, layouts[c]) if layouts[c] in TIME_UNITS else moments(sheet, cell)
+        for c, cell in theirs.items()
+        if cell in sheet.frame.columns
+    }
     if not known or not sheet.subject:
         return pl.DataFrame(schema={"s": pl.String})
     return sheet.frame.select(**known).with_columns(s=sheet.ids(sheet.subject))

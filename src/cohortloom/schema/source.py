@@ -142,7 +142,8 @@ class Source(Strict):
     grid: Grid | None = None
     formats: dict[str, str] = Field(
         default_factory=dict,
-        description="Our column of dates -> its format, where it is not that of the time.",
+        description="Our column of moments -> its format, or the unit ('min', 'h', 'd', ...) of numbers since the "
+        "origin, where it is not that of the time.",
     )
     separator: str = ","
     decimal: Literal[".", ","] = Field(

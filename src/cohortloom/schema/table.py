@@ -10,6 +10,7 @@ from cohortloom.schema.source import Grid, Source
 __all__ = ["Table"]
 
 RESERVED = ("subject_id", "visit_id", "time")
+# Columns that code puts beside those of a schema for a while begin with two underscores, so none can be a user's.
 
 
 class Table(Strict):
@@ -52,6 +53,12 @@ class Table(Strict):
         bad = [name for name in columns if name in RESERVED]
         if bad:
             raise ValueError(f"{', '.join(bad)}: reserved, every table has it where it applies; remove it from columns")
+        ours = [name for name in columns if name.startswith("__")]
+        if ours:
+            raise ValueError(
+                f"{', '.join(ours)}: names with two leading underscores are cohortloom's own; rename in the source, "
+                f'columns.{ours[0].lstrip("_") or "name"} = "{ours[0]}"'
+            )
         return columns
 
     @property

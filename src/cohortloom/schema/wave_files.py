@@ -155,6 +155,11 @@ def is_columns(path: Path) -> bool:
     return True
 
 
+_NAMES_SOMEONE = re.compile(
+    r"(^|_)p?id$|(stay|visit|hadm|encounter|admission|patient|subject|person|participant)\w*(id|no|nr)$"
+)
+
+
 def columns_of(path: Path) -> tuple[list[str], float]:
     """Channels of such a file and its sampling frequency [Hz] (0: it only counts the samples).
 
@@ -167,6 +172,8 @@ def columns_of(path: Path) -> tuple[list[str], float]:
         names = [c.strip().strip('"') for c in head.split(cut)]
         rows = [line.rstrip("\r\n").split(cut) for line in islice(file, LEAST_ROWS)]
     if len(rows) < LEAST_ROWS or len(names) < 2 or len(set(names)) < len(names) or any(map(is_number, names)):
+        raise ValueError
+    if names[0].lower().endswith("id") or any(_NAMES_SOMEONE.search(n.lower()) for n in names):  # a table
         raise ValueError
     if any(len(r) != len(names) or not all(is_number(c) or c.strip() in MISSING for c in r) for r in rows):
         raise ValueError
