@@ -5,6 +5,9 @@ import polars as pl
 import pytest
 
 import cohortloom as cl
+from cohortloom.formats.frames import from_frames
+from cohortloom.schema import Number
+from cohortloom.schema.column import Ordinal
 from cohortloom.schema.infer import infer_schema
 from cohortloom.schema.side_by_side import side_by_side
 from cohortloom.schema.units import guess_unit
@@ -43,6 +46,41 @@ def test_a_column_that_names_the_patient_in_each_file_comes_first(tmp_path):
     write_files(tmp_path, range(1, 13), inside="pid")
     source = source_of(infer_schema(tmp_path, name="worn"), "person")
     assert (source.file, source.subject) == ("person_*.csv", "pid")
+
+
+def test_a_folder_per_patient_is_a_table_for_each_kind_of_file(tmp_path):
+    for i in range(1, 13):
+        own = tmp_path / f"people/p{i:02d}"
+        own.mkdir(parents=True)
+        pl.DataFrame({"age": [40 + i], "sex": ["fm"[i % 2]]}).write_csv(own / "static.csv")
+        rows = {"hours": [i, i + 3, i + 9], "hr": [60 + i, 70, 71], "sbp": [120, 119, 117], "rr": [12 + i, 14, 15]}
+        pl.DataFrame(rows).write_csv(own / f"p{i:02d}_vitals.csv")
+    draft = infer_schema(tmp_path, name="folders")
+    assert {(t.source.file, t.source.subject) for t in draft.schema.tables.values() if t.source} == {
+        ("people/*/static.csv", "(folder)"),
+        ("people/*/*_vitals.csv", "(folder)"),
+    }
+    assert "Patients are told apart by the folders' names" in draft.text
+    (tmp_path / "mine.toml").write_text(draft.text)
+    cohort = cl.read(tmp_path, format="tabular", schema=tmp_path / "mine.toml")
+    assert dict(cohort.tables["static"].select("subject_id", "age").rows()) == {
+        f"p{i:02d}": 40 + i for i in range(1, 13)
+    }
+    assert cohort.tables["vitals"].group_by("subject_id").len()["len"].unique().to_list() == [3]
+
+
+def test_weeks_and_days_are_read_in_days():
+    weeks = [(24 + i % 17, i % 7) for i in range(60)]
+    for written in ("{}+{}", "{}w{}d", "{} {}/7"):
+        cells = [written.format(*w) for w in weeks]
+        frame = pl.DataFrame({"baby_id": range(60), "gestational_age": cells, "protein": ["1+", "neg", "2+"] * 20})
+        draft = infer_schema({"babies": frame}, name="ga")
+        columns = draft.schema.tables["babies"].columns
+        age, protein = columns["gestational_age"], columns["protein"]
+        assert isinstance(age, Number) and age.unit == "d"
+        assert isinstance(protein, Ordinal) and protein.levels == ("neg", "1+", "2+")
+        read = from_frames(draft.schema, {"babies": frame}).tables["babies"]["gestational_age"]
+        assert [divmod(int(days), 7) for days in read] == weeks
 
 
 def test_four_files_of_one_kind_stay_tables_of_their_own(tmp_path):

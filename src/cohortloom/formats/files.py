@@ -17,7 +17,7 @@ from cohortloom.formats.base import Findings
 from cohortloom.formats.check import ROW
 from cohortloom.schema import Source
 from cohortloom.schema.profile import with_points
-from cohortloom.schema.source import FILE_NAME, file_stem
+from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, named_by_place
 from cohortloom.schema.text_files import content, decoded, is_cut, said_separator
 
 __all__ = ["collect", "locate", "parquet", "scan"]
@@ -61,8 +61,8 @@ def scan(files: list[Path], source: Source, where: str, findings: Findings) -> p
     for i, file in enumerate(files):
         place = _place(where, source, file, i, len(files))
         part = _guard(lambda file=file: _scan_one(file, source), place, findings)
-        if part is not None and source.subject == FILE_NAME:
-            part = part.with_columns(pl.lit(file_stem(file.name)).alias(FILE_NAME))
+        if part is not None and source.subject in (FILE_NAME, FOLDER_NAME):
+            part = part.with_columns(pl.lit(named_by_place(file.as_posix(), source.subject)).alias(source.subject))
         if part is not None and (file.name.endswith(".parquet") or _header_is_sound(part, source, place, findings)):
             parts.append(part)
             if is_cut(file, source.separator):

@@ -165,7 +165,7 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if part and p.whole and p.low >= 1 and p.high <= last:
         column = {"kind": "number", "unit": "1", "low": 1, "high": last, "decimals": 0}
         return Guess(column, "part of a date, by the name")
-    unit = unit_in(p.name) or guess_unit(name)
+    unit = p.unit or unit_in(p.name) or guess_unit(name)
     if p.whole and _COUNTS.search(name) and p.low >= 0:
         _, high = outward(p.low, p.high)
         return Guess({"kind": "count", "high": int(high)}, "whole numbers, and a name that counts")
@@ -177,7 +177,11 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if few and p.distinct <= 5 and p.rows >= 100:
         return _levels(p, name, patients, cells, "ordinal", "few numbers with steps between (likely)")
     column: dict[str, Any] = {"kind": "number", "unit": unit or "1", **bounds(numbers, unit or "1")}
-    said = f'unit "{unit}" guessed from the name' if unit else "unit unknown, please fill in"
+    said = (
+        f'unit "{unit}" {"as the cells say" if p.unit else "guessed from the name"}'
+        if unit
+        else "unit unknown, please fill in"
+    )
     typical = _typical(p, patients)
     tail = "; age above 89 singles people out, consider a cap" if name.startswith("age") and p.high > 89 else ""
     return Guess(column, f"number; {said}; bounds rounded outwards{typical}{tail}", marks=p.marks)
@@ -261,6 +265,7 @@ _SCALES = [
         "0|0is|i|ia|ia1|ia2|ia3|ib|ib1|ib2|ib3|ic|ii|iia|iib|iic|iii|iiia|iiib|iiic|iiid|iv|iva|ivb|ivc|v",
         "underweight|normal|normal weight|overweight|obese|obese i|obese ii|obese iii|severely obese",
         "no education|none|primary|lower secondary|secondary|upper secondary|tertiary|university",
+        "negative|neg|nil|trace|+/-|1+|+|2+|++|3+|+++|4+|++++",
         "nie|selten|manchmal|gelegentlich|oft|häufig|meistens|immer",
         "keine|keiner|leicht|gering|mittel|mäßig|stark|schwer|sehr stark",
     )

@@ -635,8 +635,9 @@ class _Drafter:
         if p.kind != "number" or not _OFFSET.search(snake(p.name)):
             return None
         if sheet.role != "static":
-            counted = isinstance(time := source.get("time"), dict) and "unit" in time
-            return sheet if counted and _OFFSET.search(snake(time["column"])) else None
+            time = source.get("time")
+            counts = isinstance(time, dict) and "unit" in time and _OFFSET.search(snake(time["column"]))
+            return sheet if counts else None
         timed = [s for s in self.patients if s.role != "static" and s.time and s.time_unit not in (None, "order")]
         return next((s for s in timed if _OFFSET.search(snake(s.time or ""))), None)
 

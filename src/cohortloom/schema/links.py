@@ -13,7 +13,7 @@ import polars as pl
 
 from cohortloom.schema.profile import Profile, number_in, snake
 from cohortloom.schema.sheets import Sheet
-from cohortloom.schema.source import FILE_NAME, TIME_UNITS
+from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, TIME_UNITS
 from cohortloom.schema.units import ucum
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "find_visit",
     "said_once",
     "same_at_visit",
+    "subject_score",
 ]
 
 _SUBJECT = frozenset(
@@ -112,8 +113,9 @@ def idlike(p: Profile) -> bool:
     return p.kind == "text" and p.values["value"].str.len_chars().max() <= 64  # type: ignore[operator]
 
 
-def _subject_score(name: str) -> float:
-    if name == FILE_NAME:
+def subject_score(name: str) -> float:
+    """How much a column's name says that it names patients; 0: nothing."""
+    if name in (FILE_NAME, FOLDER_NAME):
         return 4.0
     n = snake(name).rstrip("_")
     if n in _SUBJECT:
@@ -134,7 +136,7 @@ def find_subject(sheets: list[Sheet]) -> str:
         for i, (name, p) in enumerate(sheet.profiles.items()):
             if p.kind == "empty" or not idlike(p) or p.share_missing > 0.05:
                 continue
-            score = _subject_score(name)
+            score = subject_score(name)
             if score == 0 and i == 0:
                 score = 0.5 + 0.5 * bool(re.search(r"(id|nr|no|key)$", snake(name)))
             if score:
@@ -154,7 +156,7 @@ def find_subject(sheets: list[Sheet]) -> str:
                 if (
                     p.kind != "empty"
                     and idlike(p)
-                    and (score := _subject_score(name)) >= 2
+                    and (score := subject_score(name)) >= 2
                     and _same_people(sheet.ids(name), known, sure=score > 2 or p.kind == "text")
                 ):
                     sheet.subject = name
@@ -162,6 +164,8 @@ def find_subject(sheets: list[Sheet]) -> str:
     sure = "sure" if total[best] >= 4 else "likely" if total[best] >= 2.5 else "a guess"
     if best == FILE_NAME:
         return "patients are told apart by the files' names: a file each"
+    if best == FOLDER_NAME:
+        return "patients are told apart by the folders' names: a folder each"
     return f'patients are told apart by "{best}" ({sure}: its name, and {len(with_key)} of {len(sheets)} files have it)'
 
 

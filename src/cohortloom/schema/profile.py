@@ -47,6 +47,8 @@ _SIGNED = (
     r"^\(?\s*(?:[<>≤≥]=?)?\s*(-?\s*[$€£]?\s*-?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"\s*(%|[A-Za-zµ°][A-Za-z0-9µ°/%^]{0,9})?\s*\)?$"
 )
+#: Weeks and days of a pregnancy: 29+3, 29w3d, 29 3/7.
+_WEEKS = r"(?i)^(\d{1,2})\s*(?:\+|w(?:k|ks|eeks?)?\s*\+?)\s*([0-6])\s*(?:d|days?|/7)?$|^(\d{1,2})\s+([0-6])/7$"
 SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)
 
 
@@ -68,6 +70,7 @@ class Profile:
         said: What else is to be said of the dates.
         clock_time: Do dates carry a time of day?
         signs: Words on signs around the numbers (<5, 12 %); empty for plain numbers.
+        unit: Unit the numbers are read in, where the cells say so (29+3 in days); else empty.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Profile:
     said: str = ""
     clock_time: bool = False
     signs: str = ""
+    unit: str = ""
 
     @property
     def share_missing(self) -> float:
@@ -158,7 +162,7 @@ def profile(series: pl.Series) -> Profile:
         counts = counts.group_by("value").agg(pl.col("count").sum())
         counts = counts.with_columns(number=pl.col("value").cast(pl.Float64, strict=False))
         counts = counts.with_columns(number=pl.when(pl.col("number").is_finite()).then("number"))
-    counts, signs = (counts, "") if typed else _extracted(counts)
+    counts, signs, unit = (counts, "", "") if typed else _extracted(counts)
     words = set(counts["value"].head(200_000)) & {*MARKS}
     counts = counts.filter(~pl.col("value").is_in(list(words)))
     counts = counts.sort("count", "value", descending=[True, False])
@@ -176,7 +180,7 @@ def profile(series: pl.Series) -> Profile:
         dates = numbered(snake(name), counts["number"])
         if dates is not None:
             return _dated(name, rows, counts.drop("number"), dates, marks)
-        return replace(_numbers(name, rows, counts, marks), signs=signs)
+        return replace(_numbers(name, rows, counts, marks), signs=signs, unit=unit)
     found = None if series.dtype != pl.String else layout_of(counts["value"], counts["count"])
     if found is not None:
         counts = counts.filter(~pl.col("value").is_in(list(found.unread)))
@@ -190,14 +194,20 @@ def _mean_missing(words: pl.Series) -> bool:
 
 
 def number_in(text: pl.Expr) -> pl.Expr:
-    """The number in a cell with signs around it (<5, 1,234, 12 %, $3.50, (3.50) for -3.50); else null."""
+    """The number in a cell with signs around it (<5, 1,234, 12 %, $3.50, (3.50) for -3.50, 29+3 in days); else null."""
     number = text.str.extract(_SIGNED, 2).str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
     less = text.str.extract(_SIGNED, 1).str.contains("-", literal=True) | text.str.contains(r"^\(.*\)$")
-    return pl.when(less).then(-number).otherwise(number)
+    return pl.coalesce(_days_in(text), pl.when(less).then(-number).otherwise(number))
 
 
-def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
-    """Numbers with the same sign behind nearly all of them, limits and parted thousands read, and words on it.
+def _days_in(text: pl.Expr) -> pl.Expr:
+    """29+3, weeks and days, as days (206); else null."""
+    week, day = (pl.coalesce(text.str.extract(_WEEKS, k), text.str.extract(_WEEKS, k + 2)) for k in (1, 2))
+    return 7 * week.cast(pl.Float64) + day.cast(pl.Float64)
+
+
+def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str, str]:
+    """Numbers with the same sign behind nearly all of them, limits and parted thousands read; words on it, and a unit.
 
     No value of a patient is in the words.
     """
@@ -207,7 +217,10 @@ def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
         cells = cells.filter(value.str.contains(r"\d"))
     read = cells.select(number_in(value).is_not_null()).to_series()
     if not read.any() or read.mean() < 0.9:  # type: ignore[operator]
-        return counts, ""
+        return counts, "", ""
+    weeks = cells.select(_days_in(value).is_not_null()).to_series()
+    if weeks.mean() >= 0.9 and not counts["number"].is_not_null().any():  # type: ignore[operator]
+        return counts.with_columns(number=_days_in(value)), "weeks and days (29+3), read in days", "d"
     plain = counts["number"].is_not_null().sum()
     text = cells["value"].filter(read)
     behind = text.str.extract(_SIGNED, 3).fill_null("")
@@ -215,7 +228,7 @@ def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
     limits = text.filter(text.str.contains(LIMIT)).str.slice(0, 1)
     whole = not usual or (behind == usual).sum() >= 0.9 * (plain + cells.height)
     if not whole or (not usual and 2 * limits.len() > counts.height):
-        return counts, ""
+        return counts, "", ""
     kept = text.filter(behind.is_in([usual, ""]))
     said = [f"values like {sign}... lie beyond what was measured and are read as the limit" for sign in limits[:1]]
     said += [f'read without the "{usual}" behind it'] * bool(usual)
@@ -223,7 +236,7 @@ def _extracted(counts: pl.DataFrame) -> tuple[pl.DataFrame, str]:
     said += ["money without its sign"] * bool(kept.str.contains(r"[$€£]").any())
     said += ["brackets mean less than zero"] * bool(kept.str.contains(r"^\(").any())
     number = pl.when(value.is_in(kept.implode())).then(number_in(value))
-    return counts.with_columns(number=pl.coalesce("number", number)), "; ".join(said)
+    return counts.with_columns(number=pl.coalesce("number", number)), "; ".join(said), ""
 
 
 def _is_padded(counts: pl.DataFrame) -> bool:

@@ -12,10 +12,21 @@ from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["FILE_NAME", "TIME_UNITS", "CodeMap", "Filter", "Grid", "Source", "SourceTime", "file_stem"]
+__all__ = [
+    "FILE_NAME",
+    "FOLDER_NAME",
+    "TIME_UNITS",
+    "CodeMap",
+    "Filter",
+    "Grid",
+    "Source",
+    "SourceTime",
+    "named_by_place",
+]
 
 #: As a subject: the name of the file, where there is one per patient.
 FILE_NAME = "(file)"
+FOLDER_NAME = "(folder)"
 
 #: Days in one unit; the keys are the time units a schema may name.
 TIME_UNITS = {
@@ -79,9 +90,12 @@ class Grid(Strict):
     empty_bins: bool = Field(False, description="Also make rows for bins without a record, up to the last one.")
 
 
-def file_stem(path: str) -> str:
-    """Name of a file without its folder and endings: `p01` of `wear/p01.csv.gz`."""
-    return re.sub(r"(\.(csv|tsv|txt|parquet))?(\.gz)?$", "", path.replace("\\", "/").rsplit("/", 1)[-1])
+def named_by_place(path: str, by: str) -> str:
+    """What a file's place says of its patient: `p01` of `wear/p01.csv.gz` by "(file)", `wear` by "(folder)"."""
+    *folders, name = path.replace("\\", "/").split("/")
+    if by == FOLDER_NAME:
+        return folders[-1] if folders else ""
+    return re.sub(r"(\.(csv|tsv|txt|parquet))?(\.gz)?$", "", name)
 
 
 class Source(Strict):
@@ -92,7 +106,8 @@ class Source(Strict):
     )
     layout: Literal["wide", "long"] = "wide"
     subject: str = Field(
-        "subject_id", description='Their column with the patient; "(file)": the name of the file, for a file each.'
+        "subject_id",
+        description='Their column with the patient; "(file)", "(folder)": what the file or folder of each is called.',
     )
     visit: str | None = Field(None, description="Their column with the visit, where rows belong to one.")
     time: SourceTime | str | None = Field(
