@@ -62,6 +62,7 @@ from cohortloom.generators.signal_records import (
     texture_of,
 )
 from cohortloom.generators.torch_base import Shape, TorchGenerator
+from cohortloom.nets.beat_code import N_STRETCHES, BeatCode
 from cohortloom.nets.conv1d import UNet1d
 from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start, principal_axes
 from cohortloom.nets.precision import has_bfloat16, quick
@@ -94,7 +95,7 @@ class WaveNet(nn.Module):
         super().__init__()
         n_facts = facts["n_facts"]
         self.denoiser = denoiser
-        self.code = LinearCode(facts["n_shape"], facts["n_code"])
+        self.code = _code_of(facts)
         self.prior = RecordPrior(facts["n_context"], n_facts, n_plain=n_facts - facts["n_told"])
         self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
         self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
@@ -225,6 +226,7 @@ class SignalDiffusion(TorchGenerator):
             raise SettingsError(f"{self.name}: records of single beats are too short for latents; set latent to 0.")
         n_code = 0 if placed else max(1, min(self.code, n // 4, n_shape))
         n_rest = max(0, min(MOST_REST, n - 1 - n_code, n_shape - n_code)) * with_beats
+        n_moved = N_STRETCHES * with_beats
         n_texture = len(texture_centres(data.fs)) * with_beats
         n_latent = min(self.codec_.samples.n_modelled, self.latent_channels) if self.latent else 0
         return {
@@ -233,9 +235,9 @@ class SignalDiffusion(TorchGenerator):
             "start": self.start,
             "n_texture": n_texture,
             "n_shape": n_shape,
-            "n_code": n_code + n_rest,
-            "n_facts": n_code + n_rest + (N_RHYTHM + n_texture + 1) * with_beats,
-            "n_told": n_code + (N_RHYTHM + n_texture + 1) * with_beats,
+            "n_code": n_moved + n_code + n_rest,
+            "n_facts": n_moved + n_code + n_rest + (N_RHYTHM + n_texture + 1) * with_beats,
+            "n_told": n_moved + n_code + (N_RHYTHM + n_texture + 1) * with_beats,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
@@ -679,6 +681,13 @@ class SignalDiffusion(TorchGenerator):
 
         self._require_fitted()
         return refined(self, copies(cohort, draws), Rng(seed).child("refine"))
+
+
+def _code_of(facts: Mapping[str, Any]) -> LinearCode:
+    """Room for the code of records of this kind."""
+    if facts["beats"]:
+        return BeatCode(facts["n_channels"], template_grid(facts["fs"]), facts["n_code"])
+    return LinearCode(facts["n_shape"], facts["n_code"])
 
 
 def _start_of(facts: Mapping[str, Any]) -> GaussianStart:

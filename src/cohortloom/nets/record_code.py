@@ -72,7 +72,7 @@ class LinearCode(_Fitted):
         x = np.asarray(x, dtype=np.float64)
         centre = x.mean(axis=0)
         _, size, axes = np.linalg.svd(x - centre, full_matrices=False)
-        power, k = np.square(size) / max(len(x), 1), self.n_code
+        power, k = np.square(size) / max(len(x), 1), self.loading.shape[1]
         rest = power[k:].sum() / max(min(x.shape[1], len(x)) - k, 1)
         noise = max(rest, 1e-4 * power.sum() / x.shape[1], 1e-9)
         loading = np.zeros((x.shape[1], k))
