@@ -10,6 +10,11 @@ from cohortloom.cohort import Cohort
 from cohortloom.schema.infer import Draft, infer_schema
 from cohortloom.simulation import simulate
 
+DAY = dt.timedelta(days=1)
+
+
+DAY = dt.timedelta(days=1)
+
 
 def frames(gap: dt.timedelta, mean_visits: float, n: int = 80) -> dict[str, pl.DataFrame]:
     """Patients seen every `gap`, some longer than others, from 2010 to 2012; half a drug a visit, of two."""
@@ -63,3 +68,49 @@ def test_dates_of_patients_are_not_in_the_draft():
 
 def test_too_few_patients_say_nothing_of_follow_up():
     assert infer_schema(frames(dt.timedelta(days=91), 6, n=4), name="mine").schema.simulation is None
+
+
+def stays(again: int, n: int = 60) -> dict[str, pl.DataFrame]:
+    """Admissions of 4 days on average, with a pulse every two hours, potassium a day, and 3 diagnoses of 300 codes.
+
+    Some patients come again after a year.
+    """
+    rng = np.random.default_rng(2)
+    who = np.concatenate([np.arange(n), np.arange(again)])
+    days = rng.integers(0, 300, len(who)) + 400 * (np.arange(len(who)) >= n)
+    start = np.array([dt.datetime(2010, 1, 1) + int(d) * DAY for d in days])
+    length = rng.gamma(4, 1, len(who)).clip(0.5)
+    admissions = pl.DataFrame(
+        {"patient_id": who, "admission_id": 100 + np.arange(len(who)), "admitted": start.tolist()}
+    )
+    admissions = admissions.with_columns(pl.Series("ward", rng.choice(["A", "B"], len(who))))
+    charted = [
+        (who[i], 100 + i, start[i] + k * DAY / steps, code, float(rng.integers(low, 2 * low)))
+        for i in range(len(who))
+        for code, steps, low in (("pulse", 12, 60), ("potassium", 1, 3))
+        for k in range(int(length[i] * steps) + 1)
+    ]
+    charts = pl.DataFrame(charted, schema=["patient_id", "admission_id", "charted", "item", "value"], orient="row")
+    charts = charts.with_columns(note=pl.Series(rng.choice(["ok", "late"], charts.height)))
+    coded = np.repeat(np.arange(len(who)), 3)
+    codes = [f"K{k:03d}" for k in rng.integers(0, 300, len(coded))]
+    coding = pl.DataFrame({"patient_id": who[coded], "admission_id": 100 + coded, "icd_code": codes})
+    return {"admissions": admissions, "charts": charts, "diagnoses": coding}
+
+
+@pytest.mark.parametrize("again", [0, 3, 60])
+def test_rows_of_a_stay_are_as_many_as_in_the_files(again):
+    frames = stays(again)
+    schema = infer_schema(frames, name="mine").schema
+    cohort = simulate(schema, 400, seed=1)
+    admissions = cohort.tables["admissions"].height
+    assert admissions / 400 == pytest.approx(1 + again / 60, rel=0.15)
+    for code in ("pulse", "potassium"):
+        real = (frames["charts"]["item"] == code).sum() / frames["admissions"].height
+        drawn = (cohort.tables["charts"]["item"] == code).sum() / admissions
+        assert drawn == pytest.approx(real, rel=0.2)
+    assert cohort.tables["diagnoses"].height / admissions == pytest.approx(3, rel=0.1)
+    if again:  # else an admission is the patient
+        rows = cohort.tables["charts"].join(cohort.tables["admissions"], on="visit_id")
+        length = rows.group_by("visit_id").agg((pl.col("time") - pl.col("time_right")).max())["time"]
+        assert length.mean() / DAY == pytest.approx(4, rel=0.2)  # type: ignore[operator]

@@ -3,7 +3,9 @@
     occasions of a patient = distinct times of the table of visits, or of all event tables where there are no visits
     every, regularity      = mean and 1 / cv^2 of the gaps between them (gamma)
     length                 = span and half a gap, gamma with the mean and cv of the patients
-    rows of events         = rows, or rows of each code, per occasion
+    stay                   = last row of a visit since its start, where rows name the visit they belong to (a stay)
+    draws_every            = so that the most frequent code of a visit comes about once a moment
+    rows of events         = rows, or rows of each code, per occasion, or per moment of a stay
 
 All are means over patients in two digits; months of enrolment go outwards.
 """
@@ -11,6 +13,7 @@ All are means over patients in two digits; months of enrolment go outwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ from cohortloom.schema.source import TIME_UNITS
 __all__ = ["add_life", "counted", "moments"]
 
 _MOST_CODES = 60
+_MOST_MOMENTS = 200
+_FEWEST_MOMENTS = 1.5  #: Rows of the most frequent code per visit, from which visits last.
 
 
 def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tuple, str]) -> None:
@@ -43,31 +48,46 @@ def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tupl
     if spine is None:
         return
     spine = spine.unique().sort("s", "t")
+    stay = _stay(data, sheets)
     per = spine.group_by("s").agg(n=pl.len(), first=pl.col("t").min(), span=pl.col("t").max() - pl.col("t").min())
     gaps = spine.select(pl.col("t").diff().over("s").alias("g")).drop_nulls().filter(pl.col("g") > 0)["g"].to_numpy()
-    if per.height < FEW or per.filter(pl.col("n") > 1).height < FEW:
+    often = per.filter(pl.col("n") > 1).height >= FEW
+    if per.height < FEW or not (often or stay):
         return
-    unit = "min" if np.median(gaps) < 1 / 144 else "h" if np.median(gaps) < 0.5 else "d"
+    shortest = np.median(gaps) if often else stay.mean  # type: ignore[union-attr]
+    unit = "min" if shortest < 1 / 144 else "h" if shortest < 0.5 else "d"
     day = TIME_UNITS[unit]
-    usual = gaps[np.abs(np.log(gaps / np.median(gaps))) < 0.5]
-    if len(usual) > 0.9 * len(gaps):  # a recorder, its pauses left out
-        gaps = usual
-        per = per.with_columns(span=(pl.col("n") - 1) * gaps.mean())
-    length = (per["span"] + 0.5 * gaps.mean()).to_numpy()
-    cv = length.std() / length.mean()
-    law = {"law": "fixed"} if cv < 0.02 else {"law": "gamma", "shape": _two(float(np.clip(1 / cv**2, 0.3, 1000)))}
-    follow: dict[str, Any] = {"length": {"mean": _two(length.mean() / day), **law}}
+    if often:
+        usual = gaps[np.abs(np.log(gaps / np.median(gaps))) < 0.5]
+        if len(usual) > 0.9 * len(gaps):  # a recorder, its pauses left out
+            gaps = usual
+            per = per.with_columns(span=(pl.col("n") - 1) * gaps.mean())
+    gap = float(gaps.mean()) if often else stay.mean  # type: ignore[union-attr]
+    length = (per["span"] + 0.5 * gap).to_numpy()
+    if stay:
+        length = np.maximum(length, stay.mean)
+    follow: dict[str, Any] = {"length": _sojourn(length, day, 1.0 if stay else 0.3)}  # no end within most stays
     if data["clock"] == "timestamp":
         first = pl.Series([per["first"].min(), per["first"].max()]).cast(pl.Int32).cast(pl.Date)
         follow |= {"opens": str(first.dt.month_start()[0]), "closes": str(first.dt.month_end()[1])}
-    regular = float(np.clip((gaps.mean() / max(gaps.std(), 1e-9)) ** 2, 0.3, 1000))
-    visit = {"every": _two(gaps.mean() / day), "regularity": _two(regular), "at_start": 1.0}
+    visit: dict[str, Any] = {"at_start": 1.0}
+    if often:
+        regular = float(np.clip((gap / max(gaps.std(), 1e-9)) ** 2, 0.3, 1000))
+        visit = {"every": _two(gap / day), "regularity": _two(regular)} | visit
+    if stay:
+        visit |= {"stay": stay.law(day), "draws_every": _two(stay.every / day)}
     rows = {}
-    for name, part in times.items():
-        if data["tables"][name]["role"] == "event" and "layout" not in data["tables"][name]["source"]:
-            rows |= _rows(name, data["tables"][name], sheets[name], part, spine, gaps.mean() / day)
+    for name, table in data["tables"].items():
+        if table["role"] != "event" or "layout" in table["source"]:
+            continue
+        if name in times:
+            rows |= _rows(name, table, sheets[name], times[name].height, spine.height, gap / day, stay)
+        elif "visit" in table["source"]:
+            rows |= _rows(name, table, sheets[name], sheets[name].frame.height, spine.height, gap / day, None)
+        elif not table.get("timed", True) and not table.get("value"):
+            rows[name] = {"at": "patient", "count": _two(sheets[name].frame.height / per.height)}
     said: dict[str, Any] = {"unit": unit}
-    if (spine["t"] == spine["t"].floor()).all():
+    if (spine["t"] == spine["t"].floor()).all() and not stay:
         said["resolution"] = "d"
     data["simulation"] = said | {"follow_up": follow, "visits": {"visit": visit}} | ({"rows": rows} if rows else {})
     notes["simulation",] = "For simulate: follow-up, gaps and rows per visit are on average as in the files."
@@ -75,20 +95,80 @@ def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tupl
         _missing(data["tables"][name], sheets[name])
 
 
+@dataclass(frozen=True)
+class _Stay:
+    """Visits that last: lengths [d], the gap between moments in them [d], and moments of a visit on average."""
+
+    lengths: np.ndarray
+    every: float
+    moments: float
+
+    @property
+    def mean(self) -> float:
+        return float(self.lengths.mean())
+
+    def law(self, day: float) -> dict[str, Any]:
+        return _sojourn(self.lengths, day)
+
+
+def _stay(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> _Stay | None:
+    """How long visits last, by the rows that name them; None where rows of a visit come at its start alone."""
+    home = next((n for n, t in data["tables"].items() if t["role"] == "visit" and "visit" in t["source"]), None)
+    if home is None or (start := _of_visits(sheets[home], data["tables"][home], data["clock"])) is None:
+        return None
+    start = start.group_by("v").agg(start=pl.col("t").min())
+    lasts, most = [], 1.0
+    for name, table in data["tables"].items():
+        if table["role"] != "event" or "visit" not in table["source"]:
+            continue
+        if (rows := _of_visits(sheets[name], table, data["clock"])) is None:
+            continue
+        rows = rows.join(start, on="v")
+        lasts.append(rows.select("v", last=pl.col("t") - pl.col("start")))
+        sheet, code = sheets[name], sheets[name].code if table.get("value") else None
+        busiest = (
+            rows.group_by("v", "t").len().height if code is None else sheet.ids(code).value_counts()["count"].max()
+        )
+        most = max(most, int(busiest or 0) / start.height)  # type: ignore[arg-type]
+    if not lasts or most < _FEWEST_MOMENTS:
+        return None
+    lengths = pl.concat(lasts).group_by("v").agg(pl.col("last").max())["last"].to_numpy()
+    lengths = lengths[lengths > 0]
+    moments = min(most, _MOST_MOMENTS)
+    return _Stay(lengths, float(lengths.mean()) / (moments - 0.5), moments) if len(lengths) >= FEW else None
+
+
+def _of_visits(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.DataFrame | None:
+    """Visit `v` and time `t` [d] of each row."""
+    if sheet.visit is None or (found := _when(sheet, table, clock)) is None:
+        return None
+    return sheet.frame.select(t=found).with_columns(v=sheet.ids(sheet.visit)).drop_nulls()
+
+
+def _sojourn(lengths: np.ndarray, day: float, least: float = 0.3) -> dict[str, Any]:
+    """A law of lengths [d] by their mean and cv, the shape `least` or more."""
+    cv = lengths.std() / lengths.mean()
+    law = {"law": "fixed"} if cv < 0.02 else {"law": "gamma", "shape": _two(float(np.clip(1 / cv**2, least, 1000)))}
+    return {"mean": _two(lengths.mean() / day), **law}
+
+
 def _times(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.DataFrame | None:
     """Patient `s` and time `t` [d] of each row; None where the table has no times."""
-    time = table["source"].get("time")
-    if time is None or clock == "order" or sheet.subject is None:
+    if sheet.subject is None or (when := _when(sheet, table, clock)) is None:
         return None
-    name = time if isinstance(time, str) else time["column"]
-    if name not in sheet.frame.columns:
-        return None
-    if clock == "offset":
-        when = counted(name, time.get("unit", "d") if isinstance(time, dict) else "d")
-    else:
-        when = moments(sheet, name)
     found = sheet.frame.select(when.alias("t")).with_columns(s=sheet.ids(sheet.subject)).select("s", "t").drop_nulls()
     return found if 2 * found.height > sheet.frame.height else None
+
+
+def _when(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.Expr | None:
+    """Time of each row [d]; None where the table has none."""
+    time = table["source"].get("time")
+    name = time if isinstance(time, str) else (time or {}).get("column")
+    if clock == "order" or name not in sheet.frame.columns:
+        return None
+    if clock == "offset":
+        return counted(name, time.get("unit", "d") if isinstance(time, dict) else "d")
+    return moments(sheet, name)
 
 
 def counted(name: str, unit: str) -> pl.Expr:
@@ -107,26 +187,28 @@ def moments(sheet: Sheet, name: str) -> pl.Expr:
 
 
 def _rows(
-    name: str, table: dict[str, Any], sheet: Sheet, part: pl.DataFrame, spine: pl.DataFrame, gap: float
+    name: str, table: dict[str, Any], sheet: Sheet, n_rows: int, occasions: int, gap: float, stay: _Stay | None
 ) -> dict[str, Any]:
     """Rows of an event table; codes get a chance, or a weight, each."""
-    occasions = spine.height
     apart = table.get("parent") is None or "visit" not in table["source"]
     spread: dict[str, Any] = {"delay": _two(gap), "batch": False} if apart else {}
+    per = float(occasions)
+    if stay and not apart:
+        spread, per = {"at": "moment"}, occasions * stay.moments
     code = table.get("code")
     if code is None:
-        return {name: {"count": _two(part.height / occasions), **spread}}
+        return {name: {"count": _two(n_rows / per), **spread}}
     column = table["columns"][code]
     known = set(column.get("items", column.get("levels", ())))
     counts = sheet.ids(sheet.code or "").drop_nulls().value_counts(sort=True, name="n").rows()
     counts = [(c, n) for c, n in counts if c in known][:_MOST_CODES]
     if not counts:
-        return {}
+        return {name: {"count": _two(n_rows / per), **spread}}
     if table.get("value"):
-        column["prior"] = {"codes": {c: {"chance": min(0.99, _two(n / occasions))} for c, n in counts}}
+        column["prior"] = {"codes": {c: {"chance": min(0.99, _two(n / per))} for c, n in counts}}
         return {name: spread} if spread else {}
-    column["prior"] = {"weights": {c: _two(n / part.height) for c, n in counts}}
-    return {name: {"count": _two(part.height / occasions), **spread}}
+    column["prior"] = {"weights": {c: _two(n / n_rows) for c, n in counts}}
+    return {name: {"count": _two(n_rows / per), **spread}}
 
 
 def _missing(table: dict[str, Any], sheet: Sheet) -> None:

@@ -227,7 +227,8 @@ def _panel(schema: Schema, name: str) -> Panel | None:
     value = table.value if column == table.code else None
     if spec.prior is not None and spec.prior.codes:
         return Panel(column, value, tuple(spec.prior.codes), dict(spec.prior.codes))
-    if spec.prior is not None and spec.prior.weights and value is None:
+    told = schema.simulation.rows.get(name) if schema.simulation else None
+    if value is None and ((spec.prior is not None and spec.prior.weights) or (told is not None and told.count)):
         return None
     codes = tuple(spec.items) or spec.levels or _placeholders(spec.system)
     if len(codes) > MANY_CODES and value is None:
