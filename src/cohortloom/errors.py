@@ -101,5 +101,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ' Did you mean "visits"?', or the empty string."""
     import difflib
 
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    inside = [k for k in known if k.rpartition(".")[2] == name]  # "type" for "patients.type"
+    found = inside if len(inside) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f' Did you mean "{found[0]}"?' if found else ""

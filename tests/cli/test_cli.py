@@ -155,6 +155,17 @@ def test_schema_check_lists_problems_and_leaves_with_one(tmp_path, schema_dir, c
     assert "static" in capsys.readouterr().out
 
 
+def test_schema_check_tells_what_would_stop_simulate(tmp_path, capsys):
+    people = 'columns.type = { kind = "category", levels = ["1", "2"] }\ncolumns.bmi = { kind = "number", prior = '
+    bad = tmp_path / "bad.toml"
+    bad.write_text(f'name = "x"\n[tables.p]\nrole = "static"\n{people}{{ effects = {{ type = {{ "1" = -5 }} }} }} }}\n')
+    assert run("schema", "check", bad) == 1
+    assert 'Did you mean "p.type"?' in capsys.readouterr().out
+    bad.write_text(bad.read_text().replace("{ type =", "{ zz =").replace('{ "1" = -5 }', "2"))
+    assert run("schema", "check", bad) == 1
+    assert "These may stand here: age, frailty" in capsys.readouterr().out
+
+
 def test_schema_infer_drafts_a_sound_schema(tmp_path):
     pl.DataFrame({"patient": [1, 1, 2, 3], "day": [0, 30, 0, 0], "crp": [1.2, 3.4, 0.5, 9.9]}).write_csv(
         tmp_path / "v.csv"

@@ -22,7 +22,12 @@ def check(file: Path, json: Json = None) -> None:
 
     problems = schema_problems(file)
     if all(problem.code in WARNINGS for problem in problems):
-        problems += rule_problems(Schema.from_file(file))
+        schema = Schema.from_file(file)
+        problems += rule_problems(schema)
+        if schema.tables:
+            from cohortloom.simulation import problems_of_priors
+
+            problems += problems_of_priors(schema)
     if json is not None:
         write_result(
             json,

@@ -67,11 +67,16 @@ def _of_prior(where: str, prior: Prior, known: set[str]) -> Iterator[tuple[str, 
         yield f"{where}: level_effects.{level}", effects, known
 
 
+def _some(known: set[str]) -> str:
+    shown = ", ".join(sorted(known)[:12]) + (", ..." if len(known) > 12 else "")
+    return f"These may stand here: {shown}."
+
+
 def _bad_effects(plan: Plan, where: str, effects: Effects, known: set[str]) -> Iterator[Problem]:
     for name, effect in effects.items():
         if name not in known:
             what = f'"{name}" is no source that may stand here'
-            yield Problem("unknown-source", where, what, nearest(name, known).strip() or "Name a column or state.")
+            yield Problem("unknown-source", where, what, nearest(name, known).strip() or _some(known))
             continue
         meta = plan.metas.get(name)
         if meta is None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.cohort import Cohort, Origin
-from cohortloom.errors import SamplingError, SchemaError, SettingsError
+from cohortloom.errors import Problem, SamplingError, SchemaError, SettingsError
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.schema.source import TIME_UNITS
@@ -76,8 +76,8 @@ def simulate_with_truth(schema: Schema, n_subjects: int, *, seed: int, workers: 
 def _simulate(schema: Schema, n_subjects: int, seed: int, workers: int, truth: bool) -> tuple[Cohort, Truth | None]:
     if isinstance(n_subjects, bool) or n_subjects < 0:
         raise SettingsError("simulate: n_subjects must be 0 or more")
-    make_plan(schema)  # problems of the priors, before any worker starts
-    _refuse_signals(schema)
+    if problems := problems_of_priors(schema):  # before any worker starts
+        raise SchemaError(f'the priors of schema "{schema.name}" can\'t be used', problems)
     starts = range(0, n_subjects, SHARD)
     jobs = [(schema, seed, i, min(SHARD, n_subjects - first), truth) for i, first in enumerate(starts)]
     if workers > 1 and len(jobs) > 1:
@@ -101,14 +101,18 @@ def _simulate(schema: Schema, n_subjects: int, seed: int, workers: int, truth: b
     return cohort, Truth(merged["patients"], merged["path"], merged["moments"])
 
 
-def _refuse_signals(schema: Schema) -> None:
-    if all(spec.prior is None for spec in schema.signals.values()):
-        return
-    from cohortloom.simulation.signals import signal_problems
+def problems_of_priors(schema: Schema) -> list[Problem]:
+    """Everything that keeps a sound schema from being simulated: priors that name what does not exist, circles."""
+    problems: list[Problem] = []
+    try:
+        make_plan(schema)
+    except SchemaError as error:
+        problems += error.problems
+    if any(spec.prior is not None for spec in schema.signals.values()):
+        from cohortloom.simulation.signals import signal_problems
 
-    problems = signal_problems(schema)
-    if problems:
-        raise SchemaError(f'the priors of schema "{schema.name}" can\'t be used', problems)
+        problems += signal_problems(schema)
+    return problems
 
 
 def _shard(job: tuple) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame], dict[str, int]]:
