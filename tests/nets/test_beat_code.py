@@ -75,6 +75,13 @@ def test_one_channel_tells_the_stretch(code, planted):
     assert np.corrcoef(z[:, 0], planted[0])[0, 1] > 0.85 and np.corrcoef(z[:, 1], planted[1])[0, 1] > 0.85
 
 
+def test_enough_coordinates_leave_the_share_asked_for(code):
+    power = np.square(code.loading.numpy()).sum(axis=0)
+    for left in (0.5, 0.05, 0.01):
+        k = code.enough(left) - 2
+        assert power[k:].sum() <= left * power.sum() < power[k - 1 :].sum()
+
+
 def test_the_qrs_stays_where_it_is(code):
     still = torch.zeros(1, code.n_code)
     moved = still.clone()

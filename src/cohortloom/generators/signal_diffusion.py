@@ -84,8 +84,9 @@ N_PLACES = 9
 SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
-#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody.
-MOST_REST = 72
+#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody. Those that are
+#: not needed to leave this share of the variance are not drawn: each by itself, they would make a tremble.
+MOST_REST, LEAST_LEFT = 72, 0.02
 
 
 class WaveNet(nn.Module):
@@ -323,7 +324,11 @@ class SignalDiffusion(TorchGenerator):
         net.spread.copy_(torch.from_numpy(spread))
         data.facts = (facts - middle) / spread
         if facts.shape[1]:
-            net.prior.fit(data.context, data.observed, data.facts, data.subject, rng.child("prior"))
+            drawn = data.facts.copy()
+            if data.beats is not None:
+                enough = facts.shape[1] - net.code.n_code + net.code.enough(LEAST_LEFT)
+                drawn[:, max(enough, self.shape_.facts["n_told"]) :] = 0.0
+            net.prior.fit(data.context, data.observed, drawn, data.subject, rng.child("prior"))
         n_labels = self.codec_.context.n_labels
         rest, seen = data.context[:, n_labels:], data.observed[:, n_labels:]
         if len(self.label_sets_) > 0:

@@ -45,6 +45,9 @@ class BeatCode(LinearCode):
         n_code: Coordinates of z, the stretches included.
     """
 
+    loading: Tensor
+    usual: Tensor
+
     def __init__(self, n_channels: int, times: Float[np.ndarray, "point"], n_code: int) -> None:
         super().__init__(n_channels * len(times), n_code - N_STRETCHES)
         self.n_channels, self.times = n_channels, torch.from_numpy(np.asarray(times)).float()
@@ -77,6 +80,11 @@ class BeatCode(LinearCode):
         """Averaged beats at z, each at its own time."""
         common = super().decode(z[:, N_STRETCHES:])
         return self._moved(self._fine(common), -z[:, :N_STRETCHES].float())
+
+    def enough(self, left: float) -> int:
+        """How many coordinates of z it takes to leave no more than this share of what all of them hold."""
+        power = np.square(self._get("loading")).sum(axis=0)
+        return N_STRETCHES + int((power[::-1].cumsum()[::-1] > left * power.sum()).sum())
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
