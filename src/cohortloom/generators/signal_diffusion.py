@@ -84,8 +84,8 @@ N_PLACES = 9
 SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
-#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody. Those that are
-#: not needed to leave this share of the variance are not drawn: each by itself, they would make a tremble.
+#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody. Those that
+#: are not needed to leave this share of the variance are not drawn: each by itself, they would make a tremble.
 MOST_REST, LEAST_LEFT = 72, 0.02
 
 
