@@ -329,26 +329,23 @@ class Generator(ABC):
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         """Patients with these ids, before rules: draw and decode."""
-        return self._made(ids, given, rng, condition)[0]
+        arrays = self._arrays(len(ids), self._statics_of(given, rng), rng, condition)
+        return self._decoded(arrays, ids, given, rng, condition)
 
-    def _made(
-        self,
-        ids: np.ndarray,
-        given: Cohort | None,
-        rng: Rng,
-        condition: Condition,
-        statics: StaticArrays | None = None,
-    ) -> tuple[Cohort, StaticArrays | None]:
-        """Patients with these ids, and their statics as they were drawn; `statics`: those they shall have."""
-        context = None if statics is None else Encoded(statics, None)
-        if given is not None and context is None:
-            context = Encoded(self.codec_.encode(given, rng=rng.child("context")).static, None)
-        drawn = self._draw(len(ids), context, rng.child("draw"), condition.features)
-        if drawn.static is None and context is not None:
-            drawn = Encoded(context.static, drawn.sequence)
+    def _statics_of(self, given: Cohort | None, rng: Rng) -> StaticArrays | None:
+        return None if given is None else self.codec_.encode(given, rng=rng.child("context")).static
+
+    def _arrays(self, n: int, statics: StaticArrays | None, rng: Rng, condition: Condition) -> Encoded:
+        """Arrays of n patients; `statics`: those they shall have."""
+        drawn = self._draw(
+            n, None if statics is None else Encoded(statics, None), rng.child("draw"), condition.features
+        )
+        return Encoded(statics, drawn.sequence) if drawn.static is None else drawn
+
+    def _decoded(self, drawn: Encoded, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
+        """Drawn patients as a cohort with these ids."""
         fixed = given is not None or any(_is_date(self.schema_, name) for name in condition.values)
-        dates = "later" if fixed else "free"
-        return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates=dates), drawn.static
+        return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates="later" if fixed else "free")
 
     def _origin(self, seed: int, notes: dict[str, Any]) -> Origin:
         return Origin("synthetic", self.name, seed=seed, version=__version__, notes=notes)

@@ -1,7 +1,7 @@
 """Generators of records that choose each patient among several of their own draws.
 
 After training, drawn patients are compared with training patients (`density_ratio`). Where they are told apart,
-`sample` draws every patient several times and keeps one of them; elsewhere nothing changes. Likelihoods, continuations
+`sample` draws a patient again until a draw is accepted; elsewhere nothing changes. Likelihoods, continuations
 and filled cells are those of the model without the choice.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cohortloom.codec.tensors import StaticArrays
+from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, Problem, SettingsError
 from cohortloom.generators.base import Run
@@ -31,6 +31,7 @@ __all__ = ["ChoosingGenerator"]
 SHARE = 1 / 6  # of a budget that is kept for the comparison,
 LEAST = 3.0  # where it is as long as this [s]
 PATIENTS_PER_SECOND = 33  # that are compared with drawn ones
+BATCH = 2000  # patients: a batch of fewer costs hardly less, so few patients are drawn several times at once
 
 
 @dataclass(kw_only=True)
@@ -38,8 +39,8 @@ class ChoosingGenerator(TorchGenerator):
     """A network whose patients are chosen among several draws.
 
     Args:
-        candidates: Draws of a patient among which one is chosen, where drawn patients can be told from training
-            patients; None: 2 to 8, the more the better they can be told; 1: no comparison.
+        candidates: Draws of a patient, at most, where drawn patients can be told from training patients; None: 2 to 16,
+            the more the better they can be told; 1: no comparison.
     """
 
     files: ClassVar[frozenset[str]] = TorchGenerator.files | {"density_ratio.safetensors"}
@@ -84,23 +85,30 @@ class ChoosingGenerator(TorchGenerator):
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
         if self.ratio_ is None:
             return super()._make(ids, given, rng, condition)
-        statics: StaticArrays | None = None
+        ratio, statics = self.ratio_, self._statics_of(given, rng)
+        drawn, blocks, most = Encoded(), [], max(len(ids), min(self.shard_size, BATCH))
 
-        def draw(k: int) -> Cohort:
-            nonlocal statics
-            stream = rng.child("candidate", k)
-            with self._layers(stream):
-                cohort, found = self._made(ids, given, stream, condition, statics)
-            if self.statics_first:
-                statics = found
-            return cohort
+        def draw(k: int, left: np.ndarray) -> Cohort:
+            nonlocal statics, drawn
+            if not blocks:
+                copies = min(most // len(left), ratio.candidates - k) if k else 1
+                stream = rng.child("candidates", k)
+                known = None if statics is None else statics.take(np.tile(left, copies))
+                with self._layers(stream):
+                    drawn = self._arrays(copies * len(left), known, stream, condition)
+                blocks.extend((left, first) for first in range(0, copies * len(left), len(left)))
+                if self.statics_first and not k:
+                    statics = drawn.static
+            places, first = blocks.pop(0)
+            rows = first + np.flatnonzero(np.isin(places, left))
+            return self._decoded(drawn.take(rows), ids[left], given, rng.child("candidate", k), condition)
 
-        return chosen(self.ratio_, ids, draw, rng.child("choice"))
+        return chosen(ratio, ids, draw, rng.child("choice"))
 
     @property
     def notes(self) -> dict[str, int]:
         ratio = getattr(self, "ratio_", None)
-        return super().notes if ratio is None else {**super().notes, "draws for each patient": ratio.candidates}
+        return super().notes if ratio is None else {**super().notes, "draws of a patient, at most": ratio.candidates}
 
     def _write(self, folder: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file

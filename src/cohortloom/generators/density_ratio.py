@@ -5,10 +5,11 @@ classifier that tells drawn from training patients by their summaries knows them
 
     log p_real(x) / p_drawn(x) = log odds that x is real
 
-so choosing among a few draws of one patient with these odds (sampling importance resampling) moves the drawn law
-towards the real one in all that the classifier sees. The trees see training patients, so what they say is only trusted
-as far as it holds for patients they have not seen: their log odds are scaled by a logistic regression on the folds left
-out, and where these patients gain nothing there is no ratio.
+so a patient is drawn until a draw is accepted, with probability w / bound (rejection sampling); after a limit one of
+its draws is kept with odds w (sampling importance resampling). Either moves the drawn law towards the real one in all
+that the classifier sees. The trees see training patients, so what they say is only trusted as far as it holds for
+patients they have not seen: their log odds are scaled by a logistic regression on the folds left out, and where these
+patients gain nothing there is no ratio.
 
 References:
     Sugiyama, Suzuki, Kanamori (2012). Density Ratio Estimation in Machine Learning, chapter 4.
@@ -37,7 +38,8 @@ MOST = 2000  #: Training patients looked at, and half of the drawn ones.
 FOLDS = 5
 STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
 WORTH = 0.55  #: AUC from which a difference is worth several draws.
-CANDIDATES = 8  #: The most that is drawn for one patient.
+MASS = 0.9  #: Of the weight of drawn patients that lies below the bound.
+CANDIDATES = 16  #: The most that is drawn for one patient.
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class DensityRatio:
         names: The summaries they look at.
         vocabulary: Levels that have summaries of their own, those of drawn patients.
         slope: Of the log odds, from the folds left out.
-        candidates: Draws among which one is chosen.
+        bound: Of the ratio; a draw of at least this ratio is accepted [nat].
+        candidates: Draws of a patient, at most.
         auc: How well patients left out are told apart.
     """
 
@@ -132,6 +135,7 @@ class DensityRatio:
     names: tuple[str, ...]
     vocabulary: Vocabulary
     slope: float
+    bound: float
     candidates: int
     auc: float
 
@@ -143,8 +147,8 @@ class DensityRatio:
             real: Training patients.
             drawn: Patients of the model, about twice as many.
             rng: Stream of folds and trees.
-            candidates: Draws to choose from; None: thrice the inverse of the share of draws that count once they are
-                weighted (effective sample size), 2 to `CANDIDATES`.
+            candidates: Draws of a patient, at most; None: thrice what it takes on average to have one accepted, 2 to
+                `CANDIDATES`.
 
         Returns:
             None where patients left out are hardly told apart: with an AUC below `WORTH`, or a mean gain in log loss
@@ -174,13 +178,14 @@ class DensityRatio:
         trees = [t.first(n_trees) for t in trees]
         kept, whole = np.unique(np.concatenate([t.feature.ravel() for t in trees])), _joined(trees)
         odds = np.exp(-slope * logit[y == 1])
-        share = odds.sum() ** 2 / (odds**2).sum() / len(odds)
+        bound = _bound(odds)
         return cls(
             replace(whole, feature=np.searchsorted(kept, whole.feature)),
             tuple(parts[0].names[i] for i in kept),
             vocabulary,
             slope / FOLDS,
-            candidates or int(np.clip(np.ceil(3 / share), 2, CANDIDATES)),
+            float(np.log(bound)),
+            candidates or int(np.clip(np.ceil(3 * bound / np.minimum(odds, bound).mean()), 2, CANDIDATES)),
             told,
         )
 
@@ -193,7 +198,7 @@ class DensityRatio:
     def facts(self) -> dict[str, Any]:
         """All but the trees, as plain JSON."""
         levels = {path: list(values) for path, values in self.vocabulary.levels.items()}
-        plain = {name: getattr(self, name) for name in ("slope", "candidates", "auc")}
+        plain = {name: getattr(self, name) for name in ("slope", "bound", "candidates", "auc")}
         return {"names": list(self.names), "levels": levels, **plain}
 
     @classmethod
@@ -211,30 +216,43 @@ class DensityRatio:
         if ((trees.feature < 0) | (trees.feature >= n)).any():
             raise ValueError("no such summary")
         levels = {path: tuple(values) for path, values in facts["levels"].items()}
-        plain = {name: facts[name] for name in ("slope", "candidates", "auc")}
+        plain = {name: facts[name] for name in ("slope", "bound", "candidates", "auc")}
         return cls(trees=trees, names=tuple(facts["names"]), vocabulary=Vocabulary(levels), **plain)
 
 
-def chosen(ratio: DensityRatio, ids: np.ndarray, draw: Callable[[int], Cohort], rng: Rng) -> Cohort:
-    """One of several draws of each patient, with odds as the ratio says.
+def chosen(ratio: DensityRatio, ids: np.ndarray, draw: Callable[[int, np.ndarray], Cohort], rng: Rng) -> Cohort:
+    """The first draw of each patient that is accepted, or else one of all, with odds as the ratio says.
 
     Args:
         ratio: Of whom there is too little among drawn patients.
         ids: Patients, ascending.
-        draw: Draws all of them for the k-th time.
+        draw: Draws the patients at some places of `ids` for the k-th time.
         rng: Stream of the choice.
     """
-    best, pick, parts = np.full(len(ids), -np.inf), np.full(len(ids), -1), []
+    best, pick, parts, left = np.full(len(ids), -np.inf), np.full(len(ids), -1), [], np.arange(len(ids))
     for k in range(ratio.candidates):
-        part = draw(k)
+        part = draw(k, left)
         place = np.searchsorted(ids, part.subjects.to_numpy())
+        weight, stream = ratio.log_ratio(part) - ratio.bound, rng.child(k)
         # the largest of log weights plus Gumbel noise is a draw in proportion to the weights
-        value = ratio.log_ratio(part) + rng.child(k).numpy.gumbel(size=len(ids))[place]
+        value = weight + stream.child("least").numpy.gumbel(size=len(ids))[place]
+        accepted = np.log1p(-stream.child("accept").numpy.random(len(ids)))[place] < weight
+        value[accepted] = np.inf
         better = value > best[place]
         best[place[better]], pick[place[better]] = value[better], k
         parts.append(part.select(part.subjects.filter(pl.Series(better))))
+        left = np.flatnonzero(best < np.inf)
+        if not len(left):
+            break
     kept = [part.select(ids[pick == k].tolist()) for k, part in enumerate(parts)]
     return merge(kept[0].schema, kept)
+
+
+def _bound(odds: np.ndarray) -> float:
+    """The least bound below which lies `MASS` of the weight: mean of min(odds, bound) against mean of odds."""
+    odds = np.sort(odds)
+    mass = (np.cumsum(odds) + odds * np.arange(len(odds) - 1, -1, -1)) / odds.sum()
+    return float(np.interp(MASS, mass, odds))
 
 
 def _boosting(seed: int, n: int) -> Any:
