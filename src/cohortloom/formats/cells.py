@@ -17,7 +17,7 @@ import polars as pl
 
 from cohortloom.schema import Code, Column, Count, Number
 from cohortloom.schema.dates import ISO, plain_iso, read_date
-from cohortloom.schema.profile import is_number, number_in
+from cohortloom.schema.profile import PAIR, is_number, number_in
 from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["Cell", "Fault", "Reading", "as_float_text", "cell", "layouts_in", "moment", "text_of"]
@@ -61,7 +61,7 @@ class Cell:
 class Reading:
     """How one column is written: marks, value map, linear change of unit, policy for bounds, time unit and format.
 
-    `mixed` ("numbers", "words") is the part of its cells that is read.
+    `mixed` ("numbers", "words", "above", "below") is the part of its cells that is read.
     """
 
     marks: tuple[str, ...] = ("",)
@@ -123,7 +123,9 @@ def text_of(name: str, dtype: pl.DataType, reading: Reading) -> pl.Expr:
     marks = list(dict.fromkeys([*reading.marks, *(as_float_text(m) for m in reading.marks)]))
     if marks and (dtype == pl.String or marks != [""]):
         text = pl.when(text.is_in(marks)).then(None).otherwise(text)
-    if reading.mixed:
+    if reading.mixed in ("above", "below"):
+        text = text.str.extract(PAIR, 1 if reading.mixed == "above" else 2)
+    elif reading.mixed:
         number = text.cast(pl.Float64, strict=False).is_not_null() | number_in(text).is_not_null()
         text = pl.when(number if reading.mixed == "numbers" else ~number).then(text)
     if reading.values:

@@ -27,7 +27,8 @@ _COUNTS = re.compile(
     r"^(n|num|number|count|no)_|_(count|num|number)$|^(visits|refills|quantity|siblings|parity|gravida|enum)$"
 )
 _ORDERED = re.compile(
-    r"stage|grade|(^|_)class($|_)|level|severity|edema|nyha|(^|_)asa($|_)|ecog|performance|killip|risk"
+    r"stage|grade|(^|_)class($|_)|level|severity|edema|nyha|(^|_)asa($|_)|ecog|performance|killip|risk|"
+    r"(^|_)(phq|gad|epds|hads|bdi|pcl|madrs|hamd|whodas|eq_?5d|isi|eortc|qlq|facit|promis)_?\d"
 )
 _NOMINAL = re.compile(
     r"type|status|code|(^|_)id$|group|sex|gender|trt|treat|arm|race|ethnic|site|center|source|dispo|unit|kind|category|version"
@@ -169,7 +170,7 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if p.whole and _COUNTS.search(name) and p.low >= 0:
         _, high = outward(p.low, p.high)
         return Guess({"kind": "count", "high": int(high)}, "whole numbers, and a name that counts")
-    few = p.distinct <= 10 and p.high <= 20 and p.low >= 0 and unit is None
+    few = p.distinct <= 10 and p.high <= 20 and p.low >= -3 and unit is None  # -1, -3: did not know, would not say
     if few and _ORDERED.search(name):
         return _levels(p, name, patients, cells, "ordinal", "few numbers, and a name of steps (likely)")
     if few and p.whole and (_NOMINAL.search(name) or (p.distinct <= 6 and p.rows >= 50)):
@@ -200,10 +201,19 @@ def _typical(p: Profile, patients: pl.Series) -> str:
     return f" (99 % lie within {low:g} to {high:g}: entry errors beyond?)"
 
 
+def _grain(p: Profile) -> str:
+    """The finest thing that dates without a time of day name: "day", "month" (2012-05) or "year"."""
+    cells = p.values["value"]
+    if p.format == "%Y" or cells.str.contains(r"^\d{4}$").all():
+        return "year"
+    months = p.format and "%d" not in p.format and re.search("%[mbB]", p.format)
+    return "month" if months or cells.str.contains(r"^\d{4}(-\d\d)?$").all() else "day"
+
+
 def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     if clock != "timestamp":
         return Guess(None, f"dates, which have no place on the {clock} clock of this schema")
-    grain = {} if p.clock_time else {"granularity": "day"}
+    grain = {} if p.clock_time else {"granularity": _grain(p)}
     said = "dates with time of day" if p.clock_time else "dates"
     return Guess(
         {"kind": "timestamp", **grain}, f"{said}; {p.said}" if p.said else said, marks=p.marks, format=p.format
@@ -265,6 +275,8 @@ _SCALES = [
         "0|0is|i|ia|ia1|ia2|ia3|ib|ib1|ib2|ib3|ic|ii|iia|iib|iic|iii|iiia|iiib|iiic|iiid|iv|iva|ivb|ivc|v",
         "underweight|normal|normal weight|overweight|obese|obese i|obese ii|obese iii|severely obese",
         "no education|none|primary|lower secondary|secondary|upper secondary|tertiary|university",
+        "not difficult at all|slightly difficult|somewhat difficult|moderately difficult|very difficult"
+        "|extremely difficult",
         "negative|neg|nil|trace|+/-|1+|+|2+|++|3+|+++|4+|++++",
         "nie|selten|manchmal|gelegentlich|oft|häufig|meistens|immer",
         "keine|keiner|leicht|gering|mittel|mäßig|stark|schwer|sehr stark",

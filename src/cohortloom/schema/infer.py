@@ -214,7 +214,8 @@ class _Drafter:
         wide = []
         for sheet in self.patients:
             stream = sheet.code and sheet.profiles[sheet.code].distinct > MAX_LEVELS and len(sheet.profiles) <= 8
-            if sheet.role != "event" or stream or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
+            given = sheet.code and _GIVEN.search(snake(sheet.code))
+            if sheet.role != "event" or stream or given or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
                 continue
             keys = [k for k in (sheet.subject, sheet.time) if k]
             filled = [
@@ -380,7 +381,11 @@ class _Drafter:
         rest = [
             c for c in wanted if c not in (sheet.code, sheet.value, sheet.unit) and sheet.profiles[c].kind != "empty"
         ]
-        return not rest and sheet.profiles[sheet.code or ""].distinct <= MAX_PIVOT
+        silent = sheet.frame[sheet.value or ""].cast(pl.String).str.strip_chars().fill_null("") == ""
+        rows = pl.DataFrame({"c": sheet.frame[sheet.code or ""], "silent": silent})
+        alone = rows.filter(pl.col("silent").mean().over("c") > 0.9).height  # a diagnosis, say: such rows would be lost
+        some = alone > 0.02 * rows.height
+        return not rest and not some and sheet.profiles[sheet.code or ""].distinct <= MAX_PIVOT
 
     def _wide_codes(self, name: str, sheet: Sheet, columns: dict, source: dict) -> str:
         names = self._lookup(sheet)
@@ -542,7 +547,8 @@ class _Drafter:
                 source.setdefault("columns", {})[ours] = named
             if theirs in sheet.mixed:
                 source.setdefault("mixed", {})[ours] = sheet.mixed[theirs]
-                drafted.comment = f"The {sheet.mixed[theirs]} of a column of numbers and words. {drafted.comment}"
+                kind = "pairs (120/80)" if sheet.mixed[theirs] in ("above", "below") else "numbers and words"
+                drafted.comment = f"The {sheet.mixed[theirs]} of a column of {kind}. {drafted.comment}"
             if p.kind == "text" or drafted.column["kind"] in ("number", "count"):
                 marks |= {m for m in p.marks if m in GENERAL}
             special = [m for m in (*drafted.marks, *p.marks) if m not in GENERAL]
@@ -663,7 +669,7 @@ class _Drafter:
         """Say so where a column of ids in the table of patients comes again: stays of one person, say."""
         p = sheet.profiles[theirs]
         filled = p.rows - p.missing
-        people = re.search(r"pid$|patient|person|subject|mrn|family|pedigree|household", snake(theirs))
+        people = re.search(r"pid$|^fid$|patient|person|subject|mrn|family|pedigree|household", snake(theirs))
         if people and idlike(p) and p.rows >= 20 and 0.1 * filled < p.distinct < filled and p.distinct > 30:
             self.head.append(
                 f'"{theirs}" comes again in {sheet.file}: if it names the person, or what several rows share, keep '
@@ -720,7 +726,10 @@ class _Drafter:
 
 
 GENERAL = MARKS
-_OFFSET = re.compile(r"offset$")
+_OFFSET = re.compile(r"offset$|[a-z](ed|en)_?at$|^(start|stop|end)$|^date_?of")
+_GIVEN = re.compile(
+    r"drug|pharma|medic|prod|atc|ndc"
+)  #: Codes of what is given at any time, so their rows are no visits.
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
 

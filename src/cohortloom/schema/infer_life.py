@@ -181,7 +181,7 @@ def moments(sheet: Sheet, name: str) -> pl.Expr:
     if sheet.frame.schema[name].is_temporal():
         moment = pl.col(name)
     else:
-        layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M"
+        layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M|%Y-%m|%Y"
         moment = read_date(pl.col(name).cast(pl.String).str.strip_chars(), layout)
     return moment.cast(pl.Datetime("us")).cast(pl.Int64) / 86_400e6
 

@@ -7,11 +7,12 @@ file and its values are found again in others, the time varies within a patient,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 import polars as pl
 
-from cohortloom.schema.profile import Profile, number_in, snake
+from cohortloom.schema.profile import PAIR, Profile, number_in, snake
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, TIME_UNITS
 from cohortloom.schema.units import ucum
@@ -32,6 +33,7 @@ _SUBJECT = frozenset(
     [
         "subject_id",
         "patient_id",
+        "iid",
         "person_id",
         "patient_nbr",
         "patient_no",
@@ -75,7 +77,7 @@ _TIME_UNITS = (
     (re.compile(r"(^|_)(years?|yrs?)($|_)"), "a"),
 )
 _CLOCKLIKE = re.compile(
-    r"^(time_?|t|tstart|t_start|start|offset|obstime|obs_time|fu_?time|followup_time|time_.*|.*_time|.*_offset)$"
+    r"^(time_?|t|tstart|t_start|start|offset|obstime|obs_time|fu_?time|followup_time|time_.*|.*_time|.*_offset|[a-z_]+(ed|en)_?at)$"
 )
 _ORDERLIKE = re.compile(r"^(seq|sequence|visit|visit_(no|nr|num|number)|visitnum|wave|enum|order|cycle|session)$")
 _NUMBERED = re.compile(
@@ -90,7 +92,8 @@ _START = re.compile(
 )
 _CODE = re.compile(
     r"^(lab|test|obs|measure)_?(name|code|item)$|(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
-    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed)$|(^|_)code_coding_\d_code$|^[a-z]{2}(testcd|decod|term|trt)$|"
+    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed|(variable|param(eter)?|test|drug|pharma|med)_?id|"
+    r"(read|med|prod)_?code(_?id)?)$|(^|_)code_coding_\d_code$|^[a-z]{2}(testcd|decod|term|trt)$|"
     r"^paramcd$"
 )
 _VALUE = re.compile(
@@ -146,6 +149,10 @@ def find_subject(sheets: list[Sheet]) -> str:
     if not total:
         return ""
     best = max(total, key=lambda n: total[n])
+    beside = ""
+    if (other := _in_more_files(best, total, sheets)) is not None:
+        beside = f'; "{best}" is in fewer, so each "{other}" counts as a patient: mind split --group'
+        best = other
     for sheet in sheets:
         sheet.subject = best if best in sheet.profiles else None
     with_key = [s for s in sheets if s.subject]
@@ -166,7 +173,18 @@ def find_subject(sheets: list[Sheet]) -> str:
         return "patients are told apart by the files' names: a file each"
     if best == FOLDER_NAME:
         return "patients are told apart by the folders' names: a folder each"
-    return f'patients are told apart by "{best}" ({sure}: its name, and {len(with_key)} of {len(sheets)} files have it)'
+    return (
+        f'patients are told apart by "{best}" ({sure}: its name, and {len(with_key)} of {len(sheets)} files have it)'
+        f"{beside}"
+    )
+
+
+def _in_more_files(best: str, names: Iterable[str], sheets: list[Sheet]) -> str | None:
+    """An id that stands beside the patient's wherever that is, and alone in more files: of admissions, say."""
+    own = [s for s in sheets if best in s.profiles]
+    more = {n: _sharing(n, sheets) for n in names if n != best and all(n in s.profiles for s in own)}
+    found = max(more, key=lambda n: more[n], default=None)
+    return found if found is not None and more[found] >= max(3, 2 * len(own)) else None
 
 
 def _inside(values: pl.Series, known: pl.Series) -> float:
@@ -354,12 +372,23 @@ def part_words(sheet: Sheet) -> None:
     for name, p in list(sheet.profiles.items()):
         if p.kind != "text" or name in (sheet.subject, sheet.visit, sheet.time, sheet.code, *sheet.mixed):
             continue
+        if _pressures(p):
+            sheet.split_pair(name)
+            continue
         number = p.values.select(number_in(pl.col("value")).is_not_null()).to_series()
         numbers, words = p.values.filter(number), p.values["value"].filter(~number)
         named = words.len() and words.len() <= 12 and not words.str.contains(r"\d").any()
         plain = not numbers["value"].str.contains(r"^0\d").any() and not _NAMES.search(snake(name))
         if named and plain and numbers.height >= MANY and _share_of_numbers(p) > 0.5:
             sheet.split(name)
+
+
+def _pressures(p: Profile) -> bool:
+    """Does a column hold blood pressures, 120/80?"""
+    upper, lower = (p.values["value"].str.extract(PAIR, k).cast(pl.Float64) for k in (1, 2))
+    few = 0.05 * p.distinct
+    shaped = p.distinct >= MANY and upper.null_count() <= few and int((upper <= lower).sum()) <= few
+    return shaped and bool(upper.is_between(80, 200).mean() > 0.8)  # type: ignore[operator]
 
 
 def _share_of_numbers(p: Profile) -> float:
@@ -414,7 +443,7 @@ def find_time(sheet: Sheet) -> None:
             elif unit and (since or not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n)):
                 score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
             elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
-                score, unit, note = 1.5, unit or _unit_of(p.high), "the unit is a guess"
+                score, unit, note = 1.5, unit or _unit_of(p), "the unit is a guess"
             elif (aged := _age_unit(n)) and _rises(sheet, name):
                 score, unit, note = 1.0, aged, "age: the origin is birth"
             else:
@@ -457,9 +486,10 @@ def _rises(sheet: Sheet, name: str) -> bool:
     return step.len() >= 20 and bool((step > 0).mean() > 0.95)  # type: ignore[operator]
 
 
-def _unit_of(longest: float) -> str:
-    """The largest usual unit in which no course is longer than a life."""
-    return next((unit for unit in ("d", "h", "min", "s", "ms") if longest * TIME_UNITS[unit] <= 120 * 365.25), "us")
+def _unit_of(p: Profile) -> str:
+    """The largest usual unit in which no course is longer than a life; "ms" where all are whole thousands."""
+    units = ("ms",) if p.distinct > 20 and (p.values["number"] % 1000 == 0).all() else ("d", "h", "min", "s", "ms")
+    return next((unit for unit in units if p.high * TIME_UNITS[unit] <= 120 * 365.25), "us")
 
 
 def _within_changes(sheet: Sheet, name: str) -> float | None:

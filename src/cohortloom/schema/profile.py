@@ -21,6 +21,7 @@ __all__ = [
     "LIMIT",
     "MARKS",
     "NUMBER_MARKS",
+    "PAIR",
     "Profile",
     "bare",
     "decimals_of",
@@ -47,6 +48,8 @@ _SIGNED = (
     r"^\(?\s*(?:[<>≤≥]=?)?\s*(-?\s*[$€£]?\s*-?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"\s*(%|[A-Za-zµ°][A-Za-z0-9µ°/%^]{0,9})?\s*\)?$"
 )
+#: A pressure as people write it: 120/80.
+PAIR = r"^\s*(\d{2,3})\s*/\s*(\d{2,3})\s*(?:mm\s*Hg)?\s*$"
 #: Weeks and days of a pregnancy: 29+3, 29w3d, 29 3/7.
 _WEEKS = r"(?i)^(\d{1,2})\s*(?:\+|w(?:k|ks|eeks?)?\s*\+?)\s*([0-6])\s*(?:d|days?|/7)?$|^(\d{1,2})\s+([0-6])/7$"
 SENTINELS = (-1, -9, -99, -999, -9999, 99, 999, 9999, 99999, -88, -77, 888, 777)

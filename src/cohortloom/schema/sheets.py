@@ -18,7 +18,18 @@ import polars as pl
 import polars.selectors as cs
 
 from cohortloom.errors import FileFormatError, Problem, SettingsError
-from cohortloom.schema.profile import LIMIT, MARKS, NUMBER_MARKS, Profile, bare, number_in, profile, snake, with_points
+from cohortloom.schema.profile import (
+    LIMIT,
+    MARKS,
+    NUMBER_MARKS,
+    PAIR,
+    Profile,
+    bare,
+    number_in,
+    profile,
+    snake,
+    with_points,
+)
 from cohortloom.schema.text_files import BOTH, content, decoded, is_cut, said_separator
 
 if TYPE_CHECKING:
@@ -88,6 +99,16 @@ class Sheet:
         self.frame = self.frame.with_columns(pl.when(number.is_not_null()).then(pl.col(column)))
         self.profiles[column] = profile(self.frame[column])
         self.mixed[column] = "numbers"
+
+    def split_pair(self, column: str) -> None:
+        """Take a column of pressures (120/80) for two columns of numbers."""
+        for k, (name, part) in enumerate((("systolic", "above"), ("diastolic", "below")), 1):
+            ours = f"{column}_{name}"
+            self.frame = self.frame.with_columns(pl.col(column).cast(pl.String).str.extract(PAIR, k).alias(ours))
+            self.profiles[ours] = profile(self.frame[ours])
+            self.virtual[ours], self.mixed[ours] = column, part
+        self.frame = self.frame.drop(column)
+        del self.profiles[column]
 
     def words_of(self, column: str) -> None:
         """Only the cells of a column that are no numbers."""

@@ -136,10 +136,10 @@ class Source(Strict):
         description="Our columns whose cells are numbers with signs around them: <5, 1,234, 12 %, $3.50, (3.50) for "
         "-3.50. The number is read.",
     )
-    mixed: dict[str, Literal["numbers", "words"]] = Field(
+    mixed: dict[str, Literal["numbers", "words", "above", "below"]] = Field(
         default_factory=dict,
         description="Our column -> which cells of a column of numbers and words (12.5, <5, positive) it reads; the "
-        "others are missing there. Two of our columns may read one of theirs.",
+        "others are missing there; 'above' and 'below' read pairs (120/80). Two of our columns may read one of theirs.",
     )
     where: tuple[Filter, ...] = ()
     repeated: bool = Field(

@@ -1,0 +1,126 @@
+"""Drafts of the ways in which hospitals and registries lay out their files."""
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+
+from cohortloom.formats.frames import from_frames
+from cohortloom.schema import Number, Schema
+from cohortloom.schema.column import Ordinal, Timestamp
+from cohortloom.schema.infer import infer_schema
+
+
+def kinds(schema: Schema, table: str) -> dict[str, str]:
+    return {name: column.kind for name, column in schema.tables[table].columns.items()}
+
+
+def test_an_admission_is_the_patient_where_most_files_name_no_other():
+    """AmsterdamUMCdb's way: milliseconds since admission in big whole numbers, items that name the admission alone."""
+    draw = np.random.default_rng(1)
+    n = 80
+    left = draw.integers(20, 200, n) * 3_600_000
+    admissions = {"patientid": np.arange(n) // 2, "admissionid": np.arange(n) + 100, "admittedat": np.zeros(n, int)}
+    admissions |= {"dischargedat": left, "gender": draw.choice(["Man", "Vrouw"], n)}
+    files = {"admissions": pl.DataFrame(admissions)}
+    who = np.repeat(np.arange(n), 20)
+    for name, item in (("numericitems", 6640), ("moreitems", 6642), ("lessitems", 6643)):
+        at = (draw.random(len(who)) * left[who] // 60_000).astype(int) * 60_000
+        rows = {"admissionid": who + 100, "itemid": item + draw.integers(0, 3, len(who)) * 10}
+        files[name] = pl.DataFrame(rows | {"value": draw.normal(80, 9, len(who)).round(1), "measuredat": at})
+    draft = infer_schema(files, name="x")
+    assert set(draft.schema.tables) == set(files) and draft.schema.clock == "offset"
+    assert '"patientid" is in fewer' in draft.text and "--group admissions.patientid" in draft.text
+    cohort = from_frames(draft.schema, files)
+    assert cohort.n_subjects == n
+    assert cohort.tables["admissions"]["dischargedat"].to_list() == [timedelta(milliseconds=int(x)) for x in left]
+    ends = {(r.settings["first"], r.settings["then"]) for r in draft.schema.rules}
+    assert ("numericitems.time", "admissions.dischargedat") in ends
+
+
+def test_variables_and_drugs_by_number_are_codes():
+    """HiRID's way."""
+    draw = np.random.default_rng(2)
+    who = np.repeat(np.arange(1, 41), 60)
+    start = np.datetime64("2132-01-01T00:00:00.000")
+    seen = {
+        "patientid": who,
+        "datetime": start + np.tile(np.arange(60) * 120_000, 40),
+        "variableid": draw.choice([110, 200], 2400),
+    }
+    seen |= {"status": 8, "value": draw.normal(80, 9, 2400).round(1), "type": draw.choice(["n", "m"], 2400)}
+    given = {"patientid": who[::12], "pharmaid": draw.choice([426, 1000656], 200), "recordstatus": 780}
+    given |= {"givenat": (start + draw.integers(0, 9000, 200) * 60_000), "givendose": draw.gamma(2, 5, 200).round(2)}
+    given |= {"rate": draw.gamma(2, 5, 200).round(1)}
+    files = {"observations": pl.DataFrame(seen), "pharma": pl.DataFrame(given)}
+    schema = infer_schema(files, name="x").schema
+    assert (schema.tables["observations"].code, schema.tables["observations"].value) == ("variableid", "value")
+    assert (schema.tables["pharma"].role, schema.tables["pharma"].code) == ("event", "pharmaid")
+
+
+def test_codes_without_a_result_are_not_lost():
+    """A general practice: diagnoses stand among results."""
+    code = ["246..", "42W5.", "G20..", "H33.."] * 60
+    value = [{"246..": 135.0, "42W5.": 7.1}.get(c) for c in code]
+    value = [v and round(v + i / 100, 2) for i, v in enumerate(value)]
+    day = pl.date_range(pl.date(2010, 1, 1), pl.date(2010, 8, 28), eager=True)
+    rows = {"patid": np.repeat(np.arange(1, 41), 6), "eventdate": day, "readcode": code, "value": value}
+    files = {"clinical": pl.DataFrame(rows)}
+    draft = infer_schema(files, name="x")
+    read = from_frames(draft.schema, files).tables["clinical"]
+    assert read.height == 240 and set(read["readcode"]) == set(code)
+
+
+def test_months_stay_months_and_their_order_is_a_rule():
+    draw = np.random.default_rng(3)
+    first = draw.integers(0, 100, 80)
+    last = first + draw.exponential(20, 80).astype(int)
+    month = lambda x: [f"{2005 + m // 12}-{m % 12 + 1:02d}" for m in x]  # noqa: E731
+    cases = {"patient_id": np.arange(80), "diagnosis_date": month(first), "last_seen_date": month(last)}
+    schema = infer_schema({"cases": pl.DataFrame(cases)}, name="x").schema
+    columns = schema.tables["cases"].columns
+    seen = columns["last_seen_date"]
+    assert isinstance(seen, Timestamp) and seen.granularity == "month"
+    orders = {(r.settings["first"], r.settings["then"]) for r in schema.rules}
+    assert orders == {("cases.diagnosis_date", "cases.last_seen_date")}
+
+
+def test_a_blood_pressure_in_one_cell_is_two_numbers():
+    draw = np.random.default_rng(4)
+    above, below = draw.integers(100, 180, 60), draw.integers(50, 99, 60)
+    cells = [f"{a}/{b}" for a, b in zip(above, below)]
+    cells[7] = ""
+    files = {"runs": pl.DataFrame({"patient_id": range(60), "bp": cells, "urgent": ["y", "n"] * 30})}
+    draft = infer_schema(files, name="x")
+    high = draft.schema.tables["runs"].columns["bp_systolic"]
+    assert isinstance(high, Number) and high.unit == "mm[Hg]"
+    read = from_frames(draft.schema, files).tables["runs"]
+    assert read["bp_systolic"].to_list() == [None if i == 7 else a for i, a in enumerate(above)]
+    assert read["bp_diastolic"].to_list() == [None if i == 7 else b for i, b in enumerate(below)]
+
+
+def test_who_is_who_in_a_pedigree():
+    people = [(f, k) for f in range(40) for k in (1, 2, 3, 4)]  # father, mother, two children
+    rows = [(f"F{f:02d}", 4 * f + k, (4 * f + 1) * (k > 2), (4 * f + 2) * (k > 2)) for f, k in people]
+    frame = pl.DataFrame(rows, schema=["FID", "IID", "PID", "MID"], orient="row").with_columns(pheno=pl.lit("case"))
+    draft = infer_schema({"pedigree": frame.with_columns(sex=pl.col("IID") % 2 + 1)}, name="x")
+    source = draft.schema.tables["pedigree"].source
+    assert source is not None and source.subject == "IID"
+    assert "--group pedigree.fid" in draft.text
+
+
+def test_visits_side_by_side_in_instances_and_answers_below_zero():
+    draw = np.random.default_rng(5)
+    frame = {"eid": np.arange(100) + 1000, "20116-0.0": draw.choice([-3, 0, 1, 2], 100)}
+    frame |= {f"{field}-{i}.0": draw.normal(130, 9, 100).round() for field in (4080, 4079) for i in (0, 1)}
+    draft = infer_schema({"ukb": pl.DataFrame(frame)}, name="x")
+    assert "2 visits side by side (4080, 4079 with -0 to -1)" in draft.text
+    assert kinds(draft.schema, "ukb")["20116_0_0"] == "category"
+
+
+def test_items_of_questionnaires_are_steps():
+    answers = ["Not difficult at all", "Somewhat difficult", "Very difficult"]
+    frame = pl.DataFrame({"patient_id": range(60), "phq9_1": [0, 1, 2, 3] * 15, "hard": answers * 20})
+    hard = infer_schema({"asked": frame}, name="x").schema.tables["asked"].columns
+    assert isinstance(hard["phq9_1"], Ordinal) and isinstance(hard["hard"], Ordinal)
+    assert hard["hard"].levels == tuple(answers)
