@@ -1,8 +1,9 @@
 """Which generator for this cohort, and how large.
 
 Part of the patients are kept aside, every candidate is fitted on the others for the same share of the time, draws as
-many patients as it learned from, and is judged by `cohortloom.evaluate` against those kept aside. Each headline score
-is put between what real patients get (the floor: 0) and what columns drawn apart get (the anchor "independent": 1),
+many patients as it learned from (fewer where it is slow and minutes are given), and is judged by `cohortloom.evaluate`
+against those kept aside. Each headline score is put between what real patients get (the floor: 0) and what columns
+drawn apart get (the anchor "independent": 1),
 
     loss = 1/2 detection + 1/2 mean of dependences          (each (value - floor) / (independent - floor))
 
@@ -44,6 +45,10 @@ DEPENDENCES = (
 SHOWN = ("detection.worst", "association.static_temporal", "temporal.autocorrelation", "marginal.values")
 #: Share of the patients kept aside, and the most patients a comparison uses.
 HELD_OUT, MOST = 0.3, 6_000
+#: Rows compared per minute that is given (judges look at all of them), from so many patients on.
+ROWS_A_MINUTE, ENOUGH = 30_000, 500
+#: Patients drawn to see how quick a generator is, and the fewest that are judged.
+TRIED, LEAST_DRAWN = 60, 300
 #: Fewest patients a comparison says anything about.
 FEWEST = 40
 #: Differences of the loss below this are noise, or below `NOISE` / sqrt(patients kept aside).
@@ -171,8 +176,12 @@ def _comparison(
     if cohort.n_subjects < FEWEST:
         words = f"{cohort.n_subjects} patients are too few to compare generators ({FEWEST} are needed)."
         return None, [], [f"{words} {candidates[0].label} is taken unseen."]
-    if cohort.n_subjects > MOST:
-        picks = rng.child("part").numpy.permutation(cohort.n_subjects)[:MOST]
+    most = MOST
+    if minutes is not None:
+        rows_each = sum(frame.height for frame in cohort.tables.values()) / cohort.n_subjects
+        most = min(MOST, max(ENOUGH, int(ROWS_A_MINUTE * minutes / max(rows_each, 1.0))))
+    if cohort.n_subjects > most:
+        picks = rng.child("part").numpy.permutation(cohort.n_subjects)[:most]
         cohort = cohort.select(cohort.subjects.gather(np.sort(picks)))
     parts = cohort.split(seed=rng.integer("split"), train=1 - HELD_OUT, held_out=HELD_OUT)
     share = None if minutes is None else COMPARING * minutes / len(candidates)
@@ -186,7 +195,8 @@ def _comparison(
         try:
             model = create(candidate.generator, **{**candidate.settings, **settings})
             model.fit(parts.train, seed=rng.integer("fit", number), minutes=None if share is None else 0.7 * share)
-            drawn = model.sample(parts.train.n_subjects, seed=rng.integer("sample", number))
+            seconds = None if share is None else 60 * 0.3 * share
+            drawn = _drawn(model, parts.train.n_subjects, rng.integer("sample", number), seconds)
             row |= {"seconds": round(time.monotonic() - start, 1), "cpu_s": round(time.process_time() - cpu, 1)}
             found = evaluate(
                 drawn, train=parts.train, held_out=parts.held_out, seed=rng.integer("judge"), only=GROUPS, fast=True
@@ -202,6 +212,15 @@ def _comparison(
     anchors = [_row({"generator": name}, report, name) for name in ("bootstrap", "independent")]
     anchors[0]["out"], anchors[1]["out"] = "copies patients: never chosen", "the other end of the scale"
     return _verdict(candidates, rows, anchors, parts.held_out.n_subjects)
+
+
+def _drawn(model: Any, n: int, seed: int, seconds: float | None) -> Cohort:
+    """`n` patients, or as many as are drawn in that time but at least `LEAST_DRAWN` (some need a minute a thousand)."""
+    if seconds is not None and n > LEAST_DRAWN:
+        start = time.monotonic()
+        model.sample(TRIED, seed=seed)
+        n = min(n, max(LEAST_DRAWN, int(TRIED * seconds / (time.monotonic() - start))))
+    return model.sample(n, seed=seed)
 
 
 def _row(row: dict[str, Any], report: Report, anchor: str | None) -> dict[str, Any]:
