@@ -356,6 +356,20 @@ def test_columns_that_are_empty_constant_or_have_many_levels():
     assert drawn["code"].n_unique() > 30
 
 
+def test_visits_of_words_alone():
+    """Stages of an exercise test, in order, and no number anywhere: each patient goes through all of them."""
+    stages, n = ["rest", "slow", "fast"], 80
+    schema = parse_schema(
+        'name = "e"\nversion = "1"\nclock = "order"\n[tables.v]\nrole = "visit"\n'
+        f'columns.stage = {{ kind = "category", levels = {stages} }}\n'.replace("'", '"')
+    )
+    who, place = np.repeat(np.arange(n), 3), np.tile(np.arange(3), n)
+    visits = pl.DataFrame({"subject_id": who, "visit_id": range(3 * n), "time": place, "stage": stages * n})
+    fitted = model(members=1, training={"steps": 300}).fit(Cohort.build(schema, {"v": visits}), seed=0)
+    drawn = fitted.sample(100, seed=1).tables["v"].group_by("subject_id", maintain_order=True).agg("stage")
+    assert np.mean([row == stages for row in drawn["stage"].to_list()]) > 0.9
+
+
 def test_impossible_cells_have_a_finite_price():
     fitted = model(training=SHORT).fit(known.tiny_patients([(True, "a", 3)] * 20 + [(False, "a", 4)] * 20), seed=0)
     odd = known.tiny_patients([(None, "b", None)])

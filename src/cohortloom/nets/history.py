@@ -343,7 +343,9 @@ class History:
         following = _place(wait + 1)
         flat = following.ravel() * wait.size + np.arange(wait.size)
         least, longer = (np.take(self.waited, flat + more).reshape(wait.shape) for more in (0, wait.size))
-        odds = np.asarray(spec.usual_odds or [[0.5] * (len(WAIT_ENDS) + 1)] * spec.n_numbers, np.float32)
+        odds = np.full((spec.n_numbers, len(WAIT_ENDS) + 1), 0.5, np.float32)
+        if spec.usual_odds:
+            odds = np.asarray(spec.usual_odds, np.float32)
         usual = OWN_WAITS * np.take_along_axis(odds, following, 1)
         between, gaps = self.between / usual_gap, np.where(known, np.round(wait), 0)
         usual_moved = _log(after_first + OWN_WORD)
