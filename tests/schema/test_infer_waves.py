@@ -29,11 +29,11 @@ def edf(path, x, labels, unit="mV", rates=None):
     writer.close()
 
 
-def wfdb_record(folder, name, x, channels, fs=128, comments=()):
+def wfdb_record(folder, name, x, channels, fs=128, comments=(), units=None):
     library = pytest.importorskip("wfdb")
     folder.mkdir(exist_ok=True)
-    library.wrsamp(name, fs=fs, units=["mV"] * len(x), sig_name=list(channels), p_signal=x.T, fmt=["16"] * len(x),
-                   write_dir=str(folder), comments=list(comments))  # fmt: skip
+    library.wrsamp(name, fs=fs, units=units or ["mV"] * len(x), sig_name=list(channels), p_signal=x.T,
+                   fmt=["16"] * len(x), write_dir=str(folder), comments=list(comments))  # fmt: skip
 
 
 def read(folder, form, tmp_path, **more):
@@ -196,3 +196,14 @@ def test_a_channel_that_is_left_out_is_named(tmp_path):
     assert "Channels left out, as they are slower than 10 Hz or than others of their kind: SaO2." in " ".join(
         draft.text.replace("\n#", "").split()
     )
+
+
+def test_channels_of_two_units_are_two_signals_and_4_hz_alone_is_a_waveform(tmp_path):
+    """A cardiotocogram: one signal has one unit, and ten minutes of it are 2,400 samples."""
+    draw = np.random.default_rng(0)
+    for i in range(4):
+        x = np.stack([140 + draw.standard_normal(2400), 20 + draw.standard_normal(2400)])
+        wfdb_record(tmp_path / "in", f"r{i}", x, ["FHR", "UC"], fs=4, units=["bpm", "nd"])
+    _, found = read(tmp_path / "in", "wfdb", tmp_path)
+    shapes = {s.spec.channels: s.samples.shape for s in found.signals.values()}
+    assert shapes == {("FHR",): (4, 1, 2400), ("UC",): (4, 1, 2400)}

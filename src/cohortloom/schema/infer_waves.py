@@ -127,24 +127,29 @@ def draft_waves(source: Path) -> WaveDraft | None:
     return WaveDraft(source, waves, unread, {w.file for w in waves if w.format in ("rows", "csv")})
 
 
-def _groups(waves: list[Wave]) -> dict[tuple[str, str], list[Wave]]:
-    """Files with the channels of one kind each, by (format, kind). Channels of one kind at two rates: the faster."""
-    found: dict[tuple[str, str], list[Wave]] = {}
+def _groups(waves: list[Wave]) -> dict[tuple[str, ...], list[Wave]]:
+    """Files with the channels of one kind each, by (format, kind, unit if no name tells the kind).
+
+    Of channels of one kind at two rates the faster are taken.
+    """
+    found: dict[tuple[str, ...], list[Wave]] = {}
     for w in waves:
         kinds = [_kind(c, u) for c, u in zip(w.channels, w.units)]
         if len(known := set(kinds) - {"other"}) == 1 and len(set(w.rates)) == 1 and len(set(map(_unit, w.units))) == 1:
             kinds = [*known] * len(kinds)  # one recorder: a channel without a telling name goes with the rest
-        for kind in dict.fromkeys(kinds):
-            rate = max(r for r, k in zip(w.rates, kinds) if k == kind)
-            keep = [i for i, k in enumerate(kinds) if k == kind and w.rates[i] == rate]
-            if rate < 10 and w.format in ("edf", "wfdb"):
-                continue  # a number a second is no waveform
+        keys = [(k, _unit(u) if k == "other" else "") for k, u in zip(kinds, w.units)]  # a signal has one unit
+        for kind in dict.fromkeys(keys):
+            rate = max(r for r, k in zip(w.rates, keys) if k == kind)
+            keep = [i for i, k in enumerate(keys) if k == kind and w.rates[i] == rate]
+            beside = rate <= 1 or max(w.rates) >= 10
+            if rate < 10 and beside and w.format in ("edf", "wfdb"):
+                continue  # a number a second, or one beside waveforms; at 4 Hz alone it is a cardiotocogram
             part = replace(w, **{a: tuple(getattr(w, a)[i] for i in keep) for a in ("channels", "units", "rates")})
-            found.setdefault((w.format, kind), []).append(part)
+            found.setdefault((w.format, *kind), []).append(part)
     return found
 
 
-def _unused(waves: list[Wave], groups: dict[tuple[str, str], list[Wave]]) -> list[str]:
+def _unused(waves: list[Wave], groups: dict[tuple[str, ...], list[Wave]]) -> list[str]:
     """Channels of no group."""
     used = {c for group in groups.values() for w in group for c in w.channels}
     return sorted({c for w in waves for c in w.channels} - used)
@@ -240,12 +245,13 @@ class _Signal:
         seconds = [w.seconds / fs if c else w.seconds for w, c in zip(self.waves, counted)]
         shortest, longest = min(seconds), max(seconds)
         between = f"{longest:g} s" if shortest == longest else f"{shortest:g} to {longest:g} s"
-        if longest > LONG:
-            self.source["window"] = self.signal["duration"] = WINDOW
-            step = max(WINDOW, round(longest / MOST_WINDOWS / 10) * 10.0)
-            self.source |= {"step": step} if step > WINDOW else {}
+        slower = 60 if fs < 10 else 1  # a cardiotocogram of 4 Hz is read by the ten minutes
+        if longest > slower * LONG:
+            window = self.source["window"] = self.signal["duration"] = slower * WINDOW
+            step = max(window, round(longest / MOST_WINDOWS / 10) * 10.0)
+            self.source |= {"step": step} if step > window else {}
             self.said.append(
-                f"Records of {between}: cut into windows of {WINDOW:g} s, one every {step:g} s; "
+                f"Records of {between}: cut into windows of {window:g} s, one every {step:g} s; "
                 "shorter records are left out."
             )
         elif shortest == longest and longest > 0:
