@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from time import sleep
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from cohortloom.generators import load
 from cohortloom.generators.base import Ability, Generator
 from cohortloom.report import Report, Score
 from cohortloom.selection import Candidate, choose, comparison
-from cohortloom.selection.comparison import TIE, _excess, _row, _verdict
+from cohortloom.selection.comparison import LEAST_DRAWN, TIE, TRIED, _drawn, _excess, _row, _verdict
 from cohortloom.testing.checks import small_cohort
 
 STEPS = {"training": {"steps": 60, "evaluate_every": 20}, "members": 1}
@@ -196,3 +197,18 @@ def test_from_the_command_line(tmp_path, capsys, judged, monkeypatch):
     assert "independent is chosen" in capsys.readouterr().out
     assert json.loads((tmp_path / "c.json").read_text())["winner"] == "independent"
     assert load(tmp_path / "model").notes_["chosen by"]["winner"] == "independent"
+
+
+def test_a_slow_generator_draws_as_many_as_its_time_allows():
+    asked = []
+
+    class Slow:
+        def sample(self, n, *, seed):
+            asked.append(n)
+            sleep(0.001 * n)
+
+    _drawn(Slow(), 2_000, 1, 0.5)
+    assert asked[0] == TRIED and LEAST_DRAWN <= asked[1] <= 500  # a thousand a second
+    _drawn(Slow(), 2_000, 1, None)
+    _drawn(Slow(), 100, 1, 0.01)
+    assert asked[2:] == [2_000, 100]
