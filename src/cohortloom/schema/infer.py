@@ -22,6 +22,18 @@ from cohortloom.schema.file_each import joined_files
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.infer_life import add_life
 from cohortloom.schema.infer_order import add_order
+from cohortloom.schema.infer_shown import (
+    about,
+    abreast,
+    copied,
+    from_first_value,
+    is_waveform,
+    names_one_to_one,
+    strangers,
+    twin_of,
+    unnamed,
+    without_time,
+)
 from cohortloom.schema.links import (
     constant_share,
     find_codes,
@@ -34,10 +46,9 @@ from cohortloom.schema.links import (
     said_once,
     same_at_visit,
 )
-from cohortloom.schema.profile import MARKS, Profile, decimals_of, number_in, profile, snake
+from cohortloom.schema.profile import MARKS, Profile, profile, snake
 from cohortloom.schema.schema import Schema
 from cohortloom.schema.sheets import MAX_ROWS, Sheet, from_pandas, has_sheets, read_sheets, sheet_of
-from cohortloom.schema.side_by_side import side_by_side
 from cohortloom.schema.text import dump_schema, parse_schema
 from cohortloom.schema.toml import to_toml
 from cohortloom.schema.units import ucum
@@ -150,7 +161,7 @@ class _Drafter:
         if not self.patients:
             what = "no column tells patients apart"
             fix = 'Name it "subject_id" or "patient_id", or write the schema by hand.'
-            if self.sheets and all(_is_waveform(s) for s in self.sheets):
+            if self.sheets and all(is_waveform(s) for s in self.sheets):
                 what = "each file is a course of numbers in even steps, as of a waveform, and names no patient"
                 fix = "Save the records as NPZ, EDF or WFDB (one file each), or as a text file with one record per row."
             raise FileFormatError("", [Problem("no-subject", self.name, what, fix)])
@@ -163,10 +174,10 @@ class _Drafter:
             said[:1].upper() + said[1:] + ".",
             *([visits + "."] if visits else []),
             *(f"LOOK HERE: {s.file} ends within its last row; fetch it again." for s in self.sheets if s.broken),
-            *(_copied(s) for s in self.patients if s.copies),
+            *(copied(s) for s in self.patients if s.copies),
         ]
         self._roles()
-        self.head += [said for s in self.patients if s.role == "static" and (said := _abreast(s))]
+        self.head += [said for s in self.patients if s.role == "static" and (said := abreast(s))]
         clock = self._clock()
         statics = [s for s in self.patients if s.role == "static" and self._has_all(s)]
         if statics:  # the one that describes people
@@ -246,7 +257,7 @@ class _Drafter:
         else:
             for other, theirs, n in zip(beside, others, strange):
                 if 2 * (theirs.n_unique() - n) < min(theirs.n_unique(), known.len()):
-                    self.head.append(_strangers(other, theirs, sheet, known, n))
+                    self.head.append(strangers(other, theirs, sheet, known, n))
         return not any(strange)
 
     def _clock(self) -> str:
@@ -272,7 +283,7 @@ class _Drafter:
         moving = [c for c in sheet.frame.columns if c not in (sheet.subject, sheet.visit)]
         if sheet.visits:
             same = same_at_visit(sheet, sheet.visit or "")
-            named = any(_names_one_to_one(sheet, c, sheet.visit or "") for c in same)
+            named = any(names_one_to_one(sheet, c, sheet.visit or "") for c in same)
             said = f'One row for all rows of {sheet.file} with one "{sheet.visit}".'
             self.at_visit = set(same)
             self._add("visits", sheet, [*([] if named else [sheet.visit or ""]), *same], clock, "visit", said)
@@ -320,7 +331,7 @@ class _Drafter:
             table["parent"] = self.patient_table
         if role != "static":
             said = " ".join(filter(None, [said, self._time(sheet, table, source, clock, role)]))
-            said += _without_time(sheet, source)
+            said += without_time(sheet, source)
         if sheet.time in wanted and ("time" in source or role == "static"):
             wanted = [c for c in wanted if c != sheet.time]
         for key, usual in (("separator", ","), ("encoding", "utf8"), ("decimal", ".")):
@@ -342,7 +353,7 @@ class _Drafter:
         self.tables[name] = {**table, "columns": columns, "source": source}
         rows, people = sheet.frame.height, sheet.ids(sheet.subject).n_unique()
         self.notes["tables", name] = (
-            f"{sheet.file}: {_round(rows)} rows, {_round(people)} patients. {said.strip()}".strip()
+            f"{sheet.file}: {about(rows)} rows, {about(people)} patients. {said.strip()}".strip()
         )
 
     def _time(self, sheet: Sheet, table: dict, source: dict, clock: str, role: str) -> str:
@@ -410,7 +421,7 @@ class _Drafter:
             if drafted.marks:
                 source.setdefault("missing_in", {})[ours] = list(drafted.marks)
             people = part["__s"].n_unique()
-            few = f"{_round(people)} patients" if people >= FEW else f"fewer than {FEW} patients"
+            few = f"{about(people)} patients" if people >= FEW else f"fewer than {FEW} patients"
             self.notes["tables", name, "columns", ours] = (
                 f"{re.sub('; (never missing|[0-9]+% missing)', '', drafted.comment)[:-1]}; {few}."
             )
@@ -514,8 +525,8 @@ class _Drafter:
                 left.append(f'"{theirs}" (the unit stands at each code)')
                 continue
             pair = [c for c in (sheet.code, sheet.value) if c and role == "event" and sheet.value]
-            repeats = self._repeats(sheet, theirs) or _unnamed(sheet, theirs) or self._says_static(sheet, theirs)
-            repeats = "" if theirs in pair else repeats or _twin(sheet, theirs, list(dict.fromkeys([*pair, *read])))
+            repeats = self._repeats(sheet, theirs) or unnamed(sheet, theirs) or self._says_static(sheet, theirs)
+            repeats = "" if theirs in pair else repeats or twin_of(sheet, theirs, list(dict.fromkeys([*pair, *read])))
             drafted = guess(p, patients, sheet.frame[theirs], clock)
             timed = self._offset(sheet, p, source) if clock == "offset" else None
             if drafted.column is not None and timed is not None:
@@ -604,7 +615,7 @@ class _Drafter:
             ids = sheet.ids(theirs).drop_nulls()
             if ids.len() >= 20 and float(ids.is_in(home.ids(home.visit or "").implode()).mean() or 0.0) > 0.9:
                 return "names another visit"
-        if said := _from_first_value(sheet, theirs):
+        if said := from_first_value(sheet, theirs):
             return said
         if sheet.role == "event" and sheet.visit and theirs not in (sheet.code, sheet.value, *self.at_visit):
             p, visits = sheet.profiles[theirs], sheet.ids(sheet.visit)
@@ -732,144 +743,3 @@ _GIVEN = re.compile(
 )  #: Codes of what is given at any time, so their rows are no visits.
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"
-
-
-def _copied(sheet: Sheet) -> str:
-    n = f"{_round(sheet.copies)} row{'s' * (sheet.copies > 1)} of {sheet.file} {'are' if sheet.copies > 1 else 'is'}"
-    return f"{n} an exact copy of another; one of each patient is read (repeated = true)."
-
-
-def _strangers(other: Sheet, theirs: pl.Series, sheet: Sheet, known: pl.Series, n: int) -> str:
-    """What is said where most patients of a file are not in another."""
-    bare, own = (ids.cast(pl.String).str.strip_chars_start("0") for ids in (theirs, known))
-    why = " until leading zeros are left out" if 2 * bare.is_in(own.implode()).sum() > theirs.len() else ""
-    who = "no patient" if n == theirs.n_unique() else "hardly a patient"
-    same = "Unless they are other people, make the ids alike in the files first."
-    return f"LOOK HERE: {who} of {other.file} is in {sheet.file}{why}. {same}"
-
-
-def _from_first_value(sheet: Sheet, theirs: str) -> str:
-    """Is it a patient's first value of the code, or the change or change in percent since then (BASE, CHG, PCHG)?"""
-    p = sheet.profiles[theirs]
-    if not (sheet.code and sheet.value and sheet.time and sheet.subject) or theirs == sheet.value:
-        return ""
-    if p.kind != "number" or p.distinct < 8 or sheet.profiles[sheet.value].kind != "number":
-        return ""
-    number = (pl.col(c).cast(pl.Float64, strict=False).alias(a) for c, a in ((sheet.value, "v"), (theirs, "x")))
-    rows = sheet.frame.select(*number, pl.col(sheet.time).cast(pl.String).alias("t"))
-    rows = rows.with_columns(s=sheet.ids(sheet.subject), c=sheet.ids(sheet.code)).sort("t", maintain_order=True)
-    first = pl.col("v").drop_nulls().first().over("s", "c")
-    rows = rows.with_columns(f=first).drop_nulls(["v", "x", "f"])
-    if rows.height < 20 or rows.filter(pl.col("v") != pl.col("f")).height < 10:
-        return ""
-    grain = 0.51 * 10.0 ** -(decimals_of(rows["x"]) or 0) + 1e-9
-    forms = (
-        (pl.col("f"), "the first value of each code"),
-        (pl.col("v") - pl.col("f"), "the change since the first value of each code"),
-        (100 * (pl.col("v") / pl.col("f") - 1), "the change since the first value of each code, in percent"),
-    )
-    for form, said in forms:
-        if float(rows.select(((form - pl.col("x")).abs() <= grain).mean()).item() or 0.0) > 0.98:
-            return f'{said}: follows from "{sheet.value}"'
-    return ""
-
-
-def _is_waveform(sheet: Sheet) -> bool:
-    """One sample per row: a first column that grows in even steps, beside columns of numbers?"""
-    if sheet.frame.height < 200 or any(p.kind != "number" for p in sheet.profiles.values()):
-        return False
-    step = sheet.frame[sheet.frame.columns[0]].cast(pl.Float64, strict=False).diff().drop_nulls()
-    return bool(step.len()) and bool((step > 0).all()) and float(step.max() - step.min()) < 0.01 * float(step.max())  # type: ignore[operator,arg-type]
-
-
-def _unnamed(sheet: Sheet, theirs: str) -> str:
-    """Is it a column without a name, or one that only numbers the rows?"""
-    if re.fullmatch(r"|_duplicated_\d+|Unnamed: \d+", theirs.strip()):
-        return "a column without a name"
-    p = sheet.profiles[theirs]
-    if p.kind == "number" and p.whole and not p.missing and not p.signs and p.distinct == p.rows >= 20:
-        rows = sheet.frame[theirs].cast(pl.Float64, strict=False)
-        if p.low in (0, 1) and bool((rows.diff().drop_nulls() == 1).all()):
-            return "it numbers the rows"
-    if _numbers_rows(sheet, theirs):
-        return "it numbers the rows of each patient"
-    return ""
-
-
-def _numbers_rows(sheet: Sheet, theirs: str) -> bool:
-    """Does it count 1, 2, 3, ... in the rows of each patient of a table that is no list of visits?"""
-    p = sheet.profiles[theirs]
-    if sheet.role != "event" or not sheet.subject or p.kind != "number" or p.missing or p.low != 1 or p.distinct < 3:
-        return False
-    if not re.search(r"seq(uence)?$|(^|_)(line|row|record|instance|item|no|nr|num|number)$", snake(theirs)):
-        return False
-    rows = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
-    per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
-    return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
-
-
-def _names_one_to_one(sheet: Sheet, a: str, b: str) -> bool:
-    """Does each value of one column stand beside one value of another, and the other way round?"""
-    p, q = sheet.profiles[a], sheet.profiles[b]
-    if p.distinct != q.distinct or bool(p.missing) != bool(q.missing) or p.rows < 10 * p.distinct:
-        return False
-    often = p.values["count"].sum() - p.values["count"].max() >= 20  # type: ignore[operator]
-    return p.distinct >= 2 and often and sheet.frame.select(a, b).n_unique() == p.distinct + bool(p.missing)
-
-
-def _twin(sheet: Sheet, theirs: str, others: list[str]) -> str:
-    """Does a column hold the same as one before it, row by row, or name the same things one to one?
-
-    Drawn apart, they would contradict each other.
-    """
-    p = sheet.profiles[theirs]
-    if "_duplicated_" in theirs or p.distinct < 2 or p.rows < 20:
-        return ""
-    mine = sheet.frame[theirs]
-    for other in others:
-        q = sheet.profiles[other]
-        if q.distinct != p.distinct or q.missing != p.missing:
-            continue
-        if p.kind == "text" and _names_one_to_one(sheet, theirs, other):
-            return f'names the same as "{other}", one to one'
-        if q.kind != p.kind:
-            continue
-        same = mine.equals(sheet.frame[other])
-        if not same and p.kind == "number" and (p.signs or q.signs):
-            both = sheet.frame.select(
-                pl.coalesce(pl.col(c).cast(pl.Float64, strict=False), number_in(pl.col(c).cast(pl.String))).alias(c)
-                for c in (theirs, other)
-            )
-            same = both[theirs].equals(both[other])
-        if same:
-            return f'the same as "{other}" in every row'
-    return ""
-
-
-def _abreast(sheet: Sheet) -> str:
-    stems, turn, numbers = side_by_side(sheet.profiles)
-    if not stems:
-        return ""
-    some = ", ".join(stems[:3]) + (", ..." if len(stems) > 3 else "")
-    return (
-        f"LOOK HERE: {sheet.file} has {len(numbers)} visits side by side ({some} with {turn}{numbers[0]} to "
-        f"{turn}{numbers[-1]}), read as statics. For a course write a row per visit first (pandas.wide_to_long)."
-    )
-
-
-def _without_time(sheet: Sheet, source: dict) -> str:
-    """Leave out rows without a time where the table has times, and say so."""
-    if "time" not in source or not sheet.time or not sheet.subject:
-        return ""
-    p = sheet.profiles[sheet.time]
-    marks = ["", *p.marks, *p.sentinels]
-    time = sheet.frame[sheet.time].cast(pl.String).str.strip_chars().fill_null("")
-    n = int((time.is_in(marks) & sheet.ids(sheet.subject).is_not_null()).sum())  # rows that hold nothing go anyway
-    if not n:
-        return ""
-    source["where"] = [*source.get("where", []), {"column": sheet.time, "exclude": marks}]
-    return f" {_round(n)} rows without a time are left out; give them a table of their own if they matter."
-
-
-def _round(n: int) -> str:
-    return f"{n:,}" if n < 100 else f"about {round(n, -len(str(n)) + 2):,}"

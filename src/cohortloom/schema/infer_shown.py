@@ -1,0 +1,165 @@
+"""What sheets show that a draft tells or leaves out: copies, strangers, columns that repeat others, untimed rows."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from cohortloom.schema.profile import decimals_of, number_in, snake
+from cohortloom.schema.sheets import Sheet
+from cohortloom.schema.side_by_side import side_by_side
+
+__all__ = [
+    "abreast",
+    "copied",
+    "from_first_value",
+    "is_waveform",
+    "names_one_to_one",
+    "round",
+    "strangers",
+    "twin_of",
+    "unnamed",
+    "without_time",
+]
+
+
+def copied(sheet: Sheet) -> str:
+    n = f"{about(sheet.copies)} row{'s' * (sheet.copies > 1)} of {sheet.file} {'are' if sheet.copies > 1 else 'is'}"
+    return f"{n} an exact copy of another; one of each patient is read (repeated = true)."
+
+
+def strangers(other: Sheet, theirs: pl.Series, sheet: Sheet, known: pl.Series, n: int) -> str:
+    """What is said where most patients of a file are not in another."""
+    bare, own = (ids.cast(pl.String).str.strip_chars_start("0") for ids in (theirs, known))
+    why = " until leading zeros are left out" if 2 * bare.is_in(own.implode()).sum() > theirs.len() else ""
+    who = "no patient" if n == theirs.n_unique() else "hardly a patient"
+    same = "Unless they are other people, make the ids alike in the files first."
+    return f"LOOK HERE: {who} of {other.file} is in {sheet.file}{why}. {same}"
+
+
+def from_first_value(sheet: Sheet, theirs: str) -> str:
+    """Is it a patient's first value of the code, or the change or change in percent since then (BASE, CHG, PCHG)?"""
+    p = sheet.profiles[theirs]
+    if not (sheet.code and sheet.value and sheet.time and sheet.subject) or theirs == sheet.value:
+        return ""
+    if p.kind != "number" or p.distinct < 8 or sheet.profiles[sheet.value].kind != "number":
+        return ""
+    number = (pl.col(c).cast(pl.Float64, strict=False).alias(a) for c, a in ((sheet.value, "v"), (theirs, "x")))
+    rows = sheet.frame.select(*number, pl.col(sheet.time).cast(pl.String).alias("t"))
+    rows = rows.with_columns(s=sheet.ids(sheet.subject), c=sheet.ids(sheet.code)).sort("t", maintain_order=True)
+    first = pl.col("v").drop_nulls().first().over("s", "c")
+    rows = rows.with_columns(f=first).drop_nulls(["v", "x", "f"])
+    if rows.height < 20 or rows.filter(pl.col("v") != pl.col("f")).height < 10:
+        return ""
+    grain = 0.51 * 10.0 ** -(decimals_of(rows["x"]) or 0) + 1e-9
+    forms = (
+        (pl.col("f"), "the first value of each code"),
+        (pl.col("v") - pl.col("f"), "the change since the first value of each code"),
+        (100 * (pl.col("v") / pl.col("f") - 1), "the change since the first value of each code, in percent"),
+    )
+    for form, said in forms:
+        if float(rows.select(((form - pl.col("x")).abs() <= grain).mean()).item() or 0.0) > 0.98:
+            return f'{said}: follows from "{sheet.value}"'
+    return ""
+
+
+def is_waveform(sheet: Sheet) -> bool:
+    """One sample per row: a first column that grows in even steps, beside columns of numbers?"""
+    if sheet.frame.height < 200 or any(p.kind != "number" for p in sheet.profiles.values()):
+        return False
+    step = sheet.frame[sheet.frame.columns[0]].cast(pl.Float64, strict=False).diff().drop_nulls()
+    return bool(step.len()) and bool((step > 0).all()) and float(step.max() - step.min()) < 0.01 * float(step.max())  # type: ignore[operator,arg-type]
+
+
+def unnamed(sheet: Sheet, theirs: str) -> str:
+    """Is it a column without a name, or one that only numbers the rows?"""
+    if re.fullmatch(r"|_duplicated_\d+|Unnamed: \d+", theirs.strip()):
+        return "a column without a name"
+    p = sheet.profiles[theirs]
+    if p.kind == "number" and p.whole and not p.missing and not p.signs and p.distinct == p.rows >= 20:
+        rows = sheet.frame[theirs].cast(pl.Float64, strict=False)
+        if p.low in (0, 1) and bool((rows.diff().drop_nulls() == 1).all()):
+            return "it numbers the rows"
+    if numbers_rows(sheet, theirs):
+        return "it numbers the rows of each patient"
+    return ""
+
+
+def numbers_rows(sheet: Sheet, theirs: str) -> bool:
+    """Does it count 1, 2, 3, ... in the rows of each patient of a table that is no list of visits?"""
+    p = sheet.profiles[theirs]
+    if sheet.role != "event" or not sheet.subject or p.kind != "number" or p.missing or p.low != 1 or p.distinct < 3:
+        return False
+    if not re.search(r"seq(uence)?$|(^|_)(line|row|record|instance|item|no|nr|num|number)$", snake(theirs)):
+        return False
+    rows = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
+    per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
+    return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
+
+
+def names_one_to_one(sheet: Sheet, a: str, b: str) -> bool:
+    """Does each value of one column stand beside one value of another, and the other way round?"""
+    p, q = sheet.profiles[a], sheet.profiles[b]
+    if p.distinct != q.distinct or bool(p.missing) != bool(q.missing) or p.rows < 10 * p.distinct:
+        return False
+    often = p.values["count"].sum() - p.values["count"].max() >= 20  # type: ignore[operator]
+    return p.distinct >= 2 and often and sheet.frame.select(a, b).n_unique() == p.distinct + bool(p.missing)
+
+
+def twin_of(sheet: Sheet, theirs: str, others: list[str]) -> str:
+    """Does a column hold the same as one before it, row by row, or name the same things one to one?
+
+    Drawn apart, they would contradict each other.
+    """
+    p = sheet.profiles[theirs]
+    if "_duplicated_" in theirs or p.distinct < 2 or p.rows < 20:
+        return ""
+    mine = sheet.frame[theirs]
+    for other in others:
+        q = sheet.profiles[other]
+        if q.distinct != p.distinct or q.missing != p.missing:
+            continue
+        if p.kind == "text" and names_one_to_one(sheet, theirs, other):
+            return f'names the same as "{other}", one to one'
+        if q.kind != p.kind:
+            continue
+        same = mine.equals(sheet.frame[other])
+        if not same and p.kind == "number" and (p.signs or q.signs):
+            both = sheet.frame.select(
+                pl.coalesce(pl.col(c).cast(pl.Float64, strict=False), number_in(pl.col(c).cast(pl.String))).alias(c)
+                for c in (theirs, other)
+            )
+            same = both[theirs].equals(both[other])
+        if same:
+            return f'the same as "{other}" in every row'
+    return ""
+
+
+def abreast(sheet: Sheet) -> str:
+    stems, turn, numbers = side_by_side(sheet.profiles)
+    if not stems:
+        return ""
+    some = ", ".join(stems[:3]) + (", ..." if len(stems) > 3 else "")
+    return (
+        f"LOOK HERE: {sheet.file} has {len(numbers)} visits side by side ({some} with {turn}{numbers[0]} to "
+        f"{turn}{numbers[-1]}), read as statics. For a course write a row per visit first (pandas.wide_to_long)."
+    )
+
+
+def without_time(sheet: Sheet, source: dict) -> str:
+    """Leave out rows without a time where the table has times, and say so."""
+    if "time" not in source or not sheet.time or not sheet.subject:
+        return ""
+    p = sheet.profiles[sheet.time]
+    marks = ["", *p.marks, *p.sentinels]
+    time = sheet.frame[sheet.time].cast(pl.String).str.strip_chars().fill_null("")
+    n = int((time.is_in(marks) & sheet.ids(sheet.subject).is_not_null()).sum())  # rows that hold nothing go anyway
+    if not n:
+        return ""
+    source["where"] = [*source.get("where", []), {"column": sheet.time, "exclude": marks}]
+    return f" {about(n)} rows without a time are left out; give them a table of their own if they matter."
+
+
+def about(n: int) -> str:
+    return f"{n:,}" if n < 100 else f"about {round(n, -len(str(n)) + 2):,}"
