@@ -73,7 +73,7 @@ def test_chosen_patients_have_the_law_of_accepted_ones(ratio):
     x = np.linspace(-6, 6, 4001)
     density, odds = np.exp(-(x**2) / 2), np.exp(SHIFT * x - SHIFT**2 / 2)
     bound = next(
-        b for b in np.linspace(1, 9, 801) if (density * np.minimum(odds, b)).sum() > 0.9 * (density * odds).sum()
+        b for b in np.linspace(1, 9, 801) if (density * np.minimum(odds, b)).sum() > 0.95 * (density * odds).sum()
     )
     law = density * np.minimum(odds, bound)
     mean = (x * law).sum() / law.sum()
@@ -82,7 +82,7 @@ def test_chosen_patients_have_the_law_of_accepted_ones(ratio):
     assert found.mean() == pytest.approx(mean, abs=0.1)
     assert found.std() == pytest.approx(np.sqrt(((x - mean) ** 2 * law).sum() / law.sum()), abs=0.1)
     assert drawn.tables["patients"]["noise"].mean() == pytest.approx(0, abs=0.08)
-    assert sum(counts) / counts[0] == pytest.approx(bound / 0.9, rel=0.15)  # draws of a patient
+    assert sum(counts) / counts[0] == pytest.approx(bound / 0.95, rel=0.15)  # draws of a patient
     assert counts == sorted(counts, reverse=True)
 
 

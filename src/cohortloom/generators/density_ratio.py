@@ -38,7 +38,7 @@ MOST = 2000  #: Training patients looked at, and half of the drawn ones.
 FOLDS = 5
 STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
 WORTH = 0.55  #: AUC from which a difference is worth several draws.
-MASS = 0.9  #: Of the weight of drawn patients that lies below the bound.
+MASS = 0.95  #: Of the weight of drawn patients that lies below the bound.
 CANDIDATES = 16  #: The most that is drawn for one patient.
 
 
