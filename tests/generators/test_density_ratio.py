@@ -1,6 +1,6 @@
 """Choosing among draws by a density ratio: closed forms of two normals, and planted faults of a model."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from cohortloom.errors import FileFormatError, SettingsError
 from cohortloom.generators import load
 from cohortloom.generators.columnar_ar import ColumnarAR
 from cohortloom.generators.condition import Condition
-from cohortloom.generators.density_ratio import DensityRatio, Trees, _boosting, chosen
+from cohortloom.generators.density_ratio import MASS, DensityRatio, Trees, _boosting, _bound, chosen
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same, small_cohort
@@ -67,35 +67,57 @@ def test_log_ratio_of_two_normals(ratio):
     assert ratio.auc == pytest.approx(0.714, abs=0.03)  # Phi(.8 / sqrt 2)
 
 
-def test_chosen_patients_have_the_law_of_accepted_ones(ratio):
-    """Drawn patients have mean 0, the ratio is exp(.8 x - .32): accepted ones the law N(x; 0, 1) min(ratio, bound)."""
-    drawn, counts = accepted(ratio, lambda k, n: patients(n, 0, 10 + k))
+@dataclass
+class Exact:
+    """The ratio of the two normals in closed form."""
+
+    bound: float
+    candidates: int = 16
+
+    def log_ratio(self, cohort):
+        return SHIFT * cohort.tables["patients"]["x"].to_numpy() - SHIFT**2 / 2
+
+
+def test_accepted_patients_have_the_law_of_the_smaller_of_ratio_and_bound():
     x = np.linspace(-6, 6, 4001)
-    density, odds = np.exp(-(x**2) / 2), np.exp(SHIFT * x - SHIFT**2 / 2)
-    bound = next(
-        b for b in np.linspace(1, 9, 801) if (density * np.minimum(odds, b)).sum() > 0.95 * (density * odds).sum()
-    )
+    density, odds = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), np.exp(SHIFT * x - SHIFT**2 / 2)
+    bound = 2.5
     law = density * np.minimum(odds, bound)
     mean = (x * law).sum() / law.sum()
-    assert mean > 0.6
+    drawn, counts = accepted(Exact(np.log(bound), 30), lambda k, n: patients(n, 0, 10 + k))
     found = drawn.tables["patients"]["x"].to_numpy()
-    assert found.mean() == pytest.approx(mean, abs=0.1)
-    assert found.std() == pytest.approx(np.sqrt(((x - mean) ** 2 * law).sum() / law.sum()), abs=0.1)
-    assert drawn.tables["patients"]["noise"].mean() == pytest.approx(0, abs=0.08)
-    assert sum(counts) / counts[0] == pytest.approx(bound / 0.95, rel=0.15)  # draws of a patient
+    assert found.mean() == pytest.approx(mean, abs=0.06)
+    assert found.std() == pytest.approx(np.sqrt(((x - mean) ** 2 * law).sum() / law.sum()), abs=0.05)
+    assert drawn.tables["patients"]["noise"].mean() == pytest.approx(0, abs=0.06)
     assert counts == sorted(counts, reverse=True)
+    draws = bound / (law.sum() * (x[1] - x[0]))
+    assert sum(counts) / counts[0] == pytest.approx(draws, rel=0.06)
 
 
-def test_patients_never_accepted_are_chosen_by_their_odds(ratio):
-    """A bound far above all odds accepts nobody: the reference chooses among as many draws with the closed form."""
-    drawn, counts = accepted(replace(ratio, bound=40.0, candidates=4), lambda k, n: patients(n, 0, 10 + k))
+def test_bound_leaves_as_much_weight_above_as_it_says():
+    odds = np.exp(np.random.default_rng(0).normal(size=20_000))
+    assert np.minimum(odds, _bound(odds)).sum() == pytest.approx(MASS * odds.sum(), rel=1e-3)
+    assert _bound(np.ones(5)) == 1
+
+
+def test_patients_never_accepted_are_chosen_by_their_odds():
+    """A bound far above all odds accepts nobody: the reference chooses among as many draws."""
+    drawn, counts = accepted(Exact(40.0, 4), lambda k, n: patients(n, 0, 10 + k))
     assert counts == [3000] * 4
     draw = np.random.default_rng(0)
     x = draw.normal(size=(200_000, 4))
     exact = x[np.arange(len(x)), (SHIFT * x + draw.gumbel(size=x.shape)).argmax(1)]
     found = drawn.tables["patients"]["x"].to_numpy()
-    assert found.mean() == pytest.approx(exact.mean(), abs=0.1)
-    assert found.std() == pytest.approx(exact.std(), abs=0.1)
+    assert found.mean() == pytest.approx(exact.mean(), abs=0.06)
+    assert found.std() == pytest.approx(exact.std(), abs=0.05)
+
+
+def test_a_learned_ratio_moves_patients_most_of_the_way(ratio):
+    """From a mean of 0 towards .8; draws as the ratio foresees."""
+    drawn, counts = accepted(ratio, lambda k, n: patients(n, 0, 10 + k))
+    assert 0.5 < drawn.tables["patients"]["x"].mean() < 0.9
+    assert drawn.tables["patients"]["noise"].mean() == pytest.approx(0, abs=0.08)
+    assert 2 < sum(counts) / counts[0] < 5
 
 
 def accepted(ratio, drawn) -> tuple[Cohort, list[int]]:
