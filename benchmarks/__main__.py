@@ -37,6 +37,9 @@ peers --fast --more --cohorts heart_failure --patients 1000 --seconds 120 --seed
 --generators columnar-ar temporal-vae timegan
 peers --fast --more --cohorts icu_48h --patients 2000 --seconds 120 --seeds 2 --generators columnar-ar
 peers --fast --more --cohorts diabetes_encounters --patients 20000 --seconds 120 --seeds 1 --generators {PEERS}
+peers --fast --more --cohorts diabetes_encounters --patients 20000 --seconds 120 --seeds 2 \
+    --generators columnar-ar temporal-vae mostlyai-engine --mostlyai {{mostlyai}}
+peers --fast --more --cohorts icu_48h --patients 2000 --seconds 600 --seeds 1 --generators columnar-ar
 ablations --generators timegan --steps 200 --seeds 1 2
 ablations --generators temporal-vae record-diffusion --seeds 1 2 --more
 ts_legacy --repeats 1 --steps 300 --generators timegan columnar-ar
@@ -69,7 +72,7 @@ sdmetrics_blind --cohorts pbc mimic_iv_demo diabetes_encounters=3000 icu_48h=600
 --minutes 1 --out benchmarks/results/sdmetrics_real.json
 evaluate_speed --sizes 2500 5000 10000
 speed
-memory --sizes 1000 10000
+memory --sizes 1000 10000 100000
 simulate
 """.strip().splitlines()
 
