@@ -248,3 +248,24 @@ def test_the_own_history_leaves_a_place_for_what_the_row_says_where_rows_are_few
     chosen = columnar_start._screen(table, (x[:, 55] + 0.3 * draw.normal(size=80))[:, None])
     assert 55 in chosen and len(chosen) == 8
     assert [int(part.sum()) for part in (chosen < 26, (chosen >= 26) & (chosen < 50), chosen >= 50)] == [4, 2, 2]
+
+
+def test_the_wish_to_stay_is_that_of_all_levels():
+    """Six levels of unlike shares: where 19 of 20 rows stay, whatever the level, a level of three rows stays too; where
+    none lasts there is no wish."""
+    draw = np.random.default_rng(0)
+    share = np.array([0.5, 0.25, 0.12, 0.08, 0.04, 0.01])
+    last = draw.choice(6, 4000, p=share)
+    anew = draw.choice(6, 4000, p=share)
+    odds = np.log(share / (1 - share))
+    for stays in (0.95, 0.0):
+        now = np.where(draw.random(4000) < stays, last, anew)
+        was, is_now = last[:, None] == np.arange(6), now[:, None] == np.arange(6)
+        wish = columnar_start._wish_to_stay(was, is_now, share)
+        p = 1 / (1 + np.exp(-(odds + wish)))
+        if stays:
+            assert p == pytest.approx(stays + (1 - stays) * share, abs=0.03)
+        else:
+            assert p[:4] == pytest.approx(share[:4], abs=0.03)
+    nobody = columnar_start._wish_to_stay(np.zeros((50, 6), bool), is_now[:50], share)
+    assert np.isfinite(nobody).all()

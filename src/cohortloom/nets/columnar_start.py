@@ -64,6 +64,8 @@ HEAD_SCALE = 0.3
 REACH, LEAST_REACH = 4.0, 0.5  # how far log scales may lie from their mean, in their standard deviations and at least
 
 
+_NOTHING = np.empty(0, int)
+
 #: Of a regression, named by its column and what it is of, the strengths of its penalties.
 Key = tuple[int, str]
 Choices = dict[Key, Any]
@@ -104,7 +106,9 @@ def start_at_lines(
             if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
                 here = whole if kept.all() else _Table.of(shared[kept], whole.own, beside, fold[kept])
                 here, ease = here.only(usable, _own(net, j, usable)), np.where(np.isin(usable, shape.told), told, 1.0)
-                found = _softmax(here, t[kept], shape.n_tokens, ease, choices, (j, "tokens"))
+                told_last = shape.kind == "category" and len(shape.own) > shape.n_tokens
+                last = np.searchsorted(usable, shape.own[: shape.n_tokens]) if told_last else _NOTHING
+                found = _softmax(here, t[kept], shape.n_tokens, ease, choices, (j, "tokens"), last)
                 if found is not None:
                     chosen, weight, bias = found
                     for k in range(shape.n_tokens):
@@ -368,31 +372,71 @@ def _spread(table: _Table, residual: np.ndarray, choices: Choices, key: Key) -> 
 
 
 def _softmax(
-    table: _Table, token: np.ndarray, n_tokens: int, ease: np.ndarray, choices: Choices, key: Key
+    table: _Table,
+    token: np.ndarray,
+    n_tokens: int,
+    ease: np.ndarray,
+    choices: Choices,
+    key: Key,
+    last: np.ndarray = _NOTHING,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Chosen inputs, weights (input x token) and constants of a softmax regression, None if it says nothing.
 
     Args:
         ease: What the penalty of each input is multiplied by.
+        last: Inputs that say which token was the last one [token], or none. Their weights are shrunk towards one common
+            wish to stay: a level of a single patient could not show that levels last.
     """
     y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
-    chosen = _screen(table, y)
+    chosen, same = _screen(table, y), np.empty(0, int)
+    if len(last):
+        same = np.flatnonzero(table.sd[last] > 1e-3)
+        chosen = np.union1d(chosen, last[same])
     if not len(chosen):
         return None
     a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]
     null, ease = np.zeros((a.shape[1], n_tokens)), ease[chosen]
     null[-1] = np.log(share)
+    if len(same):
+        place = np.searchsorted(chosen, last[same])
+        was = a[:, place] > 0
+        wish = _wish_to_stay(was, y[:, same] > 0, share[same])
+        null[place, same] = wish * was.std(0)
+        null[-1, same] += wish * was.mean(0)
     if key not in choices:
         choices[key] = _softmax_rounds(a, y, null, table.fold, ease)
     weight, scale = null, ease
     for strength in choices[key]:
         weight = _climb(a, y, weight, null, strength * scale)
         scale = ease * _by_total(weight)
-    if weight is null:
+    if not weight[:-1].any():
         return None
     slope = weight[:-1] / sd[:, None]
     return chosen, slope, weight[-1] - mean @ slope
+
+
+def _wish_to_stay(was: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """What being the last token adds to the logit of each token.
+
+    Log odds of staying are a line in the log odds of the token's share (slope 1: nothing lasts; slope 0: all last
+    equally), a logistic regression with half a row of either outcome added.
+
+    Args:
+        was, now: Is it the last token, and this one? [row token]
+    """
+    share = np.clip(share, 1e-6, 1 - 1e-6)
+    usual = np.log(share / (1 - share))
+    row, token = np.nonzero(was)
+    x = np.append(usual[token], [usual.mean()] * 2)
+    stayed, n = np.append(now[row, token], [1.0, 0.0]), np.append(np.ones(len(row)), [0.5, 0.5])
+    design, b = np.stack([np.ones(len(x)), x], 1), np.array([0.0, 1.0])
+    for _ in range(25):
+        p = 1 / (1 + np.exp(-design @ b))
+        slope = design.T @ (n * (stayed - p)) - np.array([0.0, b[1]])
+        curve = (design * (n * p * (1 - p))[:, None]).T @ design + np.diag([1e-6, 1.0])
+        b = b + np.clip(np.linalg.solve(curve, slope), -2, 2)
+    return np.stack([np.ones(len(usual)), usual], 1) @ b - usual
 
 
 def _softmax_rounds(a: np.ndarray, y: np.ndarray, null: np.ndarray, fold: np.ndarray, ease: np.ndarray) -> list[float]:
