@@ -195,6 +195,7 @@ def test_saved_sharded_and_conditioned(dull, tmp_path):
     assert_same(again.sample(40, seed=3), whole)
     assert again.notes == dull.notes and again.notes["draws of a patient, at most"] >= 2
     assert not rules.broken_subjects(whole).len()
+    assert dull._make(np.arange(0), None, Rng(0), Condition()).n_subjects == 0  # a chain may have nobody to continue
     fixed = dull.sample(20, seed=3, where={"patients.sex": "F"})
     assert set(fixed.tables["patients"]["sex"]) == {"F"}
     given = small_cohort(30, seed=9)

@@ -83,7 +83,7 @@ class ChoosingGenerator(TorchGenerator):
         return DensityRatio.fit(real, merge(self.schema_, drawn), rng.child("fit"), candidates=self.candidates)
 
     def _make(self, ids: np.ndarray, given: Cohort | None, rng: Rng, condition: Condition) -> Cohort:
-        if self.ratio_ is None:
+        if self.ratio_ is None or not len(ids):
             return super()._make(ids, given, rng, condition)
         ratio, statics = self.ratio_, self._statics_of(given, rng)
         drawn, blocks, most = Encoded(), [], max(len(ids), min(self.shard_size, BATCH))
