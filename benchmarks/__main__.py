@@ -38,7 +38,7 @@ peers --fast --more --cohorts heart_failure --patients 1000 --seconds 120 --seed
 peers --fast --more --cohorts icu_48h --patients 2000 --seconds 120 --seeds 2 --generators columnar-ar
 peers --fast --more --cohorts diabetes_encounters --patients 20000 --seconds 120 --seeds 1 --generators {PEERS}
 peers --fast --more --cohorts diabetes_encounters --patients 20000 --seconds 120 --seeds 2 \
-    --generators columnar-ar temporal-vae mostlyai-engine --mostlyai {{mostlyai}}
+--generators columnar-ar temporal-vae mostlyai-engine --mostlyai {{mostlyai}}
 peers --fast --more --cohorts icu_48h --patients 2000 --seconds 600 --seeds 1 --generators columnar-ar
 ablations --generators timegan --steps 200 --seeds 1 2
 ablations --generators temporal-vae record-diffusion --seeds 1 2 --more

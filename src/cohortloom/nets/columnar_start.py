@@ -62,8 +62,6 @@ SPREAD_RIDGE = (1.0, 0.3, 0.1, 0.03, 0.01)
 SPREAD_STEPS = 12
 HEAD_SCALE = 0.3
 REACH, LEAST_REACH = 4.0, 0.5  # how far log scales may lie from their mean, in their standard deviations and at least
-
-
 _NOTHING = np.empty(0, int)
 
 #: Of a regression, named by its column and what it is of, the strengths of its penalties.
@@ -389,10 +387,8 @@ def _softmax(
     """
     y = (token[:, None] == np.arange(n_tokens)).astype(np.float32)
     share = (y.sum(0) + 0.1) / (len(y) + 0.1 * n_tokens)
-    chosen, same = _screen(table, y), np.empty(0, int)
-    if len(last):
-        same = np.flatnonzero(table.sd[last] > 1e-3)
-        chosen = np.union1d(chosen, last[same])
+    same = np.flatnonzero(table.sd[last] > 1e-3)
+    chosen = np.union1d(_screen(table, y), last[same])
     if not len(chosen):
         return None
     a, mean, sd = table.standardised(chosen).astype(np.float32), table.mean[chosen], table.sd[chosen]

@@ -738,8 +738,7 @@ class _Drafter:
 
 GENERAL = MARKS
 _OFFSET = re.compile(r"offset$|[a-z](ed|en)_?at$|^(start|stop|end)$|^date_?of")
-_GIVEN = re.compile(
-    r"drug|pharma|medic|prod|atc|ndc"
-)  #: Codes of what is given at any time, so their rows are no visits.
+#: Codes of what is given at any time, so their rows are no visits.
+_GIVEN = re.compile(r"drug|pharma|medic|prod|atc|ndc")
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"

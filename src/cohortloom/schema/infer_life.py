@@ -24,7 +24,7 @@ from cohortloom.schema.guess import FEW
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_life", "counted", "moments"]
+__all__ = ["add_life", "moments", "time_of"]
 
 _MOST_CODES = 60
 _MOST_MOMENTS = 200
@@ -162,22 +162,22 @@ def _times(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.DataFrame | No
 
 def _when(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.Expr | None:
     """Time of each row [d]; None where the table has none."""
-    time = table["source"].get("time")
-    name = time if isinstance(time, str) else (time or {}).get("column")
+    name, unit = time_of(table)
     if clock == "order" or name not in sheet.frame.columns:
         return None
-    if clock == "offset":
-        return counted(name, time.get("unit", "d") if isinstance(time, dict) else "d")
-    return moments(sheet, name)
+    return moments(sheet, name, unit)  # type: ignore[arg-type]
 
 
-def counted(name: str, unit: str) -> pl.Expr:
-    """Numbers of a column of a file, in a unit since the origin [d]."""
-    return pl.col(name).cast(pl.Float64, strict=False) * TIME_UNITS[unit]
+def time_of(table: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Column of a file with the time of a table's rows, and the unit it counts in; None: no time, dates."""
+    time = table["source"].get("time")
+    return (time["column"], time.get("unit")) if isinstance(time, dict) else (time, None)
 
 
-def moments(sheet: Sheet, name: str) -> pl.Expr:
-    """Dates of a column of a file [d]; null where one can't be read."""
+def moments(sheet: Sheet, name: str, unit: str | None = None) -> pl.Expr:
+    """Dates of a column of a file, or with a unit numbers since the origin [d]; null where one can't be read."""
+    if unit is not None:
+        return pl.col(name).cast(pl.Float64, strict=False) * TIME_UNITS[unit]
     if sheet.frame.schema[name].is_temporal():
         moment = pl.col(name)
     else:

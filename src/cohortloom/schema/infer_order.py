@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cohortloom.schema.infer_life import counted, moments
+from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
@@ -58,13 +58,12 @@ def _dates(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
     source = table["source"]
     dates = [c for c, column in table["columns"].items() if column["kind"] == "timestamp"]
     theirs = {c: source.get("columns", {}).get(c, c) for c in dates}
-    time = source.get("time")
+    time, unit = time_of(table)
     if time is not None:
-        theirs = {"time": time if isinstance(time, str) else time["column"]} | theirs
-    unit = time.get("unit") if isinstance(time, dict) else None
+        theirs = {"time": time} | theirs
     layouts = {c: source.get("formats", {}).get(c, unit) for c in theirs}
     known = {
-        f"{name}.{c}": counted(cell, layouts[c]) if layouts[c] in TIME_UNITS else moments(sheet, cell)
+        f"{name}.{c}": moments(sheet, cell, layouts[c] if layouts[c] in TIME_UNITS else None)
         for c, cell in theirs.items()
         if cell in sheet.frame.columns
     }
