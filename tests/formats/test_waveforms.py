@@ -350,3 +350,27 @@ def test_a_header_without_checksums_is_no_damage_and_a_dropped_collection_says_w
         wrong = ecg_schema().model_dump()
         wrong["signals"]["ecg"]["fs"] = 200.0
         cl.read(tmp_path / "out", format="wfdb", schema=Schema.model_validate(wrong), on_error="drop")
+
+
+def test_gaps_written_as_zeros_or_as_the_last_value_are_read_as_missing(cohort, tmp_path):
+    samples = np.asarray(cohort.signals["ecg"].samples).copy()
+    samples[0, 1, 100:500] = 0.0  # planted: 1.6 s of zeros, a value held for 1.2 s, and one sample of 0
+    samples[1, 2, 300:600] = samples[1, 2, 300]
+    samples[2, 3, 50] = 0.0
+    np.savez(tmp_path / "a.npz", x=samples, who=np.array(["a", "b", "c"]))
+
+    def read(**gaps):
+        found = ecg_schema("npz", "a.npz", array="x", subject="who", fs=FS, **({"gaps": gaps} if gaps else {}))
+        return cl.read(tmp_path, format="npz", schema=found)
+
+    def missing(found):
+        return [int(np.isnan(s).sum()) for s in found.signals["ecg"].samples]
+
+    plain = read()
+    assert missing(plain) == [0, 0, 0] and np.array_equal(plain.signals["ecg"].samples, samples)
+    assert missing(read(shortest=1.0)) == [400, 300, 0]
+    assert missing(read(value=0.0)) == [400, 0, 0]
+    assert missing(read(value=0.0, shortest=0)) == [400, 0, 1]
+    seen = np.isfinite(read(shortest=1.0).signals["ecg"].samples)
+    assert np.array_equal(read(shortest=1.0).signals["ecg"].samples[seen], samples[seen])
+    assert any("gaps = { shortest = 1 }" in n and c == 2 for n, c in plain.origin.notes.items())

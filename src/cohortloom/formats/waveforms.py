@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from cohortloom.cohort import SignalSet
 from cohortloom.errors import Problem, nearest
+from cohortloom.formats.wave_gaps import SUSPECT, gaps_in
 from cohortloom.schema import Signal
 from cohortloom.schema.units import ucum
 from cohortloom.schema.wave_files import record_keys, standard_names
@@ -133,14 +134,15 @@ def read_signal(
     rows: list[dict[str, Any]] = []
     notes: list[pl.DataFrame] = []
     facts: list[dict[str, Any]] = []
-    n_rows = n_short = 0
+    n_rows = n_short = n_held = 0
     last = ""
     for number, file in enumerate(files):
         try:
             found = _reader(source.format)(file, spec)
-            shaped = [_shape(raw, spec, source) for raw in found]
+            shaped, held = zip(*(_shape(raw, spec, source) for raw in found)) if found else ((), ())
             subjects = [None if source.index else _subject(file, folder, raw, source, n_rows) for raw in found]
             n_rows += len(found)
+            n_held += sum(held)
         except Trouble as trouble:
             problem = Problem(
                 trouble.code, where, f"file {number + 1} of {len(files)} {trouble.what}", trouble.fix, 1, ()
@@ -173,6 +175,11 @@ def read_signal(
                 if raw.notes is not None and raw.notes.height:
                     notes.append(_notes(raw, record, start, piece.shape[1], spec.fs, source.start))
     findings.note(f"{where}: records shorter than a window, left out", n_short)
+    told = "records of the files with runs of one value, read as missing"
+    if source.gaps is None:
+        told = f"records of the files in which a value stays the same for {SUSPECT.shortest:g} s or more (if these are "
+        told += f"gaps, set gaps = {{ shortest = {SUSPECT.shortest:g} }} in the source)"
+    findings.note(f"{where}: {told}", n_held)
     if not pieces:
         fix = "Shorten source.window." if n_short else last or "See the problems above."
         findings.stop("no-record", where, "none of its files gave a record", fix)
@@ -199,8 +206,8 @@ def placed_channels(channels: tuple[str, ...], spec: Signal) -> list[str]:
             for a, known in zip(own, standard_names(channels))]  # fmt: skip
 
 
-def _shape(raw: Raw, spec: Signal, source: SignalSource) -> np.ndarray:
-    """Channels in our order, our sampling frequency, declared filters."""
+def _shape(raw: Raw, spec: Signal, source: SignalSource) -> tuple[np.ndarray, bool]:
+    """Channels in our order, our sampling frequency, declared gaps and filters; and were there runs of one value?"""
     there = placed_channels(raw.channels, spec)
     twice = sorted({c for c in there if there.count(c) > 1})
     wanted = [source.channels.get(c, c).lower() for c in spec.channels]
@@ -228,9 +235,12 @@ def _shape(raw: Raw, spec: Signal, source: SignalSource) -> np.ndarray:
         if channel in there:
             x[i] = raw.samples[there.index(channel)]
     x = x[:, round(source.start * raw.fs) :]
+    held = gaps_in(x, raw.fs, source.gaps or SUSPECT)
+    if source.gaps is not None:
+        x[held] = np.nan
     for step in source.filters:
         x = _filtered(x, raw.fs, step)
-    return resample(x, raw.fs, spec.fs)
+    return resample(x, raw.fs, spec.fs), bool(held.any())
 
 
 def _filtered(x: np.ndarray, fs: float, step: Filtering) -> np.ndarray:

@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from cohortloom.schema.column import Strict
 
-__all__ = ["STANDARD_12", "Fact", "Filtering", "LabelSource", "RecordIndex", "Signal", "SignalPrior", "SignalSource"]
+__all__ = [
+    "STANDARD_12", "Fact", "Filtering", "Gaps", "LabelSource", "RecordIndex", "Signal", "SignalPrior", "SignalSource",
+]  # fmt: skip
 
 #: The standard 12 leads in their usual order; the first two and V1..V6 determine the rest.
 STANDARD_12 = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -27,6 +29,15 @@ class Filtering(Strict):
         if absent:
             raise ValueError(f"a {self.kind} needs {' and '.join(absent)} [Hz]")
         return self
+
+
+class Gaps(Strict):
+    """How a recorder writes what it has not seen: such samples are read as missing."""
+
+    value: float | None = Field(
+        None, description="The value that stands for it, in the signal's unit; absent: any that stays exactly the same."
+    )
+    shortest: float = Field(1.0, ge=0, description="Shorter runs are samples [s]; 0: single samples are gaps too.")
 
 
 class LabelSource(Strict):
@@ -85,6 +96,7 @@ class SignalSource(Strict):
     start: float = Field(0.0, ge=0, description="Where reading starts [s].")
     window: float | None = Field(None, gt=0, description="Cut into windows of this length [s]; each keeps its patient.")
     step: float | None = Field(None, gt=0, description="From window to window [s]; absent: no overlap.")
+    gaps: Gaps | None = Field(None, description="Runs of equal samples that are gaps; absent: none are.")
     filters: tuple[Filtering, ...] = ()
     annotations: str | None = Field(None, description="WFDB: extension of the annotation file, such as 'atr'.")
     labels: LabelSource | None = None
