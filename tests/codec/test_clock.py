@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 
 from cohortloom.codec import Codec, Layout
+from cohortloom.codec.clock import MONTH, YEAR, floor_to, place_of, round_to, time_of
 from cohortloom.cohort import Cohort
+from cohortloom.generators import create
 from cohortloom.rng import Rng
-from cohortloom.schema import Category, Schema, Table, Timestamp
+from cohortloom.schema import Category, Number, Schema, Table, Timestamp
 
 RAW = Layout(scale="raw")
 DAY = dt.timedelta(days=1)
@@ -129,3 +131,90 @@ def test_visits_of_one_day_stay_in_order():
         assert own.sort("visit_id")["time"].is_sorted() and own["time"].dt.date().n_unique() == 1
         hours = np.sort(own["time"].dt.hour() + own["time"].dt.minute() / 60)
         assert np.allclose(hours, np.sort(sequence.values[sequence.subject == subject, 0]))
+
+
+def test_months_and_years_are_those_of_the_calendar():
+    """Beside Python's own dates, before and after 1970."""
+    days = [dt.datetime(1890, 1, 1) + k * 37 * DAY + dt.timedelta(hours=k % 24) for k in range(2000)]
+    ticks = np.array([round((day - dt.datetime(1970, 1, 1)) / dt.timedelta(microseconds=1)) for day in days])
+    for grid, first, unit in (
+        (MONTH, lambda d: d.replace(day=1), "1mo"),
+        (YEAR, lambda d: d.replace(month=1, day=1), "1y"),
+    ):
+        low = [first(day.replace(hour=0)) for day in days]
+        assert pl.Series(floor_to(ticks, grid)).cast(pl.Datetime("us")).to_list() == low
+        high = pl.Series(low).dt.offset_by(unit).to_list()
+        near = [a if day - a < b - day else b for a, day, b in zip(low, days, high)]
+        assert pl.Series(round_to(ticks, grid)).cast(pl.Datetime("us")).to_list() == near
+        assert np.array_equal(time_of(place_of(ticks, grid) + 1, grid), pl.Series(high).to_physical().to_numpy())
+
+
+def by_month(n: int = 200, seed: int = 0) -> Cohort:
+    """Visits and drugs of registry patients by the month, every one, three or six months; births by the year."""
+    schema = Schema(
+        name="registry",
+        tables={
+            "patients": Table(role="static", columns={"birth": Timestamp(granularity="year")}),
+            "visits": Table(role="visit", columns={"egfr": Number(decimals=1)}),
+            "drugs": Table(role="event", columns={"dose": Number(decimals=1)}),
+        },
+    )
+    draw = np.random.default_rng(seed)
+    births, visits, drugs = [], [], []
+    for i in range(n):
+        month = int(draw.integers(0, 60))
+        births.append((i, dt.datetime(1930 + int(draw.integers(0, 50)), 1, 1)))
+        for _ in range(int(draw.integers(1, 9))):
+            when = dt.datetime(2010 + month // 12, month % 12 + 1, 1)
+            visits.append((i, when, float(draw.normal())))
+            drugs += [(i, when, float(draw.normal()))] * int(draw.integers(0, 2))
+            month += int(draw.choice([1, 3, 6], p=[0.3, 0.5, 0.2]))
+    frame = pl.DataFrame(visits, schema=["subject_id", "time", "egfr"], orient="row").with_row_index("visit_id")
+    tables = {"patients": pl.DataFrame(births, schema=["subject_id", "birth"], orient="row"), "visits": frame}
+    tables["drugs"] = pl.DataFrame(drugs, schema=["subject_id", "time", "dose"], orient="row")
+    return Cohort.build(schema, tables)
+
+
+@pytest.mark.parametrize("name", ["columnar-ar", "event-transformer"])
+def test_rows_dated_by_the_month_are_drawn_so(name):
+    cohort = by_month()
+    drawn = create(name, **({"training": {"steps": 40}} if name == "event-transformer" else {})).fit(cohort, seed=1)
+    drawn = drawn.sample(300, seed=1).tables
+    for table in ("visits", "drugs"):
+        assert drawn[table].height > 100
+        assert (drawn[table]["time"] == drawn[table]["time"].dt.truncate("1mo")).all()
+    assert (drawn["patients"]["birth"] == drawn["patients"]["birth"].dt.truncate("1y")).all()
+    if name == "event-transformer":
+        return
+    when = drawn["visits"].sort("subject_id", "time")["time"]
+    months = (
+        drawn["visits"]
+        .sort("subject_id", "time")
+        .select("subject_id", m=when.dt.year() * 12 + when.dt.month().cast(pl.Int32))
+    )
+    gap = months.select(pl.col("m").diff().over("subject_id"))["m"].drop_nulls()
+    for length, share in ((1, 0.3), (3, 0.5), (6, 0.2)):
+        assert (gap == length).mean() == pytest.approx(share, abs=0.06)
+
+
+def test_rows_that_name_the_day_alone_stay_on_the_days_of_their_visit():
+    """Samples of visits with a time of day, by date: of the day or the one after, never the day before."""
+    draw, visits, labs = np.random.default_rng(2), [], []
+    for i in range(200):
+        day = dt.datetime(2020, 1, 1) + int(draw.integers(0, 700)) * DAY
+        for _ in range(int(draw.integers(1, 6))):
+            visits.append((i, len(visits), day + dt.timedelta(minutes=int(draw.integers(360, 1320)))))
+            labs += [(i, len(visits) - 1, day + k * DAY, 1.0) for k in range(1 + int(draw.random() < 0.4))]
+            day += int(draw.integers(5, 60)) * DAY
+    tables = {
+        "visits": Table(role="visit", columns={}),
+        "labs": Table(role="event", parent="visits", columns={"crp": Number(unit="mg/L")}),
+    }
+    keys = ["subject_id", "visit_id", "time"]
+    frames = {"visits": pl.DataFrame(visits, schema=keys, orient="row")}
+    frames["labs"] = pl.DataFrame(labs, schema=[*keys, "crp"], orient="row")
+    model = create("columnar-ar").fit(Cohort.build(Schema(name="d", tables=tables), frames), seed=1)
+    drawn = model.sample(300, seed=1).tables
+    both = drawn["labs"].join(drawn["visits"].select("visit_id", start=pl.col("time").dt.truncate("1d")), on="visit_id")
+    late = (both["time"] - both["start"]).dt.total_days()
+    assert late.is_in([0, 1]).all() and (late == 1).mean() == pytest.approx(0.4 / 1.4, abs=0.06)

@@ -17,6 +17,7 @@ from cohortloom.schema import (
     Grid,
     Item,
     Number,
+    RuleSpec,
     Schema,
     Source,
     SourceTime,
@@ -280,3 +281,19 @@ def test_required_cells_are_asked_for_after_rows_are_put_together(tmp_path):
     long = of({**LONG_COLUMNS, "hr": Number(missing=False)}, Source(**LONG_SOURCE, grid=Grid(every="1h")))
     with pytest.raises(DataError, match=r"missing-value\] t\.hr: 1 of 3"):
         rows(put(tmp_path, LONG), long)
+
+
+def test_dates_are_written_as_precisely_as_they_are_recorded(tmp_path):
+    """A column by its granularity, the time of rows by a rule; what is finer than that keeps its hours."""
+    schema = of(
+        {"told": Timestamp(granularity="year"), "seen": Timestamp(granularity="day")},
+        Source(file="t.csv", visit="visit_id", time="time"),
+        clock="timestamp",
+    )
+    schema = schema.model_copy(update={"rules": (RuleSpec(kind="granularity", column="t.time", to="month"),)})
+    text = "subject_id,visit_id,time,told,seen\n1,1,2012-05,2011,2012-05-07\n1,2,2012-11,2012,2012-11-30 07:00:00\n"
+    cohort = read(put(tmp_path, text), format="tabular", schema=schema, on_error="keep")
+    write(cohort, tmp_path / "out", format="tabular")
+    lines = (tmp_path / "out" / "t.csv").read_text().splitlines()
+    assert lines[1:] == ["1,1,2012-05,2011,2012-05-07 00:00:00", "1,2,2012-11,2012,2012-11-30 07:00:00"]
+    assert read(tmp_path / "out", format="tabular", on_error="keep").tables["t"].equals(cohort.tables["t"])

@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import numpy as np
 import polars as pl
+import pytest
 
 from cohortloom.formats.frames import from_frames
 from cohortloom.schema import Number, Schema
 from cohortloom.schema.column import Ordinal, Timestamp
 from cohortloom.schema.infer import infer_schema
+from cohortloom.simulation import simulate
 
 
 def kinds(schema: Schema, table: str) -> dict[str, str]:
@@ -83,6 +85,17 @@ def test_months_stay_months_and_their_order_is_a_rule():
     assert isinstance(seen, Timestamp) and seen.granularity == "month"
     orders = {(r.settings["first"], r.settings["then"]) for r in schema.rules}
     assert orders == {("cases.diagnosis_date", "cases.last_seen_date")}
+
+
+@pytest.mark.parametrize("cells, grain", [(["2012-05", "2013-11"], "month"), ([2012, 2015], "year")])
+def test_rows_dated_by_month_or_year_keep_that_by_a_rule(cells, grain):
+    people = pl.DataFrame({"patient_id": range(40), "sex": ["f", "m"] * 20})
+    visits = {"patient_id": np.repeat(np.arange(40), 2), "visit_date": cells * 40, "weight": np.arange(80) / 8 + 60.0}
+    schema = infer_schema({"people": people, "visits": pl.DataFrame(visits)}, name="x").schema
+    rules = [(r.kind, r.settings["column"], r.settings["to"]) for r in schema.rules if r.kind == "granularity"]
+    assert rules == [("granularity", "visits.time", grain)]
+    drawn = simulate(schema, 30, seed=1).tables["visits"]["time"]
+    assert (drawn == drawn.dt.truncate("1mo" if grain == "month" else "1y")).all()
 
 
 def test_a_blood_pressure_in_one_cell_is_two_numbers():

@@ -153,8 +153,8 @@ class Cell:
         return np.where(observed, values, 0.0), observed
 
     def _from(self, reference: np.ndarray) -> np.ndarray:
-        """What times count from [ticks]: for dates the calendar day of the reference."""
-        return floor_to(reference, DAY) if self.grid % DAY == 0 else reference
+        """What times count from [ticks]: for dates the calendar day (or month, year) of the reference."""
+        return floor_to(reference, self.grid) if self.grid % DAY == 0 else reference
 
     def ids(self, series: pl.Series) -> np.ndarray:
         """Level ids of cells; a level the codec does not know is RARE."""
@@ -199,8 +199,7 @@ class Cell:
         return self._times(schema, ticks, observed)
 
     def _times(self, schema: Schema, ticks: np.ndarray, observed: np.ndarray) -> pl.Series:
-        spec = schema.tables[self.table].columns[self.column]
-        return _coarse(series_of(schema, round_to(ticks, self.grid), observed, self.column), spec)
+        return series_of(schema, round_to(ticks, self.grid), observed, self.column)
 
     def _numbers(self, spec: Column, values: np.ndarray, observed: np.ndarray) -> pl.Series:
         x = np.where(observed, values, 0.0)
@@ -297,9 +296,3 @@ def _levels(
     if len(levels) <= max_levels and not spec.missing:  # a rare code becomes another one, as the cell must not be empty
         return tuple(kept), tuple(levels), tuple(shares)
     return tuple(kept), tuple(levels[max_levels:]), tuple(shares[max_levels:])
-
-
-def _coarse(series: pl.Series, spec: Column) -> pl.Series:
-    """Calendar granularity that is no fixed number of ticks."""
-    every = {"year": "1y", "month": "1mo"}.get(spec.granularity if isinstance(spec, Timestamp) else "")
-    return series.dt.truncate(every) if every and series.dtype == pl.Datetime else series

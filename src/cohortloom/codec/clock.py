@@ -3,6 +3,7 @@
 Inside the codec a time is a 64-bit count of ticks: microseconds since 1970 (clock "timestamp"), microseconds since the
 subject's origin ("offset"), or the place in the order ("order"). Generators see days. Times are recorded on a grid
 (whole days, minutes, ...); the grid is found in the training data, so that a decoded time looks like a recorded one.
+Dates that name a month or a year alone lie on the first days of these, a grid by the calendar (`MONTH`, `YEAR`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,27 @@ import polars as pl
 from cohortloom.cohort.dtypes import clock_dtype
 from cohortloom.schema import Schema
 
-__all__ = ["DAY", "floor_to", "grid_of", "has_days", "round_to", "series_of", "ticks_of", "ticks_per_day"]
+__all__ = [
+    "DAY",
+    "MONTH",
+    "YEAR",
+    "floor_to",
+    "grid_of",
+    "has_days",
+    "place_of",
+    "round_to",
+    "series_of",
+    "ticks_of",
+    "ticks_per_day",
+    "time_of",
+]
 
 #: Microseconds in one day.
 DAY = 86_400_000_000
+#: Grids of calendar months and years, whatever their lengths.
+MONTH, YEAR = 30 * DAY, 365 * DAY
+_CALENDAR = {MONTH: "datetime64[M]", YEAR: "datetime64[Y]"}
+_FEWEST = 5  # dates: that all name the first of a month is chance once in 20 million
 _GRIDS = (DAY, DAY // 24, DAY // 96, DAY // 288, DAY // 1440, 1_000_000, 1000)
 _GRANULARITY = {"year": DAY, "month": DAY, "day": DAY, "hour": DAY // 24, "minute": DAY // 1440, "second": 1_000_000}
 
@@ -44,6 +62,11 @@ def grid_of(schema: Schema, ticks: np.ndarray, granularity: str = "exact") -> in
     """Coarsest usual grid that holds all ticks, at least that of the schema's granularity."""
     if schema.clock == "order":
         return 1
+    if schema.clock == "timestamp":
+        several = len(np.unique(ticks)) >= _FEWEST
+        for grid, name in ((YEAR, "year"), (MONTH, "month")):
+            if granularity == name or (several and np.array_equal(floor_to(ticks, grid), ticks)):
+                return grid
     declared = _GRANULARITY.get(granularity, 1)
     if not len(ticks):
         return max(declared, 1)
@@ -68,10 +91,28 @@ def has_days(schema: Schema, ticks: np.ndarray, first: np.ndarray) -> bool:
 
 
 def round_to(ticks: np.ndarray, grid: int) -> np.ndarray:
-    """Nearest multiple of the grid."""
+    """Nearest multiple of the grid, or first day of a month or year."""
+    if grid in _CALENDAR:
+        place = place_of(ticks, grid)
+        low, high = time_of(place, grid), time_of(place + 1, grid)
+        return np.where(ticks - low < high - ticks, low, high)
     return ticks if grid <= 1 else (ticks + grid // 2) // grid * grid
 
 
 def floor_to(ticks: np.ndarray, grid: int) -> np.ndarray:
-    """Largest multiple of the grid that is not above."""
-    return ticks if grid <= 1 else ticks // grid * grid
+    """Largest multiple of the grid, or first day of a month or year, that is not above."""
+    return ticks if grid <= 1 else time_of(place_of(ticks, grid), grid)
+
+
+def place_of(ticks: np.ndarray, grid: int) -> np.ndarray:
+    """Number of the multiple of the grid, month or year that each time falls in."""
+    if grid in _CALENDAR:
+        return np.asarray(ticks, np.int64).astype("datetime64[us]").astype(_CALENDAR[grid]).astype(np.int64)
+    return ticks // max(grid, 1)
+
+
+def time_of(place: np.ndarray, grid: int) -> np.ndarray:
+    """Time of each place of a grid [ticks]."""
+    if grid in _CALENDAR:
+        return np.asarray(place, np.int64).astype(_CALENDAR[grid]).astype("datetime64[us]").astype(np.int64)
+    return place * max(grid, 1)

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from cohortloom.codec.cells import Cell
-from cohortloom.codec.clock import DAY, floor_to, grid_of, has_days, round_to, ticks_per_day
+from cohortloom.codec.clock import DAY, MONTH, YEAR, floor_to, grid_of, has_days, round_to, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.laws import quantiles
 from cohortloom.codec.steps import Steps, step_table
@@ -46,7 +46,7 @@ class StepTimes:
         clock: Law of the time of day [h]; None where start and gaps hold all of a time.
         reference: Origin of subjects without steps [ticks].
         index: Has the step at the origin a feature?
-        weekdays: Weekdays of the steps; None without dates.
+        weekdays: Weekdays of the steps; None without days.
     """
 
     schema: Schema
@@ -76,7 +76,9 @@ class StepTimes:
         if step_table(schema) is None:
             return times
         gap, first, subject = times.gaps_of(steps), steps.first, steps.subject
-        grid = grid_of(schema, steps.time) if steps.frame is not None or not dated else width
+        grid = grid_of(schema, steps.time)
+        if steps.frame is None and dated and grid not in (MONTH, YEAR):
+            grid = width
         decimals = 0 if schema.clock == "order" or clock is not None or grid % DAY == 0 else None
         early, late = (
             replace(
@@ -90,6 +92,8 @@ class StepTimes:
             return times
         law = QuantileTransform.fit(times.origins(steps)[steps.length > 0] / ticks_per_day(schema), k_min)
         start = replace(law, decimals=decimals)
+        if grid in (MONTH, YEAR):
+            return replace(times, start=start)
         even = np.arange(0.5, len(steps.length)) / len(steps.length)
         return replace(times, start=start, weekdays=Weekdays.fit(steps, start.quantile(even)))
 
@@ -206,6 +210,8 @@ class StepTimes:
         """Origins [ticks]; who reached the shared end of a study began as long before it as the arrays say."""
         cell = next((c for c in statics if c.shared is not None and c.part == ""), None)
         if cell is None or cell.shared is None or cell.grid % DAY or (self.grid % DAY and self.clock is None):
+            return origin
+        if cell.grid in (MONTH, YEAR) and cell.grid != self.grid:  # it tells no day
             return origin
         at = {f.name: j for j, f in enumerate(part.features)}
         name = f"{cell.table}.{cell.column}"

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortloom.codec.clock import DAY, floor_to, round_to
+from cohortloom.codec.clock import DAY, floor_to, place_of, round_to, time_of
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.daytime import MOMENTS, Daytime
 from cohortloom.codec.laws import quantiles, remembered
@@ -39,6 +39,7 @@ Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]
 _HOUR = DAY // 24
 _OWN = 20.0  # hours that weigh as much as the shares of all
 _NEAR = 1.0  # days before the next step
+_NEVER = 2**62
 _FEWEST_STEPS, _ALONE = 10, 0.995
 
 
@@ -124,7 +125,7 @@ class TimeLaw:
         used, several = distinct > 0, rows > 1
         lone = bool(several.sum() >= _FEWEST_STEPS and (distinct == rows)[several].mean() >= _ALONE)
         owner = steps.subject[step]
-        start, (following, has_next) = steps.time[step], steps.following
+        start, (following, has_next) = _begun(steps, grid)[step], steps.following
         end = _best_end(ends, step, time, start, linked)
         later = time[linked][~_runs(step[linked])[0]]  # the first moment of a visit follows the hour of its start
         inside = Daytime.fit(dated, later if len(later) >= MOMENTS else time[linked], grid, per_day)
@@ -188,7 +189,7 @@ class TimeLaw:
         order = np.lexsort((~linked, time, step))
         time, linked = time[order], linked[order]
         following, has_next = steps.following
-        last = np.where(has_next, floor_to(following, self.grid) - self.grid, 2**62)[step]
+        last = np.where(has_next, _before(following, self.grid), _NEVER)[step]
         if self.end in ends:
             stop, known = ends[self.end]
             last = np.where(linked & known[step], stop[step], last)
@@ -203,7 +204,7 @@ class TimeLaw:
         owner = at[visit]
         time = self._alone(steps, owner, ends, draw)
         stop, known = ends.get(self.end or "", (steps.time, np.zeros(len(steps.time), bool)))
-        time = _apart(owner, time, steps.time[owner], _HOUR, np.where(known, stop, 2**62)[owner])
+        time = _apart(owner, time, steps.time[owner], _HOUR, np.where(known, stop, _NEVER)[owner])
         full = floor_to(time, _HOUR)
         time = np.where((full >= steps.time[owner]) & (draw.random(len(time)) < self.full), full, time)
         times, owners = [time], [owner]
@@ -232,7 +233,7 @@ class TimeLaw:
 
     def _alone(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
         """Times of visits but for more than one of an hour where charts are kept by it."""
-        start = steps.time[step]
+        start = _begun(steps, self.grid)[step]
         length = _length(ends.get(self.end or ""), step, start, self.inside)
         busy = self._inside(step, length, draw)
         ticks = self.inside.ticks(self.inside.busy(start) + busy)
@@ -243,7 +244,7 @@ class TimeLaw:
     def _of_none(self, steps: Steps, step: np.ndarray, ends: Ends, draw: np.random.Generator) -> np.ndarray:
         """Times that belong to no visit."""
         n, per_day, laws = len(step), self.per_day, self.laws
-        start, (following, has_next) = steps.time[step], steps.following
+        start, (following, has_next) = _begun(steps, self.grid)[step], steps.following
         left, has_next, following = _left(ends, self.end, step, start), has_next[step], following[step]
         gap = np.where(has_next, np.maximum(following - left, 0) / per_day, np.inf)
         u = draw.random(n)
@@ -267,7 +268,7 @@ class TimeLaw:
             ticks = np.where(~near & np.where(early, moved < start, fits), moved, ticks)
         ticks = floor_to(ticks, self.grid)
         late = has_next & (ticks >= floor_to(following, self.grid))
-        ticks = np.where(late, floor_to(following, self.grid) - self.grid, ticks)
+        ticks = np.where(late, _before(following, self.grid), ticks)
         return np.where(early, ticks, np.maximum(ticks, floor_to(start, self.grid)))
 
     def _inside(self, step: np.ndarray, length: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -320,6 +321,16 @@ class TimeLaw:
         clocks = {name: Daytime.from_json(state[name]) for name in ("inside", "outside")}
         fields: dict[str, Any] = dict(state) | {"more": tuple(tuple(row) for row in state["more"])}
         return cls(**(fields | clocks | {"laws": laws}))
+
+
+def _begun(steps: Steps, grid: int) -> np.ndarray:
+    """Start of each step [ticks]; its day (month, year) beside times that name no hour."""
+    return floor_to(steps.time, grid) if grid % DAY == 0 else steps.time
+
+
+def _before(ticks: np.ndarray, grid: int) -> np.ndarray:
+    """Place on the grid before that of each time [ticks]."""
+    return time_of(place_of(ticks, grid) - 1, grid)
 
 
 def _full_hours(step: np.ndarray, time: np.ndarray, clock: Daytime) -> float:
@@ -397,18 +408,18 @@ def _apart(step: np.ndarray, time: np.ndarray, start: np.ndarray, grid: int, las
     first, _ = _runs(step)
     run, at = np.cumsum(first) - 1, np.flatnonzero(first)
     place = np.arange(len(step)) - at[run]
-    origin = floor_to(start, grid)
-    rel = (time - origin) // grid
-    rest = time - origin - rel * grid
+    origin = place_of(start, grid)
+    rel = place_of(time, grid) - origin
+    rest = time - time_of(origin + rel, grid)
     low, high = int(rel.min()), int(rel.max() + place.max() + 1)
     width = high - low + int(place.max()) + 2
     if width * len(at) > 2**62:
         return time
     free = np.maximum.accumulate(rel - place + run * width) - run * width + place
-    stop = np.clip((last - origin) // grid, low, high)
+    stop = np.clip(place_of(last, grid) - origin, low, high)
     limit = np.minimum.accumulate((stop - place + run * width)[::-1])[::-1] - run * width + place
     moved = np.maximum(np.minimum(free, limit), np.minimum(rel, 0))
-    return origin + np.where(free > rel, moved, np.minimum(rel, moved)) * grid + rest
+    return time_of(origin + np.where(free > rel, moved, np.minimum(rel, moved)), grid) + rest
 
 
 def _fit_inside(

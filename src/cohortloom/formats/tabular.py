@@ -32,6 +32,8 @@ from cohortloom.version import __version__
 
 __all__ = ["read", "write", "write_parquet"]
 
+_DATED = {"day": ("1d", "%Y-%m-%d"), "month": ("1mo", "%Y-%m"), "year": ("1y", "%Y")}
+
 
 def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = "fail") -> Cohort:
     """Read the files of a folder into a cohort.
@@ -463,4 +465,13 @@ def _write(cohort: Cohort, path: str | Path, force: bool, suffix: str) -> None:
                 continue
             waits = [c for c, t in frame.schema.items() if t == pl.Duration]
             frame = frame.with_columns(pl.col(c).dt.total_microseconds() / 1e6 for c in waits)
+            frame = frame.with_columns(_as_dated(frame[c], cohort.schema.granularity(name, c)) for c in frame.columns)
             frame.write_csv(folder / f"{name}.csv", datetime_format="%Y-%m-%d %H:%M:%S%.f")
+
+
+def _as_dated(column: pl.Series, grain: str) -> pl.Series:
+    """Dates as text that names no more than the day, month or year, where that is all they hold."""
+    every, layout = _DATED.get(grain, ("", ""))
+    if column.dtype != pl.Datetime or not every or (column != column.dt.truncate(every)).any():
+        return column
+    return column.dt.strftime(layout)

@@ -17,7 +17,7 @@ import polars as pl
 from cohortloom.schema.profile import Profile, decimals_of, outward, snake
 from cohortloom.schema.units import guess_unit, ucum, unit_in
 
-__all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "guess", "item", "system_of"]
+__all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "grain_of", "guess", "item", "system_of"]
 
 #: Fewer patients than this make a level or code rare.
 FEW = 5
@@ -201,7 +201,7 @@ def _typical(p: Profile, patients: pl.Series) -> str:
     return f" (99 % lie within {low:g} to {high:g}: entry errors beyond?)"
 
 
-def _grain(p: Profile) -> str:
+def grain_of(p: Profile) -> str:
     """The finest thing that dates without a time of day name: "day", "month" (2012-05) or "year"."""
     cells = p.values["value"]
     if p.format == "%Y" or cells.str.contains(r"^\d{4}$").all():
@@ -213,7 +213,7 @@ def _grain(p: Profile) -> str:
 def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     if clock != "timestamp":
         return Guess(None, f"dates, which have no place on the {clock} clock of this schema")
-    grain = {} if p.clock_time else {"granularity": _grain(p)}
+    grain = {} if p.clock_time else {"granularity": grain_of(p)}
     said = "dates with time of day" if p.clock_time else "dates"
     return Guess(
         {"kind": "timestamp", **grain}, f"{said}; {p.said}" if p.said else said, marks=p.marks, format=p.format

@@ -1,4 +1,4 @@
-"""Which date of a patient never comes after another: rules for a draft.
+"""Which date of a patient never comes after another, and which rows are dated by month or year: rules for a draft.
 
 No model of two dates holds their order in every patient: one drawn registry in twelve saw people before they fell ill.
 So an order that holds in the files without exception is drafted as a rule, where it is close enough to be broken: the
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cohortloom.schema.guess import grain_of
 from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
@@ -35,6 +36,7 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     """
     if data["clock"] == "order":
         return
+    coarse = _coarse(data, sheets) if data["clock"] == "timestamp" else []
     once, often, within = {}, {}, []
     for name, table in data["tables"].items():
         found = _dates(sheets[name], name, table)
@@ -48,9 +50,23 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     moments_of = once | often
     across = [(a, b) for a, b in pairs if _ordered(_joined(moments_of[a], moments_of[b]))]
     orders = _shortest(across) + _shortest(within)
+    if orders or coarse:
+        data["rules"] = coarse + [{"kind": "before", "first": a, "then": b} for a, b in orders]
     if orders:
-        data["rules"] = [{"kind": "before", "first": a, "then": b} for a, b in orders]
         head.append("Orders of dates that hold in every patient of the files are rules: look whether they always hold.")
+
+
+def _coarse(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str, Any]]:
+    """A rule for each table whose rows name a month or a year alone; columns of dates say so themselves."""
+    rules = []
+    for name, table in data["tables"].items():
+        time, unit = time_of(table)
+        profile = sheets[name].profiles.get(time or "")
+        if profile is None or unit is not None or profile.kind != "date" or profile.clock_time:
+            continue
+        if table["role"] != "static" and (grain := grain_of(profile)) != "day":
+            rules.append({"kind": "granularity", "column": f"{name}.time", "to": grain})
+    return rules
 
 
 def _dates(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:

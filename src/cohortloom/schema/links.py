@@ -459,7 +459,7 @@ def find_time(sheet: Sheet) -> None:
 
 def _is_year(n: str, p: Profile) -> bool:
     """Calendar years, by name and size (2014, 2016, ...)?"""
-    named = re.search(r"(^|_)(year|yr|jahr|annee|anno)$|^(year|jahr)(_|$)", n) and not re.search(
+    named = re.search(r"(^|_)(year|yr|jahr|annee|anno|date|datum)$|^(year|jahr)(_|$)", n) and not re.search(
         "birth|geb|dob|since", n
     )
     return bool(named and p.whole and p.low >= 1850 and p.high <= 2200 and p.distinct > 1)

@@ -138,6 +138,12 @@ class Schema(Strict):
         table, column = path.split(".", 1)
         return self.tables[table].columns[column]
 
+    def granularity(self, table: str, column: str) -> str:
+        """The finest that moments of a column (or "time") are recorded to, by the column or a rule of that kind."""
+        own = getattr(self.tables[table].columns.get(column), "granularity", "exact")
+        said = [r.settings for r in self.rules if r.kind == "granularity"]
+        return next((str(s["to"]) for s in said if s.get("column") == f"{table}.{column}" and "to" in s), own)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON form, without the sources: where a cohort was read from does not tell it from
