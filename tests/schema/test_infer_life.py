@@ -114,3 +114,42 @@ def test_rows_of_a_stay_are_as_many_as_in_the_files(again):
         rows = cohort.tables["charts"].join(cohort.tables["admissions"], on="visit_id")
         length = rows.group_by("visit_id").agg((pl.col("time") - pl.col("time_right")).max())["time"]
         assert length.mean() / DAY == pytest.approx(4, rel=0.2)  # type: ignore[operator]
+
+
+def test_a_table_of_those_who_died_has_as_many_patients_as_in_the_files():
+    files = frames(dt.timedelta(days=91), 6)
+    died = pl.DataFrame({"patient_id": range(0, 80, 8), "cause": ["heart", "cancer"] * 5})
+    died = died.with_columns(death_date=pl.Series([dt.datetime(2014, 1, 1) + i * 40 * DAY for i in range(10)]))
+    draft = infer_schema(files | {"deaths": died}, name="mine")
+    cohort = simulate(draft.schema, 1000, seed=1)
+    assert cohort.tables["people"].height == 1000
+    assert cohort.tables["deaths"].height == pytest.approx(125, abs=4 * np.sqrt(1000 * 0.125 * 0.875))
+    assert cohort.tables["deaths"]["subject_id"].is_unique().all()
+    assert cohort.tables["deaths"]["cause"].null_count() == 0
+
+
+def test_codes_are_as_many_as_in_the_files_with_and_without_numbers():
+    """A result of every day, three of another, one that is a word, and 200 rare ones: none lost, none thinned."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(60):
+        for day in range(20):
+            when = dt.datetime(2020, 1, 1) + (i + 7 * day) * DAY
+            rows += [(i, when, "hb", str(round(rng.normal(13, 1), 1)))]
+            rows += [(i, when + k * DAY, "crp", str(round(rng.gamma(2, 10), 1))) for k in range(3)]
+            rows += [(i, when, "smear", "")] * (day % 2)
+            rows += [(i, when, f"rare{(i + 3 * day) % 200:03d}", str(round(rng.normal(5, 1), 1)))]
+    labs = pl.DataFrame(rows, schema=["patient_id", "taken_at", "test", "result"], orient="row")
+    people = pl.DataFrame({"patient_id": range(60), "sex": ["F", "M"] * 30})
+    seen = labs.filter(pl.col("test") == "hb").select("patient_id", "taken_at")
+    visits = seen.with_columns(weight=pl.Series(rng.normal(70, 9, seen.height).round(1)), pulse=70, sys=120)
+    draft = infer_schema(
+        {"people": people, "visits": visits.rename({"taken_at": "visit_date"}), "labs": labs}, name="m"
+    )
+    drawn = simulate(draft.schema, 200, seed=1).tables["labs"]
+    per = drawn.height / 200
+    assert per == pytest.approx(labs.height / 60, rel=0.1)
+    many = dict(drawn["test"].value_counts().rows())
+    assert many["smear"] / 200 == pytest.approx(10, rel=0.25)
+    assert drawn.filter(pl.col("test") == "smear")["result"].null_count() == many["smear"]
+    assert many["crp"] / many["hb"] == pytest.approx(3, rel=0.25)

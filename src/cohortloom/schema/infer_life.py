@@ -5,6 +5,7 @@
     length                 = span and half a gap, gamma with the mean and cv of the patients
     stay                   = last row of a visit since its start, where rows name the visit they belong to (a stay)
     draws_every            = so that the most frequent code of a visit comes about once a moment
+    rows of statics        = share of patients with one, in tables that few have
     rows of events         = rows, or rows of each code, per occasion, or per moment of a stay
 
 All are means over patients in two digits; months of enrolment go outwards.
@@ -26,7 +27,7 @@ from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["add_life", "moments", "time_of"]
 
-_MOST_CODES = 60
+_MOST_CODES = 150
 _MOST_MOMENTS = 200
 _FEWEST_MOMENTS = 1.5  #: Rows of the most frequent code per visit, from which visits last.
 
@@ -39,6 +40,9 @@ def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tupl
         sheets: Table -> its file.
         notes: Takes the comments.
     """
+    shares = _shares(data, sheets)
+    if shares:
+        data["simulation"] = {"rows": shares}
     times = {}
     for name, table in data["tables"].items():
         if table["role"] != "static" and (found := _times(sheets[name], table, data["clock"])) is not None:
@@ -76,14 +80,15 @@ def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tupl
         visit = {"every": _two(gap / day), "regularity": _two(regular)} | visit
     if stay:
         visit |= {"stay": stay.law(day), "draws_every": _two(stay.every / day)}
-    rows = {}
+    rows = dict(shares)
     for name, table in data["tables"].items():
         if table["role"] != "event" or "layout" in table["source"]:
             continue
         if name in times:
-            rows |= _rows(name, table, sheets[name], times[name].height, spine.height, gap / day, stay)
+            rows |= _rows(name, table, sheets[name], times[name], spine, gap / day, stay)
         elif "visit" in table["source"]:
-            rows |= _rows(name, table, sheets[name], sheets[name].frame.height, spine.height, gap / day, None)
+            untimed = pl.DataFrame({"s": sheets[name].ids(sheets[name].visit or ""), "t": 0.0})
+            rows |= _rows(name, table, sheets[name], untimed, spine, gap / day, None)
         elif not table.get("timed", True) and not table.get("value"):
             rows[name] = {"at": "patient", "count": _two(sheets[name].frame.height / per.height)}
     said: dict[str, Any] = {"unit": unit}
@@ -93,6 +98,16 @@ def add_life(data: dict[str, Any], sheets: Mapping[str, Sheet], notes: dict[tupl
     notes["simulation",] = "For simulate: follow-up, gaps and rows per visit are on average as in the files."
     for name in times:
         _missing(data["tables"][name], sheets[name])
+
+
+def _shares(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> dict[str, Any]:
+    """Static tables in which many patients have no row (those who died), and the share of those who have one."""
+    ids = {n: sheets[n].ids(sheets[n].subject or "").drop_nulls().unique() for n in data["tables"] if sheets[n].subject}
+    if not ids:
+        return {}
+    n = pl.concat(list(ids.values())).n_unique()
+    few = {name: ids[name].len() / n for name, table in data["tables"].items() if table["role"] == "static"}
+    return {name: {"chance": _two(share)} for name, share in few.items() if share < 0.98}
 
 
 @dataclass(frozen=True)
@@ -187,28 +202,49 @@ def moments(sheet: Sheet, name: str, unit: str | None = None) -> pl.Expr:
 
 
 def _rows(
-    name: str, table: dict[str, Any], sheet: Sheet, n_rows: int, occasions: int, gap: float, stay: _Stay | None
+    name: str,
+    table: dict[str, Any],
+    sheet: Sheet,
+    times: pl.DataFrame,
+    spine: pl.DataFrame,
+    gap: float,
+    stay: _Stay | None,
 ) -> dict[str, Any]:
-    """Rows of an event table; codes get a chance, or a weight, each."""
+    """Rows of an event table by its `times`, beside the occasions `spine`; codes get a chance, or a weight, each."""
+    n_rows = times.height
     apart = table.get("parent") is None or "visit" not in table["source"]
-    spread: dict[str, Any] = {"delay": _two(gap), "batch": False} if apart else {}
-    per = float(occasions)
+    strewn = apart and times.join(spine, on=["s", "t"], how="semi").height < 0.5 * n_rows
+    spread: dict[str, Any] = {"delay": _two(gap), "batch": False} if strewn else {}
+    per = float(spine.height)
     if stay and not apart:
-        spread, per = {"at": "moment"}, occasions * stay.moments
+        spread, per = {"at": "moment"}, per * stay.moments
+    once = apart and not strewn and times.n_unique() > 0.98 * n_rows <= 0.98 * per
+    usual = {"chance" if once else "count": _two(n_rows / per), **spread}
     code = table.get("code")
     if code is None:
-        return {name: {"count": _two(n_rows / per), **spread}}
+        return {name: usual}
     column = table["columns"][code]
     known = set(column.get("items", column.get("levels", ())))
-    counts = sheet.ids(sheet.code or "").drop_nulls().value_counts(sort=True, name="n").rows()
-    counts = [(c, n) for c, n in counts if c in known][:_MOST_CODES]
+    held = pl.DataFrame({"c": sheet.ids(sheet.code or ""), "s": sheet.ids(sheet.subject or sheet.visit or "")})
+    codes = (
+        held.drop_nulls("c").group_by("c").agg(n=pl.len(), who=pl.col("s").n_unique()).sort("n", "c", descending=True)
+    )
+    if not table.get("value"):
+        counts = [(c, n) for c, n, _ in codes.rows() if c in known][:_MOST_CODES]
+        if counts:
+            column["prior"] = {"weights": {c: _two(n / n_rows) for c, n in counts}}
+        return {name: usual}
+    counts = [(c, n) for c, n, who in codes.rows() if c in known or who >= FEW][:_MOST_CODES]
     if not counts:
-        return {name: {"count": _two(n_rows / per), **spread}}
-    if table.get("value"):
-        column["prior"] = {"codes": {c: {"chance": min(0.99, _two(n / per))} for c, n in counts}}
-        return {name: spread} if spread else {}
-    column["prior"] = {"weights": {c: _two(n / n_rows) for c, n in counts}}
-    return {name: {"count": _two(n_rows / per), **spread}}
+        return {name: usual}
+    each = n_rows / sum(n for _, n in counts) / per  # those left out are shared among the others
+    samples = max(counts[0][1] * each, 1.0)
+    chances = {c: _two(min(0.99, n * each / samples)) for c, n in counts}
+    bare = {c: {} if c in known else {"missing": 1.0} for c in chances}  # no number stands beside it
+    column["prior"] = {"codes": {c: {"chance": chance, **bare[c]} for c, chance in chances.items()}}
+    if samples > 1:
+        spread = {k: v for k, v in spread.items() if k != "batch"} | {"count": _two(samples)}
+    return {name: spread} if spread else {}
 
 
 def _missing(table: dict[str, Any], sheet: Sheet) -> None:

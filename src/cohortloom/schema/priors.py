@@ -213,14 +213,17 @@ class Treatment(_Strict):
 
 
 class Rows(_Strict):
-    """How many rows an event table gets."""
+    """How many rows an event table gets; of a static table, by `chance` and `effects`, who has one."""
 
     at: Literal["visit", "moment", "patient"] = Field(
         "visit", description="Per visit, per moment of measurement within a visit, or once per patient."
     )
     chance: Share | None = Field(None, description="Chance that a panel is taken at all.")
     effects: Effects = Field(default_factory=dict, description="Log-odds of chance, or log of count.")
-    count: Positive | None = Field(None, description="Mean number of rows (Poisson) where one occasion may give many.")
+    count: Positive | None = Field(
+        None,
+        description="Mean number of rows (Poisson) where one occasion may give many; of samples where codes have laws.",
+    )
     delay: float = Field(0.0, ge=0, description="Rows come up to this long after the occasion.")
     batch: bool = Field(True, description="Long tables: one time for all codes of an occasion (a blood sample).")
     outside: Share = Field(0.0, description="Chance that a row is not linked to the visit.")
@@ -238,7 +241,7 @@ class Simulation(_Strict):
     course: Course | None = None
     treatments: dict[str, Treatment] = Field(default_factory=dict)
     visits: dict[str, Stream] = Field(default_factory=dict)
-    rows: dict[str, Rows] = Field(default_factory=dict, description="Event table -> its rows.")
+    rows: dict[str, Rows] = Field(default_factory=dict, description="Event or static table -> its rows.")
     correlations: tuple[tuple[str, str, Annotated[float, Field(ge=-1, le=1)]], ...] = Field(
         (), description='Pairs such as ["visits.systolic", "visits.diastolic", 0.6], of "table.column", "table.CODE", '
         '"age" or "frailty": correlation of the latent normals (own levels, and processes).'

@@ -85,8 +85,12 @@ def _table(world: World, name: str, rng: Rng) -> pl.DataFrame:
 
 
 def _patients(world: World, name: str, plan: TablePlan, rng: Rng) -> _Rows:
-    n = world.life.n
-    return _Rows(np.arange(n), np.full(n, -1), np.zeros(n), world.life.scope)
+    n, how = world.life.n, plan.rows
+    who = np.arange(n)
+    if how.chance is not None:  # a table of those who died
+        who = who[rng.child("rows").numpy.random(n) < logistic(logit(how.chance) + world.life.scope.shift(how.effects))]
+    scope = Scope(len(who), world.plan.metas, world.life.scope, who)
+    return _Rows(who, np.full(len(who), -1), np.zeros(len(who)), scope)
 
 
 def _visits(world: World, name: str, plan: TablePlan, rng: Rng) -> _Rows:
@@ -110,6 +114,8 @@ def _events(world: World, name: str, plan: TablePlan, rng: Rng) -> _Rows:
     if how.chance is not None:
         taken = draw.random(len(occasion)) < logistic(logit(how.chance) + scope.shift(how.effects))
         occasion = occasion[taken]
+    if plan.panel is not None and how.count is not None:
+        occasion = np.repeat(occasion, draw.poisson(how.count, len(occasion)))
     delay = draw.uniform(0, how.delay * day, len(occasion)) if how.delay else np.zeros(len(occasion))
     codes = values = doses = None
     if plan.panel is not None:
@@ -192,7 +198,7 @@ def _present(world: World, prior: CodePrior, scope: Scope, subject, occasion, dr
 def _cells(world: World, variable: Variable, rows: _Rows, role: str, plan: TablePlan, rng: Rng) -> pl.Series:
     draw = rng.child("cells", variable.name).numpy
     if role == "static":
-        seen = world.life.observed[variable.name]
+        seen = world.life.observed[variable.name][rows.subject]
     elif role == "visit" or (plan.panel is None and plan.rows.count is None):
         seen = world.body.observed[variable.name][rows.moment]
     else:  # many rows at one moment: each its own reading

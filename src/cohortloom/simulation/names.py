@@ -130,11 +130,14 @@ def _bad_words(plan: Plan) -> Iterator[Problem]:
                     yield Problem("unknown-source", where, f'only: "{path}" is no static column with levels')
                 elif set(levels) - set(plan.metas[path].levels):
                     yield Problem("unknown-level", where, f'only: not all are levels of "{path}"')
-    for name in plan.simulation.rows:
-        if name not in plan.schema.events:
-            yield Problem(
-                "unknown-table", f"simulation.rows.{name}", "is no event table", nearest(name, plan.schema.events)
-            )
+    rows = plan.schema.events | plan.schema.statics
+    for name, how in plan.simulation.rows.items():
+        if name not in rows:
+            what = "is no event or static table"
+            yield Problem("unknown-table", f"simulation.rows.{name}", what, nearest(name, rows))
+        elif name in plan.schema.statics and (extra := how.model_fields_set - {"chance", "effects"}):
+            what = f"{', '.join(sorted(extra))} mean nothing for a static table, which has chance and effects"
+            yield Problem("unknown-setting", f"simulation.rows.{name}", what, "Remove them.")
     for a, b, _ in plan.simulation.correlations:
         for name in (a, b):
             if name not in plan.latent_names:
