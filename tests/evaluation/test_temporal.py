@@ -1,8 +1,13 @@
 """Temporal statistics against closed forms and slow loops."""
 
+import datetime as dt
+
 import numpy as np
+import polars as pl
 import pytest
 
+from cohortloom.cohort import Cohort
+from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.fields import Field
 from cohortloom.evaluation.temporal import (
     GAP_BINS,
@@ -14,6 +19,7 @@ from cohortloom.evaluation.temporal import (
     variogram,
 )
 from cohortloom.evaluation.views import Axis, View
+from cohortloom.schema import Category, Number, Schema, Table
 
 X = Field("rows.x", "rows", "rows", "x")
 
@@ -96,3 +102,50 @@ def test_spread_within_patients_equals_numpy():
     mean, sd = spreads(patient, x, 3)
     assert mean == pytest.approx([3.0, np.nan, 5.0], nan_ok=True)
     assert sd == pytest.approx([np.std([1, 2, 6], ddof=1), np.nan, np.nan], nan_ok=True)
+
+
+STATES = ("married", "single", "widowed", "divorced", "other")
+
+
+def married(n: int, seed: int, change: float) -> Cohort:
+    """Patients of 3.5 visits whose marital status becomes another one from visit to visit with a chance."""
+    draw, rows = np.random.default_rng(seed), []
+    for i in range(n):
+        state, time = draw.choice(5, p=[0.4, 0.3, 0.15, 0.1, 0.05]), dt.datetime(2020, 1, 1)
+        for _ in range(1 + draw.poisson(2.5)):
+            rows.append((i, len(rows), time, STATES[state], float(draw.gamma(2, 2))))
+            state = (state + draw.integers(1, 5)) % 5 if draw.random() < change else state
+            time += dt.timedelta(days=int(draw.integers(5, 200)))
+    columns = {"status": Category(levels=STATES), "stay": Number(unit="d")}
+    schema = Schema(name="m", tables={"visits": Table(role="visit", columns=columns)})
+    frame = pl.DataFrame(rows, schema=["subject_id", "visit_id", "time", "status", "stay"], orient="row")
+    return Cohort.build(schema, {"visits": frame})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lasting_category_that_changes_is_seen_with_forty_patients(seed):
+    train, held_out = married(60, 10 * seed + 1, 0.02), married(40, 10 * seed + 2, 0.02)
+
+    def kept(change: float):
+        drawn = married(100, 10 * seed + 3, change)
+        report = evaluate(drawn, train=train, held_out=held_out, seed=seed, only=["temporal"], fast=True)
+        return next(s for s in report.scores if s.key == "temporal.kept")
+
+    bad, good = kept(0.5), kept(0.02)
+    assert bad.value > bad.limit and good.value < good.limit
+
+
+def test_shares_that_are_kept_are_compared_on_the_arcsine_scale():
+    """All of the one cohort keep their status and three quarters of the other: 1 - 2 / pi arcsin(sqrt .75) = 1 / 3."""
+    times = [dt.datetime(2020, 1, 1) + k * dt.timedelta(days=30) for k in range(5)]
+
+    def cohort(states: str) -> Cohort:
+        rows = [(i, 5 * i + k, times[k], STATES[int(s)], float(k)) for i in range(40) for k, s in enumerate(states)]
+        schema = married(1, 0, 0).schema
+        frame = pl.DataFrame(rows, schema=["subject_id", "visit_id", "time", "status", "stay"], orient="row")
+        return Cohort.build(schema, {"visits": frame})
+
+    real, drawn = cohort("00000"), cohort("00011")
+    report = evaluate(drawn, train=real, held_out=real, seed=0, only=["temporal"], fast=True)
+    score = next(s for s in report.scores if s.key == "temporal.kept")
+    assert score.value == pytest.approx(1 / 3)

@@ -10,6 +10,8 @@ from the patient's own mean is reported apart. Cohorts without times use the num
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from cohortloom.evaluation.association import Block, moments
@@ -30,8 +32,8 @@ def scores(ctx: Context) -> list[Score]:
     """Temporal scores."""
     found = []
     for part in (
-        persistence, cross_lags, change_laws, repeats, transitions, sojourns, gaps, gap_dependence, row_counts,
-        patient_laws, first_events,
+        persistence, cross_lags, change_laws, repeats, transitions, kept_levels, sojourns, gaps, gap_dependence,
+        row_counts, patient_laws, first_events,
     ):  # fmt: skip
         found += part(ctx)
     return found
@@ -237,6 +239,31 @@ def transitions(ctx: Context) -> list[Score]:
     if not cells.parts:
         return [not_computed(ctx, key, name, "no category over time")]
     return assess(ctx, cells.measure(ctx, key, name))
+
+
+def kept_levels(ctx: Context) -> list[Score]:
+    """Share p of rows that keep the category of the patient's row before, compared as 2 arcsin(sqrt p) / pi.
+
+    Dealing pools a lasting category with one that changes in every second drawn row; as the variance of p is largest in
+    the middle, the fault would widen its own limit. That of the arcsine does not depend on p.
+    """
+    cells = Cells()
+    for f in ctx.rows():
+        if f.is_number or ctx.schema.tables[f.table].is_long:
+            continue
+
+        def find(view: View, f: Field = f) -> tuple[np.ndarray, np.ndarray]:
+            patient, _, x = view.series(f)
+            same = patient[1:] == patient[:-1]
+            return patient[1:][same], (x[:-1] == x[1:])[same].astype(int)
+
+        cells.add(f.name, 2, find, ordered=False)
+    key, name = "temporal.kept", "rows that keep the category, arcsine of their share"
+    if not cells.parts:
+        return [not_computed(ctx, key, name, "no category over time")]
+    measure = cells.measure(ctx, key, name, useless=None)
+    plain = measure.curve
+    return assess(ctx, replace(measure, curve=lambda s: 2 / np.pi * np.arcsin(np.sqrt(plain(s)))))
 
 
 def sojourn_times(view: View, f: Field, *, clocked: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
