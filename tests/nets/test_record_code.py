@@ -261,3 +261,15 @@ def test_a_skewed_fact_keeps_its_quantiles_where_the_mixture_would_lose_them():
     few = RecordPrior(0, d)
     few.fit(none[:60], none[:60].astype(bool), y[:60], subject[:60], Rng(1))
     assert np.array_equal(few.drawn, few.found)  # no distribution of its own from 60 records
+
+
+def test_beats_outside_a_record_are_a_mean_interval_away():
+    from cohortloom.nets.beat_train import with_neighbours
+
+    place = torch.tensor([[50.0, 150, 250, 0], [10, 110, 0, 0], [130, 230, 330, 0]])
+    real = torch.tensor([[True, True, True, False], [True, True, False, False], [True, True, True, False]])
+    at, there, odd = with_neighbours(place, real, torch.zeros_like(real), 340)
+    found = [p[t].tolist() for p, t in zip(at, there)]
+    # two beats tell no rhythm; a beat that would lie within the record was not seen there, so it is not made up
+    assert found == [[-50, 50, 150, 250, 350], [10, 110], [130, 230, 330, 430]]
+    assert not odd.any() and (there.diff(dim=1) & there[:, 1:]).sum() == 0  # none after a gap: places rise

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from cohortloom.cohort import SignalSet
 
-__all__ = ["AFTER", "BEFORE", "Beats", "averaged_beats", "find_beats", "template_grid"]
+__all__ = ["AFTER", "BEFORE", "Beats", "aligned", "averaged_beats", "band_passed", "find_beats", "template_grid"]
 
 #: Span of an averaged beat around R [s].
 BEFORE, AFTER = 0.35, 0.65
@@ -175,7 +175,7 @@ def _beats_of(x: np.ndarray, fs: float, known: list) -> "Beats":
     n, _, n_samples = x.shape
     seen = np.isfinite(x)
     middle = np.ma.median(np.ma.masked_array(x, ~seen), axis=2, keepdims=True).filled(0.0)
-    band = _band(np.where(seen, x - middle, 0.0), fs, 5.0, 25.0)
+    band = band_passed(np.where(seen, x - middle, 0.0), fs, 5.0, 25.0)
     size = np.sqrt(np.square(band).mean(axis=2, keepdims=True))
     steep = np.square(np.gradient(band / np.maximum(size, 1e-9), axis=2)).sum(axis=1)
     width = max(3, round(0.1 * fs))
@@ -199,10 +199,10 @@ def _beats_of(x: np.ndarray, fs: float, known: list) -> "Beats":
         place[i, : len(peaks)] = peaks
         if flags is not None:
             odd[i, : len(peaks)] = flags
-    return _aligned(band, fs, place, odd, count, np.array([o is not None for _, o in found], dtype=bool))
+    return aligned(band, fs, place, odd, count, np.array([o is not None for _, o in found], dtype=bool))
 
 
-def _aligned(
+def aligned(
     band: np.ndarray, fs: float, place: np.ndarray, odd: np.ndarray, count: np.ndarray, flagged: np.ndarray
 ) -> "Beats":
     """Peaks moved to the same point of the QRS, and odd beats marked where no annotation says."""
@@ -251,7 +251,7 @@ def _top(match: np.ndarray, best: np.ndarray) -> np.ndarray:
     return np.where(inner == best, np.clip(vertex, -0.5, 0.5), 0.0)
 
 
-def _band(x: np.ndarray, fs: float, low: float, high: float) -> np.ndarray:
+def band_passed(x: np.ndarray, fs: float, low: float, high: float) -> np.ndarray:
     """Band-pass without phase, with soft edges, by FFT over a mirrored record."""
     n = x.shape[-1]
     rate = np.fft.rfftfreq(2 * n, 1 / fs)

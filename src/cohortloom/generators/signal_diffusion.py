@@ -11,7 +11,8 @@ flow whose U-Net sees, beside the noisy record, a bump at every R peak and the t
 code. What is left to the network is what differs from beat to beat: noise, wander, P and T as they ride on each
 other.
 
-EEG is drawn with a code of its spectrum and no guides; single beats are told where in the record they are.
+Pressures, photoplethysmograms and breathing are drawn pulse by pulse likewise (`codec/pulses.py`). EEG is drawn with a
+code of its spectrum and no guides; single beats are told where in the record they are.
 
 All start from the Gaussian law of their kind (`nets/gaussian_start.py`): the network adds what is not Gaussian.
 
@@ -29,7 +30,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ from cohortloom.generators.signal_records import (
 )
 from cohortloom.generators.torch_base import Shape, TorchGenerator
 from cohortloom.nets.beat_code import N_STRETCHES, BeatCode
+from cohortloom.nets.beat_train import with_neighbours
 from cohortloom.nets.conv1d import UNet1d
 from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start, principal_axes
 from cohortloom.nets.precision import has_bfloat16, quick
@@ -102,6 +104,8 @@ class WaveNet(nn.Module):
         self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
         self.start = _start_of(facts) if facts["start"] else None
         self.still = Stillness(facts["n_channels"], facts["fs"]) if facts["beats"] else None
+        levels = facts.get("n_levels", 0)
+        self.register_buffer("lean", torch.zeros(2, levels, dtype=torch.float64) if levels else None)
         self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
 
@@ -229,6 +233,7 @@ class SignalDiffusion(TorchGenerator):
         n_rest = max(0, min(MOST_REST, n - 1 - n_code, n_shape - n_code)) * with_beats
         n_moved = N_STRETCHES * with_beats
         n_texture = len(texture_centres(data.fs)) * with_beats
+        n_levels = self.codec_.samples.n_modelled * (data.pulse is not None)
         n_latent = min(self.codec_.samples.n_modelled, self.latent_channels) if self.latent else 0
         return {
             "beats": with_beats,
@@ -237,8 +242,9 @@ class SignalDiffusion(TorchGenerator):
             "n_texture": n_texture,
             "n_shape": n_shape,
             "n_code": n_moved + n_code + n_rest,
-            "n_facts": n_moved + n_code + n_rest + (N_RHYTHM + n_texture + 1) * with_beats,
-            "n_told": n_moved + n_code + (N_RHYTHM + n_texture + 1) * with_beats,
+            "n_facts": n_moved + n_code + n_rest + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
+            "n_told": n_moved + n_code + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
+            "n_levels": n_levels,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
             "n_channels": self.codec_.samples.n_modelled,
@@ -247,6 +253,7 @@ class SignalDiffusion(TorchGenerator):
             "axes_by_band": with_beats and n_latent in (0, self.codec_.samples.n_modelled),
             "n_samples": int(data.n_samples.max()),
             "fs": data.fs,
+            "pulse": asdict(data.pulse) if data.pulse else None,
             "label_sets": list(self.label_sets_),
         }
 
@@ -315,8 +322,13 @@ class SignalDiffusion(TorchGenerator):
         if data.beats is not None:
             rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
             everything = np.arange(len(data.shape))
+            if data.pulse:  # the level of a pressure is a fact of the record; that of an ECG says nothing
+                data.level = np.concatenate([x.mean(axis=2) for x, _ in self._left_over(net, data, everything)])
+                size = np.exp(data.log_size)
+                net.lean.copy_(torch.from_numpy(np.polyfit(size, data.level, 1)))  # a high pressure has high pulses
             texture = np.concatenate([texture_of(x, data.fs) for x, _ in self._left_over(net, data, everything)])
-            facts = np.concatenate([rhythm, texture, data.log_size[:, None], data.z], axis=1)
+            level = data.level - (_level_at(net, data.log_size) if data.pulse else 0.0)
+            facts = np.concatenate([rhythm, texture, level, data.log_size[:, None], data.z], axis=1)
         usual = np.nan_to_num(np.nanmedian(facts, axis=0)) if np.isnan(facts).any() else np.zeros(facts.shape[1])
         facts = np.where(np.isfinite(facts), facts, usual)
         middle, spread = facts.mean(axis=0), np.maximum(facts.std(axis=0), 1e-6)
@@ -378,7 +390,7 @@ class SignalDiffusion(TorchGenerator):
                 yield (x * seen).numpy(), net.code.decode(z.float()).reshape(*x.shape[:2], -1).numpy()
                 continue
             z = torch.from_numpy(data.z[some]).float()
-            train = self._guides(net, z, data.log_size[some], data.beats.take(some), n, data.fs)[:, : x.shape[1]]
+            train = self._guides(net, z, data.sizes(some), data.beats.take(some), n, data.fs)[:, : x.shape[1]]
             left = ((x - train) * seen).numpy()
             yield left, texture_of(left, data.fs)
 
@@ -393,6 +405,8 @@ class SignalDiffusion(TorchGenerator):
         def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
             return net.rhythm.loss(u[batch], odd[batch], real[batch], facts[batch])
 
+        if not odd.any():
+            net.rhythm.forget_odd()
         rows = rows[enough[rows]] if enough[rows].any() else rows
         held = held[enough[held]]
         training = Training(steps=min(1500, self.training.steps or 1500), batch_size=64, learning_rate=5e-3,
@@ -404,7 +418,7 @@ class SignalDiffusion(TorchGenerator):
         path = PATHS[self.path]()
         if net.start is not None:  # what is left to the network is smaller than the record
             path = replace(path, location=path.location - math.log(net.start.size()))
-        n = min(int(data.n_samples.max()), max(round(self.window * data.fs), 16))
+        n = min(int(data.n_samples.max()), max(round(self.window * data.signals.spec.fs), 16))
         lengths, placed, n_told = data.n_samples, self.shape_.facts["placed"], self.shape_.facts["n_told"]
 
         def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
@@ -421,7 +435,7 @@ class SignalDiffusion(TorchGenerator):
             condition = _condition(torch.from_numpy(data.context[rows]).float(), shown, facts[:, :n_told])
             guide = None
             if data.beats is not None:
-                guide = self._guides(net, z, data.log_size[rows], data.beats.take(rows), n, data.fs, start=start)
+                guide = self._guides(net, z, data.sizes(rows), data.beats.take(rows), n, data.fs, start=start)
             elif placed:
                 guide = _places(start, n, int(data.n_samples.max()))
             law = self._start(net, condition, facts, guide, n)
@@ -439,17 +453,23 @@ class SignalDiffusion(TorchGenerator):
     # -- the denoiser and what it is shown -------------------------------------------------------------------------
 
     def _guides(
-        self, net: Any, z: torch.Tensor, log_size: np.ndarray, beats: Beats, n: int, fs: float, *,
+        self, net: Any, z: torch.Tensor, sizes: tuple[np.ndarray, np.ndarray], beats: Beats, n: int, fs: float, *,
         start: np.ndarray | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """Guide channels for codes, sizes and beats; `start` is where each piece begins [samples]."""
+        """Guide channels for codes, (log sizes, levels) and beats; `start` is where each piece begins [samples]."""
+        log_size, level = sizes
         n_channels = self.codec_.samples.n_modelled
         size = torch.from_numpy(np.asarray(log_size)).float().exp()[:, None]
         template = (net.code.decode(z) * size).reshape(len(z), n_channels, len(template_grid(fs)))
         place = torch.from_numpy(beats.place).float()
         if start is not None:
             place = place - torch.from_numpy(start)[:, None].float()
-        return guides(template, place, torch.from_numpy(beats.real), torch.from_numpy(beats.odd), n, fs)
+        marks = place, torch.from_numpy(beats.real), torch.from_numpy(beats.odd)
+        if self.shape_.facts.get("pulse"):
+            marks = with_neighbours(*marks, n)
+        found = guides(template, *marks, n, fs)
+        found[:, : level.shape[1]] += torch.from_numpy(np.asarray(level)).float()[..., None]
+        return found
 
     def _network(self, net: Any, condition: torch.Tensor, guide: torch.Tensor | None) -> Any:
         """The denoiser under the run's precision; float32 outside of it."""
@@ -522,9 +542,10 @@ class SignalDiffusion(TorchGenerator):
                     problems.append(Problem("unknown-label", path, "is not a label of the training records", hint))
                 found[path] = "|".join(parts)
             elif path == f"{name}.heart_rate" and self.shape_.facts["beats"]:
-                rate = _number(value)
-                if rate is None or not 15 <= rate <= 350:
-                    problems.append(Problem("out-of-range", path, "must lie between 15 and 350 per minute", ""))
+                rate, pace = _number(value), self._pace
+                if rate is None or not 15 <= rate * pace <= 350:
+                    what = f"must lie between {15 / pace:.3g} and {350 / pace:.3g} per minute"
+                    problems.append(Problem("out-of-range", path, what, ""))
                 found[path] = rate
             else:
                 known = f"{name}.label" + (f" and {name}.heart_rate" if self.shape_.facts["beats"] else "")
@@ -562,7 +583,7 @@ class SignalDiffusion(TorchGenerator):
         drawn = self.net_.prior.draw(context, observed, subject, rng.child("facts"))
         rate = where.get(f"{name}.heart_rate")
         if rate is not None:
-            drawn[:, 0] = (math.log(60 / rate) - float(self.net_.middle[0])) / float(self.net_.spread[0])
+            drawn[:, 0] = (math.log(60 / rate / self._pace) - float(self.net_.middle[0])) / float(self.net_.spread[0])
         beats = self._beats(drawn, records["n_samples"].to_numpy(), rng.child("rhythm")) if facts["beats"] else None
         samples = self._samples(drawn, context, observed, beats, records["n_samples"].to_numpy(), rng.child("samples"))
         notes = _notes(records, beats) if beats is not None else None
@@ -577,6 +598,12 @@ class SignalDiffusion(TorchGenerator):
         context, observed = self.codec_.context.encode(people, records)
         which = self.net_.labels.draw(np.where(observed, context, 0.0)[:, n_labels:], rng.child("labels"))
         return [sets[k] or None for k in which]
+
+    @property
+    def _pace(self) -> float:
+        """How much faster time runs in the model than in the records."""
+        pulse = self.shape_.facts.get("pulse")
+        return pulse["pace"] if pulse else 1.0
 
     def _beats(self, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng) -> Beats:
         """R peaks of each record: the RR series has exactly the drawn mean."""
@@ -638,8 +665,10 @@ class SignalDiffusion(TorchGenerator):
         if beats is not None:
             k = known["n_code"]
             z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
-            log_size = drawn[:, -k - 1] * float(self.net_.spread[-k - 1]) + float(self.net_.middle[-k - 1])
-            guide = self._guides(self.net_, z, log_size, beats.take(rows), n, known["fs"])
+            at = slice(-k - 1 - known.get("n_levels", 0), -k)
+            sizes = drawn[:, at] * self.net_.spread[at].numpy() + self.net_.middle[at].numpy()
+            level = sizes[:, :-1] + (_level_at(self.net_, sizes[:, -1]) if known.get("n_levels") else 0.0)
+            guide = self._guides(self.net_, z, (sizes[:, -1], level), beats.take(rows), n, known["fs"])
         elif known["placed"]:
             guide = _places(np.zeros(len(drawn), int), n, known["n_samples"])
         law = self._start(self.net_, condition, facts, guide, n)
@@ -708,6 +737,12 @@ def _start_of(facts: Mapping[str, Any]) -> GaussianStart:
         edges=texture_edges(fs)[1:] if facts.get("axes_by_band") else (),
         stride=facts.get("latent", 0), n_latent=facts.get("n_latent", 0),
     )  # fmt: skip
+
+
+def _level_at(net: Any, log_size: np.ndarray) -> np.ndarray:
+    """Usual level of each channel [record channel] of records whose pulses have these sizes."""
+    slope, offset = net.lean.numpy()
+    return np.exp(log_size)[:, None] * slope + offset
 
 
 def _aligned(data: Any) -> bool:

@@ -178,7 +178,7 @@ class _Pool:
         _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
         drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
         beats = model._beats(drawn, records["n_samples"].to_numpy(), rng.child("rhythm")) if facts["beats"] else None
-        longest = min(int(records["n_samples"].max()), max(round(model.window * facts["fs"]), 16))  # type: ignore
+        longest = min(int(records["n_samples"].max()), max(round(model.window * facts["fs"] / model._pace), 16))  # type: ignore
         parts = []
         for k, start in enumerate(range(0, len(drawn), _BATCH)):
             rows = np.arange(start, min(start + _BATCH, len(drawn)))
@@ -197,7 +197,7 @@ class _Pool:
 
 
 def _prices(teacher: SignalDiffusion, models: list[SignalDiffusion], pool: _Pool, rng: Rng) -> list[Price]:
-    fs, reference, found = teacher.shape_.facts["fs"], None, []
+    fs, reference, found = teacher.shape_.facts["fs"] / teacher._pace, None, []
     for model in models:
         parts, spent = [], 0.0
         for k, start in enumerate(range(0, len(pool.x), _BATCH)):

@@ -23,14 +23,16 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float
 
-from cohortloom.codec.beats import Beats, averaged_beats, find_beats
+from cohortloom.codec.beats import Beats, averaged_beats
+from cohortloom.codec.pulses import Pulse
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.diffusion.sampler import stochastic
 from cohortloom.errors import DataError, Problem, SettingsError
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     along,
-    in_qrs,
+    found_beats,
+    in_core,
     rhythm_of,
     sized,
     spectrum_centres,
@@ -231,18 +233,21 @@ def _facts(
         mean, sd = net.code.encode(spectrum_of(*along(x, seen, axes), fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
         return np.where(anything[:, None], (z - middle) / spread, drawn), None
-    beats = find_beats(part, model.codec_.samples.modelled)
+    pulse = model.shape_.facts.get("pulse")
+    cut = None if cut is None else cut * model._pace
+    beats = found_beats(part, model.codec_.samples.modelled, Pulse(**pulse) if pulse else None)
     shapes, ok = averaged_beats(x, seen, beats, fs)
     ok &= (beats.count > 0)[:, None]
     points = shapes.shape[2]
     flat = np.repeat(ok, points, axis=1)
     wave = np.where(flat, shapes.reshape(len(x), -1), 0.0)
     code = net.code if cut is None else _blurred(net.code, points, min(fs, 125.0), cut)
-    qrs = np.resize(in_qrs(fs), flat.shape[1])
+    core = in_core(fs, pulse is not None)
+    qrs = np.resize(core, flat.shape[1])
     usual = np.where(flat, code.centre.numpy(), 0.0)[:, qrs]  # of the leads that are seen
     seen_qrs = np.linalg.norm(wave[:, qrs], axis=1)
     log_size = np.log(np.maximum(seen_qrs, 1e-3) / np.maximum(np.linalg.norm(usual, axis=1), 1e-3))
-    log_size = np.where(flat.all(axis=1) & (cut is None), sized(wave, in_qrs(fs))[1], log_size)
+    log_size = np.where(flat.all(axis=1) & (cut is None), sized(wave, core)[1], log_size)
     mean, sd = code.encode(wave / np.exp(log_size)[:, None], flat)
     z = mean + sd * draw.standard_normal(mean.shape)
     k = z.shape[1]
@@ -259,6 +264,10 @@ def _facts(
                             x.shape[2])  # fmt: skip
     train = guide[:, : x.shape[1]] if law is None else law.whole.mean
     left = (x - train.numpy()) * seen
+    if n_levels := model.shape_.facts.get("n_levels", 0):
+        off, at = left.sum(axis=2) / np.maximum(seen.sum(axis=2), 1), slice(-k - 1 - n_levels, -k - 1)
+        drawn[:, at] += off / spread[at]
+        left = left - off[..., None] * seen
     share = np.maximum(seen.mean(axis=(1, 2)), 1e-3)
     texture = texture_of(left, fs) - np.log(share)[:, None]
     told = N_RHYTHM + np.flatnonzero(np.array(texture_centres(fs)) < (cut or fs))

@@ -1,6 +1,6 @@
 """Training records as a network is shown them, and the facts of each record that are drawn before its samples.
 
-A record with beats is described by
+A record with beats (an ECG; pressure, photoplethysmogram or breathing, whose time runs faster) is described by
 
     its averaged beat               log of the QRS's root mean square, and the shape (divided by it), by `LinearCode`
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
@@ -17,20 +17,23 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_grid
+from cohortloom.codec.beats import Beats, averaged_beats, band_passed, find_beats, template_grid
+from cohortloom.codec.pulses import Pulse, find_pulses, pulse_of
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
 from cohortloom.nets.beat_train import bumps, render
 from cohortloom.nets.gaussian_start import cosine_power, principal_axes, resampled
 
 __all__ = [
-    "N_RHYTHM", "WaveRecords", "along", "guides", "in_qrs", "rhythm_of", "sized", "spectrum_centres",
+    "N_RHYTHM", "WaveRecords", "along", "found_beats", "guides", "in_core", "rhythm_of", "sized", "spectrum_centres",
     "spectrum_of", "texture_centres", "texture_edges", "texture_of",
 ]  # fmt: skip
 
 N_RHYTHM, N_BANDS = 3, 16
 _TEXTURE_EDGES = (0.0, 0.7, 3.0, 8.0, 15.0, 25.0, 40.0, 70.0)
 _CHUNK = 256
+#: Share of the middle frequencies that averaged pulses must tell, else records are drawn by their spectrum.
+ALIKE = 0.5
 
 
 @dataclass
@@ -46,8 +49,10 @@ class WaveRecords:
         beats: R peaks; None for records without a rhythm.
         shape: Averaged beats of size 1, or log spectra, flat [record, coordinate].
         log_size: Log of the size of each averaged beat.
+        level: Of pulses, the mean of what their train leaves over; without columns for an ECG.
         log_rr: Log of each RR interval [s], one column fewer than beats.
         axes: Principal axes of the channels in columns, of records without beats and several channels.
+        pulse: Of records with a rhythm that are no ECG.
         facts, z, z_sd: Standardised facts and code, filled when the code has been fitted.
     """
 
@@ -60,8 +65,10 @@ class WaveRecords:
     beats: Beats | None = None
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    level: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_rr: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     axes: np.ndarray | None = None
+    pulse: Pulse | None = None
     facts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z_sd: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -72,18 +79,22 @@ class WaveRecords:
 
     @property
     def fs(self) -> float:
-        return self.signals.spec.fs
+        """Sampling frequency [Hz], of pulses in time that runs at their pace."""
+        return self.signals.spec.fs * (self.pulse.pace if self.pulse else 1.0)
 
     @property
     def n_samples(self) -> Int[np.ndarray, "record"]:
         return self.signals.records["n_samples"].to_numpy()
 
     def describe(self, top_down: bool, *, turned: bool = True) -> None:
-        """Find beats (if this is an ECG with a rhythm) and form averaged beats, or spectra (`turned` to the axes)."""
-        if top_down and self.signals.spec.kind == "ecg":
-            beats = find_beats(self.signals, self.codec.modelled)
+        """Find beats or pulses (if there is a rhythm) and form averaged beats, or spectra (`turned` to the axes)."""
+        self.pulse = pulse_of(self.signals, self.codec.modelled) if top_down else None
+        if top_down and (self.signals.spec.kind == "ecg" or self.pulse):
+            beats = found_beats(self.signals, self.codec.modelled, self.pulse)
             if np.median(beats.count) >= 3:
                 self.beats = beats
+            if self.pulse and (self.beats is None or not self._alike()):
+                self.beats = self.pulse = None
         parts, n = [], len(self.signals.samples)
         chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
         if turned and self.beats is None and self.codec.n_modelled > 1:
@@ -96,7 +107,24 @@ class WaveRecords:
                 parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
         if self.beats is not None:
-            self.shape, self.log_size = sized(self.shape, in_qrs(self.fs))
+            self.shape, self.log_size = sized(self.shape, in_core(self.fs, self.pulse is not None))
+            self.level = np.zeros((len(self.shape), self.codec.n_modelled if self.pulse else 0))
+
+    def sizes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log sizes and levels of some records."""
+        return self.log_size[rows], self.level[rows]
+
+    def _alike(self) -> bool:
+        """Do averaged pulses tell most of what the records do around them?"""
+        rows = np.unique(np.linspace(0, len(self.signals.samples) - 1, min(len(self.signals.samples), 64)).astype(int))
+        x, seen = self.codec.encode(self.signals.samples[rows])
+        beats = self.beats.take(rows)  # type: ignore[union-attr]
+        shape = torch.from_numpy(averaged_beats(x, seen, beats, self.fs)[0])
+        marks = (torch.from_numpy(beats.place).float(), torch.from_numpy(beats.real), torch.from_numpy(beats.odd))
+        train = guides(shape, *marks, x.shape[2], self.fs)[:, : x.shape[1]].numpy()
+        x, train = (band_passed(v * seen, self.fs, 0.4, 15.0) for v in (x, train))
+        told = 1 - np.square(x - train).sum(axis=(1, 2)) / np.maximum(np.square(x).sum(axis=(1, 2)), 1e-9)
+        return bool(np.median(told - 1 / np.maximum(beats.count, 1)) > ALIKE)  # a mean of few tells much of noise
 
     def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled pieces of n samples from `start` on, and which samples are observed."""
@@ -106,6 +134,11 @@ class WaveRecords:
             piece[i, :, : found.shape[1]] = found
         x, seen = self.codec.encode(piece)
         return torch.from_numpy(x), torch.from_numpy(seen)
+
+
+def found_beats(signals: SignalSet, channels: tuple[int, ...], pulse: Pulse | None) -> Beats:
+    """R peaks of an ECG, or pulses."""
+    return find_beats(signals, channels) if pulse is None else find_pulses(signals, channels, pulse)
 
 
 def guides(
@@ -121,9 +154,10 @@ def guides(
     return torch.cat([train, marks], dim=1)
 
 
-def in_qrs(fs: float) -> Bool[np.ndarray, "point"]:
-    """Points of an averaged beat's grid within 80 ms of R."""
-    return np.abs(template_grid(fs)) <= 0.08
+def in_core(fs: float, pulse: bool) -> Bool[np.ndarray, "point"]:
+    """Points of an averaged beat's grid that its size is measured at: within 80 ms of R, of a pulse all."""
+    grid = template_grid(fs)
+    return np.ones(len(grid), bool) if pulse else np.abs(grid) <= 0.08
 
 
 def sized(

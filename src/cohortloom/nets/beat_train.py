@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["bumps", "render"]
+__all__ = ["bumps", "render", "with_neighbours"]
 
 #: Time in which a jump between beats decays [s].
 DECAY = 0.05
@@ -29,6 +29,33 @@ def bumps(
     after = torch.searchsorted(known, n).clamp(max=known.shape[1] - 1)
     near = torch.minimum(known.gather(1, after) - n, n - known.gather(1, (after - 1).clamp(min=0)))
     return torch.exp(-0.5 * (near / width).square())
+
+
+def with_neighbours(
+    place: Float[Tensor, "record beat"], real: Bool[Tensor, "record beat"], odd: Bool[Tensor, "record beat"],
+    n_samples: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Beats with the one before the record and the one behind it, a mean interval away, where that lies outside.
+
+    The heart has beaten before: the fall of a pulse whose rise has not been recorded is, as is the rise of the next.
+    """
+    count = real.sum(dim=1, keepdim=True)
+    last = (count - 1).clamp(min=0)
+    first, final = place[:, :1], place.gather(1, last)
+    mean = (final - first) / (count - 1).clamp(min=1)
+    early, late = first - mean, final + mean
+    known = count > 2
+    before, behind = known & (early < 0) & (first >= 0), known & (late >= n_samples) & (final < n_samples)
+    n = place.shape[1]
+    wide = torch.nn.functional.pad
+    place, real, odd = wide(place, (1, 1)), wide(real, (1, 1)), wide(odd, (1, 1))
+    place[:, :1], real[:, :1] = torch.where(before, early, 0.0), before
+    place = place.scatter(1, last + 2, torch.where(behind, late, place.gather(1, last + 2)))
+    real = real.scatter(1, last + 2, behind)
+    # without one before, the first column is none: move it behind all
+    order = torch.arange(n + 2).expand(len(place), -1)
+    order = torch.where(before, order, (order + 1) % (n + 2))
+    return place.gather(1, order), real.gather(1, order), odd.gather(1, order)
 
 
 def render(

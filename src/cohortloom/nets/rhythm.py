@@ -40,6 +40,12 @@ class RhythmNet(nn.Module):
             self.parts.bias[n_parts : 2 * n_parts] = torch.linspace(-2, 2, n_parts)
             self.odd.bias.fill_(-3.0)
 
+    def forget_odd(self) -> None:
+        """No beat is odd; what is only trained not to be will be in one record of ten."""
+        with torch.no_grad():
+            self.odd.weight.zero_()
+            self.odd.bias.fill_(-20.0)
+
     def loss(
         self,
         u: Float[Tensor, "record beat"],
