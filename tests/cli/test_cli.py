@@ -199,6 +199,7 @@ WRONG = {
     "report that is not JSON": ["report", "{junk}", "-o", "{tmp}/x.html"],
     "report with an unknown suffix": ["report", "{report}", "-o", "{tmp}/x.docx"],
     "resume without a checkpoint of this cohort": ["fit", "{junk}", "-o", "{tmp}/m", "--resume"],
+    "auto has no checkpoint": ["fit", "{cohort}", "-o", "{tmp}/m", "--generator", "auto", "--resume"],
 }  # fmt: skip
 
 

@@ -91,6 +91,22 @@ def test_the_choice_stands_in_the_model(cohort, judged, tmp_path):
     assert [row["generator"] for row in notes["chosen by"]["rows"]] == [row["generator"] for row in choice.rows]
 
 
+def test_candidates_for_which_no_time_is_left_are_named(cohort, judged, monkeypatch):
+    """Judges take a second each of 1.2 in all: the second candidate would end after the time, so it is not begun."""
+    quick = comparison.evaluate
+
+    def slow(drawn, **options):
+        sleep(1.0)
+        return quick(drawn, **options)
+
+    monkeypatch.setattr(comparison, "evaluate", slow)
+    found = choose(cohort, seed=0, minutes=0.02, candidates=[APART, LEARNED])
+    assert found.winner == "independent"
+    outs = {row["generator"]: row.get("out") for row in found.rows}
+    assert outs[LEARNED.label] == comparison.UNTRIED
+    assert any(f"No time was left to try {LEARNED.label}" in words for words in found.words)
+
+
 def test_few_patients_are_not_compared():
     found = choose(small_cohort(20), seed=0, candidates=[APART])
     assert found.rows == () and "too few" in found.words[0] and found.winner == "independent"

@@ -34,6 +34,9 @@ def run(
     from cohortloom.generators import create
     from cohortloom.generators.chain import completed
 
+    if generator == "auto" and resume:
+        what = "keeps no checkpoint of a comparison, so there is nothing to go on from"
+        raise SettingsError("", [Problem("no-resume", "auto", what, "Fit again, or name the generator it chose.")])
     if generator == "auto":
         _auto(cohort, out, settings_from(config, set_ or []), seed, minutes, json_path, dry_run, force, quiet)
         return
@@ -56,6 +59,8 @@ def run(
     data = open_cohort(cohort)
     model = completed(model, data.schema)
     checkpoint = out.with_name(out.name + ".checkpoint")
+    if resume and not any(out.parent.glob(f"{checkpoint.name}*")):
+        say("there is no checkpoint of a broken run here; the fit starts anew", quiet=quiet)
     with progress("fit", quiet=quiet) as tell:
         model.fit(data, seed=seed, minutes=minutes, checkpoint=checkpoint, resume=resume, progress=tell)
     model.save(out, force=force)

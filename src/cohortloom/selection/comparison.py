@@ -57,8 +57,9 @@ TIE, NOISE = 0.03, 0.4
 WORTHLESS, BEHIND = 0.9, 0.15
 #: Distance of AUROCs that counts as 1 where columns drawn apart are hardly told from real patients.
 LEAST_JUDGED = 0.1
-#: Share of the minutes that goes into the comparison.
-COMPARING = 0.5
+#: Share of the minutes that goes into the comparison, and beyond which no further candidate is tried.
+COMPARING, FULL = 0.5, 0.8
+UNTRIED = "not tried: no time was left"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def choose(
         cohort: Training patients.
         seed: Fixes split, fits, draws and judges; without `minutes` the choice too.
         minutes: For all fits together, half of it for the comparison [min]; judging takes some seconds per candidate
-            beside, off the last fit's share. None: every fit takes what its defaults take.
+            beside, off the last fit's share, and candidates that no longer fit in are left out and named. None: every
+            fit takes what its defaults take.
         candidates: What is compared; generators that are not installed are left out.
         settings: Settings of every candidate, over its own, e.g. {"training": {"steps": 500}}.
         progress: Called with (done, total, note).
@@ -149,7 +151,7 @@ def choose(
     usable = [c for c in candidates if c.generator in generator_names() and cohort.n_subjects >= c.least]
     if not usable:
         raise SettingsError("auto: none of the candidates is installed and made for so few patients.")
-    compared, rows, words = _comparison(cohort, usable, minutes, settings or {}, rng, progress)
+    compared, rows, words = _comparison(cohort, usable, minutes, settings or {}, rng, progress, began)
     if compared is None and rows:
         problems = [Problem("out", row["generator"], row["out"], "") for row in rows if row.get("out")]
         raise SettingsError("auto: no candidate is fit to be chosen", problems)
@@ -171,6 +173,7 @@ def _comparison(
     settings: Mapping[str, Any],
     rng: Rng,
     progress: Callable[[float, float, str], None] | None,
+    began: float,
 ) -> tuple[Candidate | None, list[dict[str, Any]], list[str]]:
     """(the best candidate, rows of the table, sentences)."""
     if cohort.n_subjects < FEWEST:
@@ -186,8 +189,11 @@ def _comparison(
     parts = cohort.split(seed=rng.integer("split"), train=1 - HELD_OUT, held_out=HELD_OUT)
     share = None if minutes is None else COMPARING * minutes / len(candidates)
     rows: list[dict[str, Any]] = []
-    report = None
+    report, longest = None, 0.0
     for number, candidate in enumerate(candidates):
+        if minutes is not None and number and time.monotonic() - began + longest > 60 * FULL * minutes:
+            rows += [{"generator": c.label, "loss": None, "out": UNTRIED} for c in candidates[number:]]
+            break
         if progress:
             progress(number, len(candidates) + 1, f"trying {candidate.label}")
         start, cpu = time.monotonic(), time.process_time()
@@ -206,6 +212,7 @@ def _comparison(
             continue
         report = report or found
         rows.append(_row(row, found, None))
+        longest = max(longest, time.monotonic() - start)
     if report is None:
         problems = [Problem("failed", row["generator"], row["out"], "") for row in rows]
         raise SettingsError("auto: no candidate could be fitted to this cohort", problems)
@@ -272,6 +279,8 @@ def _verdict(
              "1: as columns drawn apart)."]  # fmt: skip
     if row["loss"] > best:
         words.append(f"Others are ahead by less than {tie:.2f}, which is noise at this number of patients.")
+    if untried := [c.label for c, one in zip(candidates, rows) if one.get("out") == UNTRIED]:
+        words.append(f"No time was left to try {', '.join(untried)}: give more minutes to compare them.")
     copies = anchors[0]["loss"]
     if row["loss"] >= WORTHLESS:
         words.append("It is no better than drawing every column apart: this cohort can't be learned in this time.")
