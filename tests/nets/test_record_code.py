@@ -273,3 +273,24 @@ def test_beats_outside_a_record_are_a_mean_interval_away():
     # two beats tell no rhythm; a beat that would lie within the record was not seen there, so it is not made up
     assert found == [[-50, 50, 150, 250, 350], [10, 110], [130, 230, 330, 430]]
     assert not odd.any() and (there.diff(dim=1) & there[:, 1:]).sum() == 0  # none after a gap: places rise
+
+
+def test_pulses_that_stretch_with_their_interval_are_undone_and_made_again():
+    from cohortloom.codec.beats import Beats, averaged_beats, stretches_of
+
+    draw, fs = np.random.default_rng(0), 100.0
+    place = (np.cumsum(draw.uniform(0.5, 1.2, 14)) * fs)[None]
+    n = int(place[0, -1]) - 20
+    place = place[:, :-1]
+    phase = np.interp(np.arange(n), place[0], np.arange(place.shape[1]))
+    x = (np.sin(2 * np.pi * phase) + 0.3 * np.sin(4 * np.pi * phase))[None, None]  # all of it stretches
+    marks = (np.zeros(place.shape, bool), np.array([place.shape[1]]))
+    left = {}
+    for follow in (0.0, 1.0):
+        mean, _ = averaged_beats(x, np.ones(x.shape, bool), Beats(place, *marks), fs, follow=follow)
+        at, none = torch.from_numpy(place), torch.zeros(place.shape, dtype=torch.bool)
+        by = [torch.from_numpy(s) for s in stretches_of(place, ~marks[0], fs, follow)]
+        back = render(torch.from_numpy(mean).double(), at, ~none, none, n, fs, fs, 0.35, (by[0], by[1]))[0, 0].numpy()
+        inner = slice(int(place[0, 1]), int(place[0, -2]))
+        left[follow] = (back - x[0, 0])[inner].std() / x[0, 0, inner].std()
+    assert left[1.0] < 0.2 and left[1.0] < 0.4 * left[0.0]

@@ -22,10 +22,16 @@ from jaxtyping import Bool, Float, Int
 
 from cohortloom.cohort import SignalSet
 
-__all__ = ["AFTER", "BEFORE", "Beats", "aligned", "averaged_beats", "band_passed", "find_beats", "template_grid"]
+__all__ = [
+    "AFTER", "BEFORE", "Beats", "aligned", "averaged_beats", "band_passed", "find_beats", "stretches_of",
+    "template_grid",
+]  # fmt: skip
 
 #: Span of an averaged beat around R [s].
 BEFORE, AFTER = 0.35, 0.65
+#: Beats that stretch with their interval do so from here on, on both sides of R [s], beside this interval [s], within
+#: these bounds.
+CORE, USUAL, LEAST_MOST = 0.05, 0.8, (0.3, 3.0)
 _NORMAL = frozenset("NLRejAaSJB.n")
 _CHUNK = 256
 #: Samples on each side that a value between samples is made from.
@@ -86,7 +92,7 @@ def template_grid(fs: float) -> Float[np.ndarray, "point"]:
 
 
 def averaged_beats(
-    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, beats: Beats, fs: float
+    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, beats: Beats, fs: float, *, follow: float = 0.0
 ) -> tuple[Float[np.ndarray, "record channel point"], Bool[np.ndarray, "record channel"]]:
     """Mean over each record's normal beats, each relative to its own median; and which could be formed.
 
@@ -95,6 +101,7 @@ def averaged_beats(
         seen: Observed samples, same shape.
         beats: R peaks of these records.
         fs: Sampling frequency [Hz].
+        follow: Beats stretch with this power of their interval, around `CORE`.
     """
     grid = template_grid(fs)
     n, n_channels, n_samples = x.shape
@@ -106,11 +113,18 @@ def averaged_beats(
     following = np.append(beats.place[:, 1:] / fs, np.full((n, 1), np.inf), axis=1)
     following = np.where(np.append(beats.real[:, 1:], np.zeros((n, 1), bool), axis=1), following, np.inf)
     next_lead = np.append(lead[:, 1:], np.full((n, 1), BEFORE), axis=1)
+    before, behind = stretches_of(beats.place, beats.real, fs, follow)
     for k in np.flatnonzero(use.any(axis=0)):
         rows = np.flatnonzero(use[:, k])
-        place = beats.place[rows, k][:, None] + grid * fs
-        owned = (grid >= -lead[rows, k][:, None]) & (
-            grid < (following[rows, k] - beats.place[rows, k] / fs - next_lead[rows, k])[:, None]
+        time = np.broadcast_to(np.clip(grid, -CORE, CORE), (len(rows), len(grid)))
+        time = (
+            time
+            + np.maximum(grid - CORE, 0) * behind[rows, k, None]
+            + np.minimum(grid + CORE, 0) * before[rows, k, None]
+        )
+        place = beats.place[rows, k][:, None] + time * fs
+        owned = (time >= -lead[rows, k][:, None]) & (
+            time < (following[rows, k] - beats.place[rows, k] / fs - next_lead[rows, k])[:, None]
         )
         inside = owned & (place >= 1) & (place <= n_samples - 3)
         value = _between(x[rows], np.where(inside, place, 1.0))
@@ -121,6 +135,17 @@ def averaged_beats(
         weight[rows] += good
     mean = total / np.maximum(weight, 1)
     return _held(mean, weight > 0).astype(np.float32), (weight > 0).mean(axis=2) > 0.5
+
+
+def stretches_of(
+    place: Float[np.ndarray, "record beat"], real: Bool[np.ndarray, "record beat"], fs: float, follow: float
+) -> tuple[Float[np.ndarray, "record beat"], Float[np.ndarray, "record beat"]]:
+    """How far each beat is stretched before and behind R: by the intervals there, at the ends by the mean."""
+    rr = np.where(real[:, 1:], np.diff(place, axis=1), 0.0) / fs
+    mean = rr.sum(axis=1, keepdims=True) / np.maximum(real.sum(axis=1, keepdims=True) - 1, 1)
+    stretch = np.clip(np.where(rr > 0, rr, mean) / USUAL, *LEAST_MOST) ** follow
+    end = np.clip(mean / USUAL, *LEAST_MOST) ** follow
+    return np.append(end, stretch, axis=1), np.append(stretch, end, axis=1)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

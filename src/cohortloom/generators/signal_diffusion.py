@@ -465,9 +465,10 @@ class SignalDiffusion(TorchGenerator):
         if start is not None:
             place = place - torch.from_numpy(start)[:, None].float()
         marks = place, torch.from_numpy(beats.real), torch.from_numpy(beats.odd)
-        if self.shape_.facts.get("pulse"):
-            marks = with_neighbours(*marks, n)
-        found = guides(template, *marks, n, fs)
+        pulse, follow = self.shape_.facts.get("pulse"), 0.0
+        if pulse:
+            marks, follow = with_neighbours(*marks, n), pulse["follow"]
+        found = guides(template, *marks, n, fs, follow=follow)
         found[:, : level.shape[1]] += torch.from_numpy(np.asarray(level)).float()[..., None]
         return found
 

@@ -236,7 +236,7 @@ def _facts(
     pulse = model.shape_.facts.get("pulse")
     cut = None if cut is None else cut * model._pace
     beats = found_beats(part, model.codec_.samples.modelled, Pulse(**pulse) if pulse else None)
-    shapes, ok = averaged_beats(x, seen, beats, fs)
+    shapes, ok = averaged_beats(x, seen, beats, fs, follow=pulse["follow"] if pulse else 0.0)
     ok &= (beats.count > 0)[:, None]
     points = shapes.shape[2]
     flat = np.repeat(ok, points, axis=1)

@@ -11,13 +11,13 @@ Short records cut at one point (single beats) have no facts: the network is show
 them whole.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from cohortloom.codec.beats import Beats, averaged_beats, band_passed, find_beats, template_grid
+from cohortloom.codec.beats import Beats, averaged_beats, band_passed, find_beats, stretches_of, template_grid
 from cohortloom.codec.pulses import Pulse, find_pulses, pulse_of
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
@@ -34,6 +34,8 @@ _TEXTURE_EDGES = (0.0, 0.7, 3.0, 8.0, 15.0, 25.0, 40.0, 70.0)
 _CHUNK = 256
 #: Share of the middle frequencies that averaged pulses must tell, else records are drawn by their spectrum.
 ALIKE = 0.5
+#: Powers of the interval that pulses may stretch with.
+FOLLOWS = (0.0, 0.5, 1.0)
 
 
 @dataclass
@@ -93,8 +95,11 @@ class WaveRecords:
             beats = found_beats(self.signals, self.codec.modelled, self.pulse)
             if np.median(beats.count) >= 3:
                 self.beats = beats
-            if self.pulse and (self.beats is None or not self._alike()):
-                self.beats = self.pulse = None
+            if self.pulse and self.beats is not None:
+                told = [self._told(follow) for follow in FOLLOWS]
+                self.pulse = replace(self.pulse, follow=FOLLOWS[int(np.argmax(told))]) if max(told) > ALIKE else None
+            self.beats = self.beats if self.pulse or self.signals.spec.kind == "ecg" else None
+            self.pulse = self.pulse if self.beats is not None else None
         parts, n = [], len(self.signals.samples)
         chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
         if turned and self.beats is None and self.codec.n_modelled > 1:
@@ -104,7 +109,8 @@ class WaveRecords:
             if self.beats is None:
                 parts.append(spectrum_of(*along(x, seen, self.axes), self.fs))
             else:
-                parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs)[0])
+                follow = self.pulse.follow if self.pulse else 0.0
+                parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs, follow=follow)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
         if self.beats is not None:
             self.shape, self.log_size = sized(self.shape, in_core(self.fs, self.pulse is not None))
@@ -114,17 +120,17 @@ class WaveRecords:
         """Log sizes and levels of some records."""
         return self.log_size[rows], self.level[rows]
 
-    def _alike(self) -> bool:
-        """Do averaged pulses tell most of what the records do around them?"""
+    def _told(self, follow: float) -> float:
+        """Share of what records do between .4 and 15 Hz that averaged pulses tell, less what means tell of noise."""
         rows = np.unique(np.linspace(0, len(self.signals.samples) - 1, min(len(self.signals.samples), 64)).astype(int))
         x, seen = self.codec.encode(self.signals.samples[rows])
         beats = self.beats.take(rows)  # type: ignore[union-attr]
-        shape = torch.from_numpy(averaged_beats(x, seen, beats, self.fs)[0])
+        shape = torch.from_numpy(averaged_beats(x, seen, beats, self.fs, follow=follow)[0])
         marks = (torch.from_numpy(beats.place).float(), torch.from_numpy(beats.real), torch.from_numpy(beats.odd))
-        train = guides(shape, *marks, x.shape[2], self.fs)[:, : x.shape[1]].numpy()
+        train = guides(shape, *marks, x.shape[2], self.fs, follow=follow)[:, : x.shape[1]].numpy()
         x, train = (band_passed(v * seen, self.fs, 0.4, 15.0) for v in (x, train))
         told = 1 - np.square(x - train).sum(axis=(1, 2)) / np.maximum(np.square(x).sum(axis=(1, 2)), 1e-9)
-        return bool(np.median(told - 1 / np.maximum(beats.count, 1)) > ALIKE)  # a mean of few tells much of noise
+        return float(np.median(told - 1 / np.maximum(beats.count, 1)))
 
     def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled pieces of n samples from `start` on, and which samples are observed."""
@@ -142,14 +148,19 @@ def found_beats(signals: SignalSet, channels: tuple[int, ...], pulse: Pulse | No
 
 
 def guides(
-    template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float
-) -> torch.Tensor:
+    template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float, *,
+    follow: float = 0.0,
+) -> torch.Tensor:  # fmt: skip
     """Guide channels: the beat train of each modelled channel, bumps at beats, bumps at odd beats."""
     rate, before = min(fs, 125.0), -float(template_grid(fs)[0])
     finer = round(2 * fs / rate)  # else the interpolation blurs a QRS, and leaves images of it above 62 Hz
     template = resampled(template, finer * template.shape[2]) * finer**0.5
     rate, before = finer * rate, before + (1 - 1 / finer) / (2 * rate)
-    train = render(template, place, real, odd, n_samples, fs, rate, before)
+    stretches = None
+    if follow:
+        ahead, behind = stretches_of(place.numpy(), real.numpy(), fs, follow)
+        stretches = torch.from_numpy(ahead).to(place.dtype), torch.from_numpy(behind).to(place.dtype)
+    train = render(template, place, real, odd, n_samples, fs, rate, before, stretches)
     marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
     return torch.cat([train, marks], dim=1)
 

@@ -15,6 +15,8 @@ __all__ = ["bumps", "render", "with_neighbours"]
 
 #: Time in which a jump between beats decays [s].
 DECAY = 0.05
+#: Nothing is stretched nearer to R [s], as in `codec/beats.py`.
+CORE = 0.05
 
 
 def bumps(
@@ -67,6 +69,7 @@ def render(
     fs: float,
     rate: float,
     before: float,
+    stretches: tuple[Float[Tensor, "record beat"], Float[Tensor, "record beat"]] | None = None,
 ) -> Float[Tensor, "record channel sample"]:
     """The beat train.
 
@@ -78,6 +81,7 @@ def render(
         fs: Sampling frequency [Hz].
         rate: Points of the template per second.
         before: Span before R [s].
+        stretches: How far each beat is stretched before and behind R; None: none is.
     """
     far = torch.where(real, place, torch.inf)
     gap = torch.diff(place, dim=1, prepend=place[:, :1] - fs) / fs
@@ -92,14 +96,22 @@ def render(
     since = (n - r) / fs
     shown = (owner >= 0) | (since >= -before)
     shown = shown & real.any(dim=1, keepdim=True) & ~odd.gather(1, first)
-    wave = _at(template, since, rate, before) * shown[:, None]
+    ahead, behind = (torch.ones_like(place),) * 2 if stretches is None else stretches
+    own = (ahead.gather(1, first), behind.gather(1, first))
+    wave = _at(template, _common(since, *own), rate, before) * shown[:, None]
     # where a beat begins before the last has ended (a T wave cut short, an odd beat) the jump decays
     use = (real & ~odd).to(place.dtype)[:, None]
-    ends = _at(template, (gap - lead)[:, 1:], rate, before) * use[:, :, :-1]
-    jump = (ends - _at(template, -lead, rate, before)[:, :, 1:] * use[:, :, 1:]) * real[:, None, 1:]
+    ends = _at(template, _common(gap - lead, ahead, behind.roll(1, 1))[:, 1:], rate, before) * use[:, :, :-1]
+    begins = _at(template, _common(-lead, ahead, behind), rate, before)[:, :, 1:] * use[:, :, 1:]
+    jump = (ends - begins) * real[:, None, 1:]
     jump = torch.nn.functional.pad(jump, (1, 0)).gather(2, first[:, None].expand(-1, template.shape[1], -1))
     late = ((n - starts.gather(1, first)) / fs).clamp(min=0)
     return wave + jump * (torch.exp(-late / DECAY) * (owner >= 0))[:, None]
+
+
+def _common(since: Tensor, ahead: Tensor, behind: Tensor) -> Tensor:
+    """Times since R on the averaged beat."""
+    return since.clamp(-CORE, CORE) + (since - CORE).clamp(min=0) / behind + (since + CORE).clamp(max=0) / ahead
 
 
 def _at(
