@@ -107,7 +107,7 @@ def test_beats_stand_where_the_rhythm_says(model, given):
 
 
 def test_guides_that_are_ignored_are_seen(model, given, monkeypatch):
-    monkeypatch.setattr(signal_diffusion, "guides", lambda *a: torch.zeros_like(signal_records.guides(*a)))
+    monkeypatch.setattr(signal_diffusion, "guides", lambda *a, **k: torch.zeros_like(signal_records.guides(*a, **k)))
     assert met_beats(model.sample(given=given, seed=1).signals["ecg"]) < 0.8
 
 
@@ -367,7 +367,7 @@ def test_a_higher_t_wave_is_a_shape_and_no_size():
     beat = np.exp(-0.5 * np.square(grid / 0.02))
     beats = np.stack([np.tile(k * beat + h * np.exp(-0.5 * np.square((grid - 0.3) / 0.05)), 2)
                       for k, h in ((1, 0.2), (1, 0.4), (2, 0.4))])  # fmt: skip
-    shape, log_size = signal_records.sized(beats, signal_records.in_qrs(FS))
+    shape, log_size = signal_records.sized(beats, signal_records.in_core(FS, False))
     assert log_size - log_size[0] == pytest.approx([0, 0, np.log(2)], abs=1e-3)
     assert shape[2] == pytest.approx(shape[0], abs=1e-3) and shape.shape == beats.shape
 
