@@ -137,3 +137,49 @@ def test_items_of_questionnaires_are_steps():
     hard = infer_schema({"asked": frame}, name="x").schema.tables["asked"].columns
     assert isinstance(hard["phq9_1"], Ordinal) and isinstance(hard["hard"], Ordinal)
     assert hard["hard"].levels == tuple(answers)
+
+
+def test_months_with_a_point_are_no_numbers():
+    """03.1957 in a German registry; beside it a dose of 1.2025 stays one."""
+    month = [f"{1 + i % 12:02d}.{1930 + i % 60}" for i in range(80)]
+    cases = {"Patient_ID": np.arange(80), "Geburtsdatum": month, "Dosis": [f"{1 + i / 7:.4f}" for i in range(80)]}
+    files = {"patient": pl.DataFrame(cases)}
+    draft = infer_schema(files, name="x")
+    columns = draft.schema.tables["patient"].columns
+    birth = columns["geburtsdatum"]
+    assert isinstance(birth, Timestamp) and birth.granularity == "month" and columns["dosis"].kind == "number"
+    read = from_frames(draft.schema, files).tables["patient"]["geburtsdatum"]
+    assert read.dt.strftime("%m.%Y").to_list() == month
+
+
+def test_what_ends_in_a_row_is_before_the_death_of_its_patient():
+    draw = np.random.default_rng(6)
+    start = np.repeat(draw.integers(14_000, 16_000, 60), 2) + np.tile([0, 60], 60)
+    end = start + draw.integers(1, 50, 120)
+    died = end.reshape(60, 2).max(1) + draw.integers(0, 30, 60)
+    day = lambda x: pl.Series(x).cast(pl.Int32).cast(pl.Date)  # noqa: E731
+    files = {
+        "people": pl.DataFrame({"patient_id": np.arange(60), "death_date": day(died)}),
+        "courses": pl.DataFrame(
+            {"patient_id": np.arange(60).repeat(2), "start_date": day(start), "end_date": day(end)}
+        ),
+    }
+    schema = infer_schema(files, name="x").schema
+    orders = {(r.settings["first"], r.settings["then"]) for r in schema.rules if r.kind == "before"}
+    assert ("courses.end_date", "people.death_date") in orders
+
+
+def test_relatives_and_families_are_no_numbers():
+    """PLINK's columns: family, father, mother (0: not in the file)."""
+    own = np.arange(1, 301)
+    father = np.where(own % 3 == 0, own - 2, 0)
+    people = {
+        "FID": [f"F{i // 3:03d}" for i in range(300)],
+        "IID": own,
+        "PID": father,
+        "MID": np.where(father, own - 1, 0),
+    }
+    height = np.random.default_rng(7).normal(170, 8, 300).round(1)
+    draft = infer_schema({"family": pl.DataFrame(people | {"SEX": [1, 2, 1] * 100, "height": height})}, name="x")
+    found = kinds(draft.schema, "family")
+    assert {found[name] for name in ("fid", "pid", "mid")} == {"identifier"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-__all__ = ["ISO", "Layout", "few", "layout_of", "numbered", "plain_iso", "read_date"]
+__all__ = ["ISO", "Layout", "few", "layout_of", "numbered", "plain_iso", "pointed_months", "read_date"]
 
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S%.f")
 _ZONE = "%Y-%m-%d %H:%M:%S%.f%:z"
@@ -28,7 +28,7 @@ _LAYOUTS = (
     *(day + hour for day in (*_DAYS, *_YEAR_FIRST, *_SHORT, *_WORDS) for hour in _HOURS),
     "%d%b%Y:%H:%M:%S",
 )
-_MONTHS = ("%m/%Y", "%b-%Y", "%b %Y", "%b%Y", "%B %Y")
+_MONTHS = ("%m/%Y", "%m.%Y", "%b-%Y", "%b %Y", "%b%Y", "%B %Y")
 #: A year, or a month of one, where the day is not known.
 _PARTIAL = r"^(1[89]|20|21)\d\d(-(0[1-9]|1[0-2]))?$"
 _COUNTED = {"excel": ("1899-12-30", 86400e6), "unix": ("1970-01-01", 1e6), "unix_ms": ("1970-01-01", 1e3)}
@@ -86,6 +86,12 @@ def read_date(text: pl.Expr, layout: str) -> pl.Expr:
     else:
         when = text.str.to_date(layout, strict=False).cast(pl.Datetime("us"))
     return pl.when(when.dt.year() >= 1000).then(when) if "%Y" in layout else when
+
+
+def pointed_months(text: pl.Series) -> Layout | None:
+    """The layout of months that read as numbers (03.1957); no number of four decimals has a 0 before."""
+    alike = text.str.contains(r"^(0[1-9]|1[0-2])\.(1[89]|20|21)\d\d$").all() and text.str.starts_with("0").any()
+    return layout_of(text, pl.Series([1]).new_from_index(0, text.len())) if alike and text.len() >= 5 else None
 
 
 def numbered(name: str, numbers: pl.Series) -> Layout | None:

@@ -38,7 +38,11 @@ _IDS = re.compile(
     r"^(?!.*(acid|fluid|lipid|oid|rotid|covid|paid|solid|rapid|valid|hybrid|amid|grid)$)[a-z]+[a-z0-9_]{2,}id$"
 )
 #: Names of what several people share.
-_GROUPED = re.compile(r"^(family|fam|pedigree|household|kindred|litter)_?(id|no|nr|num|number|key|code)?$")
+_GROUPED = re.compile(
+    r"^(family|fam|pedigree|household|kindred|litter)_?(id|no|nr|num|number|key|code)?$|^(fid|mid|pid)$|"
+    r"^(father|mother|dad|mom|sire|dam|paternal|maternal|pat|mat|spouse|sibling|twin)_?(id|no|nr|num|number)?$"
+)
+_FAMILY = "names a family or a relative, by the name; made anew in synthetic data"
 #: Names of codes, whatever they are written in.
 _CODED = re.compile(
     r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$|"
@@ -147,6 +151,8 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
         return Guess({"kind": "flag"}, f"always {int(p.low)}: a flag (a guess)")
     if p.whole and _IDS.search(name) and p.distinct == p.rows - p.missing and p.distinct > 1:
         return Guess({"kind": "identifier"}, "a number of its own in every row; made anew in synthetic data")
+    if p.whole and p.distinct > 30 and _GROUPED.search(name):
+        return Guess({"kind": "identifier"}, _FAMILY)
     if p.whole and p.distinct > 30 and _IDS.search(name) and not _COUNTS.search(name):
         if re.search(r"concept|item|code|class", name) and p.distinct < 0.5 * (p.rows - p.missing):
             system = system_of(p)
@@ -223,7 +229,7 @@ def _date(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
 def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:
     values, filled = p.values["value"], p.rows - p.missing
     if _GROUPED.search(name) and p.distinct > MAX_LEVELS:
-        return Guess({"kind": "identifier"}, "names a group of people, by the name; made anew in synthetic data")
+        return Guess({"kind": "identifier"}, _FAMILY)
     if _PERSONAL.search(name):
         return Guess({"kind": "identifier"}, "names a person, by the name of the column; made anew in synthetic data")
     words = p.values["value"].str.count_matches(r"\s") + 1

@@ -43,13 +43,16 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
         places = [place for place in found.columns if place != "s"]
         if table["role"] == "static":
             once |= {place: found.select("s", t=place).drop_nulls().unique("s") for place in places}
-        elif (time := f"{name}.time") in places:
-            often[time] = found.select("s", t=time).drop_nulls()
+        elif f"{name}.time" in places:
+            often |= {place: found.select("s", t=place).drop_nulls() for place in places}
             within += [(a, b) for a, b in permutations(places, 2) if _ordered(found.select("s", a=a, b=b))]
     pairs = [*permutations(once, 2), *((a, b) for a in once for b in often), *((b, a) for a in once for b in often)]
     moments_of = once | often
     across = [(a, b) for a, b in pairs if _ordered(_joined(moments_of[a], moments_of[b]))]
-    orders = _shortest(across) + _shortest(within)
+    rare = {place for place in often if not place.endswith(".time")}  # may be empty, so that nothing follows from them
+    main = [pair for pair in across if not rare & {*pair}]
+    rest = [pair for pair in across if rare & {*pair} and not _follows(pair, {*main, *within})]
+    orders = _shortest(main) + rest + _shortest(within)
     if orders or coarse:
         data["rules"] = coarse + [{"kind": "before", "first": a, "then": b} for a, b in orders]
     if orders:
@@ -105,5 +108,9 @@ def _ordered(pairs: pl.DataFrame) -> bool:
 def _shortest(orders: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Without those that follow from two others."""
     known = set(orders)
-    places = {place for pair in orders for place in pair}
-    return [(a, b) for a, b in orders if not any((a, c) in known and (c, b) in known for c in places - {a, b})]
+    return [pair for pair in orders if not _follows(pair, known)]
+
+
+def _follows(pair: tuple[str, str], known: set[tuple[str, str]]) -> bool:
+    a, b = pair
+    return any((a, c) in known and (c, b) in known for c in {place for one in known for place in one} - {a, b})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from cohortloom.schema.dates import Layout, few, layout_of, numbered
+from cohortloom.schema.dates import Layout, few, layout_of, numbered, pointed_months
 
 __all__ = [
     "LIMIT",
@@ -180,7 +180,8 @@ def profile(series: pl.Series) -> Profile:
     if numeric and (typed or not _is_padded(counts)):
         words |= set(bad["value"])
         counts, marks = counts.drop_nulls("number"), tuple(sorted(words - {""}))
-        dates = numbered(snake(name), counts["number"])
+        dates = None if typed else pointed_months(counts["value"].str.strip_chars())
+        dates = dates or numbered(snake(name), counts["number"])
         if dates is not None:
             return _dated(name, rows, counts.drop("number"), dates, marks)
         return replace(_numbers(name, rows, counts, marks), signs=signs, unit=unit)
