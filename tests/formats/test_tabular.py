@@ -1,11 +1,13 @@
 """What a source says is what happens: layouts, units, times, grids, repeated statics, filters."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import polars as pl
 import pytest
 
-from cohortloom.errors import DataError, SettingsError
+from cohortloom.cohort import Origin
+from cohortloom.errors import DataError, FileFormatError, SettingsError
 from cohortloom.formats import read, write
 from cohortloom.schema import (
     Category,
@@ -297,3 +299,18 @@ def test_dates_are_written_as_precisely_as_they_are_recorded(tmp_path):
     lines = (tmp_path / "out" / "t.csv").read_text().splitlines()
     assert lines[1:] == ["1,1,2012-05,2011,2012-05-07 00:00:00", "1,2,2012-11,2012,2012-11-30 07:00:00"]
     assert read(tmp_path / "out", format="tabular", on_error="keep").tables["t"].equals(cohort.tables["t"])
+
+
+@pytest.mark.parametrize("format", ["tabular", "parquet"])
+def test_a_synthetic_cohort_is_written_as_one_and_stays_so(tmp_path, format):
+    """The files that leave the house say that they are synthetic and that nobody has released them."""
+    schema = of({"x": Count()}, Source(file="t.csv"), role="static")
+    cohort = read(put(tmp_path, "subject_id,x\n1,1\n"), format="tabular", schema=schema)
+    drawn = replace(cohort, origin=Origin("synthetic", "columnar-ar", seed=7))
+    write(drawn, tmp_path / "out", format=format)
+    assert '"UNREVIEWED"' in (tmp_path / "out" / "origin.json").read_text()
+    back = read(tmp_path / "out", format=format).origin
+    assert (back.kind, back.source, back.seed, back.release) == ("synthetic", "columnar-ar", 7, "UNREVIEWED")
+    (tmp_path / "out" / "origin.json").write_text("{}")
+    with pytest.raises(FileFormatError, match="origin"):
+        read(tmp_path / "out", format=format)

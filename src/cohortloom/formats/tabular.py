@@ -19,8 +19,8 @@ import polars as pl
 
 from cohortloom.cohort import Cohort, Origin
 from cohortloom.cohort.store import schema_text
-from cohortloom.errors import DataError, Problem, SettingsError, nearest
-from cohortloom.files import new_folder, write_text
+from cohortloom.errors import DataError, FileFormatError, Problem, SettingsError, nearest
+from cohortloom.files import new_folder, read_json, write_json, write_text
 from cohortloom.formats.base import Findings, OnError
 from cohortloom.formats.cells import Reading, text_of
 from cohortloom.formats.check import ROW, Spec, linked, read_types, specs, typed
@@ -32,6 +32,7 @@ from cohortloom.version import __version__
 
 __all__ = ["read", "write", "write_parquet"]
 
+ORIGIN = "origin.json"  #: Says beside files we write what they hold.
 _DATED = {"day": ("1d", "%Y-%m-%d"), "month": ("1mo", "%Y-%m"), "year": ("1y", "%Y")}
 
 
@@ -74,8 +75,21 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
         plain = any(not f.endswith(".parquet") for f in _patterns(path, schema, own))
         frames = linked(schema, frames, findings, parse_ids=plain)
     findings.raise_if_any(path, schema)
-    origin = Origin("real", "tabular", version=__version__, notes=findings.notes)
-    return Cohort.build(schema, frames, origin=origin)
+    return Cohort.build(schema, frames, origin=_origin(path, own, findings))
+
+
+def _origin(path: Path, own: bool, findings: Findings) -> Origin:
+    """What `write` says of the cohort: a synthetic one stays so, with its release status."""
+    read = Origin("real", "tabular", version=__version__, notes=findings.notes)
+    if not own or not (path / ORIGIN).is_file():
+        return read
+    said = read_json(path / ORIGIN)
+    if not isinstance(said, dict) or said.get("kind") not in ("real", "synthetic"):
+        raise FileFormatError("", [Problem("origin", ORIGIN, "does not say what the cohort is", "Write it again.")])
+    if said["kind"] == "real":
+        return read
+    kept = {key: said[key] for key in ("source", "seed", "release") if key in said}
+    return replace(read, kind="synthetic", **kept)
 
 
 def _patterns(path: Path, schema: Schema, own: bool) -> list[str]:
@@ -439,7 +453,7 @@ def _ranked(schema: Schema, frames: dict[str, pl.DataFrame]) -> dict[str, pl.Dat
 
 
 def write(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
-    """Write one CSV file per table, and `schema.json` beside them.
+    """Write one CSV file per table, and beside them `schema.json` and `origin.json` (synthetic? released?).
 
     Raises:
         FileFormatError: the path exists and `force` is not set.
@@ -459,6 +473,7 @@ def _write(cohort: Cohort, path: str | Path, force: bool, suffix: str) -> None:
         raise DataError("", [Problem("signals", ", ".join(cohort.signals), what, "Write the native format.")])
     with new_folder(path, force=force) as folder:
         write_text(folder / "schema.json", schema_text(cohort.schema))
+        write_json(folder / ORIGIN, cohort.origin.to_dict())
         for name, frame in cohort.tables.items():
             if suffix == "parquet":
                 frame.rechunk().write_parquet(folder / f"{name}.parquet", compression="zstd", row_group_size=1 << 18)
