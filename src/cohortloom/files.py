@@ -138,7 +138,7 @@ def _is_result(folder: Path, parts: frozenset[str] = frozenset()) -> bool:
         known = {"manifest.json", "schema.json", "tables", "signals"}
         return names <= known and _has(folder / "manifest.json", "format", "origin")
     if "schema.json" in names:
-        tables = all(n == "schema.json" or n.endswith((".csv", ".parquet")) for n in names)
+        tables = all(n in ("schema.json", "origin.json") or n.endswith((".csv", ".parquet")) for n in names)
         return tables and _has(folder / "schema.json", "clock", "tables")
     if "metadata" in names:
         return names <= {"data", "metadata"} and (folder / "metadata" / "cohortloom.json").is_file()

@@ -311,6 +311,7 @@ def test_a_synthetic_cohort_is_written_as_one_and_stays_so(tmp_path, format):
     assert '"UNREVIEWED"' in (tmp_path / "out" / "origin.json").read_text()
     back = read(tmp_path / "out", format=format).origin
     assert (back.kind, back.source, back.seed, back.release) == ("synthetic", "columnar-ar", 7, "UNREVIEWED")
+    write(drawn, tmp_path / "out", format=format, force=True)
     (tmp_path / "out" / "origin.json").write_text("{}")
     with pytest.raises(FileFormatError, match="origin"):
         read(tmp_path / "out", format=format)
