@@ -264,3 +264,13 @@ def test_few_judged_scores_are_no_proof_of_likeness():
     ctx = SimpleNamespace(n=11, views={"held_out": SimpleNamespace(n=8)})
     assert verdict(ctx, scores(2, 40))[0].startswith("Only 2 of 40 scores could be judged with 11 synthetic and 8")
     assert verdict(ctx, scores(20, 40))[0].startswith("All 20 scores that could be judged")
+
+
+def test_that_no_copies_were_found_is_said_to_prove_no_privacy():
+    ctx = SimpleNamespace(n=90, views={"held_out": SimpleNamespace(n=80)})
+    copies = Score("copies", "copies", 0.0, limit=0.1, goal=Goal.LOW)
+    said = "That no copies of training patients were found is no evidence of privacy."
+    assert said in verdict(ctx, [copies])
+    assert said not in verdict(ctx, [replace(copies, value=0.5)]) and said not in verdict(
+        ctx, [replace(copies, group="codes")]
+    )

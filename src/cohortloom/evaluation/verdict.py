@@ -61,6 +61,8 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
+    if any(s.group == "copies" for s in judged) and not any(s.group == "copies" for s in failed):
+        said.append("That no copies of training patients were found is no evidence of privacy.")
     said += _added(scores)
     said += _subgroups(scores, failed)
     if open_:
@@ -68,7 +70,7 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
             f"{len(open_)} scores can't tell a good cohort from a useless one with {n:,} patients; "
             "they are no good news."
         )
-    return tuple(said[:7])
+    return tuple(said[:8])
 
 
 def _added(scores: Sequence[Score]) -> list[str]:
