@@ -12,7 +12,7 @@ from cohortloom.errors import FileFormatError, SettingsError
 from cohortloom.generators import load
 from cohortloom.generators.columnar_ar import ColumnarAR
 from cohortloom.generators.condition import Condition
-from cohortloom.generators.density_ratio import MASS, DensityRatio, Trees, _boosting, _bound, chosen
+from cohortloom.generators.density_ratio import DRAWS, MASS, DensityRatio, Trees, _boosting, _bound, chosen
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same, small_cohort
@@ -98,6 +98,13 @@ def test_bound_leaves_as_much_weight_above_as_it_says():
     odds = np.exp(np.random.default_rng(0).normal(size=20_000))
     assert np.minimum(odds, _bound(odds)).sum() == pytest.approx(MASS * odds.sum(), rel=1e-3)
     assert _bound(np.ones(5)) == 1
+
+
+def test_bound_takes_no_more_draws_than_it_says():
+    odds = np.exp(2.5 * np.random.default_rng(0).standard_normal(20_000))
+    bound = _bound(odds)
+    assert bound / np.minimum(odds, bound).mean() == pytest.approx(DRAWS, rel=1e-2)
+    assert np.minimum(odds, bound).sum() < 0.9 * MASS * odds.sum()
 
 
 def test_patients_never_accepted_are_chosen_by_their_odds():

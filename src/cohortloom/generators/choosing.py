@@ -30,7 +30,7 @@ __all__ = ["ChoosingGenerator"]
 
 SHARE = 1 / 6  # of a budget that is kept for the comparison,
 LEAST = 3.0  # where it is as long as this [s]
-PATIENTS_PER_SECOND = 33  # that are compared with drawn ones
+PATIENTS_PER_SECOND = 25  # that are compared with drawn ones
 BATCH = 2000  # patients: a batch of fewer costs hardly less, so few patients are drawn several times at once
 
 

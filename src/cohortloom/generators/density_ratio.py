@@ -34,11 +34,12 @@ from cohortloom.sharding import merge
 __all__ = ["FEWEST", "DensityRatio", "Trees", "chosen"]
 
 FEWEST = 40  #: Patients below which nothing is learned.
-MOST = 2000  #: Training patients looked at, and half of the drawn ones.
+MOST = 4000  #: Training patients looked at, and half of the drawn ones.
 FOLDS = 5
-STAGES = (25, 50, 100, 200)  #: Numbers of trees that are tried.
+STAGES = (25, 50, 100, 200, 400)  #: Numbers of trees that are tried.
 WORTH = 0.55  #: AUC from which a difference is worth several draws.
-MASS = 0.95  #: Of the weight of drawn patients that lies below the bound.
+MASS = 0.95  #: Of the weight of drawn patients that lies below the bound,
+DRAWS = 6.0  #: or as much as so many draws on average reach.
 CANDIDATES = 16  #: The most that is drawn for one patient.
 
 
@@ -249,10 +250,11 @@ def chosen(ratio: DensityRatio, ids: np.ndarray, draw: Callable[[int, np.ndarray
 
 
 def _bound(odds: np.ndarray) -> float:
-    """The least bound below which lies `MASS` of the weight: mean of min(odds, bound) against mean of odds."""
+    """The least bound below which lies `MASS` of the weight (mean of min(odds, bound) against mean of odds), or the one
+    with which a patient takes `DRAWS` draws."""
     odds = np.sort(odds)
-    mass = (np.cumsum(odds) + odds * np.arange(len(odds) - 1, -1, -1)) / odds.sum()
-    return float(np.interp(MASS, mass, odds))
+    below = (np.cumsum(odds) + odds * np.arange(len(odds) - 1, -1, -1)) / len(odds)
+    return float(min(np.interp(MASS, below / odds.mean(), odds), np.interp(DRAWS, odds / below, odds)))
 
 
 def _boosting(seed: int, n: int) -> Any:
