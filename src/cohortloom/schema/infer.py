@@ -21,6 +21,7 @@ from cohortloom.errors import FileFormatError, Problem
 from cohortloom.schema.file_each import joined_files
 from cohortloom.schema.guess import FEW, MAX_LEVELS, guess, item, system_of
 from cohortloom.schema.infer_life import add_life
+from cohortloom.schema.infer_never import add_never
 from cohortloom.schema.infer_order import add_order
 from cohortloom.schema.infer_shown import (
     about,
@@ -200,6 +201,7 @@ class _Drafter:
         data |= {"tables": self.tables, **extra}
         add_life(data, self.sheet_of, self.notes)
         add_order(data, self.sheet_of, self.head)
+        add_never(data, self.sheet_of, self.head)
         return data
 
     def written(self, data: dict[str, Any]) -> Draft:
