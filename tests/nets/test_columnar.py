@@ -30,8 +30,9 @@ COLUMNS = [
 def net_of(low_rank: bool, **settings) -> ColumnNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = ColumnNet(COLUMNS, 6, [50], low_rank=low_rank, n_layers=2, **settings)
+        net = ColumnNet(COLUMNS, 6, [50], low_rank=low_rank, n_layers=2, n_told=2, **settings)
         with torch.no_grad():
+            net.told_2.copy_(torch.randn(net.told_2.shape))
             for parameter in net.parameters():
                 parameter.add_(torch.randn(parameter.shape) * 0.1)
     return net.eval()

@@ -15,9 +15,7 @@ MEN, WOMEN = ["C61", "C34", "C18", "C50"], ["C56", "C34", "C18", "C50"]
 def registry(n: int, seed: int = 0) -> dict[str, pl.DataFrame]:
     rng = np.random.default_rng(seed)
     woman = rng.random(n) < 0.5
-    found = np.where(
-        woman, rng.choice(WOMEN, n, p=[0.2, 0.2, 0.2, 0.4]), rng.choice(MEN, n, p=[0.4, 0.3, 0.28, 0.02])
-    )
+    found = np.where(woman, rng.choice(WOMEN, n, p=[0.2, 0.2, 0.2, 0.4]), rng.choice(MEN, n, p=[0.4, 0.3, 0.28, 0.02]))
     arm = rng.choice(["A", "B"], n)
     patients = pl.DataFrame(
         {"patient_id": np.arange(n) + 1, "sex": np.where(woman, "w", "m"), "arm": arm,

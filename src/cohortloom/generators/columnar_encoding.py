@@ -243,6 +243,16 @@ class Alphabet:
         return sum(c.n_tokens + (c.kind == "number") for c in self.statics if not _large(c))
 
     @property
+    def static_blocks(self) -> list[np.ndarray]:
+        """Places of each small static category among the dense features."""
+        out, at = [], 0
+        for coder in self.statics:
+            if not _large(coder):
+                at += coder.n_tokens + (coder.kind == "number")
+                out += [np.arange(at - coder.n_tokens, at)] if coder.kind == "category" else []
+        return out
+
+    @property
     def static_lookups(self) -> list[int]:
         return [c.n_tokens for c in self.statics if _large(c)]
 

@@ -35,6 +35,7 @@ from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import LOW_RANK_FROM, ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
+from cohortloom.nets.static_ties import tell_large
 from cohortloom.rng import Rng
 from cohortloom.training.phase import Objective, Phase
 from cohortloom.training.settings import Training
@@ -107,6 +108,7 @@ class ColumnarNets(nn.Module):
                 self.nets[f"{name}_{member}"] = ColumnNet(
                     columns, n_features, lookups, hidden=size.hidden, width=size.width, n_layers=size.n_layers,
                     dropout=size.dropout, persistence=size.persistence, low_rank=size.low_rank,
+                    n_told=0 if name == "statics" else alphabet.static_width,
                 )  # fmt: skip
         self.eval()
 
@@ -211,6 +213,10 @@ def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validatio
             start_at_lines(
                 net, look_up, table.targets.token.numpy(), table.subject, inside, stream.numpy, choices[name]
             )
+            if net.n_told:
+                tell_large(
+                    net, table.inputs, table.targets.token.numpy(), table.subject, inside, nets.alphabet.static_blocks
+                )
             training = sizes[name].training
             if not len(outside):  # nobody to stop by: a short run from a sound start
                 training = replace(training, steps=min(training.steps, 60))

@@ -47,7 +47,7 @@ class Cursor:
         self.own = self._each(lambda net, rows: _heard(net, turned[:, rows], lookups[rows]))
         wide = [net.wide_part(turned[:, rows]) for net, rows in parts]
         self.wide = wide[0] if len(wide) == 1 else [torch.cat(part, -1) for part in zip(*wide)]
-        self.first = net.first_values(turned.T).T
+        self.first, self.statics = net.first_values(turned.T).T, turned[: net.n_told]
         self.usual = net.usual(turned.T).transpose(1, 2).contiguous() if net.moving else torch.zeros(0, 0, n)
         self.anchor: dict[int, Tensor | None] = {}
         for i, group in enumerate(net.groups):
@@ -80,6 +80,8 @@ class Cursor:
             out = torch.addmm(net.head_bias[index][row][:, None], net.heads[index][row].T, F.silu(a))
             if group.mixture:
                 out[t : t + k] += net.fresh[str(index)][row][:, None] * self.first[j, rows]
+            if number is None:
+                out[:t] += getattr(net, f"told_{j}").T @ self.statics[:, rows]
             return out
 
         def from_wide(net: ColumnNet, rows: slice) -> Tensor:
@@ -127,6 +129,7 @@ class Cursor:
         """Put other rows of the same network in the place of some."""
         self.lookups, self.usual = self.lookups[rows], self.usual[..., rows]
         self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
+        self.statics = self.statics[:, rows]
         self.wide = [part[..., rows] for part in self.wide]
         self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
 

@@ -33,7 +33,8 @@ around it. A cohort of 200 patients ends training near where it starts, so the s
 puts regressions in its place where there are rows enough to fit them.
 
 A large category (more than `LARGE` tokens) is embedded instead of one-hot and has one extra output, added to the logit
-of the subject's last token: a learned wish to repeat.
+of the subject's last token: a learned wish to repeat. In place of a wide part it has what levels of statics say of each
+token (`static_ties`), which is not learned further: a prostate is no matter of sixteen units.
 
 References:
     Larochelle, Murray (2011). The neural autoregressive distribution estimator. AISTATS.
@@ -151,6 +152,7 @@ class ColumnNet(nn.Module):
         n_normals: Mixture components per number.
         persistence: Strength s of the persistence start, 0 without.
         low_rank: Force or forbid the low-rank form; None decides by the number of columns.
+        n_told: How many features, the first ones, tell large categories of statics.
     """
 
     def __init__(
@@ -166,8 +168,10 @@ class ColumnNet(nn.Module):
         n_normals: int = 6,
         persistence: float = 0.0,
         low_rank: bool | None = None,
+        n_told: int = 0,
     ) -> None:
         super().__init__()
+        self.n_told = n_told
         self.columns, self.width, self.n_normals, self.dropout = tuple(columns), width, n_normals, dropout
         self.n_features = max(n_features, 1)
         self.low_rank = len(columns) > LOW_RANK_FROM if low_rank is None else low_rank
@@ -205,6 +209,9 @@ class ColumnNet(nn.Module):
         self.tables = nn.ParameterDict(
             {str(j): weight(s.n_tokens + 1, EMBEDDING, fan_in=10) for j, s in enumerate(self.columns) if s.large}
         )
+        for j, shape in enumerate(self.columns):
+            if shape.large:
+                self.register_buffer(f"told_{j}", torch.zeros(n_told, shape.n_tokens))
         self.heads, self.head_bias = nn.ParameterList(), nn.ParameterList()
         for group in self.groups:
             n_out = group.n_tokens + 3 * n_normals * group.mixture + (group.n_tokens > LARGE)
@@ -413,6 +420,9 @@ class ColumnNet(nn.Module):
             extra = None
             if group.n_tokens <= LARGE:
                 extra, number = wide[number], number + 1
+            else:
+                told = rows.features[:, : self.n_told] @ getattr(self, f"told_{group.columns[0]}")
+                out = out + F.pad(told, (0, 1))[:, None]
             parts.append(self._cells(group, index, out, extra, rows, first))
         order = np.argsort(np.concatenate([g.columns for g in self.groups]))
         return torch.cat(parts, 1)[:, torch.from_numpy(order)]

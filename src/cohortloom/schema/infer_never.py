@@ -1,9 +1,9 @@
 """Which levels never meet in one patient, though chance would have shown it: rules for a draft.
 
-A tumour of the prostate lies in no woman's record. A model of a few hundred patients gives it to one in a hundred all the
-same, and a reader sees that first. So for each static category of few levels (sex, treatment arm) and each category or
-code of any table: where a level and a value would meet in 15 patients by chance and meet in none, a rule forbids it. By
-chance alone that happens in three pairs of ten million.
+A tumour of the prostate lies in no woman's record. A model of a few hundred patients gives it to one in a hundred all
+the same, and a reader sees that first. So for each static category of few levels (sex, treatment arm) and each category
+or code of any table: where a level and a value would meet in 15 patients by chance and meet in none, a rule forbids it.
+By chance alone that happens in three pairs of ten million.
 """
 
 from __future__ import annotations
