@@ -14,6 +14,7 @@ from cohortloom.codec.rare import NO_CODE, RareLaw, beginnings, told
 from cohortloom.cohort import Cohort
 from cohortloom.rng import Rng
 from cohortloom.schema import Category, Code, Number, Schema, Table
+from cohortloom.schema.text import parse_schema
 
 
 def test_a_rare_code_is_told_by_the_longest_beginning_enough_patients_share():
@@ -228,3 +229,38 @@ def test_rows_of_one_moment_hold_numbers_of_their_own():
     days = back["bills"].group_by("subject_id", "time").agg(pl.len(), pl.col("amount").n_unique().alias("different"))
     assert days["len"].sum() > 0.9 * n and (days["len"] - days["different"]).sum() <= 3
     assert set(back["fills"]["tablets"].drop_nulls()) == {30.0, 60.0, 90.0}
+
+
+def test_rare_codes_of_a_visit_follow_the_patient():
+    schema = parse_schema("""
+        name = "clinic"
+        clock = "order"
+        [tables.patients]
+        role = "static"
+        columns.sex = { kind = "category", levels = ["w", "m"], missing = true }
+        [tables.visits]
+        role = "visit"
+        columns.code = { kind = "code", missing = true }
+    """)
+    n, rng = 2_000, np.random.default_rng(0)
+    sex = rng.integers(0, 2, n)
+    common = np.array([f"K{k}" for k in range(10)])
+    rare = np.array([["R0", "R2", "R2"], ["R1", "R2", "R3"]])  # R0, R1, R3: of one sex alone
+    code = np.where(rng.random(n) < 0.8, rng.choice(common, n), rare[sex, rng.integers(0, 3, n)])
+    subject = np.arange(n) + 1
+    named = pl.Series("sex", [["w", "m"][s] for s in sex]).scatter(np.arange(0, n, 50).tolist(), None)
+    patients = pl.DataFrame({"subject_id": subject}).with_columns(named)
+    visits = pl.DataFrame({"subject_id": subject, "visit_id": subject, "time": np.zeros(n, int), "code": code})
+    cohort = Cohort.build(schema, {"patients": patients, "visits": visits})
+    codec = Codec.fit(cohort, Layout(static=True, sequence=True), max_codes=10)
+    codec = Codec.from_json(schema, json.loads(json.dumps(codec.to_json())))
+    drawn = codec.decode(codec.encode(cohort, rng=Rng(1)), rng=Rng(2), ids=subject).tables
+    both = drawn["visits"].join(drawn["patients"], on="subject_id")
+    count = {key: len(rows) for key, rows in both.group_by("code", "sex")}
+    for only, other in (("R0", "m"), ("R1", "w"), ("R3", "w")):
+        assert (only, other) not in count
+    truth = {
+        key: len(rows) for key, rows in cohort.tables["visits"].join(patients, on="subject_id").group_by("code", "sex")
+    }
+    for key in (("R0", "w"), ("R1", "m"), ("R2", "w"), ("R2", "m"), ("R3", "m")):
+        assert count[key] == pytest.approx(truth[key], rel=0.35)

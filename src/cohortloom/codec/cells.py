@@ -28,6 +28,7 @@ from cohortloom.schema import Category, Code, Column, Count, Flag, Identifier, N
 
 __all__ = ["RESERVED_LEVELS", "Cell", "draw_levels"]
 
+_NEVER, _SURELY, _ROWS = -30.0, 5.0, 20_000
 RESERVED_LEVELS = ("<missing>", "<rare>")
 _FLAG = ("false", "true")
 Part = Literal["", "days", "rest", "shared"]
@@ -42,6 +43,7 @@ class Cell:
         kind: "number", "category" or "time".
         levels: Levels with an id of their own, in id order (the two reserved ids not among them).
         rare, rare_share: Levels that RARE stands for, and their shares.
+        rare_lift: What each fact of the patient adds to the log share of each of them.
         decimals, low, high: Grid and bounds of a number.
         grid: Grid of a time [ticks].
         always: Is no cell empty?
@@ -60,6 +62,7 @@ class Cell:
     levels: tuple[str, ...] = ()
     rare: tuple[str, ...] = ()
     rare_share: tuple[float, ...] = ()
+    rare_lift: tuple[tuple[float, ...], ...] = ()
     decimals: int | None = None
     low: float | None = None
     high: float | None = None
@@ -175,11 +178,12 @@ class Cell:
         observed: np.ndarray,
         reference: np.ndarray,
         draw: np.random.Generator,
+        facts: np.ndarray | None = None,
     ) -> pl.Series:
-        """Cells of raw numbers, in the dtype of the column."""
+        """Cells of raw numbers, in the dtype of the column; `facts` of each row's patient tell rare levels apart."""
         spec = schema.tables[self.table].columns[self.column]
         if self.kind == "category":
-            return self._decode_levels(spec, values, observed, draw)
+            return self._decode_levels(spec, values, observed, draw, facts)
         observed = observed & np.isfinite(values)
         if self.kind == "time":
             days = np.where(observed, self.law.sane(values) if self.law else values, 0.0)
@@ -210,18 +214,48 @@ class Cell:
         return pl.select(pl.when(pl.Series(observed)).then(series).alias(self.column)).to_series()
 
     def _decode_levels(
-        self, spec: Column, values: np.ndarray, observed: np.ndarray, draw: np.random.Generator
+        self,
+        spec: Column,
+        values: np.ndarray,
+        observed: np.ndarray,
+        draw: np.random.Generator,
+        facts: np.ndarray | None,
     ) -> pl.Series:
         ids = np.where(observed & np.isfinite(values), np.round(np.nan_to_num(values)), MISSING).astype(np.int64)
         ids = np.clip(ids, 0, 1 + len(self.levels))
         names = np.array(["", "", *self.levels, *self.rare], dtype=object)
-        drawn = draw_levels(self.rare_share, int((ids == RARE).sum()), draw)
+        if self.rare_lift and facts is not None:
+            drawn = self._rare_of(facts[ids == RARE], draw)
+        else:
+            drawn = draw_levels(self.rare_share, int((ids == RARE).sum()), draw)
         ids[ids == RARE] = np.where(drawn < 0, MISSING, 2 + len(self.levels) + drawn)
         if not self.rare and isinstance(spec, Flag):
             text = pl.Series(self.column, ids == 3)
         else:
             text = pl.Series(self.column, names).gather(ids)
         return pl.select(pl.when(pl.Series(ids != MISSING)).then(text).alias(self.column)).to_series()
+
+    def _rare_of(self, facts: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        """Places of rare levels, one for each row of facts."""
+        base, lift = np.log(np.asarray(self.rare_share) / sum(self.rare_share)), np.asarray(self.rare_lift).T
+        parts = np.array_split(facts, max(1, -(-len(facts) // _ROWS)))
+        found = [(base + part @ lift + draw.gumbel(size=(len(part), len(base)))).argmax(1) for part in parts]
+        return np.concatenate(found)
+
+    def told(self, series: pl.Series, facts: np.ndarray) -> Cell:
+        """The same with what facts (row x fact, 0 or 1) say of rare levels: log ratios of observed to expected rows.
+        What never met though `_SURELY` rows were expected never will."""
+        if self.kind != "category" or not self.rare or set(self.rare) & set(self.levels) or not facts.shape[1]:
+            return self
+        place = series.cast(pl.String).replace_strict(list(self.rare), range(len(self.rare)), default=-1).to_numpy()
+        rows = np.flatnonzero(place >= 0)
+        if not len(rows):
+            return self
+        both = np.zeros((len(self.rare), facts.shape[1]))
+        np.add.at(both, place[rows], facts[rows])
+        chance = np.outer(np.bincount(place[rows], minlength=len(self.rare)), facts[rows].mean(0))
+        lift = np.where((both == 0) & (chance >= _SURELY), _NEVER, np.log((both + 1) / (chance + 1)))
+        return replace(self, rare_lift=tuple(map(tuple, np.round(lift, 1).tolist())))  # no count can be read off
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
@@ -237,6 +271,7 @@ class Cell:
         law = state.pop("law")
         for key in ("levels", "rare", "rare_share"):
             state[key] = tuple(state[key])
+        state["rare_lift"] = tuple(map(tuple, state["rare_lift"]))
         return cls(**state, law=QuantileTransform.from_json(law) if law else None)
 
 

@@ -137,7 +137,7 @@ class Codec:
                     **kwargs,
                 )
             )
-        codec = replace(codec, **learned)._fit_derived(cohort, steps)
+        codec = replace(codec, **learned)._fit_derived(cohort, steps)._tell_rare(cohort, steps)
         return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
 
     def _fit_derived(self, cohort: Cohort, steps: Steps) -> Codec:
@@ -155,6 +155,13 @@ class Codec:
         tables = {name: frames[name] for name in self.schema.statics}
         statics = anchored(self.schema, self.statics, tables, self.times.origins(steps), fixed, k_min=self.k_min)
         return replace(self, derived=laws, statics=statics, notes=self.notes | notes)
+
+    def _tell_rare(self, cohort: Cohort, steps: Steps) -> Codec:
+        """The same codec with what patients' levels say of rare levels of the visit table."""
+        if steps.frame is None or not self.layout.static or not any(cell.rare for cell in self.visits):
+            return self
+        facts = self._about_patients(self._encode_static(cohort, steps, Rng(0)), len(steps.length))[steps.subject]
+        return replace(self, visits=tuple(cell.told(steps.frame[cell.column], facts) for cell in self.visits))
 
     def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
         """The same codec with its event tables."""
@@ -319,7 +326,7 @@ class Codec:
         visits = None
         if self.layout.sequence and encoded.sequence is not None and self.schema.visit_table is not None:
             visits = tables[self.schema.visit_table] = self._decode_visits(
-                encoded.sequence, steps, ids, {n: f.to_dict() for n, f in tables.items() if n not in self.absent}, rng
+                encoded, steps, ids, {n: f.to_dict() for n, f in tables.items() if n not in self.absent}, rng
             )
         tables |= self._decode_events(encoded, steps, visits, tables, ids, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
@@ -385,10 +392,12 @@ class Codec:
         return Cohort.build(self.schema, tables, signals=cohort.signals, origin=cohort.origin)
 
     def _decode_visits(
-        self, part: SequenceArrays, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]], rng: Rng
+        self, encoded: Encoded, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]], rng: Rng
     ) -> pl.DataFrame:
         """The visit table, one row per step."""
-        name = self.schema.visit_table or ""
+        name, part, facts = self.schema.visit_table or "", encoded.sequence, None
+        if any(cell.rare_lift for cell in self.visits) and self.layout.static and encoded.static is not None:
+            facts = self._about_patients(encoded.static, len(ids))[steps.subject]
         visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
         columns = {
             "subject_id": pl.Series("subject_id", ids[steps.subject]),
@@ -397,7 +406,7 @@ class Codec:
         }
         at = {feature.name: j for j, feature in enumerate(part.features)}
         for column in self.schema.tables[name].columns:
-            columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng)
+            columns[column] = self._decode_column(self.visits, name, column, part, at, steps.time, visit, rng, facts)
         laws = tuple(law for law in self.derived if law.path.partition(".")[0] == name)
         frames = statics | {name: columns}
         write_visits(self.schema, laws, self.visits, self.statics, frames, steps, rng.child("derived").numpy)
@@ -456,6 +465,7 @@ class Codec:
         reference: np.ndarray,
         row_ids: np.ndarray,
         rng: Rng,
+        facts: np.ndarray | None = None,
     ) -> pl.Series:
         """Cells of one static or visit column; identifiers are made anew where they may not be empty."""
         cell = next((c for c in cells if c.table == table and c.column == column and c.part in ("", "rest")), None)
@@ -471,7 +481,7 @@ class Codec:
         if cell.part:
             days, known = (x[:, at[f"{table}.{column}.days"]] for x in (part.values, part.observed))
             values, observed = values + np.round(days), observed & known
-        series = cell.decode(self.schema, values, observed, reference, draw)
+        series = cell.decode(self.schema, values, observed, reference, draw, facts)
         if cell.shared is None:
             return series
         ticks, known = ticks_of(series)
