@@ -242,18 +242,29 @@ class Cell:
         found = [(base + part @ lift + draw.gumbel(size=(len(part), len(base)))).argmax(1) for part in parts]
         return np.concatenate(found)
 
-    def told(self, series: pl.Series, facts: np.ndarray) -> Cell:
-        """The same with what facts (row x fact, 0 or 1) say of rare levels: log ratios of observed to expected rows.
-        What never met though `_SURELY` rows were expected never will."""
-        if self.kind != "category" or not self.rare or set(self.rare) & set(self.levels) or not facts.shape[1]:
-            return self
+    @property
+    def hides(self) -> bool:
+        """Does RARE stand for levels without an id?"""
+        return self.kind == "category" and bool(self.rare) and not set(self.rare) & set(self.levels)
+
+    def told(self, series: pl.Series, subject: np.ndarray, facts: np.ndarray) -> Cell:
+        """The same with what patients' facts say of rare levels: log ratios of observed to expected rows.
+
+        What never met though `_SURELY` rows were expected never will.
+
+        Args:
+            series: Training cells.
+            subject: Patient of each.
+            facts: Patient x fact, 0 or 1.
+        """
         place = series.cast(pl.String).replace_strict(list(self.rare), range(len(self.rare)), default=-1).to_numpy()
         rows = np.flatnonzero(place >= 0)
         if not len(rows):
             return self
+        place, held = place[rows], facts[subject[rows]]
         both = np.zeros((len(self.rare), facts.shape[1]))
-        np.add.at(both, place[rows], facts[rows])
-        chance = np.outer(np.bincount(place[rows], minlength=len(self.rare)), facts[rows].mean(0))
+        np.add.at(both, place, held)
+        chance = np.outer(np.bincount(place, minlength=len(self.rare)), held.mean(0))
         lift = np.where((both == 0) & (chance >= _SURELY), _NEVER, np.log((both + 1) / (chance + 1)))
         return replace(self, rare_lift=tuple(map(tuple, np.round(lift, 1).tolist())))  # no count can be read off
 

@@ -158,10 +158,11 @@ class Codec:
 
     def _tell_rare(self, cohort: Cohort, steps: Steps) -> Codec:
         """The same codec with what patients' levels say of rare levels of the visit table."""
-        if steps.frame is None or not self.layout.static or not any(cell.rare for cell in self.visits):
+        if steps.frame is None or not self.layout.static or not any(cell.hides for cell in self.visits):
             return self
-        facts = self._about_patients(self._encode_static(cohort, steps, Rng(0)), len(steps.length))[steps.subject]
-        return replace(self, visits=tuple(cell.told(steps.frame[cell.column], facts) for cell in self.visits))
+        facts, frame = self._about_patients(self._encode_static(cohort, steps, Rng(0)), len(steps.length)), steps.frame
+        told = (c.told(frame[c.column], steps.subject, facts) if c.hides else c for c in self.visits)
+        return replace(self, visits=tuple(told))
 
     def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
         """The same codec with its event tables."""
