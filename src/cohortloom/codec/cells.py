@@ -23,12 +23,13 @@ import polars as pl
 
 from cohortloom.codec.clock import DAY, floor_to, grid_of, round_to, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform, decimals_of
+from cohortloom.codec.rare import lifts
 from cohortloom.codec.tensors import MISSING, RARE, Feature
 from cohortloom.schema import Category, Code, Column, Count, Flag, Identifier, Number, Ordinal, Schema, Timestamp
 
 __all__ = ["RESERVED_LEVELS", "Cell", "draw_levels"]
 
-_NEVER, _SURELY, _ROWS = -30.0, 5.0, 20_000
+_ROWS = 20_000
 RESERVED_LEVELS = ("<missing>", "<rare>")
 _FLAG = ("false", "true")
 Part = Literal["", "days", "rest", "shared"]
@@ -248,9 +249,7 @@ class Cell:
         return self.kind == "category" and bool(self.rare) and not set(self.rare) & set(self.levels)
 
     def told(self, series: pl.Series, subject: np.ndarray, facts: np.ndarray) -> Cell:
-        """The same with what patients' facts say of rare levels: log ratios of observed to expected rows.
-
-        What never met though `_SURELY` rows were expected never will.
+        """The same with what patients' facts say of rare levels.
 
         Args:
             series: Training cells.
@@ -265,8 +264,9 @@ class Cell:
         both = np.zeros((len(self.rare), facts.shape[1]))
         np.add.at(both, place, held)
         chance = np.outer(np.bincount(place, minlength=len(self.rare)), held.mean(0))
-        lift = np.where((both == 0) & (chance >= _SURELY), _NEVER, np.log((both + 1) / (chance + 1)))
-        return replace(self, rare_lift=tuple(map(tuple, np.round(lift, 1).tolist())))  # no count can be read off
+        return replace(
+            self, rare_lift=tuple(map(tuple, np.round(lifts(both, chance), 1).tolist()))
+        )  # no count can be read off
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""

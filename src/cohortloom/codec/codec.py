@@ -137,8 +137,10 @@ class Codec:
                     **kwargs,
                 )
             )
-        codec = replace(codec, **learned)._fit_derived(cohort, steps)._tell_rare(cohort, steps)
-        return codec._fit_events(cohort, steps, max_codes=max_codes, **kwargs)
+        codec = replace(codec, **learned)._fit_derived(cohort, steps)
+        static = codec._encode_static(cohort, steps, Rng(0)) if layout.static else None
+        about = codec._about_patients(static, len(ids))
+        return codec._tell_rare(steps, about)._fit_events(cohort, steps, about, max_codes=max_codes, **kwargs)
 
     def _fit_derived(self, cohort: Cohort, steps: Steps) -> Codec:
         """The same codec with the laws between columns."""
@@ -156,15 +158,17 @@ class Codec:
         statics = anchored(self.schema, self.statics, tables, self.times.origins(steps), fixed, k_min=self.k_min)
         return replace(self, derived=laws, statics=statics, notes=self.notes | notes)
 
-    def _tell_rare(self, cohort: Cohort, steps: Steps) -> Codec:
+    def _tell_rare(self, steps: Steps, about: np.ndarray) -> Codec:
         """The same codec with what patients' levels say of rare levels of the visit table."""
-        if steps.frame is None or not self.layout.static or not any(cell.hides for cell in self.visits):
+        if steps.frame is None or not self.layout.static:
             return self
-        facts, frame = self._about_patients(self._encode_static(cohort, steps, Rng(0)), len(steps.length)), steps.frame
-        told = (c.told(frame[c.column], steps.subject, facts) if c.hides else c for c in self.visits)
+        frame = steps.frame
+        told = (c.told(frame[c.column], steps.subject, about) if c.hides else c for c in self.visits)
         return replace(self, visits=tuple(told))
 
-    def _fit_events(self, cohort: Cohort, steps: Steps, *, k_min: int, max_codes: int | None, bounds: str) -> Codec:
+    def _fit_events(
+        self, cohort: Cohort, steps: Steps, about: np.ndarray, *, k_min: int, max_codes: int | None, bounds: str
+    ) -> Codec:
         """The same codec with its event tables."""
         schema, folds, notes = self.schema, [], dict(self.notes)
         ends = self._ends(steps.frame)
@@ -173,9 +177,6 @@ class Codec:
         limit = None
         if steps.frame is None and schema.clock != "order":
             limit = self.width / ticks_per_day(schema)
-        about = self._about_patients(
-            self._encode_static(cohort, steps, Rng(0)) if self.layout.static else None, len(steps.length)
-        )
         for name, table in schema.events.items():
             frame = cohort.tables[name]
             grid = 1
@@ -324,12 +325,12 @@ class Codec:
         tables: dict[str, pl.DataFrame] = {}
         if self.layout.static and encoded.static is not None:
             tables |= self._decode_static(encoded.static, steps, ids, rng)
-        visits = None
+        visits, about = None, self._about_patients(encoded.static if self.layout.static else None, n)
         if self.layout.sequence and encoded.sequence is not None and self.schema.visit_table is not None:
-            visits = tables[self.schema.visit_table] = self._decode_visits(
-                encoded, steps, ids, {n: f.to_dict() for n, f in tables.items() if n not in self.absent}, rng
-            )
-        tables |= self._decode_events(encoded, steps, visits, tables, ids, rng)
+            statics = {name: frame.to_dict() for name, frame in tables.items() if name not in self.absent}
+            visits = self._decode_visits(encoded.sequence, steps, ids, statics, about, rng)
+            tables[self.schema.visit_table] = visits
+        tables |= self._decode_events(encoded, steps, visits, tables, ids, about, rng)
         return Cohort.build(self.schema, tables, origin=Origin("synthetic", "codec"))
 
     def step_times(self, encoded: Encoded, rng: Rng, *, ids: np.ndarray) -> np.ndarray:
@@ -393,12 +394,12 @@ class Codec:
         return Cohort.build(self.schema, tables, signals=cohort.signals, origin=cohort.origin)
 
     def _decode_visits(
-        self, encoded: Encoded, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]], rng: Rng
-    ) -> pl.DataFrame:
+        self, part: SequenceArrays, steps: Steps, ids: np.ndarray, statics: dict[str, dict[str, pl.Series]],
+        about: np.ndarray, rng: Rng,
+    ) -> pl.DataFrame:  # fmt: skip
         """The visit table, one row per step."""
-        name, part, facts = self.schema.visit_table or "", encoded.sequence, None
-        if any(cell.rare_lift for cell in self.visits) and self.layout.static and encoded.static is not None:
-            facts = self._about_patients(encoded.static, len(ids))[steps.subject]
+        name = self.schema.visit_table or ""
+        facts = about[steps.subject] if any(cell.rare_lift for cell in self.visits) else None
         visit = ids[steps.subject] * _VISITS_PER_SUBJECT + part.position + 1
         columns = {
             "subject_id": pl.Series("subject_id", ids[steps.subject]),
@@ -420,11 +421,11 @@ class Codec:
         visits: pl.DataFrame | None,
         statics: dict[str, pl.DataFrame],
         ids: np.ndarray,
+        about: np.ndarray,
         rng: Rng,
     ) -> dict[str, pl.DataFrame]:
         """The event tables whose features the arrays hold."""
         tables, ends = {}, self._ends(visits)
-        about = self._about_patients(encoded.static if self.layout.static else None, len(ids))
         origin = self.times.origins(steps, encoded.static if self.layout.static else None)
         for fold in self.folds:
             part = encoded.static if fold.per_subject else encoded.sequence

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-__all__ = ["NO_CODE", "RareLaw", "beginnings", "told"]
+__all__ = ["NO_CODE", "RareLaw", "beginnings", "lifts", "told"]
 
 #: What stands for an empty cell in a list of codes.
 NO_CODE = "<missing>"
@@ -105,8 +105,6 @@ class RareLaw:
         used = here.any(1) | (facts.any(1) if facts.shape[1] else False)
         both, size = here.T @ facts, max(int(used.sum()), 1)
         chance = np.outer(here.sum(0), facts[used].sum(0)) / size
-        lift = np.log((both + 1) / (chance + 1))
-        lift = np.where((both == 0) & (chance >= _SURELY), _NEVER, lift)
         first = np.concatenate([[True], subject[1:] != subject[:-1]]) if n else np.zeros(0, bool)
         past = _past(here, first)
         follow, could = (here * past).sum(0), past.sum(0)
@@ -114,7 +112,7 @@ class RareLaw:
         pooled = follow.sum() / max(float((past * rate).sum()), 1e-9)
         before = np.log((follow + pooled * 2 + 1e-6) / (could * rate + 2)) if n else np.zeros(n_codes)
         again = 1 - here.sum() / max(len(owner), 1)
-        return cls(lift, np.clip(before, 0.0, 8.0), float(again))
+        return cls(lifts(both, chance), np.clip(before, 0.0, 8.0), float(again))
 
     def draw(
         self,
@@ -179,6 +177,12 @@ class RareLaw:
     def from_json(cls, state: Mapping[str, Any]) -> RareLaw:
         before = np.asarray(state["before"], float)
         return cls(np.asarray(state["lift"], float).reshape(len(before), state["facts"]), before, state["again"])
+
+
+def lifts(both: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Log ratios of rows that hold a rare code and a fact to what chance gives; of what never met, though chance would
+    give `_SURELY`, never."""
+    return np.where((both == 0) & (chance >= _SURELY), _NEVER, np.log((both + 1) / (chance + 1)))
 
 
 def _past(here: np.ndarray, first: np.ndarray) -> np.ndarray:
