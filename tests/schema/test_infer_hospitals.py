@@ -183,3 +183,21 @@ def test_relatives_and_families_are_no_numbers():
     draft = infer_schema({"family": pl.DataFrame(people | {"SEX": [1, 2, 1] * 100, "height": height})}, name="x")
     found = kinds(draft.schema, "family")
     assert {found[name] for name in ("fid", "pid", "mid")} == {"identifier"}
+
+
+def test_the_event_of_a_survival_pair_is_death_and_no_receptor():
+    """A status of a receptor, known of few, stands before the one of life; the old draft took it for the event."""
+    draw = np.random.default_rng(0)
+    dead = draw.random(200) < 0.4
+    patients = {
+        "patient_id": [f"P{i:03d}" for i in range(200)],
+        "er_status": ["positive" if i % 3 else "negative" if i % 5 else None for i in range(200)],
+        "os_months": draw.exponential(30, 200).round(1) + 0.1,
+        "vital_status": np.where(dead, "Dead", "Alive"),
+    }
+    schema = infer_schema({"patients": pl.DataFrame(patients)}, name="x").schema
+    assert [(s.time, s.event, s.levels) for s in schema.survival] == [
+        ("patients.os_months", "patients.vital_status", ("Dead",))
+    ]
+    without = pl.DataFrame(patients).drop("vital_status")
+    assert not infer_schema({"patients": without}, name="x").schema.survival

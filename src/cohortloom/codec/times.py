@@ -264,7 +264,7 @@ class TimeLaw:
         ticks = np.round(np.nan_to_num(apart) * per_day).astype(np.int64) + begin
         if self.outside.hours and (self.limit is None or self.limit * per_day > self.grid):  # a step is no moment
             moved = floor_to(ticks, DAY) + self.outside.ticks(draw.random(n))
-            fits = (moved > begin) & (~has_next | (moved < following))
+            fits = (moved > begin) & (~has_next | (moved < following)) & (ticks != begin)  # what shares a time does so
             ticks = np.where(~near & np.where(early, moved < start, fits), moved, ticks)
         ticks = floor_to(ticks, self.grid)
         late = has_next & (ticks >= floor_to(following, self.grid))

@@ -715,19 +715,17 @@ class _Drafter:
                 ),
                 None,
             )
-            event = next(
-                (
-                    c
-                    for c, k in columns.items()
-                    if re.search(r"status|death|died|event|deceased", c) and k["kind"] in ("flag", "category")
-                ),
-                None,
-            )
+            known = [
+                c
+                for c, k in columns.items()
+                if k["kind"] in ("flag", "category") and (k["kind"] == "flag" or self.missing_share(name, c) < 0.3)
+            ]
+            event = next((c for words in _EVENTS for c in known if re.search(words, c)), None)
             if time is None or event is None:
                 continue
             pair: dict[str, Any] = {"time": f"{name}.{time}", "event": f"{name}.{event}"}
             if columns[event]["kind"] == "category":
-                pair["levels"] = [v for v in columns[event]["levels"] if v not in ("0", "alive", "censored")]
+                pair["levels"] = [v for v in columns[event]["levels"] if v.lower() not in _NO_EVENT]
                 self.notes["survival", 0] = (
                     "A guess, from the names. Which levels are the event? Those but the censored were taken."
                 )
@@ -739,6 +737,13 @@ class _Drafter:
 
 
 GENERAL = MARKS
+#: What a survival pair's event is called, the surest words first (a receptor has a status too), and what is none.
+_EVENTS = (
+    r"death|died|dead|deceased|vital|mortality",
+    r"event|relapse|recurrence",
+    r"^((fu|follow_?up|os|pfs|dfs|end|last|final)_)?status$",
+)
+_NO_EVENT = {"0", "alive", "living", "censored", "lost", "no", "none"}
 _OFFSET = re.compile(r"offset$|[a-z](ed|en)_?at$|^(start|stop|end)$|^date_?of")
 #: Codes of what is given at any time, so their rows are no visits.
 _GIVEN = re.compile(r"drug|pharma|medic|prod|atc|ndc")
