@@ -24,7 +24,7 @@ __all__ = ["MEASURES", "evaluate"]
 MEASURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "marginal": (("marginal", "dates"), ()),
     "missingness": (("missingness",), ()),
-    "association": (("association",), ()),
+    "association": (("association", "never"), ()),
     "temporal": (("temporal",), ()),
     "codes": (("codes",), ()),
     "detection": (("detection",), ("detection",)),

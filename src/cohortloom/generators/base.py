@@ -213,7 +213,7 @@ class Generator(ABC):
             progress: Called with (done, total, note).
 
         Returns:
-            Exactly `n_subjects` patients with ids 1, 2, ...; origin notes count repaired and redrawn patients.
+            Exactly `n_subjects` patients with ids 1, 2, ...; origin notes count repaired, redrawn and avoided patients.
 
         Raises:
             NotFittedError: fit or load first.
@@ -346,6 +346,10 @@ class Generator(ABC):
         """Drawn patients as a cohort with these ids."""
         fixed = given is not None or any(_is_date(self.schema_, name) for name in condition.values)
         return self.codec_.decode(drawn, rng.child("decode"), ids=ids, dates="later" if fixed else "free")
+
+    def avoided(self, drawn: Cohort) -> pl.Series:
+        """Ids of drawn patients that are drawn again if that helps."""
+        return drawn.subjects.clear()
 
     def _origin(self, seed: int, notes: dict[str, Any]) -> Origin:
         return Origin("synthetic", self.name, seed=seed, version=__version__, notes=notes)

@@ -1,8 +1,9 @@
 """Generators of records that choose each patient among several of their own draws.
 
 After training, drawn patients are compared with training patients (`density_ratio`). Where they are told apart,
-`sample` draws a patient again until a draw is accepted; elsewhere nothing changes. Likelihoods, continuations
-and filled cells are those of the model without the choice.
+`sample` draws a patient again until a draw is accepted; elsewhere nothing changes. Patients with a pair of values that
+no training patient has, though chance would show it (`cohort.pairs`), are drawn again as well: a network gives a small
+share to everything. Likelihoods, continuations and filled cells are those of the model without the choice.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
+from cohortloom.cohort.pairs import Never
 from cohortloom.errors import FileFormatError, Problem, SettingsError
 from cohortloom.generators.base import Run
 from cohortloom.generators.condition import Condition
@@ -55,7 +58,7 @@ class ChoosingGenerator(TorchGenerator):
             raise SettingsError(f"{self.name}: candidates must be at least 1.")
 
     def _learn(self, cohort: Cohort, rng: Rng, run: Run) -> None:
-        self.ratio_ = None
+        self.ratio_, self.never_ = None, Never.of(cohort)
         wanted = self.candidates != 1 and cohort.n_subjects >= FEWEST and not self.needs_given
         seconds = None if run.minutes is None else 60 * run.minutes
         if not wanted or (seconds is not None and seconds * SHARE < LEAST):
@@ -105,6 +108,9 @@ class ChoosingGenerator(TorchGenerator):
 
         return chosen(ratio, ids, draw, rng.child("choice"))
 
+    def avoided(self, drawn: Cohort) -> pl.Series:
+        return self.never_.held_by(drawn)
+
     @property
     def notes(self) -> dict[str, int]:
         ratio = getattr(self, "ratio_", None)
@@ -113,7 +119,7 @@ class ChoosingGenerator(TorchGenerator):
     def _write(self, folder: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
-        facts = super()._write(folder)
+        facts = {**super()._write(folder), "never": self.never_.to_json()}
         if self.ratio_ is None:
             return facts
         save_file(self.ratio_.trees.tensors(), folder / "density_ratio.safetensors")
@@ -125,6 +131,11 @@ class ChoosingGenerator(TorchGenerator):
 
         super()._read(folder, facts, schema)
         self.ratio_, known = None, facts.get("density_ratio")
+        try:
+            self.never_ = Never.from_json(facts["never"])
+        except (KeyError, TypeError, ValueError):
+            problem = Problem("never", "model.json", "pairs do not fit the model", "Save the model again.")
+            raise FileFormatError("", [problem]) from None
         if known is None:
             return
         try:

@@ -3,6 +3,9 @@
 The codec can't express most breaches; what is left is repaired (the smallest change: a clipped bound, a sorted pair),
 and patients whom no repair helps are drawn again, up to a limit. Both are counted: a generator that needs either often
 has not learned the rule.
+
+A generator may name patients it had better not draw (`Generator.avoided`). They are drawn again too, but only a few
+times: what is left of them then is what the generator believes.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["REDRAWS", "draw_valid", "with_statics"]
 
-#: Times a patient may be drawn again.
-REDRAWS = 20
+#: Times a patient may be drawn again: for a rule, and for what the generator avoids.
+REDRAWS, AVOIDING = 20, 3
 
 
 def draw_valid(
@@ -34,18 +37,23 @@ def draw_valid(
     """The patients of a shard, each keeping every rule of severity "error" and every condition.
 
     Returns:
-        (cohort with ids `shard.ids`, counts of "repaired subjects" and "redrawn subjects" that are not 0).
+        (cohort with ids `shard.ids`, counts of "repaired subjects", "redrawn subjects" and "avoided subjects" (redrawn
+        ones that break no rule) that are not 0).
 
     Raises:
         SamplingError: some patients still break a rule after `REDRAWS` redraws.
     """
     ids, kept = shard.ids, []
-    notes = {"repaired subjects": 0, "redrawn subjects": 0}
+    notes = {"repaired subjects": 0, "redrawn subjects": 0, "avoided subjects": 0}
     part = None
     for attempt in range(REDRAWS + 1):
         upstream = None if given is None else given.select(given.subjects.gather(ids - shard.start - 1))
         part, n_repaired = _one_draw(generator, ids, rng.child(attempt), condition, upstream)
         broken = pl.concat([rules.broken_subjects(part), condition.unmet(part)]).unique()
+        if attempt < AVOIDING:
+            avoided = generator.avoided(part)
+            notes["avoided subjects"] += (~avoided.is_in(broken.implode())).sum()
+            broken = pl.concat([broken, avoided]).unique()
         good = part.subjects.filter(~part.subjects.is_in(broken.implode()))
         kept.append(part.select(good) if good.len() < part.n_subjects else part)
         ids = np.setdiff1d(ids, good.to_numpy())
