@@ -96,3 +96,40 @@ def test_every_kind_is_documented_by_an_example_that_reads():
             shown.add(kind)
     written = {kind for kind, rule in KINDS.items() if rule.__module__ != "cohortloom.rules.waveform"}
     assert written <= shown
+
+
+def test_a_course_that_outlasts_its_end_is_cut_there_and_does_not_pile_up():
+    """Visits and what hangs on them on days 0, 10, ..., 50; born on day 15 and dead on day 32: the nearest moments move
+    to these days, those beyond are dropped."""
+    schema = Schema.model_validate(
+        {
+            "name": "s",
+            "clock": "offset",
+            "tables": {
+                "p": {"role": "static", "columns": {"birth": {"kind": "timestamp"}, "death": {"kind": "timestamp"}}},
+                "v": {"role": "visit", "columns": {"n": {"kind": "count"}}},
+                "e": {"role": "event", "parent": "v", "columns": {"n": {"kind": "count"}}},
+            },
+            "rules": [
+                {"kind": "before", "first": "p.birth", "then": "v.time"},
+                {"kind": "before", "first": "v.time", "then": "p.death"},
+                {"kind": "before", "first": "e.time", "then": "p.death"},
+                {"kind": "before", "first": "p.birth", "then": "e.time"},
+            ],
+        }
+    )
+    day = timedelta(days=1)
+    birth, death = [15 * day, None], [32 * day, None]
+    patients = pl.DataFrame(
+        {"subject_id": [1, 2], "birth": birth, "death": death}, schema_overrides={"birth": pl.Duration}
+    )
+    time = [k * 10 * day for k in range(6)] * 2
+    visits = pl.DataFrame({"subject_id": [1] * 6 + [2] * 6, "visit_id": range(12), "time": time, "n": [*range(6)] * 2})
+    cohort = Cohort.build(schema, {"p": patients, "v": visits, "e": visits})
+    mended = repair(cohort, Rng(0))
+    assert not check(mended)
+    for name in ("v", "e"):
+        mine = mended.tables[name].filter(pl.col("subject_id") == 1)
+        assert mine["n"].to_list() == [1, 2, 3, 4]
+        assert mine["time"].to_list() == [15 * day, 20 * day, 30 * day, 32 * day]
+        assert mended.tables[name].filter(pl.col("subject_id") == 2).height == 6

@@ -1,8 +1,10 @@
 """Rules about time: order of moments, the end of follow-up, granularity, events inside their visit.
 
 A moment is the `time` of a row or a column of kind timestamp, on the clock of the schema. A missing moment breaks
-nothing. Time that lies too early or late is moved to the bound (the smallest change); only what happens after the end
-of follow-up goes, since a dead patient's record at the moment of death would be a new fact, not a repaired one.
+nothing. Time that lies too early or late is moved to the bound (the smallest change). Of several moments of a patient
+beyond a date of theirs only the nearest is moved, since a course that outlasts a drawn death ends there and does not
+pile up on that day. What happens after the end of follow-up goes: a dead patient's record at the moment of death would
+be a new fact, not a repaired one.
 """
 
 from collections.abc import Iterator
@@ -101,8 +103,22 @@ class Before(Rule):
             return put(cohort, table, cohort.tables[table].with_columns(pair), sort=True)
         if self.strict:
             return empty(cohort, finding)
+        if (beyond := self._beyond(cohort, finding)).any():
+            cohort = drop_rows(cohort, table, beyond)
+            return self.mend(cohort, next(self.find(cohort)), rng)
         new = pl.when(broken).then(pl.lit(self._bound(cohort))).otherwise(x)
         return change(cohort, table, finding.column, new, sort=True)
+
+    def _beyond(self, cohort: Cohort, finding: Finding) -> pl.Series:
+        """Of rows beyond a date of the patient, those at other moments than the nearest: moved there they would all
+        stand on one day."""
+        judged, other, upper = self._judged(cohort.schema)
+        if judged != f"{finding.table}.time" or cohort.schema.tables[split_path(other)[0]].role != "static":
+            return finding.broken & False
+        out = pl.when("out").then("time")
+        nearest_out = (out.max() if not upper else out.min()).over("subject_id")
+        frame = cohort.tables[finding.table].select("subject_id", "time", out=finding.broken)
+        return frame.select((pl.col("out") & (pl.col("time") != nearest_out)).fill_null(False)).to_series()
 
 
 class After(Before):
