@@ -213,6 +213,23 @@ def test_progress_and_checkpoints_do_not_change_the_result(tmp_path):
     assert 0 < done <= total and "loss" in note and "rate" in note and "left" in note
 
 
+def test_checkpoints_of_a_short_run_come_early_and_seldom(monkeypatch, tmp_path):
+    """Asked each half second: after 2 s, then each time the run has lasted half as long again, at most 30 s apart."""
+    from cohortloom.training import loop
+
+    clock, written = [0.0], []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop, "write_checkpoint", lambda *_: written.append(clock[0]))
+    net = torch.nn.Linear(1, 1)
+    run = loop._Run(net, [], Training(), Rng(0), None, None, tmp_path / "state", "one", began=0.0, written=0.0)
+    for tick in range(400):
+        clock[0] = tick / 2
+        run.write("phase", loop.Snapshot({}, {}), least=30.0)
+    gaps = np.diff([0.0, *written])
+    assert written[0] == 2.0 and len([t for t in written if t <= 60]) <= 8
+    assert all(gap <= max(2.0, min(30.0, t / 2 + 0.5)) for gap, t in zip(gaps, written)) and gaps.max() == 30.0
+
+
 def test_a_minutes_budget_ends_the_run():
     _, history = fitted(Training(steps=10**7, patience=0), minutes=0.01)
     assert history.of("end")[0]["why"] == "time"

@@ -39,6 +39,8 @@ __all__ = ["train"]
 
 Progress = Callable[[float, float, str], None]
 
+FIRST = 2.0  #: The earliest checkpoint, and the least time between two [s].
+
 
 def train(
     net: torch.nn.Module,
@@ -124,8 +126,9 @@ class _Run:
         return names.index(facts["phase"]), Snapshot(rest, facts["state"])
 
     def write(self, phase: str, snapshot: Snapshot, *, least: float) -> None:
-        """Write the snapshot if the last one is older than `least` seconds."""
-        if self.checkpoint is None or time.monotonic() - self.written < least:
+        """Write the snapshot if the last one is older than `least` seconds, or than half of a short run and `FIRST`."""
+        due = min(least, max(FIRST, self.elapsed / 2))
+        if self.checkpoint is None or time.monotonic() - self.written < due:
             return
         tensors = dict(snapshot.tensors) | {f"net/{n}": v for n, v in self.net.state_dict().items()}
         facts = {

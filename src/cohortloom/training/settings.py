@@ -43,7 +43,8 @@ class Training:
         evaluate_every: Steps between evaluations.
         patience: Evaluations without gain before a phase ends; 0 never ends early.
         threads: Torch threads; None: one below a million parameters, else as set outside.
-        checkpoint_seconds: Least time between two checkpoints [s]. Does not change the result.
+        checkpoint_seconds: Least time between two checkpoints of a long run [s]; a short one writes its first after
+            2 s and the next each time it has lasted half as long again. Does not change the result.
         retries: Times a phase may go back to its last good state, each time with half the rate.
     """
 
