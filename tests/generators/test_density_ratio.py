@@ -9,10 +9,10 @@ import pytest
 from cohortloom import rules
 from cohortloom.cohort import Cohort
 from cohortloom.errors import FileFormatError, SettingsError
-from cohortloom.generators import load
+from cohortloom.generators import density_ratio, load
 from cohortloom.generators.columnar_ar import ColumnarAR
 from cohortloom.generators.condition import Condition
-from cohortloom.generators.density_ratio import DRAWS, MASS, DensityRatio, Trees, _boosting, _bound, chosen
+from cohortloom.generators.density_ratio import DRAWS, MASS, DensityRatio, Trees, _boosting, _bound, _scale, chosen
 from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.testing.checks import assert_same, small_cohort
@@ -152,6 +152,61 @@ def test_missing_values_are_chosen_too():
 def test_one_law_has_no_ratio():
     found = [DensityRatio.fit(patients(400, 0, seed), patients(800, 0, 100 + seed), Rng(seed)) for seed in range(8)]
     assert sum(f is not None for f in found) <= 1
+
+
+def courses(n, seed, *, lasting) -> Cohort:
+    """Visits with a number that lasts (to .7 of its spread) or is drawn anew at each; statics tell how many."""
+    draw = np.random.default_rng(seed)
+    schema = Schema.model_validate(
+        {
+            "name": "plain",
+            "clock": "order",
+            "tables": {
+                "patients": {"role": "static", "columns": {name: {"kind": "number"} for name in "abcdef"}},
+                "visits": {"role": "visit", "parent": "patients", "columns": {"x": {"kind": "number"}}},
+            },
+        }
+    )
+    length = 2 + np.exp(draw.normal(1.5, 0.8, n)).astype(int)
+    subject = np.repeat(np.arange(1, n + 1), length)
+    x = draw.normal(size=len(subject)) * (0.7 if lasting else 1.0)
+    x = x + 0.7 * draw.normal(size=n)[subject - 1] * lasting
+    place = np.arange(len(subject)) - np.repeat(np.cumsum(length) - length, length)
+    visits = pl.DataFrame({"subject_id": subject, "visit_id": np.arange(len(subject)), "time": place, "x": x})
+    stages = {name: np.log(length) + 0.3 * draw.normal(size=n) for name in "abcdef"}
+    patients = pl.DataFrame({"subject_id": np.arange(1, n + 1), **stages})
+    return Cohort.build(schema, {"patients": patients, "visits": visits})
+
+
+def test_chosen_courses_are_as_long_as_those_of_patients(monkeypatch):
+    """The longer a course the surer it shows that its numbers do not last, so bounded weights alone shorten courses."""
+    real, drawn, fresh = (
+        courses(300, 21, lasting=True),
+        courses(600, 22, lasting=False),
+        courses(600, 23, lasting=False),
+    )
+    length = fresh.tables["visits"].group_by("subject_id", maintain_order=True).len()["len"].to_numpy()
+
+    def shortened() -> float:
+        ratio = DensityRatio.fit(real, drawn, Rng(0))
+        weight = np.exp(np.minimum(ratio.log_ratio(fresh), ratio.bound))
+        return float(np.log(length).mean() - np.average(np.log(length), weights=weight))
+
+    assert abs(shortened()) < 0.12  # standard error .03 without weights
+    monkeypatch.setattr(density_ratio, "SIZES", 1)
+    assert shortened() > 0.2
+
+
+@pytest.mark.parametrize(("right", "scale"), [(20, 0.0), (0, 1.0)])
+def test_weights_count_as_far_as_they_bring_summaries_nearer(right, scale):
+    """One summary is wrong in all draws, and least so in some; 20 others have the right law and go with it. Weights
+    that choose these draws bend what is right. Where nothing else is there to bend, they are kept whole."""
+    draw = np.random.default_rng(0)
+    y = np.repeat([0.0, 1.0], [500, 1000])
+    wrong = draw.normal(size=1500) + (4.0 if right else 1.0) * y
+    others = 0.8 * (wrong - (4.0 if right else 1.0) * y)[:, None] + 0.6 * draw.normal(size=(1500, right))
+    log_odds = -3.0 * (wrong[y == 1] - 4.0) if right else 0.5 - wrong[y == 1]
+    assert _scale(np.column_stack([wrong, others]), y, log_odds) == scale
 
 
 def test_harder_to_tell_fewer_draws():
