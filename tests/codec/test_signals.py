@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from cohortloom.codec import signals as module
-from cohortloom.codec.beats import Beats, averaged_beats, find_beats, template_grid
+from cohortloom.codec.beats import Beats, averaged_beats, find_beats, recovery_stretches, template_grid
 from cohortloom.codec.record_context import RecordContext
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import Cohort, SignalSet
@@ -155,6 +155,38 @@ def test_the_averaged_beat_is_the_beat():
     beats = Beats(place, np.zeros((1, 4), bool), np.array([4]))
     mean, ok = averaged_beats(x, np.ones(x.shape, bool), beats, fs)
     assert ok.all() and np.abs(mean[0, 0] - np.exp(-0.5 * np.square(grid * fs / 4.0))).max() < 0.01
+
+
+def test_a_t_wave_that_follows_the_interval_before_is_averaged_at_its_place_behind_a_mean_interval():
+    # QRS at R; T .3 s behind R, stretched away from .05 s by the square root of the interval before over the mean
+    fs, grid = 100.0, template_grid(100.0)
+    rr = np.array([0.8, 0.6, 1.1, 0.7, 0.9, 1.0, 0.6, 0.7])
+    place = np.cumsum(np.append(0.8, rr))[None] * fs
+    real = np.ones(place.shape, bool)
+    grown = np.append(1.0, np.sqrt(rr / rr.mean()))
+    ahead, behind = recovery_stretches(place, real, fs, 0.5)
+    assert np.array_equal(ahead, np.ones_like(ahead)) and behind[0] == pytest.approx(grown)
+    since = np.arange(round(place[0, -1] + fs))[:, None] / fs - place[0] / fs
+    own = np.minimum(since, 0.05) + np.maximum(since - 0.05, 0) / grown
+
+    def wave(t):
+        return np.exp(-0.5 * np.square(t / 0.03)) + 0.3 * np.exp(-0.5 * np.square((t - 0.3) / 0.04))
+
+    x = wave(own).sum(axis=1)[None, None]
+    beats = Beats(place, np.zeros(place.shape, bool), np.array([9]))
+    off = {
+        power: np.abs(
+            averaged_beats(x, np.ones(x.shape, bool), beats, fs, recovery_stretches(place, real, fs, power))[0][0, 0]
+            - wave(grid)
+        )[grid > 0.1].max()
+        for power in (0.0, 0.5)
+    }
+    assert off[0.5] < 0.02 < 0.04 < off[0.0]
+
+
+def test_without_intervals_nothing_stretches():
+    ahead, behind = recovery_stretches(np.array([[50.0, 0.0]]), np.array([[True, False]]), 100.0, 0.5)
+    assert np.array_equal(ahead, [[1, 1]]) and np.array_equal(behind, [[1, 1]])
 
 
 # -- context ---------------------------------------------------------------------------------------------------------

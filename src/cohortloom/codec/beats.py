@@ -10,8 +10,12 @@ Beat k owns the span from R_k - a_k to R_(k+1) - a_(k+1), a = min(.35 s, .4 RR):
 averaged beat is the mean over a record's own normal beats of what each owns, on a grid around R. `render` in
 `nets/beat_train.py` is the way back.
 
+Beats may stretch with the intervals beside them: a T wave is early and narrow behind a short interval, a long breath is
+a slow one.
+
 References:
     Pan, Tompkins (1985). A real-time QRS detection algorithm. IEEE Trans Biomed Eng 32:230.
+    Fridericia (1920). Acta Med Scand 53:469 (QT in proportion to the cube root of the interval before).
 """
 
 from dataclasses import dataclass
@@ -23,15 +27,15 @@ from jaxtyping import Bool, Float, Int
 from cohortloom.cohort import SignalSet
 
 __all__ = [
-    "AFTER", "BEFORE", "Beats", "aligned", "averaged_beats", "band_passed", "find_beats", "stretches_of",
-    "template_grid",
+    "AFTER", "BEFORE", "Beats", "aligned", "averaged_beats", "band_passed", "find_beats", "pulse_stretches",
+    "recovery_stretches", "template_grid",
 ]  # fmt: skip
 
 #: Span of an averaged beat around R [s].
 BEFORE, AFTER = 0.35, 0.65
-#: Beats that stretch with their interval do so from here on, on both sides of R [s], beside this interval [s], within
-#: these bounds.
-CORE, USUAL, LEAST_MOST = 0.05, 0.8, (0.3, 3.0)
+#: Beats that stretch do so from here on, on both sides of R [s]: pulses with an interval over this one [s], the T wave
+#: with one over its record's mean, both within bounds.
+CORE, USUAL, LEAST_MOST, SHORT_LONG = 0.05, 0.8, (0.3, 3.0), (0.4, 2.0)
 _NORMAL = frozenset("NLRejAaSJB.n")
 _CHUNK = 256
 #: Samples on each side that a value between samples is made from.
@@ -92,8 +96,9 @@ def template_grid(fs: float) -> Float[np.ndarray, "point"]:
 
 
 def averaged_beats(
-    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, beats: Beats, fs: float, *, follow: float = 0.0
-) -> tuple[Float[np.ndarray, "record channel point"], Bool[np.ndarray, "record channel"]]:
+    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, beats: Beats, fs: float,
+    stretches: tuple[Float[np.ndarray, "record beat"], Float[np.ndarray, "record beat"]] | None = None,
+) -> tuple[Float[np.ndarray, "record channel point"], Bool[np.ndarray, "record channel"]]:  # fmt: skip
     """Mean over each record's normal beats, each relative to its own median; and which could be formed.
 
     Args:
@@ -101,7 +106,7 @@ def averaged_beats(
         seen: Observed samples, same shape.
         beats: R peaks of these records.
         fs: Sampling frequency [Hz].
-        follow: Beats stretch with this power of their interval, around `CORE`.
+        stretches: How far each beat is stretched before and behind R; None: none is.
     """
     grid = template_grid(fs)
     n, n_channels, n_samples = x.shape
@@ -113,7 +118,7 @@ def averaged_beats(
     following = np.append(beats.place[:, 1:] / fs, np.full((n, 1), np.inf), axis=1)
     following = np.where(np.append(beats.real[:, 1:], np.zeros((n, 1), bool), axis=1), following, np.inf)
     next_lead = np.append(lead[:, 1:], np.full((n, 1), BEFORE), axis=1)
-    before, behind = stretches_of(beats.place, beats.real, fs, follow)
+    before, behind = (np.ones(beats.place.shape),) * 2 if stretches is None else stretches
     for k in np.flatnonzero(use.any(axis=0)):
         rows = np.flatnonzero(use[:, k])
         time = np.broadcast_to(np.clip(grid, -CORE, CORE), (len(rows), len(grid)))
@@ -137,18 +142,33 @@ def averaged_beats(
     return _held(mean, weight > 0).astype(np.float32), (weight > 0).mean(axis=2) > 0.5
 
 
-def stretches_of(
-    place: Float[np.ndarray, "record beat"], real: Bool[np.ndarray, "record beat"], fs: float, follow: float
+def pulse_stretches(
+    place: Float[np.ndarray, "record beat"], real: Bool[np.ndarray, "record beat"], fs: float, power: float
 ) -> tuple[Float[np.ndarray, "record beat"], Float[np.ndarray, "record beat"]]:
-    """How far each beat is stretched before and behind R: by the intervals there, at the ends by the mean."""
-    rr = np.where(real[:, 1:], np.diff(place, axis=1), 0.0) / fs
-    mean = rr.sum(axis=1, keepdims=True) / np.maximum(real.sum(axis=1, keepdims=True) - 1, 1)
-    stretch = np.clip(np.where(rr > 0, rr, mean) / USUAL, *LEAST_MOST) ** follow
-    end = np.clip(mean / USUAL, *LEAST_MOST) ** follow
+    """How far pulses are stretched before and behind R: by the intervals there, at the ends by the mean."""
+    rr, mean = _intervals(place, real, fs)
+    stretch = np.clip(np.where(rr > 0, rr, mean) / USUAL, *LEAST_MOST) ** power
+    end = np.clip(mean / USUAL, *LEAST_MOST) ** power
     return np.append(end, stretch, axis=1), np.append(stretch, end, axis=1)
 
 
+def recovery_stretches(
+    place: Float[np.ndarray, "record beat"], real: Bool[np.ndarray, "record beat"], fs: float, power: float
+) -> tuple[Float[np.ndarray, "record beat"], Float[np.ndarray, "record beat"]]:
+    """How far beats are stretched before R (not at all) and behind: by the interval before over the record's mean."""
+    rr, mean = _intervals(place, real, fs)
+    stretch = np.clip(np.where(rr > 0, rr, mean) / np.maximum(mean, 1e-6), *SHORT_LONG) ** power
+    stretch = np.where(mean > 0, stretch, 1.0)
+    return np.ones(place.shape), np.append(np.ones_like(mean), stretch, axis=1)
+
+
 # -- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _intervals(place: np.ndarray, real: np.ndarray, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """Interval before each beat but the first (0 where there is none) and the record's mean [s]."""
+    rr = np.where(real[:, 1:], np.diff(place, axis=1), 0.0) / fs
+    return rr, rr.sum(axis=1, keepdims=True) / np.maximum(real.sum(axis=1, keepdims=True) - 1, 1)
 
 
 def _lead_in(r: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -41,12 +41,10 @@ class Pulse:
     Args:
         pace: How much faster time runs, so that a period is about a beat.
         axis: What each channel counts.
-        follow: Pulses stretch with this power of their interval (0: they do not, 1: as much as it).
     """
 
     pace: float
     axis: tuple[float, ...]
-    follow: float = 0.0
 
 
 def pulse_of(signals: SignalSet, channels: tuple[int, ...]) -> Pulse | None:

@@ -39,6 +39,7 @@ import torch
 from torch import nn
 
 from cohortloom.codec.beats import Beats, template_grid
+from cohortloom.codec.pulses import Pulse
 from cohortloom.codec.record_context import RecordContext
 from cohortloom.codec.signals import CLIP, SignalCodec
 from cohortloom.codec.tensors import Encoded, Layout
@@ -58,6 +59,7 @@ from cohortloom.generators.signal_records import (
     guides,
     rhythm_of,
     spectrum_centres,
+    stretches_of,
     texture_centres,
     texture_edges,
     texture_of,
@@ -254,6 +256,7 @@ class SignalDiffusion(TorchGenerator):
             "n_samples": int(data.n_samples.max()),
             "fs": data.fs,
             "pulse": asdict(data.pulse) if data.pulse else None,
+            "follow": data.follow,
             "label_sets": list(self.label_sets_),
         }
 
@@ -465,10 +468,12 @@ class SignalDiffusion(TorchGenerator):
         if start is not None:
             place = place - torch.from_numpy(start)[:, None].float()
         marks = place, torch.from_numpy(beats.real), torch.from_numpy(beats.odd)
-        pulse, follow = self.shape_.facts.get("pulse"), 0.0
+        known = self.shape_.facts
+        pulse = Pulse(**known["pulse"]) if known["pulse"] else None
         if pulse:
-            marks, follow = with_neighbours(*marks, n), pulse["follow"]
-        found = guides(template, *marks, n, fs, follow=follow)
+            marks = with_neighbours(*marks, n)
+        stretches = stretches_of(marks[0].numpy(), marks[1].numpy(), fs, known["follow"], pulse)
+        found = guides(template, *marks, n, fs, stretches)
         found[:, : level.shape[1]] += torch.from_numpy(np.asarray(level)).float()[..., None]
         return found
 

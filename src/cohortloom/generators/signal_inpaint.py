@@ -37,6 +37,7 @@ from cohortloom.generators.signal_records import (
     sized,
     spectrum_centres,
     spectrum_of,
+    stretches_of,
     texture_centres,
     texture_of,
 )
@@ -233,10 +234,12 @@ def _facts(
         mean, sd = net.code.encode(spectrum_of(*along(x, seen, axes), fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
         return np.where(anything[:, None], (z - middle) / spread, drawn), None
-    pulse = model.shape_.facts.get("pulse")
+    facts = model.shape_.facts
+    pulse = Pulse(**facts["pulse"]) if facts["pulse"] else None
     cut = None if cut is None else cut * model._pace
-    beats = found_beats(part, model.codec_.samples.modelled, Pulse(**pulse) if pulse else None)
-    shapes, ok = averaged_beats(x, seen, beats, fs, follow=pulse["follow"] if pulse else 0.0)
+    beats = found_beats(part, model.codec_.samples.modelled, pulse)
+    stretches = stretches_of(beats.place, beats.real, fs, facts["follow"], pulse)
+    shapes, ok = averaged_beats(x, seen, beats, fs, stretches)
     ok &= (beats.count > 0)[:, None]
     points = shapes.shape[2]
     flat = np.repeat(ok, points, axis=1)

@@ -11,13 +11,21 @@ Short records cut at one point (single beats) have no facts: the network is show
 them whole.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from cohortloom.codec.beats import Beats, averaged_beats, band_passed, find_beats, stretches_of, template_grid
+from cohortloom.codec.beats import (
+    Beats,
+    averaged_beats,
+    band_passed,
+    find_beats,
+    pulse_stretches,
+    recovery_stretches,
+    template_grid,
+)
 from cohortloom.codec.pulses import Pulse, find_pulses, pulse_of
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import SignalSet
@@ -26,7 +34,7 @@ from cohortloom.nets.gaussian_start import cosine_power, principal_axes, resampl
 
 __all__ = [
     "N_RHYTHM", "WaveRecords", "along", "found_beats", "guides", "in_core", "rhythm_of", "sized", "spectrum_centres",
-    "spectrum_of", "texture_centres", "texture_edges", "texture_of",
+    "spectrum_of", "stretches_of", "texture_centres", "texture_edges", "texture_of",
 ]  # fmt: skip
 
 N_RHYTHM, N_BANDS = 3, 16
@@ -34,8 +42,10 @@ _TEXTURE_EDGES = (0.0, 0.7, 3.0, 8.0, 15.0, 25.0, 40.0, 70.0)
 _CHUNK = 256
 #: Share of the middle frequencies that averaged pulses must tell, else records are drawn by their spectrum.
 ALIKE = 0.5
-#: Powers of the interval that pulses may stretch with.
-FOLLOWS = (0.0, 0.5, 1.0)
+#: Powers of the interval that pulses and T waves may stretch with; those of T waves must leave so much less over [log].
+FOLLOWS, RECOVERIES, WORTH = (0.0, 0.5, 1.0), (0.0, 0.2, 0.3, 0.4, 0.5), 0.05
+#: Records that are looked at for it.
+_SOME = 128
 
 
 @dataclass
@@ -55,6 +65,7 @@ class WaveRecords:
         log_rr: Log of each RR interval [s], one column fewer than beats.
         axes: Principal axes of the channels in columns, of records without beats and several channels.
         pulse: Of records with a rhythm that are no ECG.
+        follow: Power of the intervals that beats stretch with, see `stretches_of`.
         facts, z, z_sd: Standardised facts and code, filled when the code has been fitted.
     """
 
@@ -71,6 +82,7 @@ class WaveRecords:
     log_rr: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     axes: np.ndarray | None = None
     pulse: Pulse | None = None
+    follow: float = 0.0
     facts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     z_sd: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -97,7 +109,11 @@ class WaveRecords:
                 self.beats = beats
             if self.pulse and self.beats is not None:
                 told = [self._told(follow) for follow in FOLLOWS]
-                self.pulse = replace(self.pulse, follow=FOLLOWS[int(np.argmax(told))]) if max(told) > ALIKE else None
+                self.follow = FOLLOWS[int(np.argmax(told))]
+                self.pulse = self.pulse if max(told) > ALIKE else None
+            elif self.beats is not None:
+                left = np.array([self._left(follow) for follow in RECOVERIES])
+                self.follow = RECOVERIES[int(left.argmin())] if left.min() < left[0] - WORTH else 0.0
             self.beats = self.beats if self.pulse or self.signals.spec.kind == "ecg" else None
             self.pulse = self.pulse if self.beats is not None else None
         parts, n = [], len(self.signals.samples)
@@ -109,8 +125,9 @@ class WaveRecords:
             if self.beats is None:
                 parts.append(spectrum_of(*along(x, seen, self.axes), self.fs))
             else:
-                follow = self.pulse.follow if self.pulse else 0.0
-                parts.append(averaged_beats(x, seen, self.beats.take(rows), self.fs, follow=follow)[0])
+                beats = self.beats.take(rows)
+                stretches = stretches_of(beats.place, beats.real, self.fs, self.follow, self.pulse)
+                parts.append(averaged_beats(x, seen, beats, self.fs, stretches)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
         if self.beats is not None:
             self.shape, self.log_size = sized(self.shape, in_core(self.fs, self.pulse is not None))
@@ -122,15 +139,27 @@ class WaveRecords:
 
     def _told(self, follow: float) -> float:
         """Share of what records do between .4 and 15 Hz that averaged pulses tell, less what means tell of noise."""
-        rows = np.unique(np.linspace(0, len(self.signals.samples) - 1, min(len(self.signals.samples), 64)).astype(int))
+        x, train, count = self._and_train(follow, 64, 0.4, 15.0)
+        told = 1 - np.square(x - train).sum(axis=(1, 2)) / np.maximum(np.square(x).sum(axis=(1, 2)), 1e-9)
+        return float(np.median(told - 1 / np.maximum(count, 1)))
+
+    def _left(self, follow: float) -> float:
+        """Log power that the beat train leaves over between 1 and 8 Hz, where T waves are; mean over records."""
+        x, train, _ = self._and_train(follow, _SOME, 1.0, 8.0)
+        return float(np.log(np.square(x - train).mean(axis=(1, 2)) + 1e-9).mean())
+
+    def _and_train(self, follow: float, most: int, low: float, high: float) -> tuple[np.ndarray, ...]:
+        """Some records and their beat trains between two frequencies [Hz], and how many beats they have."""
+        n = len(self.signals.samples)
+        rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
         x, seen = self.codec.encode(self.signals.samples[rows])
         beats = self.beats.take(rows)  # type: ignore[union-attr]
-        shape = torch.from_numpy(averaged_beats(x, seen, beats, self.fs, follow=follow)[0])
+        stretches = stretches_of(beats.place, beats.real, self.fs, follow, self.pulse)
+        shape = torch.from_numpy(averaged_beats(x, seen, beats, self.fs, stretches)[0])
         marks = (torch.from_numpy(beats.place).float(), torch.from_numpy(beats.real), torch.from_numpy(beats.odd))
-        train = guides(shape, *marks, x.shape[2], self.fs, follow=follow)[:, : x.shape[1]].numpy()
-        x, train = (band_passed(v * seen, self.fs, 0.4, 15.0) for v in (x, train))
-        told = 1 - np.square(x - train).sum(axis=(1, 2)) / np.maximum(np.square(x).sum(axis=(1, 2)), 1e-9)
-        return float(np.median(told - 1 / np.maximum(beats.count, 1)))
+        train = guides(shape, *marks, x.shape[2], self.fs, stretches)[:, : x.shape[1]].numpy()
+        x, train = (band_passed(v * seen, self.fs, low, high) for v in (x, train))
+        return x, train, beats.count
 
     def crop(self, rows: np.ndarray, start: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled pieces of n samples from `start` on, and which samples are observed."""
@@ -147,20 +176,29 @@ def found_beats(signals: SignalSet, channels: tuple[int, ...], pulse: Pulse | No
     return find_beats(signals, channels) if pulse is None else find_pulses(signals, channels, pulse)
 
 
+def stretches_of(
+    place: Float[np.ndarray, "record beat"], real: Bool[np.ndarray, "record beat"], fs: float, follow: float,
+    pulse: Pulse | None,
+) -> tuple[Float[np.ndarray, "record beat"], Float[np.ndarray, "record beat"]] | None:  # fmt: skip
+    """How far beats stretch before and behind R: pulses with both intervals, T waves with the one before."""
+    if not follow:
+        return None
+    return (pulse_stretches if pulse else recovery_stretches)(place, real, fs, follow)
+
+
 def guides(
-    template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float, *,
-    follow: float = 0.0,
+    template: torch.Tensor, place: torch.Tensor, real: torch.Tensor, odd: torch.Tensor, n_samples: int, fs: float,
+    stretches: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Guide channels: the beat train of each modelled channel, bumps at beats, bumps at odd beats."""
     rate, before = min(fs, 125.0), -float(template_grid(fs)[0])
     finer = round(2 * fs / rate)  # else the interpolation blurs a QRS, and leaves images of it above 62 Hz
     template = resampled(template, finer * template.shape[2]) * finer**0.5
     rate, before = finer * rate, before + (1 - 1 / finer) / (2 * rate)
-    stretches = None
-    if follow:
-        ahead, behind = stretches_of(place.numpy(), real.numpy(), fs, follow)
-        stretches = torch.from_numpy(ahead).to(place.dtype), torch.from_numpy(behind).to(place.dtype)
-    train = render(template, place, real, odd, n_samples, fs, rate, before, stretches)
+    grown = None
+    if stretches is not None:
+        grown = torch.from_numpy(stretches[0]).to(place.dtype), torch.from_numpy(stretches[1]).to(place.dtype)
+    train = render(template, place, real, odd, n_samples, fs, rate, before, grown)
     marks = torch.stack([bumps(place, real, n_samples, fs), bumps(place, real & odd, n_samples, fs)], dim=1)
     return torch.cat([train, marks], dim=1)
 
