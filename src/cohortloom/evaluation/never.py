@@ -26,7 +26,7 @@ __all__ = ["Met", "meetings", "novel", "scores"]
 KEY = "association.never"
 NAME = "patients with two values that never meet in real patients, though chance would show it"
 EXPECTED = 10.0
-MOST_PATIENTS, MOST_FAST = 50_000, 10_000
+MOST_REAL, MOST_JUDGED, MOST_FAST = 100_000, 50_000, 10_000  # patients of a cohort; what is rare is real if one has it
 TOLERANCE = 0.002
 DEALINGS = 200
 REAL, JUDGED = 1, 2
@@ -152,9 +152,9 @@ def _told(met: Met, judged: np.ndarray) -> dict:
 
 def _columns(ctx: Context) -> tuple[list[Column], dict[str, slice]]:
     """Columns of the four cohorts, and the places of each one's patients."""
-    most, places, parts = MOST_FAST if ctx.fast else MOST_PATIENTS, {}, []
-    end = 0
-    for name in ("train", "held_out", "synthetic", "independent"):
+    places, parts, end = {}, [], 0
+    judged = MOST_FAST if ctx.fast else MOST_JUDGED
+    for name, most in {"train": MOST_REAL, "held_out": MOST_REAL, "synthetic": judged, "independent": judged}.items():
         subjects = ctx.cohorts[name].subjects
         if len(subjects) > most:
             draw = ctx.rng.child("never", name).numpy

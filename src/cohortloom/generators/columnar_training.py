@@ -35,7 +35,7 @@ from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.columnar_sampling import Members
 from cohortloom.nets.columnar import LOW_RANK_FROM, ColumnNet, ColumnShape, Rows
 from cohortloom.nets.columnar_start import start_at_lines
-from cohortloom.nets.static_ties import tell_large
+from cohortloom.nets.level_ties import tell_large
 from cohortloom.rng import Rng
 from cohortloom.training.phase import Objective, Phase
 from cohortloom.training.settings import Training
@@ -213,10 +213,8 @@ def phases(nets: ColumnarNets, tables: Tables, sizes: dict[str, Size], validatio
             start_at_lines(
                 net, look_up, table.targets.token.numpy(), table.subject, inside, stream.numpy, choices[name]
             )
-            if net.n_told:
-                tell_large(
-                    net, table.inputs, table.targets.token.numpy(), table.subject, inside, nets.alphabet.static_blocks
-                )
+            blocks = nets.alphabet.static_blocks if net.n_told else []
+            tell_large(net, table.inputs, table.targets.token.numpy(), table.subject, inside, blocks)
             training = sizes[name].training
             if not len(outside):  # nobody to stop by: a short run from a sound start
                 training = replace(training, steps=min(training.steps, 60))

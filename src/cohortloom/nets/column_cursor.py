@@ -54,6 +54,7 @@ class Cursor:
             found = [net.anchors(i, turned.T[rows]) for net, rows in parts] if group.mixture else [None]
             self.anchor[i] = None if found[0] is None else torch.cat(found)
         self.known = torch.zeros(RANK if net.low_rank else net.n_inputs, n)
+        self.token: dict[int, Tensor] = {}
         self.place = {}
         number = 0
         for index, group in enumerate(net.groups):
@@ -81,7 +82,7 @@ class Cursor:
             if group.mixture:
                 out[t : t + k] += net.fresh[str(index)][row][:, None] * self.first[j, rows]
             if number is None:
-                out[:t] += getattr(net, f"told_{j}").T @ self.statics[:, rows]
+                out[:t] += net.told_of(j, self.statics[:, rows], lambda c: self.token[c][rows])
             return out
 
         def from_wide(net: ColumnNet, rows: slice) -> Tensor:
@@ -110,6 +111,7 @@ class Cursor:
     def push(self, j: int, token: Tensor, score: Tensor) -> None:
         """Tell later columns what column j became."""
         net, shape, at = self.net, self.net.columns[j], self.net.start[j]
+        self.token[j] = token
         e = torch.zeros(shape.width, len(token)) if net.low_rank else self.known[at : at + shape.width]
         if shape.large:
             e.copy_(self._each(lambda net, rows: net.tables[str(j)][(token[rows] + 1).clamp_min(0)].T))
@@ -129,7 +131,7 @@ class Cursor:
         """Put other rows of the same network in the place of some."""
         self.lookups, self.usual = self.lookups[rows], self.usual[..., rows]
         self.own, self.known, self.first = self.own[:, rows], self.known[:, rows], self.first[:, rows]
-        self.statics = self.statics[:, rows]
+        self.statics, self.token = self.statics[:, rows], {j: token[rows] for j, token in self.token.items()}
         self.wide = [part[..., rows] for part in self.wide]
         self.anchor = {i: None if part is None else part[rows] for i, part in self.anchor.items()}
 

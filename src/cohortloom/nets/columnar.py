@@ -33,8 +33,9 @@ around it. A cohort of 200 patients ends training near where it starts, so the s
 puts regressions in its place where there are rows enough to fit them.
 
 A large category (more than `LARGE` tokens) is embedded instead of one-hot and has one extra output, added to the logit
-of the subject's last token: a learned wish to repeat. In place of a wide part it has what levels of statics say of each
-token (`static_ties`), which is not learned further: a prostate is no matter of sixteen units.
+of the subject's last token: a learned wish to repeat. In place of a wide part it has what levels of statics and of a
+few earlier categories of the row say of each token (`level_ties`), which is not learned further: a prostate is no
+matter of sixteen units.
 
 References:
     Larochelle, Murray (2011). The neural autoregressive distribution estimator. AISTATS.
@@ -43,7 +44,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,12 +54,13 @@ from torch import Tensor, nn
 
 from cohortloom.nets.normals import LEAST_LOG_SD, LOG_SD
 
-__all__ = ["LARGE", "LOW_RANK_FROM", "NEVER", "RANK", "ColumnNet", "ColumnShape", "Rows", "bounded"]
+__all__ = ["BESIDE", "FEW", "LARGE", "LOW_RANK_FROM", "NEVER", "RANK", "ColumnNet", "ColumnShape", "Rows", "bounded"]
 
 LARGE = 40
 LOW_RANK_FROM = 60
 RANK = 48
 EMBEDDING = 16
+BESIDE, FEW = 3, 16  # categories of the row that tell a large one, at most, and their tokens
 ANCHORED = 3  # one of so many normals lies around the last value instead of the shift
 NEVER = -1e4
 MOST_REACH = 2.0
@@ -211,7 +213,8 @@ class ColumnNet(nn.Module):
         )
         for j, shape in enumerate(self.columns):
             if shape.large:
-                self.register_buffer(f"told_{j}", torch.zeros(n_told, shape.n_tokens))
+                self.register_buffer(f"told_{j}", torch.zeros(n_told + BESIDE * FEW, shape.n_tokens))
+                self.register_buffer(f"beside_{j}", torch.full((BESIDE,), -1))
         self.heads, self.head_bias = nn.ParameterList(), nn.ParameterList()
         for group in self.groups:
             n_out = group.n_tokens + 3 * n_normals * group.mixture + (group.n_tokens > LARGE)
@@ -379,6 +382,20 @@ class ColumnNet(nn.Module):
             out = torch.cat([out[:, : self.start[j]], found, out[:, self.start[j] + EMBEDDING :]], 1)
         return out
 
+    def told_of(self, j: int, statics: Tensor, token: Callable[[int], Tensor]) -> Tensor:
+        """What levels add to the logits of a large category: token x row.
+
+        Args:
+            statics: Feature x row.
+            token: Tokens of an earlier column of the row.
+        """
+        table, beside = getattr(self, f"told_{j}"), getattr(self, f"beside_{j}").tolist()
+        heard = [statics]
+        for c in (c for c in beside if c >= 0):
+            here, level = torch.zeros(FEW + 1, statics.shape[1]), token(c)
+            heard.append(here.scatter_(0, torch.where(level >= 0, level, FEW)[None], 1.0)[:FEW])
+        return table[: len(statics) + FEW * (len(heard) - 1)].T @ torch.cat(heard)
+
     def usual(self, features: Tensor) -> Tensor:
         """Last score and mean of the `moving` columns: kind x row x column, NaN where none was before."""
         last, mean, known = (features[:, place] for place in self.move_places)
@@ -421,8 +438,9 @@ class ColumnNet(nn.Module):
             if group.n_tokens <= LARGE:
                 extra, number = wide[number], number + 1
             else:
-                told = rows.features[:, : self.n_told] @ getattr(self, f"told_{group.columns[0]}")
-                out = out + F.pad(told, (0, 1))[:, None]
+                j = group.columns[0]
+                told = self.told_of(j, rows.features[:, : self.n_told].T, lambda c: rows.token[:, c])
+                out = out + F.pad(told.T, (0, 1))[:, None]
             parts.append(self._cells(group, index, out, extra, rows, first))
         order = np.argsort(np.concatenate([g.columns for g in self.groups]))
         return torch.cat(parts, 1)[:, torch.from_numpy(order)]

@@ -1,13 +1,14 @@
-"""What levels of statics say of each level of a large category: log ratios of observed to expected counts, shrunk.
+"""What levels of other categories say of each level of a large one: log ratios of observed to expected counts, shrunk.
 
 A column of seven hundred diagnoses hears of sex through a few hidden units, which learn frequent ties and no rare ones.
-So each level of a static category gets a table of what it adds to the logit of each token: log r, where n patients have
-both and e are expected,
+So each level of a static category, and of the few earlier categories of the row that say most, gets a table of what it
+adds to the logit of each token: log r, where n patients have both and e are expected,
 
     n ~ Poisson(e r),    r ~ sum over k of w_k Gamma(a_k, a_k),    weights w of all cells of a category by EM,
 
-and r is its posterior mean: most ratios are 1, few are far from it, and a count of 3 for 1 says little. Statics say the
-same in part, so tables are fitted in turns, each on what the others expect (iterative proportional fitting).
+and r is its posterior mean: most ratios are 1, few are far from it, and a count of 3 for 1 says little. Categories say
+the same in part, so tables are fitted in turns, each on what the others expect (iterative proportional fitting). A
+patient counts once for each of its tokens, with the row that had it first.
 
 References:
     DuMouchel (1999). Bayesian data mining in large frequency tables. The American Statistician 53(3).
@@ -21,14 +22,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from cohortloom.nets.columnar import ColumnNet
+from cohortloom.nets.columnar import BESIDE, FEW, ColumnNet
 
-__all__ = ["static_ties", "tell_large"]
+__all__ = ["level_ties", "tell_large"]
 
 PRIORS = np.array([0.3, 1.0, 5.0, 30.0, 1000.0])  # a_k
 TURNS, ROUNDS = 2, 30
-MOST_CELLS = 20_000_000  # patterns of statics times tokens
+MOST_CELLS = 20_000_000  # patterns of levels times tokens
 ROWS_AT_ONCE = 50_000
+LEAST_GAIN = 0.02  # of the log-likelihood of a token by which a category of the row is worth hearing [nat]
 
 
 @torch.no_grad()
@@ -52,16 +54,35 @@ def tell_large(
     for j in (j for j, shape in enumerate(net.columns) if shape.large):
         rows = inside[token[inside, j] >= 0]
         _, first = np.unique(np.stack([subject[rows], token[rows, j]]), axis=1, return_index=True)
-        rows = rows[first]
-        told = [
+        rows, size = rows[first], net.columns[j].n_tokens
+        few = [c for c in range(j) if net.columns[c].kind == "category" and net.columns[c].n_tokens <= FEW]
+        gains = {c: _gain(token[rows, c], token[rows, j], size) for c in few}
+        beside = sorted((c for c in few if gains[c] >= LEAST_GAIN), key=lambda c: -gains[c])[:BESIDE]
+        heard = [
             inputs(torch.from_numpy(part))[0][:, : net.n_told].numpy()
             for part in np.array_split(rows, max(1, -(-len(rows) // ROWS_AT_ONCE)))
         ]
-        ties = static_ties(np.concatenate(told), token[rows, j], net.columns[j].n_tokens, blocks)
-        getattr(net, f"told_{j}").copy_(torch.from_numpy(ties))
+        levels = [(token[rows, c, None] == np.arange(FEW)).astype(np.float32) for c in beside]
+        places = [*blocks, *(net.n_told + FEW * k + np.arange(FEW) for k in range(len(beside)))]
+        ties = level_ties(np.concatenate([np.concatenate(heard), *levels], axis=1), token[rows, j], size, places)
+        getattr(net, f"told_{j}")[: len(ties)] = torch.from_numpy(ties)
+        getattr(net, f"beside_{j}")[: len(beside)] = torch.tensor(beside, dtype=torch.long)
 
 
-def static_ties(
+def _gain(level: Int[np.ndarray, "pair"], token: Int[np.ndarray, "pair"], n_tokens: int) -> float:
+    """Mean log-likelihood that a token gains by what the level says of it [nat]."""
+    known = level >= 0
+    if not known.any():
+        return 0.0
+    count = np.zeros((FEW, n_tokens))
+    np.add.at(count, (level[known], token[known]), 1.0)
+    usual = count.sum(0) / count.sum()
+    ratio = _shrunk(count, count.sum(1, keepdims=True) * usual)
+    change = np.log(ratio) - np.log(np.maximum((ratio * usual).sum(1, keepdims=True), 1e-12))
+    return float((count * change).sum() / len(level))
+
+
+def level_ties(
     features: Float[np.ndarray, "pair feature"],
     token: Int[np.ndarray, "pair"],
     n_tokens: int,
@@ -70,10 +91,10 @@ def static_ties(
     """What each feature adds to the logit of each token.
 
     Args:
-        features: Statics of a patient who has the token, once for each of its tokens.
+        features: What is known of a patient who has the token, once for each of its tokens.
         token: The token.
         n_tokens: Number of tokens.
-        blocks: Places of each static category among the features: 1 for its level, else 0.
+        blocks: Places of each category among the features: 1 for its level, else 0.
     """
     out = np.zeros((features.shape[1], n_tokens), np.float32)
     places = np.concatenate([np.zeros(0, np.int64), *blocks])
