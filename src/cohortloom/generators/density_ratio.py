@@ -46,6 +46,7 @@ MASS = 0.95  #: Of the weight of drawn patients that lies below the bound,
 DRAWS = 6.0  #: or as much as so many draws on average reach.
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)  #: Of the log odds; among these weights the summaries decide.
 PER_SIZE, SIZES = 50, 6  #: Patients for each of so many numbers of rows, at most.
+OFF = 0.1  #: Difference of the shares of numbers of rows that is mended (half the sum).
 MOST_TERM = 2.0  #: By which the odds at a number of rows may change at once [nat].
 CANDIDATES = 16  #: The most that is drawn for one patient.
 
@@ -292,7 +293,8 @@ def _log_rows(cohort: Cohort) -> np.ndarray:
 
 
 def _by_size(real: np.ndarray, drawn: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log numbers of rows, and what to add to the log odds at each so that drawn ones get the law of real ones."""
+    """Log numbers of rows, and what to add to the log odds at each so that drawn ones get the law of real ones;
+    nothing where they are hardly off."""
     n = int(np.clip(len(real) // PER_SIZE, 1, SIZES))
     edges = np.unique(np.quantile(real, np.arange(1, n) / n))
     place = [np.searchsorted(edges, x, side="left") for x in (real, drawn)]
@@ -302,11 +304,14 @@ def _by_size(real: np.ndarray, drawn: np.ndarray, log_odds: np.ndarray) -> tuple
     terms = np.zeros(len(held))
     if len(held) < 2:
         return np.zeros(1), np.zeros(1)
-    for _ in range(5):  # a term moves the bound, and the bound the weights
+    for turn in range(5):  # a term moves the bound, and the bound the weights
         odds = log_odds + np.interp(drawn, sizes, terms)
         odds = np.exp(odds - odds.max())
         weight = np.bincount(place[1], np.minimum(odds, _bound(odds)), minlength=len(edges) + 1)[held]
-        step = np.log(wanted[held] / wanted[held].sum()) - np.log(weight / weight.sum())
+        shares = [n_in / n_in.sum() for n_in in (wanted[held], weight)]
+        if not turn and np.abs(shares[0] - shares[1]).sum() / 2 < OFF:
+            return np.zeros(1), np.zeros(1)
+        step = np.log(shares[0]) - np.log(shares[1])
         terms = terms + np.clip(step, -MOST_TERM, MOST_TERM)
     return sizes, terms - terms.mean()
 
