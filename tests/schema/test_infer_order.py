@@ -7,7 +7,7 @@ import polars as pl
 
 from cohortloom.cohort import Cohort
 from cohortloom.formats.frames import from_frames
-from cohortloom.rules import broken_subjects
+from cohortloom.rules import broken_subjects, compile_rules
 from cohortloom.schema.infer import infer_schema
 
 
@@ -89,3 +89,23 @@ def test_a_table_that_numbers_its_rows_is_no_waveform(tmp_path):
     pl.DataFrame(rows).write_csv(tmp_path / "vital.csv")
     schema = infer_schema(tmp_path, name="x").schema
     assert not schema.signals and set(schema.tables) == {"vital"}
+
+
+def test_years_of_the_calendar_are_dates_and_keep_their_order():
+    """A year of birth stood as a number beside dates, so one in nine drawn patients registered before being born. On
+    the clock of days since an entry a year has no place as a date and stays a number."""
+    draw = np.random.default_rng(0)
+    born = draw.integers(1930, 2000, 200)
+    entered = [f"{max(year, 1960) + later}-03-01" for year, later in zip(born, draw.integers(1, 5, 200))]
+    table = {"patient_id": range(200), "yob": born, "registered": entered}
+    schema = infer_schema({"patients": pl.DataFrame(table)}, name="x").schema
+    born_in = schema.tables["patients"].columns["yob"]
+    assert born_in.kind == "timestamp" and born_in.granularity == "year" and born_in.quasi_identifier
+    assert [(r.first, r.then) for r in compile_rules(schema) if r.kind == "before"] == [
+        ("patients.yob", "patients.registered")
+    ]
+    people = {"patient_id": range(200), "yob": born}
+    visits = {"patient_id": np.repeat(range(200), 3), "days_since_entry": np.tile([0, 30, 60], 200)}
+    visits["weight"] = draw.normal(70, 9, 600).round(1)
+    schema = infer_schema({"patients": pl.DataFrame(people), "visits": pl.DataFrame(visits)}, name="x").schema
+    assert schema.clock == "offset" and schema.tables["patients"].columns["yob"].kind == "number"

@@ -112,7 +112,7 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     if seldom > 0.1:
         drafted.comment += f"; {seldom:.0%} of the cells hold codes of fewer than {FEW} patients, which are never drawn"
     if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
-        kind == "timestamp" and re.search(r"birth|dob|death|dod|geb(urts)?_?dat|naissance|nacimiento", name)
+        kind == "timestamp" and re.search(r"birth|dob|yob|death|dod|geb(urts)?_?dat|naissance|nacimiento", name)
     ):
         marks["quasi_identifier"] = True
     if kind != "identifier" and _SENSITIVE.search(name):
@@ -172,6 +172,9 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     if part and p.whole and p.low >= 1 and p.high <= last:
         column = {"kind": "number", "unit": "1", "low": 1, "high": last, "decimals": 0}
         return Guess(column, "part of a date, by the name")
+    if clock == "timestamp" and _is_year(p, name):
+        said = "years of the calendar, read as their first day, so that orders and ages hold"
+        return Guess({"kind": "timestamp", "granularity": "year"}, said, marks=p.marks, format="%Y")
     unit = p.unit or unit_in(p.name) or guess_unit(name)
     if p.whole and _COUNTS.search(name) and p.low >= 0:
         _, high = outward(p.low, p.high)
@@ -192,6 +195,17 @@ def _number(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock:
     typical = _typical(p, patients)
     tail = "; age above 89 singles people out, consider a cap" if name.startswith("age") and p.high > 89 else ""
     return Guess(column, f"number; {said}; bounds rounded outwards{typical}{tail}", marks=p.marks)
+
+
+def _is_year(p: Profile, name: str) -> bool:
+    """Whole numbers of a calendar, by the name, or by 20 of them under any."""
+    inside = p.whole and p.low >= 1880 and p.high <= 2100
+    plain = bool(p.values["value"].str.contains(r"^\d{4}$").all())
+    return (
+        inside
+        and plain
+        and (p.distinct >= 20 or bool(re.search(r"(^|_)(yob|year|yr|jahr|annee|ano|anno)(_|$)|year$", name)))
+    )
 
 
 def _typical(p: Profile, patients: pl.Series) -> str:

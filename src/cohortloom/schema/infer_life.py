@@ -195,6 +195,8 @@ def moments(sheet: Sheet, name: str, unit: str | None = None) -> pl.Expr:
         return pl.col(name).cast(pl.Float64, strict=False) * TIME_UNITS[unit]
     if sheet.frame.schema[name].is_temporal():
         moment = pl.col(name)
+    elif sheet.profiles[name].kind == "number":  # years of the calendar
+        moment = read_date(pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64).cast(pl.String), "%Y")
     else:
         layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M|%Y-%m|%Y"
         moment = read_date(pl.col(name).cast(pl.String).str.strip_chars(), layout)
