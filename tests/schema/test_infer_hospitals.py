@@ -201,3 +201,21 @@ def test_the_event_of_a_survival_pair_is_death_and_no_receptor():
     ]
     without = pl.DataFrame(patients).drop("vital_status")
     assert not infer_schema({"patients": without}, name="x").schema.survival
+
+
+def test_a_column_that_numbers_the_diagnoses_of_a_stay_is_left_out():
+    """Drawn beside codes it gave single diagnoses the number 3; a rank that repeats within stays is kept."""
+    draw = np.random.default_rng(0)
+    stay = np.arange(120)
+    times = [f"2020-{1 + i % 12:02d}-{1 + i % 28:02d} 08:00" for i in stay]
+    stays = {"subject_id": stay // 2, "hadm_id": 1000 + stay, "admittime": times}
+    n = draw.integers(1, 6, 120)
+    owner = np.repeat(stay, n)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(n) - n, n) + 1
+    found = {"subject_id": owner // 2, "hadm_id": 1000 + owner, "seq_num": place, "grade_num": (place + 1) // 2}
+    found["icd9_code"] = draw.choice(["4019", "25000", "5859", "0389", "42731"], len(owner))
+    frames = {"admissions": pl.DataFrame(stays), "diagnoses_icd": pl.DataFrame(found)}
+    draft = infer_schema(frames, name="x")
+    table = draft.schema.tables["diagnoses_icd"]
+    assert "seq_num" not in table.columns and "grade_num" in table.columns
+    assert "numbers the rows of each visit" in draft.text

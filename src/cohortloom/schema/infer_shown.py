@@ -81,19 +81,20 @@ def unnamed(sheet: Sheet, theirs: str) -> str:
         rows = sheet.frame[theirs].cast(pl.Float64, strict=False)
         if p.low in (0, 1) and bool((rows.diff().drop_nulls() == 1).all()):
             return "it numbers the rows"
-    if numbers_rows(sheet, theirs):
-        return "it numbers the rows of each patient"
+    for whose, ids in (("patient", sheet.subject), ("visit", sheet.visit)):
+        if ids and numbers_rows(sheet, theirs, ids):
+            return f"it numbers the rows of each {whose}"
     return ""
 
 
-def numbers_rows(sheet: Sheet, theirs: str) -> bool:
-    """Does it count 1, 2, 3, ... in the rows of each patient of a table that is no list of visits?"""
+def numbers_rows(sheet: Sheet, theirs: str, of: str) -> bool:
+    """Does it count 1, 2, 3, ... in the rows of each patient or visit of a table that is no list of visits?"""
     p = sheet.profiles[theirs]
-    if sheet.role != "event" or not sheet.subject or p.kind != "number" or p.missing or p.low != 1 or p.distinct < 3:
+    if sheet.role != "event" or p.kind != "number" or p.missing or p.low != 1 or p.distinct < 3:
         return False
     if not re.search(r"seq(uence)?$|(^|_)(line|row|record|instance|item|no|nr|num|number)$", snake(theirs)):
         return False
-    rows = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
+    rows = pl.DataFrame({"s": sheet.ids(of), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
     per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
     return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
 
