@@ -63,6 +63,8 @@ signals --only eeg-64 --records 200 --steps 800 --families "signal-diffusion, la
 signals --only simulated-12-lead-500hz --records 200 --steps 300 --families signal-diffusion
 signals --only simulated-12-lead-500hz --records 200 --steps 450 \
 --families "signal-diffusion, latent 4" "coded, latent 4"
+signals --only ppg pressure breathing --records 120 --steps 600 --seeds 0 1 \
+--families "without rhythm and code" signal-diffusion
 signal_step
 added_records
 false_alarms --cohorts ward=40 pbc=20 registry=40 --seeds 5000

@@ -39,7 +39,9 @@ import numpy as np
 import polars as pl
 
 from benchmarks.common import RESULTS, apart, parser, save
+from benchmarks.pulse_records import PULSES, pulse_coherence
 from benchmarks.signal_scores import coherence, features, judge, per_record, quantile_distance, spectrum_gap
+from cohortloom.codec.pulses import pulse_of
 from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.rng import Rng
@@ -215,6 +217,7 @@ DATA_SETS: dict[str, Callable[[Path, int, int], Part]] = {
     "ecg5000": collection("ucr-ecg5000", "ecg_beat", None, None),
     "bonn-eeg": collection("bonn-eeg", "eeg_segment", 64.0, 8.0),
     "eeg-64": all_electrodes,
+    **PULSES,
 }
 
 
@@ -516,6 +519,8 @@ def scores(
         found["coherence"] = coherence(other, modelled)
         a, b = per_record(real, modelled), per_record(other, modelled)
         found["distance"] = {k: round(quantile_distance(a[k], b[k]), 3) for k in a}
+    elif (pulse := pulse_of(own, modelled)) is not None:
+        found["coherence"] = pulse_coherence(other, pulse)
     return found
 
 
@@ -537,7 +542,8 @@ def measure(name: str, data: Path, n: int, seed: int, family: str, steps: int, b
         row |= scores(real, own, own.samples, modelled, own.records["label"].to_list())
         row |= {"records": len(own.samples), "held_out_records": len(real.samples)}
         if "coherence" in row:
-            row["held_out"] = coherence(SignalSet(real.spec, real.records, real.samples), modelled)
+            bare, pulse = SignalSet(real.spec, real.records, real.samples), pulse_of(own, modelled)
+            row["held_out"] = coherence(bare, modelled) if pulse is None else pulse_coherence(bare, pulse)
         return row
     began = time.process_time()
     n_drawn = max(len(real.samples), len(own.samples))  # a classifier shall learn from as many as from real ones
