@@ -276,7 +276,7 @@ def test_beats_outside_a_record_are_a_mean_interval_away():
 
 
 def test_pulses_that_stretch_with_their_interval_are_undone_and_made_again():
-    from cohortloom.codec.beats import Beats, averaged_beats, stretches_of
+    from cohortloom.codec.beats import Beats, averaged_beats, pulse_stretches
 
     draw, fs = np.random.default_rng(0), 100.0
     place = (np.cumsum(draw.uniform(0.5, 1.2, 14)) * fs)[None]
@@ -287,9 +287,10 @@ def test_pulses_that_stretch_with_their_interval_are_undone_and_made_again():
     marks = (np.zeros(place.shape, bool), np.array([place.shape[1]]))
     left = {}
     for follow in (0.0, 1.0):
-        mean, _ = averaged_beats(x, np.ones(x.shape, bool), Beats(place, *marks), fs, follow=follow)
+        stretches = pulse_stretches(place, ~marks[0], fs, follow)
+        mean, _ = averaged_beats(x, np.ones(x.shape, bool), Beats(place, *marks), fs, stretches)
         at, none = torch.from_numpy(place), torch.zeros(place.shape, dtype=torch.bool)
-        by = [torch.from_numpy(s) for s in stretches_of(place, ~marks[0], fs, follow)]
+        by = [torch.from_numpy(s) for s in stretches]
         back = render(torch.from_numpy(mean).double(), at, ~none, none, n, fs, fs, 0.35, (by[0], by[1]))[0, 0].numpy()
         inner = slice(int(place[0, 1]), int(place[0, -2]))
         left[follow] = (back - x[0, 0])[inner].std() / x[0, 0, inner].std()
