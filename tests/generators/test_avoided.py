@@ -5,7 +5,7 @@ import pytest
 from ward_codes import ward
 
 from cohortloom.cohort.pairs import Never
-from cohortloom.generators import redraw, store
+from cohortloom.generators import create, redraw, store
 from cohortloom.generators.columnar_ar import ColumnarAR
 from cohortloom.training.settings import Training
 
@@ -39,6 +39,17 @@ def test_the_model_file_holds_the_pairs(fitted, tmp_path):
     assert again.never_ == fitted.never_
     assert again.never_.pairs
     assert again.sample(50, seed=3).tables["visits"].equals(fitted.sample(50, seed=3).tables["visits"])
+
+
+def test_a_chain_avoids_what_its_links_avoid(monkeypatch):
+    """Statics of one link and the course of another never met in training patients either."""
+    link = {"generator": "columnar-ar", "training": {"steps": 60}, "candidates": 1, "members": 1}
+    chain = create("chain", static=link, events=link).fit(ward(400, 1), seed=1)
+    drawn = chain.sample(200, seed=1)
+    kept = chain.static.never_.held_by(drawn).len()
+    assert drawn.origin.notes["avoided subjects"] > 10
+    monkeypatch.setattr(redraw, "AVOIDING", 0)
+    assert kept <= chain.static.never_.held_by(chain.sample(200, seed=1)).len() / 4
 
 
 def test_what_is_asked_for_is_drawn_all_the_same(fitted):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 
 from cohortloom.codec.tensors import Encoded
 from cohortloom.cohort import Cohort
@@ -160,6 +161,9 @@ class Chain(Generator):
             return course
         waves = condition.part(self.schema_.signals)
         return with_statics(self.signals._make(ids, course, rng.child("signals"), waves), first, ids)
+
+    def avoided(self, drawn: Cohort) -> pl.Series:
+        return pl.concat([model.avoided(drawn) for _, model in self._links()]).unique(maintain_order=True)
 
     def _extend(self, prefix: Cohort, until: timedelta | int, draws: int, rng: Rng) -> Cohort:
         link, model = self._course
