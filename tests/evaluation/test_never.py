@@ -46,6 +46,7 @@ def test_six_births_of_men_among_600_patients_fail_it_alone(wards, n, passed):
     assert worst["of"] == "patients.sex = M with visits.code = birth"
     assert worst["patients"] == n
     assert score.details["worst"] == worst["of"]
+    assert score.name.endswith(f"most often {worst['of']}") is not passed  # the first lines of a report say which
 
 
 def test_pieces_of_what_is_not_swallowed_fail_it(wards):

@@ -78,11 +78,13 @@ def scores(ctx: Context) -> list[Score]:
     low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
     high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
     measurable = value > limit or share["independent"] > limit
+    told = _told(met, side == JUDGED)
+    name = f"{NAME}, most often {told['worst']}" if value > limit else NAME
     return [
         Score(
-            name=NAME, group="association", key=KEY, value=value, interval=(low, high), n=n, goal=Goal.LOW, limit=limit,
+            name=name, group="association", key=KEY, value=value, interval=(low, high), n=n, goal=Goal.LOW, limit=limit,
             floor=share["held_out"], anchors={"bootstrap": 0.0, "independent": share["independent"]},
-            measurable=measurable, details=_told(met, side == JUDGED),
+            measurable=measurable, details=told,
             reason="" if measurable else "real columns hardly exclude one another: even independent columns would pass",
         )
     ]  # fmt: skip
