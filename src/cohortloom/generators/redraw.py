@@ -52,7 +52,7 @@ def draw_valid(
         broken = pl.concat([rules.broken_subjects(part), condition.unmet(part)]).unique()
         if attempt < AVOIDING:
             avoided = generator.avoided(part)
-            notes["avoided subjects"] += (~avoided.is_in(broken.implode())).sum()
+            notes["avoided subjects"] += int((~avoided.is_in(broken.implode())).sum())
             broken = pl.concat([broken, avoided]).unique()
         good = part.subjects.filter(~part.subjects.is_in(broken.implode()))
         kept.append(part.select(good) if good.len() < part.n_subjects else part)
