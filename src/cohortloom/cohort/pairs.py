@@ -16,7 +16,7 @@ Quartiles are rounded to three digits, and a value is only named if `expected` p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,7 @@ import polars as pl
 from cohortloom.cohort.cohort import Cohort
 from cohortloom.schema import Schema
 
-__all__ = ["Column", "Crossing", "Never", "Ruler", "crossings", "read_columns", "rulers"]
+__all__ = ["Column", "Crossing", "Never", "Ruler", "crossings", "numbered", "read_columns", "rulers"]
 
 FEW_LEVELS, QUARTILES = 10, 4
 MOST_DECIDING = 24  # of a table
@@ -127,7 +127,7 @@ def rulers(schema: Schema, cohorts: Sequence[Cohort]) -> list[Ruler]:
                 labels = (f"up to {ends[0]}", *(f"{a} to {b}" for a, b in pairwise(ends)), f"above {ends[-1]}")
                 mine.append(Ruler(table, c, True, True, labels, cuts))
         late = [r for r in mine if r.deciding][MOST_DECIDING:]
-        found += [Ruler(**{**asdict(r), "deciding": False}) if r in late else r for r in mine]
+        found += [replace(r, deciding=False) if r in late else r for r in mine]
     return found
 
 
@@ -285,7 +285,7 @@ def _needed(
         named.setdefault(j, set()).update(pair % wide for pair in some)
     kept = sorted(named)
     labels = {k: range(len(known[k].labels)) if known[k].cuts else sorted(named[k]) for k in kept}
-    fewer = tuple(Ruler(**{**asdict(known[k]), "labels": tuple(known[k].labels[c] for c in labels[k])}) for k in kept)
+    fewer = tuple(replace(known[k], labels=tuple(known[k].labels[c] for c in labels[k])) for k in kept)
     at = {k: {c: place for place, c in enumerate(labels[k])} for k in kept}
     moved = {}
     for (i, j), some in pairs.items():
