@@ -84,6 +84,12 @@ class Column:
     patient: np.ndarray
     code: np.ndarray
 
+    def of(self, n: int) -> np.ndarray:
+        """Code of each of n patients, of a static column; -1 without a row."""
+        out = np.full(n, -1)
+        out[self.patient] = self.code
+        return out
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -160,9 +166,10 @@ def crossings(columns: Sequence[Column], taken: np.ndarray) -> Iterator[Crossing
         columns: Of all patients.
         taken: Which patients count.
     """
-    n, shares = max(int(taken.sum()), 1), {}
+    n, shares, levels = max(int(taken.sum()), 1), {}, {}
     for i, first in enumerate(columns):
         if first.ruler.deciding:
+            levels[i] = first.of(len(taken)) if first.ruler.static else first.code
             rows = np.bincount(first.patient, minlength=len(taken))
             kept = (first.code >= 0) & taken[first.patient]
             weight, size = 1 / rows[first.patient[kept]], len(first.ruler.labels)
@@ -180,11 +187,9 @@ def crossings(columns: Sequence[Column], taken: np.ndarray) -> Iterator[Crossing
             ):
                 continue
             if first.ruler.static:
-                of = np.full(len(taken), -1)
-                of[first.patient] = first.code
-                who, what, code = patient, value, of[patient]
+                who, what, code = patient, value, levels[i][patient]
             else:
-                who, what, code = then.patient[rows].astype(np.int64), then.code[rows], first.code[rows]
+                who, what, code = then.patient[rows].astype(np.int64), then.code[rows], levels[i][rows]
             both = code >= 0
             pair = code[both].astype(np.int64) * wide + what[both]
             yield Crossing(first.ruler, then.ruler, who[both], pair, np.outer(share, holders).ravel())
@@ -251,12 +256,7 @@ class Never:
             never = np.zeros((len(first.ruler.labels) + 1, wide + 1), bool)  # the last ones for none
             never[np.asarray(pairs) // wide, np.asarray(pairs) % wide] = True
             rows = np.flatnonzero(np.any(never, axis=0)[then.code])
-            if first.ruler.static:
-                of = np.full(len(subjects), -1)
-                of[first.patient] = first.code
-                code = of[then.patient[rows]]
-            else:
-                code = first.code[rows]
+            code = first.of(len(subjects))[then.patient[rows]] if first.ruler.static else first.code[rows]
             found[then.patient[rows[never[code, then.code[rows]]]]] = True
         return subjects.filter(pl.Series(found))
 

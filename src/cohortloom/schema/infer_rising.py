@@ -36,6 +36,8 @@ def add_rising(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str
         sheet, (time, unit) = sheets[name], time_of(table)
         if table["role"] == "static" or time not in sheet.frame.columns or not sheet.subject:
             continue
+        clock = sheet.frame.select(t=moments(sheet, time, unit if unit in TIME_UNITS else None))
+        clock = clock.with_columns(s=sheet.ids(sheet.subject))
         own = {c: table["source"].get("columns", {}).get(c, c) for c in table["columns"]}
         for column, spec in table["columns"].items():
             theirs = own[column]
@@ -43,11 +45,7 @@ def add_rising(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str
                 continue
             if theirs not in sheet.frame.columns or sheet.profiles[theirs].kind != "number":
                 continue
-            rows = sheet.frame.select(
-                t=moments(sheet, time, unit if unit in TIME_UNITS else None),
-                x=pl.col(theirs).cast(pl.Float64, strict=False),
-            ).with_columns(s=sheet.ids(sheet.subject))
-            if _rises(rows):
+            if _rises(clock.with_columns(x=sheet.frame[theirs].cast(pl.Float64, strict=False))):
                 rules.append({"kind": "monotone", "column": f"{name}.{column}"})
     if rules:
         data["rules"] = data.get("rules", []) + rules
