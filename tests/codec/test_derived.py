@@ -525,3 +525,10 @@ def test_a_follow_up_agrees_with_dates_that_a_rule_put_in_order():
     assert drawn.origin.notes["repaired subjects"] > 0
     rows = drawn.tables["p"]
     assert ((rows["last"] - rows["start"]).dt.total_days() == rows["days"]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_table_of_visits_without_a_row_has_no_laws(cohort):
+    none = Cohort.build(cohort.schema, cohort.tables | {"stays": cohort.tables["stays"].clear()})
+    codec = Codec.fit(none, RAW)
+    assert not [law for law in codec.derived if law.path.startswith("stays.")]

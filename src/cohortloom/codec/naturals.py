@@ -67,7 +67,7 @@ def derived_visits(
 def _counted(column: Column, number: Column, steps: Steps) -> Derived | None:
     """The law of a column that numbers a patient's visits 1, 2, 3, ... (or from another number on)."""
     known = np.isfinite(column.values)
-    if not column.wanted or column.time or known.mean() < ALWAYS:
+    if not column.wanted or column.time or not known.any() or known.mean() < ALWAYS:
         return None
     off = column.values - number.values
     law = Derived(column.path, ((number.path, 1.0),), step=column.step, constant=float(np.median(off[known])))
