@@ -219,3 +219,21 @@ def test_a_column_that_numbers_the_diagnoses_of_a_stay_is_left_out():
     table = draft.schema.tables["diagnoses_icd"]
     assert "seq_num" not in table.columns and "grade_num" in table.columns
     assert "numbers the rows of each visit" in draft.text
+
+
+def test_infusions_of_one_drug_are_no_visits_and_a_number_written_twice_is_read_once():
+    """AmsterdamUMCdb's drug table, and MIMIC's value beside valuenum: "88" and 88.0."""
+    draw = np.random.default_rng(3)
+    who = np.repeat(np.arange(80), 6)
+    begin = draw.integers(0, 4000, len(who)) * 60_000
+    given = {"admissionid": who, "item": "Noradrenaline", "rate": draw.gamma(2, 0.1, len(who)).round(3)}
+    given |= {"start": begin, "stop": begin + 3_600_000, "dose": draw.gamma(2, 1, len(who)).round(2)}
+    number = draw.normal(80, 9, len(who)).round()
+    seen = {"admissionid": who, "itemid": draw.choice([6640, 6642], len(who)), "measuredat": begin}
+    seen |= {"value": [f"{x:.0f}" for x in number], "valuenum": number, "nurse": draw.integers(0, 9, len(who))}
+    files = {"drugitems": pl.DataFrame(given), "numericitems": pl.DataFrame(seen)}
+    files["admissions"] = pl.DataFrame({"admissionid": np.arange(80), "gender": draw.choice(["Man", "Vrouw"], 80)})
+    draft = infer_schema(files, name="x")
+    assert draft.schema.visit_table is None and draft.schema.tables["drugitems"].role == "event"
+    assert {*kinds(draft.schema, "numericitems")} == {"itemid", "value", "nurse"}
+    assert 'the same as "value" in every row' in draft.text

@@ -229,7 +229,7 @@ class _Drafter:
         wide = []
         for sheet in self.patients:
             stream = sheet.code and sheet.profiles[sheet.code].distinct > MAX_LEVELS and len(sheet.profiles) <= 8
-            given = sheet.code and _GIVEN.search(snake(sheet.code))
+            given = _GIVEN_BY.search(snake(sheet.name)) or (sheet.code and _GIVEN.search(snake(sheet.code)))
             if sheet.role != "event" or stream or given or (sheet.code and (sheet.value or len(sheet.profiles) <= 4)):
                 continue
             keys = [k for k in (sheet.subject, sheet.time) if k]
@@ -747,7 +747,8 @@ _EVENTS = (
 )
 _NO_EVENT = {"0", "alive", "living", "censored", "lost", "no", "none"}
 _OFFSET = re.compile(r"offset$|[a-z](ed|en)_?at$|^(start|stop|end)$|^date_?of")
-#: Codes of what is given at any time, so their rows are no visits.
+#: Codes, and tables, of what is given at any time, so their rows are no visits.
 _GIVEN = re.compile(r"drug|pharma|medic|prod|atc|ndc")
+_GIVEN_BY = re.compile(r"drug|pharma|medication|medikament|medicament|prescri|infusion|transfusion|input_?events")
 
 _OTHER_VISIT = r"(^|_)(preceding|previous|prev|prior|parent|next|linked|related|index)_|part_?of"

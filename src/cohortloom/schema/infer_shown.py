@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 
-from cohortloom.schema.profile import decimals_of, number_in, snake
+from cohortloom.schema.profile import Profile, decimals_of, number_in, snake
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.side_by_side import side_by_side
 
@@ -126,7 +126,7 @@ def twin_of(sheet: Sheet, theirs: str, others: list[str]) -> str:
         if q.kind != p.kind:
             continue
         same = mine.equals(sheet.frame[other])
-        if not same and p.kind == "number" and (p.signs or q.signs):
+        if not same and p.kind == "number" and _total(p) == _total(q):
             both = sheet.frame.select(
                 pl.coalesce(pl.col(c).cast(pl.Float64, strict=False), number_in(pl.col(c).cast(pl.String))).alias(c)
                 for c in (theirs, other)
@@ -135,6 +135,11 @@ def twin_of(sheet: Sheet, theirs: str, others: list[str]) -> str:
         if same:
             return f'the same as "{other}" in every row'
     return ""
+
+
+def _total(p: Profile) -> float:
+    """Sum of a column of numbers, to nine digits."""
+    return float(f"{(p.values['number'] * p.values['count']).sum():.9g}")
 
 
 def abreast(sheet: Sheet) -> str:
