@@ -367,7 +367,7 @@ PLANTS = {
     ),
     "no repeat of one": (
         {"kind": "no_repeat", "column": "labs.code", "levels": ["HR"]},
-        add("labs", subject_id=1, time=START + timedelta(days=16), code="HR", value=70.0),
+        add("labs", subject_id=1, time=START + timedelta(days=16), code="K", value=7.0),
         "labs",
         1,
         True,
@@ -403,6 +403,27 @@ PLANTS = {
     "constant": (
         {"kind": "constant", "column": "visits.genotype"},
         spoil("visits", "genotype", 2, "b"),
+        "visits",
+        1,
+        True,
+    ),
+    "constant within a visit": (
+        {"kind": "constant", "column": "labs.value", "within": "visit"},
+        add("labs", subject_id=2, visit_id=20, time=START + timedelta(days=6), code="Z33", value=2.5),
+        "labs",
+        2,
+        True,
+    ),
+    "constant within a moment": (
+        {"kind": "constant", "column": "labs.value", "within": "moment"},
+        add("labs", subject_id=1, visit_id=11, time=START + timedelta(days=11), code="K", value=7.0),
+        "labs",
+        1,
+        True,
+    ),
+    "no overlap": (
+        {"kind": "no_overlap", "column": "visits.discharge"},
+        spoil("visits", "discharge", 0, START + timedelta(days=11)),
         "visits",
         1,
         True,
@@ -665,6 +686,17 @@ BAD_RULES = {
         "no-visits",
         "subject",
     ),
+    "no visits to be constant in": (
+        {"kind": "constant", "column": "events.code", "within": "visit"},
+        "no-visits",
+        "subject",
+    ),
+    "no moments to be constant in": (
+        {"kind": "constant", "column": "patients.sex", "within": "moment"},
+        "no-time",
+        "subject",
+    ),
+    "statics do not overlap": ({"kind": "no_overlap", "column": "patients.death"}, "no-time", "visits"),
     "code in a wide table": ({"kind": "monotone", "column": "visits.dose", "code": "K"}, "not-long", "code"),
     "twice in sequence": ({"kind": "order", "column": "events.code", "sequence": ["a", "a"]}, "listed-twice", "once"),
     "items of a wide table": ({"kind": "items", "table": "visits"}, "not-long", "value"),
@@ -738,3 +770,16 @@ def test_rules_about_time_work_on_every_clock(clock):
         ("nothing_after", "v", 1),
     ]
     assert check(repair(cohort, Rng(0))) == []
+
+
+def test_what_ends_too_late_ends_when_the_next_begins():
+    schema = clinic({"kind": "no_overlap", "column": "visits.discharge"})
+    mended = repair(cohort_of(schema, spoil("visits", "discharge", 0, START + timedelta(days=11))(tables())), Rng(0))
+    assert mended.tables["visits"]["discharge"].to_list() == days(10, 12, None, 6)
+
+
+def test_rows_of_a_moment_take_its_first_value_and_others_keep_theirs():
+    schema = clinic({"kind": "constant", "column": "labs.value", "within": "moment"})
+    plant = add("labs", subject_id=1, visit_id=11, time=START + timedelta(days=11), code="K", value=7.0)
+    labs = repair(cohort_of(schema, plant(tables())), Rng(0)).tables["labs"]
+    assert labs["value"].to_list() == [4.0, 4.5, 4.5, 80.0, None, 1.25]

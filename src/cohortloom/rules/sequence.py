@@ -1,4 +1,4 @@
-"""Rules about the rows of one subject in order: monotone, no repeat, order of events, constant.
+"""Rules about the rows of one subject in order: monotone, no repeat, order of events, constant, no overlap.
 
 Rows stand in canonical order (subject, time, visit), so a subject's rows are next to each other and "previous" is one
 shift away. Missing cells are skipped.
@@ -29,7 +29,7 @@ from cohortloom.rules.base import (
 from cohortloom.rules.value import level_problems
 from cohortloom.schema import Ordinal, Schema
 
-__all__ = ["Constant", "EventOrder", "Monotone", "NoRepeat"]
+__all__ = ["Constant", "EventOrder", "Monotone", "NoOverlap", "NoRepeat"]
 
 
 class _Sequence(Rule):
@@ -200,29 +200,84 @@ class EventOrder(_Sequence):
 
 
 class Constant(_Sequence):
-    """A value never changes within a subject, such as sex or a genotype repeated at every visit."""
+    """A value never changes within a subject (sex or a genotype repeated at every visit), a visit, or a moment.
+
+    Rows of one moment are those of a subject with one time: who charted, say.
+    """
 
     kind: ClassVar[str] = "constant"
+    within: Literal["subject", "visit", "moment"] = "subject"
 
     @property
     def words(self) -> str:
-        return f"{self.column} never changes within a subject"
+        return f"{self.column} never changes within a {self.within}"
+
+    @property
+    def _keys(self) -> list[str]:
+        return ["subject_id", *{"visit": ["visit_id"], "moment": ["time"]}.get(self.within, [])]
 
     def problems(self, schema: Schema) -> list[Problem]:
-        problem = place_problem(schema, self.column, f"rule constant {self.column}")
-        return [problem] if problem else []
+        where, table = f"rule constant {self.column}", split_path(self.column)[0]
+        if problem := place_problem(schema, self.column, where):
+            return [problem]
+        if self.within == "visit" and not schema.has_visit_id(table):
+            return [Problem("no-visits", where, "rows of the table do not belong to visits", 'Set within = "subject".')]
+        if self.within == "moment" and not schema.has_time(table):
+            return [Problem("no-time", where, "rows of the table have no time", 'Set within = "subject".')]
+        return []
 
     def find(self, cohort: Cohort) -> Iterator[Finding]:
         table, column = split_path(self.column)
         frame = cohort.tables[table]
-        known = frame.select("subject_id", pl.col(column).alias("v")).with_row_index("row").drop_nulls("v")
-        changed = known.filter(pl.col("v") != pl.col("v").first().over("subject_id"))["row"]
+        known = frame.select(*self._keys, pl.col(column).alias("v")).with_row_index("row").drop_nulls()
+        changed = known.filter(pl.col("v") != pl.col("v").first().over(self._keys))["row"]
         yield Finding(table, column, rows_mask(changed, frame.height), known.height)
 
     def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
         x = pl.col(finding.column)
-        first = x.drop_nulls().first().over("subject_id")
-        return change(cohort, finding.table, finding.column, pl.when(x.is_not_null()).then(first))
+        placed = pl.all_horizontal(pl.col(key).is_not_null() for key in self._keys) & x.is_not_null()
+        return change(
+            cohort,
+            finding.table,
+            finding.column,
+            pl.when(placed).then(x.drop_nulls().first().over(self._keys)).otherwise(x),
+        )
+
+
+class NoOverlap(_Sequence):
+    """What lasts from a row's time to `column` has ended when the subject's next row begins: lines of therapy, stays.
+
+    Rows without an end are passed over.
+    """
+
+    kind: ClassVar[str] = "no_overlap"
+
+    @property
+    def words(self) -> str:
+        return f"{self.column} is not after the next row's time"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where, table = f"rule no_overlap {self.column}", split_path(self.column)[0]
+        if problem := place_problem(schema, self.column, where, "timestamp"):
+            return [problem]
+        if schema.tables[table].role == "static" or not schema.has_time(table):
+            return [Problem("no-time", where, "rows of the table have no time", "Name a table of visits or events.")]
+        return []
+
+    def _next(self, cohort: Cohort) -> pl.Series:
+        """Time of the next row of the same subject that has one."""
+        frame = cohort.tables[split_path(self.column)[0]]
+        return frame.select(pl.col("time").shift(-1).over("subject_id"))["time"]
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        end, following = cohort.tables[table][column], self._next(cohort)
+        both = end.is_not_null() & following.is_not_null()
+        yield Finding(table, column, (end > following).fill_null(False), int(both.sum()))
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        sooner = pl.when(pl.lit(finding.broken)).then(pl.lit(self._next(cohort))).otherwise(pl.col(finding.column))
+        return change(cohort, finding.table, finding.column, sooner)
 
 
 def rows_mask(rows: pl.Series, height: int) -> pl.Series:
