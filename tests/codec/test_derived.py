@@ -532,3 +532,12 @@ def test_a_table_of_visits_without_a_row_has_no_laws(cohort):
     none = Cohort.build(cohort.schema, cohort.tables | {"stays": cohort.tables["stays"].clear()})
     codec = Codec.fit(none, RAW)
     assert not [law for law in codec.derived if law.path.startswith("stays.")]
+
+
+def test_a_stay_that_a_repair_shortened_is_as_long_as_its_dates_say(cohort, codec):
+    stays = cohort.tables["stays"].with_columns(pl.col("time") + (pl.col("out") - pl.col("time")) / 2)
+    changed = Cohort.build(cohort.schema, {**cohort.tables, "stays": stays})
+    again = codec.lawful(changed, Rng(0)).tables["stays"]
+    hours = (again["out"] - again["time"]).dt.total_seconds() / 3600
+    assert again["time"].equals(stays["time"]) and (again["hours"] - hours).abs().max() <= 0.051
+    assert codec.lawful(cohort, Rng(0)).tables["stays"].equals(cohort.tables["stays"])

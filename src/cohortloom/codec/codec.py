@@ -26,7 +26,7 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, grid_of, series_of, ticks_of, ticks_per_day
 from cohortloom.codec.columns import QuantileTransform
 from cohortloom.codec.derived import Derived
-from cohortloom.codec.event_laws import event_laws, with_laws
+from cohortloom.codec.event_laws import between_moments, event_laws, with_laws
 from cohortloom.codec.fold import Fold, rows_of
 from cohortloom.codec.fold_fit import fit_fold
 from cohortloom.codec.inputs import check_arrays, check_schema, check_settings, fit_cells, one_row_each, slice_of
@@ -386,11 +386,16 @@ class Codec:
         return tables
 
     def lawful(self, cohort: Cohort, rng: Rng) -> Cohort:
-        """The cohort with static columns that follow from others computed again, after a repair moved a date, say."""
+        """The cohort with what follows from others computed again, after a repair moved a date: static columns, and in
+        rows of visits and events what counts the time between moments (a length of stay)."""
         tables = dict(cohort.tables)
         frames = {name: tables[name].to_dict() for name in self.schema.statics if name not in self.absent}
         rewrite_statics(self.schema, self.derived, self.statics, frames, rng.child("lawful").numpy)
         tables |= {name: pl.DataFrame(columns) for name, columns in frames.items()}
+        for name in [t for t in self.schema.tables if t not in self.schema.statics]:
+            laws = between_moments(self.schema, self.derived, name)
+            draw = rng.child("lawful", name).numpy
+            tables[name] = with_laws(self.schema, laws, name, tables[name], tables, draw) if laws else tables[name]
         return Cohort.build(self.schema, tables, signals=cohort.signals, origin=cohort.origin)
 
     def _decode_visits(

@@ -18,7 +18,7 @@ from cohortloom.codec.derived import ITEM, Column, Derived, find_derived
 from cohortloom.codec.labels import find_labels, label_ids
 from cohortloom.schema import Category, Code, Count, Flag, Number, Ordinal, Schema, Timestamp
 
-__all__ = ["event_laws", "with_laws"]
+__all__ = ["between_moments", "event_laws", "with_laws"]
 
 _MOST_LEVELS, _ROWS = 200, 200_000
 
@@ -43,6 +43,26 @@ def event_laws(schema: Schema, name: str, tables: Mapping[str, pl.DataFrame]) ->
     return tuple(
         replace(law, dropped=False, shown=False, level=None, moved=None, sources=sources.get(law.terms[0][0], ()))
         for law in found
+    )
+
+
+def between_moments(schema: Schema, laws: tuple[Derived, ...], name: str) -> tuple[Derived, ...]:
+    """Of some laws those of a table's numbers that count the time between its own moments and dates of patients."""
+    here = {f"{name}.time"} | {
+        f"{table}.{column}"
+        for table, spec in schema.tables.items()
+        if table == name or spec.role == "static"
+        for column, kind in spec.columns.items()
+        if isinstance(kind, Timestamp)
+    }
+    return tuple(
+        law
+        for law in laws
+        if law.path.partition(".")[0] == name
+        and law.path not in here
+        and not law.names
+        and len(law.terms) > 1
+        and {path for path, _ in law.terms} <= here
     )
 
 
