@@ -367,7 +367,7 @@ PLANTS = {
     ),
     "no repeat of one": (
         {"kind": "no_repeat", "column": "labs.code", "levels": ["HR"]},
-        add("labs", subject_id=1, time=START + timedelta(days=16), code="K", value=7.0),
+        add("labs", subject_id=1, time=START + timedelta(days=16), code="HR", value=70.0),
         "labs",
         1,
         True,
@@ -418,6 +418,13 @@ PLANTS = {
         {"kind": "constant", "column": "labs.value", "within": "moment"},
         add("labs", subject_id=1, visit_id=11, time=START + timedelta(days=11), code="K", value=7.0),
         "labs",
+        1,
+        True,
+    ),
+    "same day": (  # as its own day: a time of day is cut off
+        {"kind": "same_day", "column": "patients.death", "of": "patients.death"},
+        spoil("patients", "death", 0, START + timedelta(days=50, hours=3)),
+        "patients",
         1,
         True,
     ),
@@ -783,3 +790,18 @@ def test_rows_of_a_moment_take_its_first_value_and_others_keep_theirs():
     plant = add("labs", subject_id=1, visit_id=11, time=START + timedelta(days=11), code="K", value=7.0)
     labs = repair(cohort_of(schema, plant(tables())), Rng(0)).tables["labs"]
     assert labs["value"].to_list() == [4.0, 4.5, 4.5, 80.0, None, 1.25]
+
+
+def test_a_date_is_set_to_the_day_of_the_moment_it_says_again():
+    """Patient 1 died at a known moment on day 50; the date is another, or missing; that of patient 2 has no moment."""
+    schema = clinic({"kind": "same_day", "column": "patients.birth", "of": "events.time"})
+    died = pl.DataFrame({"subject_id": [1], "time": [START + timedelta(days=50, hours=7)], "code": ["death"]})
+    for date, broken in ((50, 0), (49, 1), (None, 1)):
+        patients = tables()["patients"].with_columns(birth=pl.Series(days(date, 8, None)))
+        cohort = cohort_of(schema, tables() | {"patients": patients, "events": died})
+        assert [v.count for v in check(cohort)] == [1] * broken
+        mended = repair(cohort, Rng(0))
+        assert not check(mended) and mended.tables["patients"]["birth"].to_list() == days(50, 8, None)
+    twice = pl.concat([died, died.with_columns(pl.col("time") + timedelta(days=3))])
+    cohort = cohort_of(schema, tables() | {"events": twice})
+    assert broken_subjects(repair(cohort, Rng(0))).to_list() == [1]

@@ -8,7 +8,7 @@ be a new fact, not a repaired one.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
@@ -36,7 +36,7 @@ from cohortloom.rules.spread import link_of, spread
 from cohortloom.rules.value import level_problems
 from cohortloom.schema import Flag, Schema
 
-__all__ = ["After", "Before", "Granularity", "InsideVisit", "NothingAfter"]
+__all__ = ["After", "Before", "Granularity", "InsideVisit", "NothingAfter", "SameDay"]
 
 MOMENT = ("time", "timestamp")
 MICROSECONDS = {"second": 10**6, "minute": 60 * 10**6, "hour": 3600 * 10**6, "day": 86400 * 10**6}
@@ -338,6 +338,44 @@ class Granularity(Rule):
         return put(
             cohort, finding.table, cohort.tables[finding.table].with_columns(whole), sort=finding.column == "time"
         )
+
+
+class SameDay(Rule):
+    """A date is the day of a moment of the subject (or visit, or row), wherever that moment is known: of death, say."""
+
+    kind: ClassVar[str] = "same_day"
+    family: ClassVar[str] = "time"
+    holds_by: ClassVar[frozenset[str]] = frozenset({REPAIR, REDRAW})
+    column: str
+    of: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.column} is the day of {self.of}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = f"rule same_day {self.column}"
+        if problem := place_problem(schema, self.column, where, "timestamp") or place_problem(
+            schema, self.of, where, *MOMENT
+        ):
+            return [problem]
+        if schema.clock != "timestamp":
+            return [Problem("no-dates", where, f'the clock "{schema.clock}" has no days', "Remove the rule.")]
+        return []
+
+    def _days(self, cohort: Cohort, how: Literal["min", "max"]) -> pl.Series:
+        (source, name), target = split_path(self.of), split_path(self.column)[0]
+        return spread(cohort, source, cohort.tables[source][name], target, how).dt.truncate("1d")
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.column)
+        ours, first, last = cohort.tables[table][column], self._days(cohort, "min"), self._days(cohort, "max")
+        right = (ours == first).fill_null(False) & (ours == last).fill_null(False)
+        yield Finding(table, column, first.is_not_null() & ~right, first.len() - first.null_count())
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        new = pl.when(pl.lit(finding.broken)).then(pl.lit(self._days(cohort, "min"))).otherwise(pl.col(finding.column))
+        return change(cohort, finding.table, finding.column, new)
 
 
 def length(schema: Schema, days: float) -> pl.Expr:

@@ -24,6 +24,7 @@ from cohortloom.schema.infer_life import add_life
 from cohortloom.schema.infer_never import add_never
 from cohortloom.schema.infer_order import add_order
 from cohortloom.schema.infer_rising import add_rising
+from cohortloom.schema.infer_rows import add_rows
 from cohortloom.schema.infer_shown import (
     about,
     abreast,
@@ -204,6 +205,7 @@ class _Drafter:
         add_order(data, self.sheet_of, self.head)
         add_never(data, self.sheet_of, self.head)
         add_rising(data, self.sheet_of, self.head)
+        add_rows(data, self.sheet_of, self.head)
         return data
 
     def written(self, data: dict[str, Any]) -> Draft:

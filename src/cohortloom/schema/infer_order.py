@@ -20,7 +20,7 @@ from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_order"]
+__all__ = ["add_order", "dates_of"]
 
 FEWEST = 30  #: Patients in whom an order must hold: one broken in 10 % of them would be seen with a chance of 96 %.
 NEAR = 0.1
@@ -39,7 +39,7 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     coarse = _coarse(data, sheets) if data["clock"] == "timestamp" else []
     once, often, within = {}, {}, []
     for name, table in data["tables"].items():
-        found = _dates(sheets[name], name, table)
+        found = dates_of(sheets[name], name, table)
         places = [place for place in found.columns if place != "s"]
         if table["role"] == "static":
             once |= {place: found.select("s", t=place).drop_nulls().unique("s") for place in places}
@@ -72,7 +72,7 @@ def _coarse(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str,
     return rules
 
 
-def _dates(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
+def dates_of(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
     """Patient `s`, and "table.time" and "table.column" [d] of each row, as far as they are columns of the file."""
     source = table["source"]
     dates = [c for c, column in table["columns"].items() if column["kind"] == "timestamp"]

@@ -1,0 +1,137 @@
+"""What rows of a patient, a visit or a moment share, and what has ended when the next row begins: rules for a draft.
+
+A model of single rows draws a caregiver for each number that one nurse charted at one moment, a line of therapy that
+goes on when the next has begun, and a day of death beside another moment of it. So
+
+    constant     a column has one value in all rows of each patient (else visit, else moment) of the files, where values
+                 dealt at random would have differed in 15 groups or more, and 100 rows say it again
+    no_overlap   a moment of a row is never after the patient's next row, and close to it: the 5 % quantile of the time
+                 between lies within a tenth of the range of these times, or of what rows last
+    same_day     a date of the patient is the day of a moment in rows of others, wherever that is known
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cohortloom.schema.infer_life import moments, time_of
+from cohortloom.schema.infer_order import FEWEST, NEAR, dates_of
+from cohortloom.schema.sheets import Sheet
+from cohortloom.schema.source import TIME_UNITS
+
+__all__ = ["add_rows"]
+
+#: Rows that say a value again (exceptions are below 3 %), and groups that would differ by chance.
+AGAIN, EXPECTED = 100, 15.0
+DAYS = 8  #: Different days of a date.
+
+
+def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]) -> None:
+    """Add `rules` to a drafted schema.
+
+    Args:
+        data: The schema as plain data.
+        sheets: Table -> its file.
+        head: Takes comments.
+    """
+    rows = {name: table for name, table in data["tables"].items() if table["role"] != "static" and _plain(table)}
+    constant = [rule for name, table in rows.items() for rule in _constant(data["clock"], name, table, sheets[name])]
+    after = [rule for name, table in rows.items() for rule in _apart(data["clock"], name, table, sheets[name])]
+    same = _same_days(data, sheets) if data["clock"] == "timestamp" else []
+    if constant:
+        head.append("What never differs in rows of a patient, visit or moment is a rule: look whether it never can.")
+    if after:
+        head.append("What never goes on when the patient's next row begins is a rule: look whether it can.")
+    if constant or after or same:
+        data["rules"] = data.get("rules", []) + constant + after + same
+
+
+def _plain(table: dict[str, Any]) -> bool:
+    """Is a row of the file a row of the table?"""
+    return "layout" not in table["source"] and not table["source"].get("repeated")
+
+
+def _constant(clock: str, name: str, table: dict[str, Any], sheet: Sheet) -> list[dict[str, Any]]:
+    time, unit = time_of(table)
+    keys = {"s": sheet.ids(sheet.subject or "")}
+    within = {"subject": ["s"]}
+    if table["role"] == "event" and "visit" in table["source"]:
+        keys["v"], within["visit"] = sheet.ids(sheet.visit or ""), ["s", "v"]
+    if table["role"] == "event" and time in sheet.frame.columns and clock != "order":
+        keys["t"] = sheet.frame.select(moments(sheet, time, unit if unit in TIME_UNITS else None)).to_series()
+        within["moment"] = ["s", "t"]
+    rules = []
+    for column in table["columns"]:
+        theirs = table["source"].get("columns", {}).get(column, column)
+        if column in (table.get("code"), table.get("value")) or theirs not in sheet.frame.columns:
+            continue
+        cells = sheet.frame[theirs].cast(pl.String).replace("", None)
+        known = pl.DataFrame(keys | {"x": cells}).drop_nulls("x")
+        for span, by in within.items():
+            if _never_differs(known, by):
+                said = {} if span == "subject" else {"within": span}
+                rules.append({"kind": "constant", "column": f"{name}.{column}", **said})
+                break
+    return rules
+
+
+def _never_differs(known: pl.DataFrame, by: list[str]) -> bool:
+    """Is x one value in each group, though chance would have shown others?"""
+    groups = known.drop_nulls(by).group_by(by).agg(n=pl.len(), u=pl.col("x").n_unique()).filter(pl.col("n") > 1)
+    if (groups["n"] - 1).sum() < AGAIN or groups["s"].n_unique() < FEWEST or (groups["u"] > 1).any():
+        return False
+    share = known["x"].value_counts()["count"] / known.height
+    return groups.height * (1 - float((share**2).sum())) >= EXPECTED
+
+
+def _apart(clock: str, name: str, table: dict[str, Any], sheet: Sheet) -> list[dict[str, Any]]:
+    if clock == "order":
+        return []
+    found = dates_of(sheet, name, table)
+    ends = [c for c, spec in table["columns"].items() if spec["kind"] == "timestamp" and f"{name}.{c}" in found.columns]
+    if f"{name}.time" not in found.columns or not ends:
+        return []
+    found = found.drop_nulls(f"{name}.time").sort("s", f"{name}.time", maintain_order=True)
+    found = found.with_columns(b=pl.col(f"{name}.time").shift(-1).over("s"))
+    held = [c for c in ends if _end_before(found.select("s", "b", t=f"{name}.time", a=f"{name}.{c}"))]
+    return [{"kind": "no_overlap", "column": f"{name}.{c}"} for c in held]
+
+
+def _end_before(rows: pl.DataFrame) -> bool:
+    """Does what lasts from t to a end before b, the next row, and not long before?"""
+    both = rows.drop_nulls()
+    if (rows["a"] < rows["t"]).any() or both["s"].n_unique() < FEWEST:
+        return False
+    gap, lasts = ((both[y] - both[x]).to_numpy() for x, y in (("a", "b"), ("t", "a")))
+    (low, high), usual = np.quantile(gap, [0.05, 0.95]), np.quantile(lasts, 0.95)
+    return bool(gap.min() >= 0 and usual > 0 and low <= NEAR * max(high - low, usual))
+
+
+def _same_days(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str, Any]]:
+    """Dates of patients that are the day of a moment in rows of visits or events."""
+    found = {name: dates_of(sheets[name], name, table) for name, table in data["tables"].items()}
+    static = [name for name, table in data["tables"].items() if table["role"] == "static"]
+    rules = []
+    for one in static:
+        days = [c for c in found[one].columns if c != "s" and _whole(data, c)]
+        for other in (name for name in found if name not in static):
+            for moment in (c for c in found[other].columns if c not in ("s", f"{other}.time")):
+                rows = found[other].select("s", t=pl.col(moment).floor()).drop_nulls()
+                same = [day for day in days if _agree(found[one].select("s", d=day).unique("s"), rows)]
+                rules += [{"kind": "same_day", "column": day, "of": moment} for day in same[:1]]
+    return rules
+
+
+def _whole(data: dict[str, Any], path: str) -> bool:
+    table, _, column = path.partition(".")
+    return data["tables"][table]["columns"].get(column, {}).get("granularity") == "day"
+
+
+def _agree(days: pl.DataFrame, rows: pl.DataFrame) -> bool:
+    both = rows.join(days, on="s", how="left")
+    enough = both["s"].n_unique() >= FEWEST and both["t"].n_unique() >= DAYS
+    return bool(enough and (both["t"] == both["d"]).fill_null(False).all())

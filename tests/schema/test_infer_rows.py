@@ -1,0 +1,86 @@
+"""Facts of drafted rules about rows that belong together."""
+
+import numpy as np
+import polars as pl
+
+from cohortloom.schema.infer import infer_schema
+
+MINUTE, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "D")
+
+
+def text(moments: np.ndarray) -> list[str]:
+    return [str(t).replace("T", " ") for t in moments]
+
+
+def rules(frames: dict[str, dict], *kinds: str) -> list[dict]:
+    draft = infer_schema({name: pl.DataFrame(frame) for name, frame in frames.items()}, name="x")
+    return [{"kind": r.kind, **r.settings} for r in draft.schema.rules if r.kind in kinds]
+
+
+def chart(wrong: int = 0) -> dict[str, dict]:
+    """60 stays of 5 rounds of 3 numbers; one nurse a round, one ward a stay, a device of its own each number."""
+    draw = np.random.default_rng(0)
+    n, rounds = 60, 5
+    start = np.datetime64("2020-01-01T08:00") + draw.integers(0, 400, n) * DAY
+    stay = np.repeat(np.arange(n), 3 * rounds)
+    when = (start[:, None] + np.arange(rounds) * 60 * MINUTE).repeat(3, axis=1).ravel()
+    nurse = draw.integers(0, 12, (n, rounds)).repeat(3, axis=1).ravel()
+    nurse[:wrong] += 1
+    rows = {
+        "subject_id": stay // 2,
+        "stay_id": 500 + stay,
+        "charttime": text(when),
+        "itemid": np.tile(["hr", "map", "rr"], n * rounds),
+        "value": draw.normal(80, 9, len(stay)).round(1),
+        "nurse_no": nurse,
+        "ward": draw.choice(["a", "b", "c"], n)[stay],
+        "device": draw.choice(["x", "y"], len(stay)),
+    }
+    stays = {"subject_id": np.arange(n) // 2, "stay_id": 500 + np.arange(n), "intime": text(start)}
+    stays |= {"unit": draw.choice(["p", "q"], n), "age": draw.integers(20, 90, n)}
+    return {"stays": stays, "chart": rows}
+
+
+def test_what_never_differs_at_a_moment_or_in_a_visit_is_a_rule():
+    found = {r["column"]: r.get("within") for r in rules(chart(), "constant")}
+    assert found == {"chart.nurse_no": "moment", "chart.ward": "visit"}
+    assert {r["column"] for r in rules(chart(wrong=1), "constant")} == {"chart.ward"}
+
+
+def test_what_ends_before_the_next_begins_is_a_rule():
+    draw = np.random.default_rng(1)
+    n, lines = 60, 3
+    lasts, rest = draw.integers(20, 300, (n, lines)), draw.integers(10, 60, (n, lines))
+    begin = np.cumsum(lasts + rest, axis=1) - lasts - rest
+    first = np.datetime64("2015-01-01") + draw.integers(0, 900, (n, 1)) * DAY
+    given = {"patient_id": np.repeat(np.arange(n), lines), "regimen": draw.choice(["A", "B", "C"], n * lines)}
+    given |= {
+        "start_date": text((first + begin * DAY).ravel()),
+        "stop_date": text((first + (begin + lasts) * DAY).ravel()),
+    }
+    people = {"patient_id": np.arange(n), "sex": draw.choice(["f", "m"], n), "site": draw.choice(["x", "y"], n)}
+    frames = {"patients": people, "lines": given}
+    assert rules(frames, "no_overlap") == [{"kind": "no_overlap", "column": "lines.stop_date"}]
+    late = given["stop_date"].copy()
+    late[0] = given["start_date"][2]
+    assert not rules(frames | {"lines": given | {"stop_date": late}}, "no_overlap")
+
+
+def test_the_day_of_death_is_that_of_its_moment():
+    draw = np.random.default_rng(2)
+    n = 80
+    admitted = np.datetime64("2018-01-01T10:00") + draw.integers(0, 900, n) * DAY
+    left = admitted + draw.integers(600, 9000, n) * MINUTE
+    dead = np.arange(n) % 2 == 0
+    day = [str(t)[:10] if d else None for t, d in zip(left, dead)]
+    stays = {"patient_id": np.arange(n), "stay_id": 900 + np.arange(n), "admittime": text(admitted)}
+    stays |= {"deathtime": [t if d else None for t, d in zip(text(left), dead)], "ward": draw.choice(["a", "b"], n)}
+    again = {c: [*v, *v][: n + 30] for c, v in stays.items()} | {"stay_id": np.arange(n + 30)}
+    again["admittime"] = text(np.concatenate([admitted, admitted[:30] - 50 * DAY]))
+    again["deathtime"][n:] = [None] * 30
+    people = {"patient_id": np.arange(n), "sex": draw.choice(["f", "m"], n), "dod": day}
+    found = rules({"patients": people, "stays": again}, "same_day")
+    assert found == [{"kind": "same_day", "column": "patients.dod", "of": "stays.deathtime"}]
+    other = [*day]
+    other[0] = None
+    assert not rules({"patients": people | {"dod": other}, "stays": again}, "same_day")
