@@ -180,6 +180,24 @@ def test_one_step_off_is_drawn_as_often_as_seen():
     assert Derived.from_json(json.loads(json.dumps(law.to_json()))) == law
 
 
+@pytest.mark.parametrize("unit, grid, younger", [("Y", 365, 0.5), ("M", 30, 1 / 24)])
+def test_an_age_beside_a_year_of_birth_is_that_of_the_dates_or_one_less(unit, grid, younger):
+    """Born on any day, known by year (or month) alone: before the birthday of that year one is a year younger."""
+    draw = np.random.default_rng(0)
+    n = 1000
+    birth = np.datetime64("1930-01-01") + draw.integers(0, 20_000, n) * np.timedelta64(1, "D")
+    seen = np.datetime64("2005-01-01") + draw.integers(0, 3000, n) * np.timedelta64(1, "D")
+    named = birth.astype(f"datetime64[{unit}]").astype("datetime64[D]")
+    days = {"t.birth": named.astype(float), "t.seen": seen.astype(float)}
+    age = np.floor((seen - birth).astype(float) / 365.25)
+    given = [Column(path, True, x, grid if path == "t.birth" else 1.0, "", False, True) for path, x in days.items()]
+    laws = find_derived([*given, Column("t.age", False, age, 1.0, "a", True)], {}, np.arange(n))
+    assert [(law.path, law.rounding) for law in laws] == [("t.age", "floor")]
+    again = laws[0].value(days, np.random.default_rng(1))
+    over = np.floor((seen - named).astype(float) / 365.25) - again
+    assert {*np.unique(over)} == {0.0, 1.0} and over.mean() == pytest.approx(younger, abs=0.06)
+
+
 def test_missing_where_nothing_says_so_stays_modelled():
     draw = np.random.default_rng(0)
     x = draw.integers(0, 2000, 400).astype(float)

@@ -14,7 +14,8 @@ rows where all is known, in either half of at least 20 patients, with at least 8
 not modelled but computed, if it is known exactly where the others are, or where a category has certain levels (died).
 Where T is far coarser than what it is made of (age in years), T is modelled, and the time it came from is moved by
 whole units until both agree, so that a user may still ask for an age. Where T is one grid step off now and then (a
-follow-up counted in hours and two dates), the shares of -1, 0 and 1 steps are learned and drawn. Words that follow from
+follow-up counted in hours and two dates; an age beside a year of birth), the shares of -1, 0 and 1 steps are learned and
+drawn. Words that follow from
 other columns are found last (`labels`).
 
 Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
@@ -46,6 +47,8 @@ _UNITS = (1.0, 24.0, 1440.0, 86400.0, 1 / 7, 1 / 30.4375, 1 / 365.25)
 _EXACT = 1e-6
 #: A time is moved only by steps of at least so many days: an age in years fits a birth, not months a diagnosis.
 _YEAR = 300
+#: Beside dates that name no day an age in years may be a year less.
+_MONTH = 28
 #: A law with slack needs a T whose sd is this many steps.
 _WIDE = 20
 
@@ -223,10 +226,14 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
     small = {path: values[sample] for path, values in by_path.items()}
     coarse = near = None
     wide = bool(target.step > 0 and np.nanstd(target.values) > _WIDE * target.step)
+    coarse_dates = {c.path for c in others if c.time and c.step >= _MONTH}
     for terms, roundings in _forms(target, others, sample, 1.0 if wide else 0.0):
+        aged = not target.time and target.step >= _YEAR * min(abs(c) for _, c in terms)
+        aged = aged and any(path in coarse_dates for path, _ in terms)
         for rounding in roundings:
             law = Derived(target.path, terms, rounding, target.step)
-            far = 1.0 if wide and near is None and rounding == "round" else 0.0
+            loose = rounding == "floor" if aged else wide and rounding == "round"
+            far = 1.0 if loose and near is None else 0.0
             if not _agree(law.value(small), target.values[sample], target.step, SHARE, 8, far):
                 continue
             value = law.value(by_path)
