@@ -84,3 +84,16 @@ def test_the_day_of_death_is_that_of_its_moment():
     other = [*day]
     other[0] = None
     assert not rules({"patients": people | {"dod": other}, "stays": again}, "same_day")
+
+
+def test_what_names_the_rows_of_another_file_is_left_out():
+    """Bed stays within admissions: drawn anew row by row, no number would be that of a bed stay."""
+    frames = chart()
+    stays = frames["stays"]
+    beds = {c: stays[c] for c in ("subject_id", "stay_id", "intime")} | {"bed_id": 9000 + np.arange(60)}
+    beds |= {"bay": ["n", "s"] * 30}
+    rows = frames["chart"] | {"bed_id": np.repeat(beds["bed_id"], 15)}
+    both = {name: pl.DataFrame(f) for name, f in (frames | {"beds": beds, "chart": rows}).items()}
+    draft = infer_schema(both, name="x")
+    assert "bed_id" not in draft.schema.tables["chart"].columns and "bed_id" in draft.schema.tables["beds"].columns
+    assert '"bed_id" (names rows of beds.parquet)' in draft.text

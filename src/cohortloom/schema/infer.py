@@ -32,6 +32,7 @@ from cohortloom.schema.infer_shown import (
     from_first_value,
     is_waveform,
     names_one_to_one,
+    names_rows,
     strangers,
     twin_of,
     unnamed,
@@ -621,7 +622,7 @@ class _Drafter:
             ids = sheet.ids(theirs).drop_nulls()
             if ids.len() >= 20 and float(ids.is_in(home.ids(home.visit or "").implode()).mean() or 0.0) > 0.9:
                 return "names another visit"
-        if said := from_first_value(sheet, theirs):
+        if said := from_first_value(sheet, theirs) or names_rows(sheet, theirs, self.patients):
             return said
         if sheet.role == "event" and sheet.visit and theirs not in (sheet.code, sheet.value, *self.at_visit):
             p, visits = sheet.profiles[theirs], sheet.ids(sheet.visit)

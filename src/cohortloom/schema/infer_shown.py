@@ -16,7 +16,7 @@ __all__ = [
     "from_first_value",
     "is_waveform",
     "names_one_to_one",
-    "round",
+    "names_rows",
     "strangers",
     "twin_of",
     "unnamed",
@@ -97,6 +97,24 @@ def numbers_rows(sheet: Sheet, theirs: str, of: str) -> bool:
     rows = pl.DataFrame({"s": sheet.ids(of), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
     per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
     return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
+
+
+def names_rows(sheet: Sheet, theirs: str, sheets: list[Sheet]) -> str:
+    """Does a column of ids name the rows of another file, told apart there by a column of the same name?"""
+    p = sheet.profiles[theirs]
+    if theirs in (sheet.subject, sheet.visit, sheet.code) or p.kind not in ("number", "text") or p.distinct < 20:
+        return ""
+    if not re.search(r"(id|key|nr|no|num|number)$", snake(theirs)):
+        return ""
+    for other in sheets:
+        q = other.profiles.get(theirs)
+        if other is sheet or q is None or theirs == other.subject or q.missing or q.distinct < q.rows:
+            continue
+        if p.distinct < p.rows and bool(
+            sheet.ids(theirs).drop_nulls().unique().is_in(other.ids(theirs).implode()).all()
+        ):
+            return f"names rows of {other.file}"
+    return ""
 
 
 def names_one_to_one(sheet: Sheet, a: str, b: str) -> bool:
