@@ -14,9 +14,8 @@ rows where all is known, in either half of at least 20 patients, with at least 8
 not modelled but computed, if it is known exactly where the others are, or where a category has certain levels (died).
 Where T is far coarser than what it is made of (age in years), T is modelled, and the time it came from is moved by
 whole units until both agree, so that a user may still ask for an age. Where T is one grid step off now and then (a
-follow-up counted in hours and two dates; an age beside a year of birth), the shares of -1, 0 and 1 steps are learned and
-drawn. Words that follow from
-other columns are found last (`labels`).
+follow-up counted in hours and two dates; an age beside a year of birth), the shares of -1, 0 and 1 steps are learned
+and drawn. Words that follow from other columns are found last (`labels`).
 
 Beside the columns there are "<visits>.start" and "<visits>.last" (day of the first and of the last visit),
 "<visits>.count" (number of visits), and for visit columns "<visits>.time" and "<visits>.(number)", the visit's place in
