@@ -23,7 +23,7 @@ def test_counts_are_those_of_the_frames():
         SCHEMA,
         {"patients": pl.DataFrame({"subject_id": [1, 2, 3], "sex": ["F", "M", None]}), "visits": pl.DataFrame(visits)},
     )
-    patients, seen = table_summaries(cohort)
+    patients, seen = table_summaries(cohort.schema, {n: t.lazy() for n, t in cohort.tables.items()})
     assert (patients.rows, patients.subjects, patients.per_subject) == (3, 3, None)
     assert (seen.rows, seen.subjects, seen.per_subject) == (4, 2, (1.5, 2.0, 2.5))
     assert seen.missing == {"sbp": 0.75, "hr": 0.25}
@@ -34,4 +34,4 @@ def test_counts_are_those_of_the_frames():
 def test_empty_cohort_has_a_summary():
     cohort = Cohort.build(SCHEMA, {})
     assert summary_text(cohort).splitlines()[0] == "clinic: 0 patients, real"
-    assert table_summaries(cohort)[1].missing == {}
+    assert table_summaries(cohort.schema, {n: t.lazy() for n, t in cohort.tables.items()})[1].missing == {}

@@ -15,9 +15,7 @@ from cohortloom.cli.options import (
     Quiet,
     SchemaFile,
     To,
-    as_synthetic,
     keep_source,
-    open_cohort,
     say,
 )
 
@@ -36,12 +34,10 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Read a cohort in one format and write it in another."""
-    from cohortloom.cohort.summary import summary_text
-    from cohortloom.formats import write
+    from cohortloom.formats import convert
 
     keep_source(out, source, schema)
-    cohort = open_cohort(source, from_format, schema, on_error)
-    cohort = as_synthetic(cohort) if synthetic else cohort
-    write(cohort, out, format=to_format, force=force)
-    say(summary_text(cohort), quiet=quiet)
+    formats = {"read_as": from_format, "write_as": to_format}
+    text = convert(source, out, schema=schema, on_error=on_error, synthetic=synthetic, force=force, **formats)
+    say(text, quiet=quiet)
     say(f"written: {out}", quiet=quiet)

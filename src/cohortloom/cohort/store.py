@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from cohortloom.files import new_folder, read_json, sha256, write_json, write_te
 from cohortloom.schema import Schema
 from cohortloom.version import __version__
 
-__all__ = ["FORMAT", "is_cohort", "load", "save", "schema_text"]
+__all__ = ["FORMAT", "is_cohort", "lay_out", "load", "save", "schema_text"]
 
 #: Number of the layout above; readers refuse numbers they do not know.
 FORMAT = 1
@@ -55,30 +56,51 @@ def save(cohort: Cohort, path: str | Path, *, force: bool = False) -> None:
         FileFormatError: the path exists and `force` is not set.
     """
     with new_folder(path, force=force) as work:
-        write_text(work / "schema.json", schema_text(cohort.schema))
-        rows: dict[str, int | None] = {"schema.json": None}
-        for name, frame in cohort.tables.items():
-            rows[f"tables/{name}.parquet"] = _write_frame(frame, work / "tables" / f"{name}.parquet")
-        for name, signal in cohort.signals.items():
-            here = work / "signals" / name
-            rows[f"signals/{name}/records.parquet"] = _write_frame(signal.records, here / "records.parquet")
-            rows[f"signals/{name}/samples.npy"] = signal.samples.shape[0]
-            np.save(here / "samples.npy", np.asarray(signal.samples, dtype=np.float32), allow_pickle=False)
-            if signal.annotations is not None:
-                rows[f"signals/{name}/annotations.parquet"] = _write_frame(
-                    signal.annotations, here / "annotations.parquet"
-                )
-        origin = cohort.origin if cohort.origin.version else replace(cohort.origin, version=__version__)
-        manifest = {
-            "format": FORMAT,
-            "kind": "cohort",
-            "name": cohort.schema.name,
-            "schema_digest": cohort.schema.digest,
-            "subjects": cohort.n_subjects,
-            "origin": origin.to_dict(),
-            "files": {file: {"sha256": sha256(work / file), "rows": n} for file, n in rows.items()},
-        }
-        write_json(work / "manifest.json", manifest)
+        tables = {name: frame.rechunk() for name, frame in cohort.tables.items()}
+        lay_out(work, cohort.schema, tables, cohort.n_subjects, cohort.origin, cohort.signals)
+
+
+def lay_out(
+    work: Path,
+    schema: Schema,
+    tables: Mapping[str, pl.DataFrame | pl.LazyFrame],
+    subjects: int,
+    origin: Origin,
+    signals: Mapping[str, SignalSet] = MappingProxyType({}),
+) -> None:
+    """Fill an empty folder with a cohort, manifest last.
+
+    Args:
+        work: The folder.
+        schema: Schema of the cohort.
+        tables: Table -> rows in canonical form; lazy ones are streamed to the same bytes.
+        subjects: Number of subjects.
+        origin: Where the cohort comes from.
+        signals: Its waveforms.
+    """
+    write_text(work / "schema.json", schema_text(schema))
+    rows: dict[str, int | None] = {"schema.json": None}
+    for name, frame in tables.items():
+        rows[f"tables/{name}.parquet"] = _write_frame(frame, work / "tables" / f"{name}.parquet")
+    for name, signal in signals.items():
+        here = work / "signals" / name
+        rows[f"signals/{name}/records.parquet"] = _write_frame(signal.records.rechunk(), here / "records.parquet")
+        rows[f"signals/{name}/samples.npy"] = signal.samples.shape[0]
+        np.save(here / "samples.npy", np.asarray(signal.samples, dtype=np.float32), allow_pickle=False)
+        if signal.annotations is not None:
+            notes = signal.annotations.rechunk()
+            rows[f"signals/{name}/annotations.parquet"] = _write_frame(notes, here / "annotations.parquet")
+    origin = origin if origin.version else replace(origin, version=__version__)
+    manifest = {
+        "format": FORMAT,
+        "kind": "cohort",
+        "name": schema.name,
+        "schema_digest": schema.digest,
+        "subjects": subjects,
+        "origin": origin.to_dict(),
+        "files": {file: {"sha256": sha256(work / file), "rows": n} for file, n in rows.items()},
+    }
+    write_json(work / "manifest.json", manifest)
 
 
 def load(path: str | Path) -> Cohort:
@@ -125,10 +147,11 @@ def schema_text(schema: Schema) -> str:
     return json.dumps(schema.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_frame(frame: pl.DataFrame, path: Path) -> int:
+def _write_frame(frame: pl.DataFrame | pl.LazyFrame, path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.rechunk().write_parquet(path, compression="zstd", compression_level=3, row_group_size=1 << 18)
-    return frame.height
+    write = frame.write_parquet if isinstance(frame, pl.DataFrame) else frame.sink_parquet
+    write(path, compression="zstd", compression_level=3, row_group_size=1 << 18)
+    return pl.scan_parquet(path).select(pl.len()).collect().item()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -95,11 +95,12 @@ def find(name: str) -> Format:
 
 @dataclass
 class Findings:
-    """Problems and notes gathered while one input is read."""
+    """Problems and notes gathered while one input is read; `numbered` counts the visits that were given an id."""
 
     on_error: OnError = "fail"
     problems: list[Problem] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+    numbered: int = 0
 
     def __post_init__(self) -> None:
         if self.on_error not in ("fail", "drop", "keep"):

@@ -22,7 +22,7 @@ from cohortloom.formats.cells import DATES, Cell, Reading, cell, layouts_in
 from cohortloom.schema import Code, Column, Schema, Timestamp
 from cohortloom.schema.profile import bare
 
-__all__ = ["ROW", "Spec", "check_frames", "linked", "read_types", "typed"]
+__all__ = ["ROW", "Spec", "check_frames", "linked", "nothing", "one_type", "read_types", "typed"]
 
 ROW = "__row__"
 
@@ -228,13 +228,20 @@ def _absent(frame: pl.DataFrame, column: str, where: str, spoilt: pl.Series, fin
 
 
 def linked(
-    schema: Schema, tables: Mapping[str, pl.DataFrame], findings: Findings, *, parse_ids: bool = True
+    schema: Schema,
+    tables: Mapping[str, pl.DataFrame],
+    findings: Findings,
+    *,
+    parse_ids: bool = True,
+    whole: bool = True,
 ) -> dict[str, pl.DataFrame]:
     """Typed tables with sound keys, links and times; `ROW` is removed.
 
-    Ids that are text become whole numbers if all of them are (`parse_ids`, for files without types).
+    Ids that are text become whole numbers if all of them are (`parse_ids`, for files without types). Of a range of
+    patients (`whole` is false) a table may be empty.
     """
-    frames = _ids({n: _with_keys(schema, n, f) for n, f in _ids(dict(tables), parse_ids).items()}, parse_ids)
+    frames = {n: _with_keys(schema, n, f, findings) for n, f in one_type(dict(tables), parse_ids).items()}
+    frames = one_type(frames, parse_ids)
     visits = schema.visit_table
     order = sorted(frames, key=lambda n: {"static": 0, "visit": 1, "event": 2}[schema.tables[n].role])
     for name in order:
@@ -254,8 +261,8 @@ def linked(
         elif parent in frames:
             orphan = ~pl.col("subject_id").is_in(frames[parent]["subject_id"].unique().implode())
             frame = _orphans(frame, name, orphan, f"belong to nobody in {parent}", findings)
-        if frame.is_empty():
-            _nothing(name, role, findings)
+        if whole and frame.is_empty():
+            nothing(name, role, findings)
         frames[name] = frame
     if visits in frames:
         known = pl.concat([f["subject_id"] for f in frames.values()]).unique()
@@ -263,7 +270,8 @@ def linked(
     return {n: frames[n].drop(ROW) for n in tables}
 
 
-def _nothing(name: str, role: str, findings: Findings) -> None:
+def nothing(name: str, role: str, findings: Findings) -> None:
+    """Say that a table has no rows."""
     if role == "event":
         findings.notes[f"{name}: rows"] = 0
         return
@@ -271,7 +279,7 @@ def _nothing(name: str, role: str, findings: Findings) -> None:
     findings.settle(Problem("empty-table", name, "has no rows", fix), drop="empty table", keep="empty table")
 
 
-def _with_keys(schema: Schema, name: str, frame: pl.DataFrame) -> pl.DataFrame:
+def _with_keys(schema: Schema, name: str, frame: pl.DataFrame, findings: Findings) -> pl.DataFrame:
     """Visits without an id are numbered in order of subject and time; events without one lie outside any visit."""
     if schema.has_time(name) and "time" not in frame.columns:
         frame = frame.with_columns(pl.lit(None, dtype=clock_dtype(schema)).alias("time"))
@@ -280,10 +288,12 @@ def _with_keys(schema: Schema, name: str, frame: pl.DataFrame) -> pl.DataFrame:
     if schema.tables[name].role != "visit":
         return frame.with_columns(pl.lit(None, dtype=pl.Int64).alias("visit_id"))
     frame = frame.sort("subject_id", "time", maintain_order=True, nulls_last=True)
-    return frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("visit_id"))
+    first = findings.numbered + 1
+    findings.numbered += frame.height
+    return frame.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias("visit_id"))
 
 
-def _ids(frames: dict[str, pl.DataFrame], parse: bool) -> dict[str, pl.DataFrame]:
+def one_type(frames: dict[str, pl.DataFrame], parse: bool) -> dict[str, pl.DataFrame]:
     """Ids of one type in every table: Int64, or text as written."""
     for key in ("subject_id", "visit_id"):
         found = {n: f[key] for n, f in frames.items() if key in f.columns}
@@ -373,10 +383,8 @@ def _times(schema: Schema, name: str, frame: pl.DataFrame, findings: Findings) -
             if findings.on_error == "keep":
                 findings.note(f"{name}: rows dropped, as a visit needs a time", n)
             frame = frame.filter(~void)
-    same = pl.col("subject_id") == pl.col("subject_id").shift(1)
-    findings.note(
-        f"{name}: rows put in order of time", _mask(frame, same & (pl.col("time") < pl.col("time").shift(1))).sum()
-    )
+    before = pl.col("time").shift(1).over("subject_id")
+    findings.note(f"{name}: rows put in order of time", _mask(frame, pl.col("time") < before).sum())
     if schema.tables[name].role == "visit":
         tied = ~pl.struct("subject_id", "time").is_first_distinct()
         findings.note(f"{name}: visits at the time of another of the same patient", _mask(frame, tied).sum())

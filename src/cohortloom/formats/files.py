@@ -20,7 +20,7 @@ from cohortloom.schema.profile import with_points
 from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, named_by_place
 from cohortloom.schema.text_files import content, decoded, is_cut, said_separator
 
-__all__ = ["collect", "locate", "parquet", "scan"]
+__all__ = ["collect", "from_parser", "locate", "parquet", "scan"]
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
@@ -85,7 +85,7 @@ def collect(make: Callable[[], pl.DataFrame | None], files: list[Path], source: 
     try:
         return make()
     except BaseException as error:
-        if not _from_parser(error):
+        if not from_parser(error):
             raise
         before = len(findings.problems)
         for i, file in enumerate(files):
@@ -146,7 +146,8 @@ def _looks_like_data(name: str) -> bool:
         return False
 
 
-def _from_parser(error: BaseException) -> bool:
+def from_parser(error: BaseException) -> bool:
+    """Is it the files that were at fault?"""
     if isinstance(error, (pl.exceptions.PolarsError, OSError, EOFError, UnicodeError, LookupError)):
         return True
     return type(error).__name__ == "PanicException"
@@ -157,7 +158,7 @@ def _guard(make: Callable, place: str, findings: Findings):
     try:
         return make()
     except BaseException as error:
-        if not _from_parser(error):
+        if not from_parser(error):
             raise
         text = str(error).lower()
         if isinstance(error, pl.exceptions.NoDataError):

@@ -11,7 +11,7 @@ A table without a source is looked for as `<table>.csv`, `.csv.gz` or `.parquet`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ from cohortloom.formats.cells import Reading, text_of
 from cohortloom.formats.check import ROW, Spec, linked, read_types, specs, typed
 from cohortloom.formats.files import collect, locate, scan
 from cohortloom.formats.grid import aggregate, binned, fill_bins, one_per_key, problem_of
-from cohortloom.schema import CodeMap, Schema, Source, SourceTime
+from cohortloom.schema import CodeMap, Schema, Source, SourceTime, Table
 from cohortloom.schema.source import TIME_UNITS
 from cohortloom.version import __version__
 
@@ -50,35 +50,80 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
         SettingsError: a schema is needed.
     """
     path, findings = Path(path), Findings(on_error)
+    schema, own = schema_of(path, schema)
+    frames = tables(schema, opened(path, schema, own, findings), own, findings)
+    findings.raise_if_any(path, schema)
+    return Cohort.build(schema, frames, origin=origin_of(path, own, findings))
+
+
+def schema_of(path: Path, schema: Schema | None) -> tuple[Schema, bool]:
+    """The schema to read by, and whether `write` made the folder.
+
+    Raises:
+        SettingsError: a schema is needed.
+    """
     own = path.is_dir() and (path / "schema.json").is_file()
-    if schema is None:
-        if not own:
-            raise SettingsError(
-                "tabular files need a schema that says what they hold: pass schema=... (--schema FILE). "
-                "`cohortloom schema infer FOLDER` drafts one."
-            )
-        schema = Schema.model_validate_json((path / "schema.json").read_bytes())
+    if schema is not None:
+        return schema, own
+    if not own:
+        raise SettingsError(
+            "tabular files need a schema that says what they hold: pass schema=... (--schema FILE). "
+            "`cohortloom schema infer FOLDER` drafts one."
+        )
+    return Schema.model_validate_json((path / "schema.json").read_bytes()), own
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Rows of a table as they stand in its files, with `ROW`, and the source that says how to read them."""
+
+    source: Source
+    files: list[Path]
+    rows: pl.LazyFrame
+
+
+def opened(path: Path, schema: Schema, own: bool, findings: Findings) -> dict[str, Raw]:
+    """The files of every table, found and opened; what is absent or can't be read goes to `findings`."""
     if not path.exists():
         findings.stop("no-file", str(path), "does not exist", "Check the path.")
         findings.raise_if_any(path, schema)
-    frames = {}
+    found = {}
     for name, table in schema.tables.items():
-        source = None if own else table.source
-        frame = _table(path, schema, name, source or _own(path, schema, name), findings)
-        if frame is not None:
-            frames[name] = frame
-    frames = _from_first_row(schema, frames, findings)
+        source = (None if own else table.source) or _own(path, schema, name)
+        files = locate(path, source, name, findings)
+        rows = scan(files, source, name, findings) if files else None
+        if rows is not None:
+            found[name] = Raw(source, files, rows)
+    return found
+
+
+def tables(
+    schema: Schema, raws: Mapping[str, Raw], own: bool, findings: Findings, *, whole: bool = True
+) -> dict[str, pl.DataFrame]:
+    """Rows of the files -> checked tables a cohort can be built of.
+
+    Args:
+        schema: What they should fit.
+        raws: What was opened.
+        own: Did `write` make the files?
+        findings: Takes problems and notes.
+        whole: All patients are there, not a range of them: an empty table is worth a word.
+    """
+    frames = {n: _mapped(r.rows, r.files, schema, n, r.source, findings) for n, r in raws.items()}
+    read = _from_first_row(schema, {n: f for n, f in frames.items() if f is not None}, findings)
     if schema.clock == "order" and not own:
-        frames = _ranked(schema, frames)
-    whole = len(frames) == len(schema.tables)
-    if whole:
-        plain = any(not f.endswith(".parquet") for f in _patterns(path, schema, own))
-        frames = linked(schema, frames, findings, parse_ids=plain)
-    findings.raise_if_any(path, schema)
-    return Cohort.build(schema, frames, origin=_origin(path, own, findings))
+        read = _ranked(schema, read)
+    if len(read) < len(schema.tables):
+        return read
+    return linked(schema, read, findings, parse_ids=has_plain_text(raws), whole=whole)
 
 
-def _origin(path: Path, own: bool, findings: Findings) -> Origin:
+def has_plain_text(raws: Mapping[str, Raw]) -> bool:
+    """Is any of the files without types?"""
+    return any(not r.source.file.endswith(".parquet") for r in raws.values() if r.files)
+
+
+def origin_of(path: Path, own: bool, findings: Findings) -> Origin:
     """What `write` says of the cohort: a synthetic one stays so, with its release status."""
     read = Origin("real", "tabular", version=__version__, notes=findings.notes)
     if not own or not (path / ORIGIN).is_file():
@@ -92,22 +137,14 @@ def _origin(path: Path, own: bool, findings: Findings) -> Origin:
     return replace(read, kind="synthetic", **kept)
 
 
-def _patterns(path: Path, schema: Schema, own: bool) -> list[str]:
-    return [((None if own else t.source) or _own(path, schema, n)).file for n, t in schema.tables.items()]
-
-
 def from_sources(schema: Schema, frames: Mapping[str, pl.DataFrame], findings: Findings) -> dict[str, pl.DataFrame]:
     """Tables of frames in memory, each read by the source that names its frame (NAME.parquet)."""
-    read = {}
+    raws = {}
     for name, table in schema.tables.items():
         assert table.source
-        raw = frames[table.source.file.removesuffix(".parquet")].lazy().with_row_index(ROW)
-        frame = _mapped(raw, [], schema, name, table.source, findings)
-        if frame is not None:
-            read[name] = frame
-    read = _from_first_row(schema, read, findings)
-    read = _ranked(schema, read) if schema.clock == "order" else read
-    return linked(schema, read, findings, parse_ids=False) if len(read) == len(schema.tables) else read
+        rows = frames[table.source.file.removesuffix(".parquet")].lazy().with_row_index(ROW)
+        raws[name] = Raw(table.source, [], rows)
+    return tables(schema, raws, False, findings)
 
 
 # -- one table -------------------------------------------------------------------------------------------------------
@@ -121,12 +158,6 @@ def _own(path: Path, schema: Schema, name: str) -> Source:
     return Source(file=file, visit="visit_id" if "visit_id" in keys else None, time="time" if "time" in keys else None)
 
 
-def _table(path: Path, schema: Schema, name: str, source: Source, findings: Findings) -> pl.DataFrame | None:
-    files = locate(path, source, name, findings)
-    raw = scan(files, source, name, findings) if files else None
-    return None if raw is None else _mapped(raw, files, schema, name, source, findings)
-
-
 def _mapped(
     raw: pl.LazyFrame, files: list[Path], schema: Schema, name: str, source: Source, findings: Findings
 ) -> pl.DataFrame | None:
@@ -136,8 +167,8 @@ def _mapped(
     theirs = _names(schema, name, source)
     if not _all_there(raw, name, theirs, source, findings):
         return None
-    asked = _filtered(raw, source, "include")
-    raw = _filtered(asked, source, "exclude")
+    asked = filtered(raw, source, "include")
+    raw = filtered(asked, source, "exclude")
 
     def run() -> pl.DataFrame | None:
         if any(rule.exclude is not None for rule in source.where):
@@ -185,7 +216,7 @@ def _all_there(raw: pl.LazyFrame, name: str, theirs: dict[str, str], source: Sou
     return len(findings.problems) == before
 
 
-def _filtered(raw: pl.LazyFrame, source: Source, key: Literal["include", "exclude"]) -> pl.LazyFrame:
+def filtered(raw: pl.LazyFrame, source: Source, key: Literal["include", "exclude"]) -> pl.LazyFrame:
     types = raw.collect_schema()
     for rule in source.where:
         values = getattr(rule, key)
