@@ -805,3 +805,14 @@ def test_a_date_is_set_to_the_day_of_the_moment_it_says_again():
     twice = pl.concat([died, died.with_columns(pl.col("time") + timedelta(days=3))])
     cohort = cohort_of(schema, tables() | {"events": twice})
     assert broken_subjects(repair(cohort, Rng(0))).to_list() == [1]
+
+
+def test_no_moment_of_the_day_of_death_comes_after_it():
+    """Birth stands for a date that has no time of day."""
+    schema = clinic({"kind": "before", "first": "events.time", "then": "patients.birth"})
+    patients = tables()["patients"].with_columns(birth=pl.Series(days(30, 8, None)))
+    for hours, broken in ((0, 0), (13, 0), (24, 1)):
+        events = tables()["events"].with_columns(time=pl.Series(days(0, 4, 30, 8)) + timedelta(hours=hours))
+        cohort = cohort_of(schema, tables() | {"patients": patients, "events": events})
+        assert [v.count for v in check(cohort)] == [2] * broken
+        assert not check(repair(cohort, Rng(0)))

@@ -109,3 +109,21 @@ def test_years_of_the_calendar_are_dates_and_keep_their_order():
     visits["weight"] = draw.normal(70, 9, 600).round(1)
     schema = infer_schema({"patients": pl.DataFrame(people), "visits": pl.DataFrame(visits)}, name="x").schema
     assert schema.clock == "offset" and schema.tables["patients"].columns["yob"].kind == "number"
+
+
+def test_a_moment_on_the_day_of_death_is_not_after_it():
+    draw = np.random.default_rng(0)
+    n = 80
+    admitted = np.datetime64("2020-01-01T08:00") + draw.integers(0, 500, n) * np.timedelta64(1, "D")
+    left = admitted + draw.integers(60, 9000, n) * np.timedelta64(1, "m")
+    death = left.astype("datetime64[D]") + draw.integers(0, 9, n) * draw.integers(0, 2, n)
+    people = pl.DataFrame({"subject_id": range(n), "sex": ["f", "m"] * (n // 2), "dod": [str(d) for d in death]})
+    text = {c: [str(t).replace("T", " ") for t in v] for c, v in (("admittime", admitted), ("dischtime", left))}
+    stays = pl.DataFrame(
+        {"subject_id": range(n), "hadm_id": range(900, 900 + n), **text, "ward": ["a", "b"] * (n // 2)}
+    )
+    again = stays.head(20).with_columns(hadm_id=pl.col("hadm_id") + 500, admittime=pl.lit("2019-05-01 10:00"))
+    again = again.with_columns(dischtime=pl.lit("2019-05-03 11:00"))
+    schema = infer_schema({"patients": people, "admissions": pl.concat([stays, again])}, name="x").schema
+    orders = {(r.settings["first"], r.settings["then"]) for r in schema.rules if r.kind == "before"}
+    assert ("admissions.dischtime", "patients.dod") in orders

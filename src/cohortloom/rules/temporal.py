@@ -39,6 +39,7 @@ from cohortloom.schema import Flag, Schema
 __all__ = ["After", "Before", "Granularity", "InsideVisit", "NothingAfter", "SameDay"]
 
 MOMENT = ("time", "timestamp")
+CALENDAR = {"day": "1d", "month": "1mo", "year": "1y"}
 MICROSECONDS = {"second": 10**6, "minute": 60 * 10**6, "hour": 3600 * 10**6, "day": 86400 * 10**6}
 UNIT_DAYS = {"s": 1 / 86400, "min": 1 / 1440, "h": 1 / 24, "d": 1.0, "wk": 7.0, "mo": 30.4375, "a": 365.25}
 
@@ -47,7 +48,8 @@ class Before(Rule):
     """One moment is not later than another, wherever both are known.
 
     Rows are linked as in `spread`: same row, same visit, or same subject. If both sides have many rows per subject,
-    every `first` comes before every `then`.
+    every `first` comes before every `then`. Where `then` names a day (month, year) alone, no moment of that day is
+    later; with `strict` its first moment counts.
     """
 
     kind: ClassVar[str] = "before"
@@ -80,7 +82,11 @@ class Before(Rule):
         table, column = split_path(judged)
         x = cohort.tables[table][column]
         bound = self._bound(cohort)
-        late = x - bound if upper else bound - x
+        first, then = (x, bound) if upper else (bound, x)
+        grain = getattr(column_of(cohort.schema, self.then), "granularity", "")
+        if cohort.schema.clock == "timestamp" and grain in CALENDAR and not self.strict:
+            first = first.dt.truncate(CALENDAR[grain])
+        late = first - then
         late = late.cast(pl.Int64)
         broken = (late >= 0 if self.strict else late > 0).fill_null(False)
         yield Finding(table, column, broken, late.len() - late.null_count())

@@ -45,10 +45,11 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
             once |= {place: found.select("s", t=place).drop_nulls().unique("s") for place in places}
         elif f"{name}.time" in places:
             often |= {place: found.select("s", t=place).drop_nulls() for place in places}
-            within += [(a, b) for a, b in permutations(places, 2) if _ordered(found.select("s", a=a, b=b))]
+            pairs = ((a, b, _by_day(data, found.select("s", a=a, b=b), b)) for a, b in permutations(places, 2))
+            within += [(a, b) for a, b, rows in pairs if _ordered(rows)]
     pairs = [*permutations(once, 2), *((a, b) for a in once for b in often), *((b, a) for a in once for b in often)]
     moments_of = once | often
-    across = [(a, b) for a, b in pairs if _ordered(_joined(moments_of[a], moments_of[b]))]
+    across = [(a, b) for a, b in pairs if _ordered(_by_day(data, _joined(moments_of[a], moments_of[b]), b))]
     rare = {place for place in often if not place.endswith(".time")}  # may be empty, so that nothing follows from them
     main = [pair for pair in across if not rare & {*pair}]
     rest = [pair for pair in across if rare & {*pair} and not _follows(pair, {*main, *within})]
@@ -89,6 +90,13 @@ def dates_of(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
     if not known or not sheet.subject:
         return pl.DataFrame(schema={"s": pl.String})
     return sheet.frame.select(**known).with_columns(s=sheet.ids(sheet.subject))
+
+
+def _by_day(data: dict[str, Any], pairs: pl.DataFrame, then: str) -> pl.DataFrame:
+    """Moments a by their day where b, which is to come after them, is a date: of death, say."""
+    table, _, column = then.partition(".")
+    day = data["tables"][table]["columns"].get(column, {}).get("granularity") == "day"
+    return pairs.with_columns(pl.col("a").floor()) if day else pairs
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
