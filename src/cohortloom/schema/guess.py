@@ -35,6 +35,7 @@ _NOMINAL = re.compile(
 )
 _IDS = re.compile(
     r"(^|_)(id|key|uuid|guid|mrn|ssn|npi|dea|nbr|accession|barcode|lot_number|source_value)$|_id_|serial|identifier|"
+    r"(auftrags|fall|proben|vorgangs|akten|patienten|versicherten)(nummer|nr)$|(^|_)(kennung|folio|expediente)$|"
     r"^(?!.*(acid|fluid|lipid|oid|rotid|covid|paid|solid|rapid|valid|hybrid|amid|grid)$)[a-z]+[a-z0-9_]{2,}id$"
 )
 #: Names of what several people share.
@@ -46,20 +47,30 @@ _FAMILY = "names a family or a relative, by the name; made anew in synthetic dat
 #: Names of codes, whatever they are written in.
 _CODED = re.compile(
     r"(^|_)(cd|code)$|[a-z]code$|(^|_)(cpt|hcpcs|drg|icd_?(9|10)?|loinc|snomed|ndc|atc|zip\w*|postcode)(_?\d+)?$|"
+    r"icd_?(9|10|11)_?(gm|cm|pcs|who|am|ca)$|(^|_)(ops|plz|postleitzahl|codigo_postal|code_postal)(_?\d+)?$|"
     r"place_of_service|(^|_)(modality|modifier|speciali?ty|payer|plan|department|dept|ward|clinic|disposition)$"
 )
 _QUASI = re.compile(
     r"^(sex|gender|age|race|ethnic\w*|zip\w*|postcode|postal\w*|insurance|marital\w*|language|religion|nationality|region)($|_)|birth|dob|^age|_age$|"
+    r"^(geschlecht|sexo|sexe|sesso|alter|edad|plz|postleitzahl|codigo_postal|code_postal|familienstand|estado_civil"
+    r"|staatsangeh\w*|nacionalidad|wohnort|gemeinde|provincia|municipio)($|_)|"
     r"^(lat|lon|lng|latitude|longitude|city|town|village|county|district|birthplace|place_of_birth)($|_)"
 )
+#: Dates of birth and death.
+_LIFE = re.compile(
+    r"birth|dob|yob|death|dod|geb(urts)?_?(dat|jahr|monat)|naissance|nacimiento|nascita|sterbe|todes|fallec|defunc|deces|d[ée]c[èe]s"
+)
+#: Yes and no.
+_YES_NO = ("yes no", "y n", "true false", "t f", "ja nein", "j n", "sí no", "si no", "s n", "oui non", "o n", "ja nee")
+_READ = ("yes", "y", "true", "t")  #: As they are.
 #: Names of people and ways to reach them: never levels.
 _PERSONAL = re.compile(
     r"^((first|last|given|family|middle|maiden|full|patient|sur|nick)_?name|first|last|surname|forename|vorname|nachname"
     r"|geburtsname|prenom|nom|apellidos?|nombre|cognome|maiden|initials?|e_?mail|(tele)?phone(_.*)?|telefon|fax|ssn|passport"
-    r"|drivers?(_licen[cs]e)?|street|strasse|straße|address(_.*)?|adresse|anschrift|name_\d_(family|given.*|text))$"
+    r"|telefono|tel[ée]fono|correo(_electr[oó]nico)?|direcci[oó]n|domicilio|drivers?(_licen[cs]e)?|street|strasse|straße|address(_.*)?|adresse|anschrift|name_\d_(family|given.*|text))$"
 )
 _SENSITIVE = re.compile(
-    r"diag|(^|_)icd|hiv|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
+    r"diag|(^|_)icd|hiv|sterbe|verstorben|todes|fallec|defunc|deces|d[ée]c[èe]s|death|dead|died|dod|mortal|expire|^(vital_|disease_)?status$|disease|condition|psych|abuse|genotype|inherit|outcome|drg"
 )
 _SYSTEMS = (
     ("LOINC", r"^\d{1,5}-\d$", 0.9),
@@ -112,7 +123,7 @@ def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Gues
     if seldom > 0.1:
         drafted.comment += f"; {seldom:.0%} of the cells hold codes of fewer than {FEW} patients, which are never drawn"
     if (kind not in ("identifier", "timestamp") and _QUASI.search(name)) or (
-        kind == "timestamp" and re.search(r"birth|dob|yob|death|dod|geb(urts)?_?dat|naissance|nacimiento", name)
+        kind == "timestamp" and re.search(_LIFE, name)
     ):
         marks["quasi_identifier"] = True
     if kind != "identifier" and _SENSITIVE.search(name):
@@ -132,6 +143,11 @@ def _seldom(patients: pl.Series, cells: pl.Series) -> float:
     held = pl.DataFrame({"s": patients, "v": cells.cast(pl.String)}).drop_nulls().group_by("v")
     per = held.agg(pl.col("s").n_unique(), pl.len().alias("n"))
     return float(per.filter(pl.col("s") < FEW)["n"].sum() / max(per["n"].sum(), 1))
+
+
+def _one_patient_each(patients: pl.Series, cells: pl.Series) -> bool:
+    held = pl.DataFrame({"s": patients, "v": cells.cast(pl.String)}).drop_nulls().unique()
+    return held["v"].n_unique() == held.height
 
 
 def _empty(p: Profile, *_: Any) -> Guess:
@@ -248,8 +264,9 @@ def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
         return Guess({"kind": "identifier"}, "names a person, by the name of the column; made anew in synthetic data")
     words = p.values["value"].str.count_matches(r"\s") + 1
     typical_words = float((words * p.values["count"]).sum() / p.values["count"].sum())
-    if p.distinct == 2 and set(values.str.to_lowercase()) in ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}):
-        return Guess({"kind": "flag"}, "yes and no: a flag (sure)")
+    if p.distinct == 2 and (pair := _yes_no(values)) is not None:
+        read: dict[str, str] = {} if pair[0].lower() in _READ else dict(zip(pair, ("yes", "no")))
+        return Guess({"kind": "flag"}, "yes and no: a flag (sure)", values=read)
     if (
         re.search(r"desc|comment|note|text|remark|(^|_)sig$|address|(^|_)name$|narrative", name)
         and p.distinct > MAX_LEVELS
@@ -271,9 +288,19 @@ def _text(p: Profile, name: str, patients: pl.Series, cells: pl.Series, clock: s
         said = "words of steps, lowest first (likely)" if ordered else f"{p.distinct} words, most frequent first"
         return _levels(p, name, patients, cells, "ordinal" if ordered else "category", said)
     system = system_of(p)
+    if not system and p.distinct > MAX_LEVELS and _one_patient_each(patients, cells):
+        return Guess(
+            {"kind": "identifier"}, "no value comes in two patients: an identifier, made anew in synthetic data"
+        )
     said = f", they look like {system}" if system else "; name their system"
     column = {"kind": "code", **({"system": system} if system else {})}
     return Guess(column, f"{_about(p.distinct)} different words or codes{said}; too many for a list of levels")
+
+
+def _yes_no(words: pl.Series) -> tuple[str, str] | None:
+    """The words that mean yes and no, if two words do."""
+    by = {str(w).lower(): str(w) for w in words}
+    return next(((by[y], by[n]) for y, n in map(str.split, _YES_NO) if {y, n} == by.keys()), None)
 
 
 #: Scales in words, lowest first.
@@ -317,12 +344,15 @@ def _steps_of(words: list[str] | pl.Series) -> list[str] | None:
 
 
 def _intervals(values: pl.Series) -> bool:
-    """Are most words intervals (18-29, [30,40)), whose ends lie in order? 2160-0 is a code."""
+    """Are most words intervals (18-29, [30,40)), whose ends lie in order and which do not overlap? 2160-0 is a code,
+    and so is 5-511 beside 8-837."""
     shape = r"^[\[(<>=]*\s*(\d+(?:\.\d+)?)\s*(?:-|to|–|,)\s*(\d+(?:\.\d+)?)?"
     low, high = (values.str.extract(shape, k).cast(pl.Float64, strict=False) for k in (1, 2))
     ends = values.str.contains(r"^[<>≤≥]=?\s*\d+(\.\d+)?$|^\d+(\.\d+)?\s*\+$")
     shaped = bool(low.is_not_null().any()) and bool((low.is_not_null() | ends).mean() > 0.6)  # type: ignore[operator]
-    return shaped and bool((high.is_null() | (high >= low)).all())
+    apart = pl.DataFrame({"low": low, "high": high}).drop_nulls().sort("low")
+    apart = apart.select((pl.col("low") >= pl.col("high").shift(1)).fill_null(True).all()).item()
+    return shaped and apart and bool((high.is_null() | (high >= low)).all())
 
 
 _STEPS = {"none", "mild", "moderate", "severe", "low", "medium", "high", "very high", "normal", "absent", "present"}

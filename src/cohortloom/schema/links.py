@@ -85,20 +85,26 @@ _NUMBERED = re.compile(
     r"^(encounter|contact|exam)_?(no|nr|num|number)$"
 )
 _END = re.compile(
-    r"(^|_)(end|stop|tstop|out|disch|discharge|dischtime|outtime|death|dod|birth|dob|expir|verbatim|valid)"
+    r"(^|_)(end|stop|tstop|out|disch|discharge|dischtime|outtime|death|dod|birth|dob|expir|verbatim|valid)|"
+    r"(^|_)(entlass|geburt|sterbe|todes|egreso|salida|nacimiento|fallec|defunc|sortie|naissance|deces|d[ée]c[èe]s)|"
+    r"(^|_)(bis|alta|fin)(_|$)"
 )
 _START = re.compile(
-    r"(^|_)(start|in|admit|admittime|intime|chart|charttime|starttime|event|visit|measurement|time|date|day|days|obs)"
+    r"(^|_)(start|in|admit|admittime|intime|chart|charttime|starttime|event|visit|measurement|time|date|day|days|obs|"
+    r"aufnahme|beginn|abnahme|datum|zeitpunkt|ingreso|inicio|fecha|entr[ée]e|d[ée]but)"
 )
 _CODE = re.compile(
     r"^(lab|test|obs|measure)_?(name|code|item)$|(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
-    r"medication|event|item|ndc|atc|icd(_code)?|cpt|snomed|(variable|param(eter)?|test|drug|pharma|med)_?id|"
+    r"medication|event|item|ndc|atc|icd(_?(9|10|11))?(_?(gm|cm|pcs|who|am|ca))?(_code)?|ops(_code)?|cpt|"
+    r"laborparameter|untersuchung|medikament|wirkstoff|prueba|determinaci[oó]n|par[aá]metro|medicamento|f[aá]rmaco|codigo|c[oó]digo|analyse|"
+    r"snomed|(variable|param(eter)?|test|drug|pharma|med)_?id|"
     r"(read|med|prod)_?code(_?id)?)$|(^|_)code_coding_\d_code$|^[a-z]{2}(testcd|decod|term|trt)$|"
     r"^paramcd$"
 )
 _VALUE = re.compile(
     r"^((lab|test)_?)?(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|"
-    r"numeric_value|value_quantity_value|[a-z]{2}(stresn|orres)|aval)$"
+    r"numeric_value|value_quantity_value|[a-z]{2}(stresn|orres)|aval|(mess|labor|ergebnis|befund)?wert|ergebnis|valor|"
+    r"resultado|valeur|r[ée]sultat)$"
 )
 
 
@@ -107,7 +113,7 @@ _NAMES = re.compile(
     r"(^|_)(code|id|no|nr|ward|room|bed|unit|site|cent(er|re)|group|type|class|stage|grade|version)(_|$)"
 )
 MANY = 10
-_UNIT = r"(value)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)"
+_UNIT = r"(value)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)|einheit|unidad(es)?|unit[ée]s?"
 
 
 def idlike(p: Profile) -> bool:

@@ -121,7 +121,9 @@ class Sheet:
 def ids(series: pl.Series) -> pl.Series:
     if series.dtype.is_float():
         series = series.cast(pl.Int64, strict=False)
-    text = bare(series.cast(pl.String).str.strip_chars()).str.strip_suffix(".0")
+    text = bare(series.cast(pl.String).str.strip_chars())
+    if text.str.ends_with(".0").any() and text.str.contains(r"^$|^-?\d+(\.0)?$").all():  # E11.0 and 250.0 beside 250.6
+        text = text.str.strip_suffix(".0")  # are codes
     return text.to_frame("k").select(pl.when(pl.col("k") != "").then(pl.col("k"))).to_series()
 
 

@@ -59,7 +59,10 @@ _NAMES = {
     "ratio": "1", "unk": "1", "n/a": "1", "": "1", "no_unit": "1", "score": "{score}", "units/l": "U/L",
     "mmol/mol": "mmol/mol", "hz": "Hz", "db": "dB", "ph": "[pH]", "microvolt": "uV", "µv": "uV", "millivolt": "mV",
     "meq": "meq", "mmhg/s": "mm[Hg]/s", "ms": "ms", "msec": "ms", "dyne.sec.cm-5": "dyn.s/cm5", "l": "L",
-    "degrees": "deg",
+    "degrees": "deg", "tage": "d", "tag": "d", "stunden": "h", "std": "h", "minuten": "min", "sekunden": "s",
+    "wochen": "wk", "monate": "mo", "jahre": "a", "días": "d", "dias": "d", "horas": "h", "minutos": "min",
+    "semanas": "wk", "meses": "mo", "años": "a", "jours": "d", "heures": "h", "semaines": "wk", "mois": "mo",
+    "ans": "a", "€": "{EUR}", "eur": "{EUR}", "$": "{USD}", "usd": "{USD}", "£": "{GBP}", "gbp": "{GBP}",
 }  # fmt: skip
 
 #: Words of column names -> unit that is usual for them; the first match counts. Guesses, for drafts only.
@@ -79,6 +82,10 @@ _USUAL = (
     (r"^troponin", "ug/L"), (r"hba1c|^a1c$", "%"),
     (r"^(saps|sofa|gcs|apache|oasis)|(^|_)score$", "{score}"), (r"^survival$", "d"),
     (r"^ferritin$", "ng/mL"), (r"^crp$", "mg/L"),
+    (r"(^|_)(tacrolimus|ciclosporin|cyclosporin|sirolimus|everolimus)_(trough|level|c0)", "ng/mL"),
+    (r"(^|_)e?gfr($|_)", "mL/min/{1.73_m2}"), (r"^apgar", "{score}"), (r"_ph$", "[pH]"), (r"_(pct|percent)$", "%"),
+    (r"(^|_)(6|six)_?mw[td]($|_)", "m"), (r"^alter($|_)|^edad($|_)", "a"), (r"(^|_)(gewicht|peso)$", "kg"),
+    (r"ischa?emi[ac]?(_time)?_h$", "h"),
     (r"(^|_)per_day$", "/d"), (r"(^|_)per_week$", "/wk"), (r"(^|_)per_min(ute)?$", "/min"),
     (r"pack_?years", "{pack}.a"),
     (r"(^|_)days?($|_)|^(futime|los)$|^time_in_hospital$|^length_of_stay$", "d"),
