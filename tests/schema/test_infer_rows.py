@@ -97,3 +97,35 @@ def test_what_names_the_rows_of_another_file_is_left_out():
     draft = infer_schema(both, name="x")
     assert "bed_id" not in draft.schema.tables["chart"].columns and "bed_id" in draft.schema.tables["beds"].columns
     assert '"bed_id" (names rows of beds.parquet)' in draft.text
+
+
+def test_rows_days_apart_are_the_visits_and_the_grafts_they_name_are_events():
+    """As rows of grafts that last for years, drawn visits of a transplant registry were told at a glance."""
+    draw = np.random.default_rng(3)
+    n, each = 60, 12
+    grafts = np.repeat(np.arange(n), 1 + np.arange(n) % 2)
+    began = np.datetime64("2010-01-01") + draw.integers(0, 900, n)[grafts] * DAY
+    began = began + (np.diff(grafts, prepend=-1) == 0) * 1500 * DAY
+    days = np.cumsum(draw.integers(5, 90, (len(grafts), each)), axis=1)
+    people = {"recipient_id": np.arange(n), "sex": ["f", "m"] * (n // 2), "height_cm": draw.normal(170, 9, n).round()}
+    listed = {"episode_id": 700 + np.arange(len(grafts)), "recipient_id": grafts, "transplant_date": text(began)}
+    listed |= {"donor_age": draw.integers(20, 70, len(grafts)), "donor_type": draw.choice(["DBD", "DCD"], len(grafts))}
+    seen = {"recipient_id": grafts.repeat(each), "episode_id": listed["episode_id"].repeat(each)}
+    seen |= {"visit_date": text((began[:, None] + days * DAY).ravel()), "days_post_tx": days.ravel()}
+    rows = len(seen["visit_date"])
+    seen |= {"creatinine": draw.normal(110, 20, rows).round(), "dose_mg": draw.gamma(9, 0.5, rows).round(1)}
+    seen |= {"sbp": draw.normal(130, 12, rows).round()}
+    frames = {k: pl.DataFrame(v) for k, v in (("recipients", people), ("transplants", listed), ("followup", seen))}
+    draft = infer_schema(frames, name="x")
+    tables = draft.schema.tables
+    assert "transplants.parquet holds events" in draft.text.replace("\n# ", " ")
+    assert {n: t.role for n, t in tables.items()} == {
+        "recipients": "static",
+        "transplants": "event",
+        "followup": "visit",
+    }
+    assert "episode_id" not in tables["followup"].columns and "days_post_tx" not in tables["followup"].columns
+    assert 'counts the time since "transplant_date" of transplants.parquet' in draft.text
+    hours = seen | {"visit_date": text((began[:, None] + days * 60 * MINUTE).ravel())}
+    near = infer_schema(frames | {"followup": pl.DataFrame(hours)}, name="x").schema.tables
+    assert near["transplants"].role == "visit" and near["followup"].role == "event"

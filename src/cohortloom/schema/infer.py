@@ -29,6 +29,8 @@ from cohortloom.schema.infer_shown import (
     about,
     abreast,
     copied,
+    counts_from,
+    episodes,
     from_first_value,
     is_waveform,
     names_one_to_one,
@@ -68,7 +70,8 @@ _WARNING = (
 )
 MAX_PIVOT = 60
 MAX_ITEMS = 400
-_PEOPLE = re.compile(r"^(sex|gender|age|race|birth|dob|ethnic)|birth")
+_PEOPLE = re.compile(r"^(sex|gender|age|race|birth|dob|ethnic|geschlecht|alter|edad)|birth|geburt|nacimiento|naissance")
+_GROUPS = re.compile(r"sex|gender|race|ethnicity|age_group|geschlecht|altersgruppe|sexo|sexe|grupo_de_edad")
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ class _Drafter:
             for t, v in self.tables.items()
             if v["role"] == "static"
             for c, k in v["columns"].items()
-            if re.fullmatch(r"sex|gender|race|ethnicity|age_group", c) and k["kind"] in ("category", "ordinal")
+            if _GROUPS.fullmatch(c) and k["kind"] in ("category", "ordinal")
         ]
         data |= {"subgroups": groups} if groups else {}
         data |= {"tables": self.tables, **extra}
@@ -227,6 +230,18 @@ class _Drafter:
                 find_time(sheet)
             if not sheet.value:
                 part_words(sheet)
+        home = next((s for s in self.patients if s.role == "visit" and s.visit), None)
+        between = episodes(home, self.patients) if home is not None else None
+        if home is not None and between is not None:
+            self.head = [line for line in self.head if not line.startswith(f'"{home.visit}" numbers')]
+            self.head.append(
+                f'"{home.visit}" names rows of {home.file}, but rows of {between.file} lie days apart: those are the '
+                f"visits, and {home.file} holds events."
+            )
+            home.role = "event"
+            find_codes(home)
+            for sheet in self.patients:
+                sheet.visit = None
         if any(s.role == "visit" or s.visits for s in self.patients):
             return
         wide = []
@@ -623,6 +638,8 @@ class _Drafter:
             if ids.len() >= 20 and float(ids.is_in(home.ids(home.visit or "").implode()).mean() or 0.0) > 0.9:
                 return "names another visit"
         if said := from_first_value(sheet, theirs) or names_rows(sheet, theirs, self.patients):
+            return said
+        if said := counts_from(sheet, theirs, self.patients):
             return said
         if sheet.role == "event" and sheet.visit and theirs not in (sheet.code, sheet.value, *self.at_visit):
             p, visits = sheet.profiles[theirs], sheet.ids(sheet.visit)

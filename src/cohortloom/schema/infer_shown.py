@@ -6,13 +6,17 @@ import re
 
 import polars as pl
 
+from cohortloom.schema.infer_life import moments
 from cohortloom.schema.profile import Profile, decimals_of, number_in, snake
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.side_by_side import side_by_side
+from cohortloom.schema.source import TIME_UNITS
 
 __all__ = [
     "abreast",
     "copied",
+    "counts_from",
+    "episodes",
     "from_first_value",
     "is_waveform",
     "names_one_to_one",
@@ -22,6 +26,11 @@ __all__ = [
     "unnamed",
     "without_time",
 ]
+
+
+#: A list is one of episodes where so many times as many wide rows name it, most of them so many days apart.
+MORE, APART = 5, 3.0
+UNITS = ("min", "h", "d", "wk", "mo", "a")
 
 
 def copied(sheet: Sheet) -> str:
@@ -97,6 +106,50 @@ def numbers_rows(sheet: Sheet, theirs: str, of: str) -> bool:
     rows = pl.DataFrame({"s": sheet.ids(of), "v": sheet.frame[theirs].cast(pl.Float64, strict=False)})
     per = rows.group_by("s").agg(n=pl.len(), u=pl.col("v").n_unique(), top=pl.col("v").max())
     return bool(((per["n"] == per["u"]) & (per["n"] == per["top"])).all())
+
+
+def episodes(home: Sheet, sheets: list[Sheet]) -> Sheet | None:
+    """Is a list of visits one of episodes (grafts, pregnancies), as rows that name them are months of visits each?
+
+    Returns:
+        The sheet of wide rows, days apart and five times as many; None if the list is one of visits.
+    """
+    for sheet in sheets:
+        if sheet is home or sheet.visit is None or sheet.code or not sheet.time or sheet.time_unit == "order":
+            continue
+        if sheet.frame.height < MORE * home.frame.height or len(sheet.profiles) < 6:
+            continue
+        rows = pl.DataFrame({"s": sheet.ids(sheet.subject or ""), "v": sheet.ids(sheet.visit)})
+        rows = rows.with_columns(t=sheet.frame.select(moments(sheet, sheet.time, sheet.time_unit)).to_series())
+        rows = rows.drop_nulls().sort("s", "v", "t")
+        gap = rows.select(pl.col("t").diff().over("s", "v")).to_series().drop_nulls()
+        if gap.len() and float((gap >= APART).mean() or 0.0) > 0.75:  # type: ignore[arg-type]
+            return sheet
+    return None
+
+
+def counts_from(sheet: Sheet, theirs: str, sheets: list[Sheet]) -> str:
+    """Does a number of rows count the time since a date of the row of another file that they name?"""
+    p = sheet.profiles[theirs]
+    if sheet.role == "static" or p.kind != "number" or p.distinct < 8 or not sheet.time or sheet.time_unit:
+        return ""
+    x = sheet.frame[theirs].cast(pl.Float64, strict=False)
+    when = sheet.frame.select(moments(sheet, sheet.time)).to_series()
+    step = 10.0 ** -(decimals_of(x.drop_nulls()) or 0)
+    for other in sheets:
+        shared = [c for c in other.profiles if c in sheet.profiles and other.profiles[c].distinct == other.frame.height]
+        if other is sheet or other.role == "static" or not shared:
+            continue
+        for date in (c for c, q in other.profiles.items() if q.kind == "date"):
+            own = other.frame.select(moments(other, date).alias("d")).with_columns(k=other.ids(shared[0]))
+            rows = (
+                pl.DataFrame({"k": sheet.ids(shared[0]), "x": x, "t": when}).join(own, on="k", how="left").drop_nulls()
+            )
+            for unit in UNITS if rows.height >= 20 else ():
+                off = (rows["t"] - rows["d"]) / TIME_UNITS[unit] - rows["x"]
+                if float(((off > -step) & (off < 2 * step)).mean() or 0.0) > 0.99 and rows["x"].std() > 3 * step:  # type: ignore[operator]
+                    return f'counts the time since "{date}" of {other.file}'
+    return ""
 
 
 def names_rows(sheet: Sheet, theirs: str, sheets: list[Sheet]) -> str:
