@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory [--sizes 1000 10000 100000] [--events 1000000 4000000 16000000]
 
-CSV files of 1, 4 and 16 million events, in no order, are read, checked and stored as `cohortloom convert` does. A model
-is fitted once to 1,000 simulated patients; then 1k, 10k and 100k patients are sampled. Each stage has a process of its
-own; patients are sampled whole (the cohort in memory) and by shards (each written and forgotten, as a small machine
-would).
+CSV files of 1, 4 and 16 million events, in no order, are read, checked and stored as `cohortloom convert` does, written as
+MEDS and read again. A model is fitted once to 1,000 simulated patients; then 1k, 10k and 100k patients are sampled, whole
+(the cohort in memory) and by shards (each written and forgotten, as a small machine would). Each stage has a process of
+its own.
 """
 
 from __future__ import annotations
@@ -66,6 +66,22 @@ def convert_stage(folder: str, n: int) -> dict[str, Any]:
     return {}
 
 
+def to_meds_stage(folder: str, n: int) -> dict[str, Any]:
+    from cohortloom.formats import convert
+
+    here = Path(folder) / f"{n}"
+    convert(here / "native", here / "meds", write_as="meds")
+    return {}
+
+
+def from_meds_stage(folder: str, n: int) -> dict[str, Any]:
+    from cohortloom.formats import convert
+
+    here = Path(folder) / f"{n}"
+    convert(here / "meds", here / "again", read_as="meds")
+    return {}
+
+
 def fit_stage(folder: str) -> dict[str, Any]:
     from cohortloom import Schema, simulate
     from cohortloom.generators import create
@@ -107,8 +123,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows.append({"stage": "imports alone", "patients": 0, **apart(nothing_stage)})
         for n in chosen.events:
-            row = {"stage": "convert events", "events": n, "csv_mb": apart(events_stage, folder, n)["csv_mb"]}
+            row = {"stage": "CSV of events to native", "events": n}
+            row["csv_mb"] = apart(events_stage, folder, n)["csv_mb"]
             rows.append(row | apart(convert_stage, folder, n))
+            rows.append({"stage": "native to MEDS", "events": n, **apart(to_meds_stage, folder, n)})
+            rows.append({"stage": "MEDS to native", "events": n, **apart(from_meds_stage, folder, n)})
         rows.append({"stage": "simulate and fit", "patients": 1000, **apart(fit_stage, folder)})
         for n in chosen.sizes:
             rows.append({"stage": "sample, shard by shard", "patients": n, **apart(shard_stage, folder, n)})

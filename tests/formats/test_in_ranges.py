@@ -9,7 +9,7 @@ import pytest
 
 from cohortloom import simulate
 from cohortloom.cohort.summary import summary_text
-from cohortloom.formats import in_ranges, read, write
+from cohortloom.formats import in_ranges, meds, read, write
 from cohortloom.schema import Category, Code, Number, Schema, Source, Table
 
 MESSY = {
@@ -142,3 +142,54 @@ def test_patients_marked_synthetic_stay_so(tmp_path, small):
     files(tmp_path / "in", str)
     assert in_ranges.convert(tmp_path / "in", tmp_path / "out", schema=schema, on_error="drop", synthetic=True)
     assert manifest(tmp_path / "out")["origin"]["kind"] == "synthetic"
+
+
+@pytest.mark.parametrize("ids", [str, "P{}".format], ids=["int", "text"])
+@pytest.mark.parametrize("on_error", ["fail", "drop"])
+def test_meds_of_ours(tmp_path, small, monkeypatch, ids, on_error):
+    monkeypatch.setattr(meds, "CELLS", 5000)
+    files(tmp_path / "in", ids)
+    schema = Schema(name="messy", clock="timestamp", tables=MESSY)
+    whole = read(tmp_path / "in", format="tabular", schema=schema, on_error="drop")
+    write(whole, tmp_path / "meds", format="meds")
+    assert len(list((tmp_path / "meds/data").iterdir())) > 2
+    write(read(tmp_path / "meds", format="meds", on_error=on_error), tmp_path / "whole")
+    said = in_ranges.convert(tmp_path / "meds", tmp_path / "ranges", read_as="meds", on_error=on_error)
+    assert said == summary_text(whole)
+    assert manifest(tmp_path / "ranges") == manifest(tmp_path / "whole")
+
+
+def test_meds_of_others(tmp_path, small):
+    """Shards in no order of subjects, statics without a time, births; with and without sources."""
+    rng, n = np.random.default_rng(2), 4000
+    days = pl.Series(rng.integers(0, 900, n))
+    frame = pl.DataFrame({"subject_id": rng.integers(0, 120, n), "code": rng.choice(["LAB//K", "LAB//Na"], n)})
+    frame = frame.with_columns((pl.lit("2020-01-01").str.to_datetime() + pl.duration(days=days)).alias("time"))
+    frame = frame.with_columns(pl.Series("numeric_value", rng.normal(size=n), dtype=pl.Float32))
+    born = pl.DataFrame({"subject_id": range(130), "code": "MEDS_BIRTH", "time": frame["time"].min()})
+    sex = pl.DataFrame({"subject_id": range(0, 130, 2), "code": "GENDER//F"})
+    frame = pl.concat([frame, born, sex], how="diagonal").sort("subject_id", "time", nulls_last=False)
+    (tmp_path / "meds/data").mkdir(parents=True)
+    for k, rest in enumerate((1, 0)):
+        frame.filter(pl.col("subject_id") % 2 == rest).write_parquet(tmp_path / f"meds/data/{k}.parquet")
+    labs = Table(
+        role="event",
+        columns={"K": Number(unit="mmol/L")},
+        source=Source(
+            file="data/*.parquet",
+            subject="subject_id",
+            time="time",
+            layout="long",
+            code="code",
+            value="numeric_value",
+            codes={"LAB//K": "K"},
+        ),
+    )
+    for name, schema in (("plain", None), ("sourced", Schema(name="k", clock="timestamp", tables={"labs": labs}))):
+        whole = read(tmp_path / "meds", format="meds", schema=schema, on_error="drop")
+        write(whole, tmp_path / name)
+        said = in_ranges.convert(
+            tmp_path / "meds", tmp_path / "ranges", read_as="meds", schema=schema, on_error="drop", force=True
+        )
+        assert said == summary_text(whole)
+        assert manifest(tmp_path / "ranges") == manifest(tmp_path / name)

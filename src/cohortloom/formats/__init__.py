@@ -93,8 +93,8 @@ def convert(
 
     if isinstance(schema, (str, Path)):
         schema = Schema.from_file(schema)
-    if read_as in ("tabular", "parquet") and write_as == "native":
-        options = {"schema": schema, "on_error": on_error, "synthetic": synthetic, "force": force}
+    if read_as in ("tabular", "parquet", "meds") and write_as == "native":
+        options = {"read_as": read_as, "schema": schema, "on_error": on_error, "synthetic": synthetic, "force": force}
         if (text := in_ranges.convert(path, out, **options)) is not None:
             return text
     cohort = read(path, format=read_as, schema=schema, on_error=on_error)

@@ -42,13 +42,16 @@ class Spec:
     beside: tuple[str, Code] | None = None
 
 
-def check_frames(schema: Schema, tables: Mapping[str, pl.DataFrame], findings: Findings) -> dict[str, pl.DataFrame]:
+def check_frames(
+    schema: Schema, tables: Mapping[str, pl.DataFrame], findings: Findings, *, whole: bool = True
+) -> dict[str, pl.DataFrame]:
     """Frames with our column names, in any dtype -> frames a cohort can be built of.
 
     Args:
         schema: What they should fit.
         tables: Table -> frame; absent tables are empty. A visit table without `visit_id` gets numbers.
         findings: Takes problems and notes; call `raise_if_any` afterwards.
+        whole: All patients are there, see `linked`.
     """
     for name in tables:
         if name not in schema.tables:
@@ -68,7 +71,7 @@ def check_frames(schema: Schema, tables: Mapping[str, pl.DataFrame], findings: F
             read = typed(raw, name, specs(schema, name), schema.clock, findings)
             if read is not None:
                 out[name] = read
-    return linked(schema, out, findings, parse_ids=False)
+    return linked(schema, out, findings, parse_ids=False, whole=whole)
 
 
 def specs(schema: Schema, name: str, readings: Mapping[str, Reading] | None = None) -> dict[str, Spec]:

@@ -20,7 +20,7 @@ from cohortloom.schema.profile import with_points
 from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, named_by_place
 from cohortloom.schema.text_files import content, decoded, is_cut, said_separator
 
-__all__ = ["collect", "from_parser", "locate", "parquet", "scan"]
+__all__ = ["collect", "from_parser", "locate", "parquet", "parquet_rows", "scan"]
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
@@ -183,8 +183,22 @@ def parquet(file: Path, place: str) -> pl.DataFrame:
     Raises:
         FileFormatError: it can't be read.
     """
+    return _or_raise(lambda: pl.read_parquet(file, glob=False), place)
+
+
+def parquet_rows(file: Path, place: str) -> pl.LazyFrame:
+    """The rows of one Parquet file, not yet read.
+
+    Raises:
+        FileFormatError: it is none.
+    """
+    _or_raise(lambda: pl.read_parquet_schema(file), place)
+    return pl.scan_parquet(file, glob=False)
+
+
+def _or_raise(make: Callable, place: str):
     findings = Findings()
-    frame = _guard(lambda: pl.read_parquet(file, glob=False), place, findings)
-    if frame is None:
+    made = _guard(make, place, findings)
+    if made is None:
         raise FileFormatError("", findings.problems)
-    return frame
+    return made

@@ -25,7 +25,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ from cohortloom.files import new_folder, read_json, write_json
 from cohortloom.formats import tabular
 from cohortloom.formats.base import Findings, OnError
 from cohortloom.formats.check import check_frames
-from cohortloom.formats.files import parquet
+from cohortloom.formats.files import from_parser, parquet, parquet_rows
 from cohortloom.schema import Category, Code, Number, Schema, Table, Timestamp
 from cohortloom.version import __version__
 
-__all__ = ["read", "read_splits", "write"]
+__all__ = ["files", "opened", "read", "read_splits", "write"]
 
 ORIGIN = datetime(2000, 1, 1)
-SHARD = 20_000  # subjects in one file
+SHARD, CELLS = 20_000, 2**22  # at most so many subjects in one file, and cells
 _NUMERIC = ("number", "count", "flag")
 _OWN = "metadata/cohortloom.json"
 
@@ -69,24 +70,24 @@ def write(cohort: Cohort, path: str | Path, *, force: bool = False, splits: Mapp
     numbered = subjects.dtype != pl.Int64
     ids = pl.DataFrame({"subject_id": subjects, "__id": pl.int_range(1, subjects.len() + 1, eager=True)})
     ids = ids if numbered else ids.with_columns(pl.col("subject_id").alias("__id"))
-    events = pl.concat([_rows_of(cohort, name) for name in cohort.tables]) if cohort.tables else _no_rows()
-    events = events.join(ids, on="subject_id", how="left", maintain_order="left")
-    events = events.drop("subject_id").rename({"__id": "subject_id"}).select(_no_rows().columns)
-    events = events.with_columns(pl.col("numeric_value").cast(pl.Float32))
-    events = events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
     parts = splits or {"train": cohort}
     split = [pl.DataFrame({"subject_id": c.subjects}).with_columns(pl.lit(n).alias("split")) for n, c in parts.items()]
     split = pl.concat(split).join(ids, on="subject_id").select(pl.col("__id").alias("subject_id"), "split")
     with new_folder(path, force=force) as folder:
         (folder / "data").mkdir()
         (folder / "metadata").mkdir()
-        numbers = ids["__id"].to_list()
-        for i, start in enumerate(range(0, max(len(numbers), 1), SHARD)):
-            chunk = numbers[start : start + SHARD]
-            shard = events.filter(pl.col("subject_id").is_between(chunk[0], chunk[-1])) if chunk else events
-            _parquet(shard, folder / f"data/{i}.parquet", not_null=("subject_id", "code"))
+        seen = []
+        for i, tables in enumerate(_shards(cohort)):
+            events = pl.concat([_rows_of(cohort.schema, tables, n) for n in tables]) if tables else _no_rows()
+            events = events.join(ids, on="subject_id", how="left", maintain_order="left")
+            events = events.drop("subject_id").rename({"__id": "subject_id"}).select(_no_rows().columns)
+            events = events.with_columns(pl.col("numeric_value").cast(pl.Float32))
+            events = events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
+            _parquet(events, folder / f"data/{i}.parquet", not_null=("subject_id", "code"))
+            seen.append(events["code"].unique())
+        codes = pl.concat(seen).unique().sort().to_frame()
         _parquet(split.sort("subject_id"), folder / "metadata/subject_splits.parquet", not_null=("subject_id", "split"))
-        _parquet(_codes(cohort.schema, events), folder / "metadata/codes.parquet", not_null=("code",))
+        _parquet(_codes(cohort.schema, codes), folder / "metadata/codes.parquet", not_null=("code",))
         about = {
             "dataset_name": cohort.schema.name,
             "dataset_version": cohort.schema.version,
@@ -116,9 +117,63 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
     path = Path(path)
     if schema is not None and any(t.source for t in schema.tables.values()):
         return tabular.read(path, schema=schema, on_error=on_error)
+    findings = Findings(on_error)
+    data = opened(path, schema, findings)
+    frames = data.tables(data.collect(), True)
+    findings.raise_if_any(path, data.schema)
+    return Cohort.build(data.schema, frames, origin=data.origin())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A MEDS folder, opened.
+
+    Args:
+        path: The folder.
+        schema: What its events become.
+        events: All rows, to be read.
+        tables: Events of some subjects -> tables; is it all of them?
+        findings: Takes problems and notes.
+        stored: Origin that the folder itself tells.
+    """
+
+    path: Path
+    schema: Schema
+    events: pl.LazyFrame
+    tables: Callable[[pl.DataFrame, bool], dict[str, pl.DataFrame]]
+    findings: Findings
+    stored: Origin | None = None
+
+    def origin(self) -> Origin:
+        """Where the cohort comes from; notes are complete when all events were read."""
+        return self.stored or Origin("real", "meds", version=__version__, notes=self.findings.notes)
+
+    def collect(self) -> pl.DataFrame:
+        """All events in memory.
+
+        Raises:
+            FileFormatError: a file can't be read to its end.
+        """
+        try:
+            return self.events.collect(engine="streaming")
+        except BaseException as error:
+            if not from_parser(error):
+                raise
+            for i, file in enumerate(found := files(self.path)):
+                parquet(file, f"data, file {i + 1} of {len(found)}")
+            raise
+
+
+def opened(path: Path, schema: Schema | None, findings: Findings) -> Dataset:
+    """A dataset of ours, or any other without a schema.
+
+    Raises:
+        FileFormatError: the folder holds no MEDS data, or a file is none.
+        DataError: the schema is not that of the folder, or does not say which codes its columns are.
+    """
     events = _events(path)
     if (path / _OWN).is_file():
-        return _restored(path, events, schema, on_error)
+        return _stored(path, events, schema, findings)
     if schema is not None:
         raise DataError(
             "",
@@ -132,7 +187,7 @@ def read(path: str | Path, *, schema: Schema | None = None, on_error: OnError = 
                 )
             ],
         )
-    return _generic(path, events, on_error)
+    return _generic(path, events, findings)
 
 
 def read_splits(path: str | Path) -> dict[str, pl.Series]:
@@ -182,15 +237,33 @@ def _absolute(time: pl.Expr, clock: str) -> pl.Expr:
     return (pl.lit(ORIGIN).cast(pl.Datetime("us")) + step).cast(pl.Datetime("us"))
 
 
-def _rows_of(cohort: Cohort, name: str) -> pl.DataFrame:
+def _shards(cohort: Cohort) -> Iterator[dict[str, pl.DataFrame]]:
+    """Tables of `SHARD` subjects, or fewer where there is much to tell of them, with the number of each row."""
+    row = pl.int_range(pl.len(), dtype=pl.Int64).alias("__row")
+    tables = {n: t.select(row, pl.all()) for n, t in cohort.tables.items()}
+    per = [t.group_by("subject_id").agg((pl.len() * t.width).alias("n")) for t in tables.values()]
+    cells = pl.DataFrame({"subject_id": cohort.subjects})
+    if per:
+        per = pl.concat(per).group_by("subject_id").agg(pl.col("n").sum())
+        cells = cells.join(per, on="subject_id", how="left", maintain_order="left")
+        shard = pl.max_horizontal((pl.col("n").cum_sum() - 1) // CELLS, pl.int_range(pl.len()) // SHARD)
+        cells = cells.with_columns(shard.alias("shard"))
+    if cells.is_empty():
+        yield tables
+        return
+    for part in cells.partition_by("shard", maintain_order=True):
+        first, last = pl.lit(part["subject_id"][0]), pl.lit(part["subject_id"][-1])
+        yield {n: t.filter(pl.col("subject_id").is_between(first, last)) for n, t in tables.items()}
+
+
+def _rows_of(schema: Schema, tables: Mapping[str, pl.DataFrame], name: str) -> pl.DataFrame:
     """MEDS rows of one table, before ids are numbered."""
-    schema, table, frame = cohort.schema, cohort.schema.tables[name], cohort.tables[name]
-    frame = frame.with_row_index("__row").with_columns(pl.col("__row").cast(pl.Int64))
+    table, frame = schema.tables[name], tables[name]
     when = pl.lit(None, dtype=pl.Datetime("us"))
     if schema.has_time(name):
         when = _absolute(pl.col("time"), schema.clock)
     elif schema.has_visit_id(name):  # an untimed event is told at its visit
-        visits = cohort.tables[schema.visit_table or ""].select("subject_id", "visit_id", pl.col("time").alias("__t"))
+        visits = tables[schema.visit_table or ""].select("subject_id", "visit_id", pl.col("time").alias("__t"))
         visits = visits.unique(["subject_id", "visit_id"], keep="first")
         frame = frame.join(visits, on=["subject_id", "visit_id"], how="left", maintain_order="left")
         when = _absolute(pl.col("__t"), schema.clock)
@@ -234,7 +307,7 @@ def _in_full(column: str, decimals: int | None) -> pl.Expr:
     return pl.when(back != value).then(pl.col(column).cast(pl.String))
 
 
-def _codes(schema: Schema, events: pl.DataFrame) -> pl.DataFrame:
+def _codes(schema: Schema, seen: pl.DataFrame) -> pl.DataFrame:
     """Every code that occurs, with the words and the standard code of its column."""
     words, standard = {}, {}
     for name, table in schema.tables.items():
@@ -244,7 +317,6 @@ def _codes(schema: Schema, events: pl.DataFrame) -> pl.DataFrame:
             words[f"{name}//{column}"] = (what.description or column) + unit
             if what.code:
                 standard[f"{name}//{column}"] = what.code.replace(":", "/", 1)
-    seen = events.select(pl.col("code").unique().sort())
     stem = pl.col("code").str.splitn("//", 3)
     stem = (
         pl.when(pl.col("code").str.contains("//", literal=True))
@@ -282,22 +354,27 @@ def _parquet(frame: pl.DataFrame, path: Path, not_null: tuple[str, ...]) -> None
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _events(path: Path) -> pl.DataFrame:
-    files = sorted((path / "data").rglob("*.parquet")) if (path / "data").is_dir() else [path / "data.parquet"]
-    files = [f for f in files if f.is_file()]
-    if not files:
+def files(path: Path) -> list[Path]:
+    """The data files of a folder, in order."""
+    found = sorted((path / "data").rglob("*.parquet")) if (path / "data").is_dir() else [path / "data.parquet"]
+    return [f for f in found if f.is_file()]
+
+
+def _events(path: Path) -> pl.LazyFrame:
+    found = files(path)
+    if not found:
         fix = "A MEDS dataset holds data/*.parquet."
         raise FileFormatError("", [Problem("no-file", str(path), "holds no MEDS data", fix)])
-    parts = [parquet(f, f"data, file {i + 1} of {len(files)}") for i, f in enumerate(files)]
-    absent = {c for p in parts for c in ("subject_id", "time", "code") if c not in p.columns}
+    parts = [parquet_rows(f, f"data, file {i + 1} of {len(found)}") for i, f in enumerate(found)]
+    absent = {c for p in parts for c in ("subject_id", "time", "code") if c not in p.collect_schema().names()}
     if absent:
-        found = [Problem("missing-column", f"data.{c}", "MEDS data must have this column") for c in sorted(absent)]
-        raise FileFormatError(f"{path} is not MEDS", found)
+        said = [Problem("missing-column", f"data.{c}", "MEDS data must have this column") for c in sorted(absent)]
+        raise FileFormatError(f"{path} is not MEDS", said)
     return pl.concat(parts, how="diagonal_relaxed")
 
 
-def _restored(path: Path, events: pl.DataFrame, schema: Schema | None, on_error: OnError) -> Cohort:
-    """A cohort from a folder of ours."""
+def _stored(path: Path, events: pl.LazyFrame, schema: Schema | None, findings: Findings) -> Dataset:
+    """A folder of ours."""
     own = read_json(path / _OWN)
     try:
         stored, origin = Schema.model_validate_json(own["schema"]), Origin(**own["origin"])
@@ -307,26 +384,27 @@ def _restored(path: Path, events: pl.DataFrame, schema: Schema | None, on_error:
     if schema is not None and schema.digest != stored.digest:
         what = "the folder was written with another schema"
         raise DataError("", [Problem("other-schema", str(path), what, "Leave the schema out.")])
-    if own.get("subjects") is not None:
-        names = pl.Series("subject_id", own["subjects"])
-        events = events.with_columns(names.gather(events["subject_id"] - 1).alias("subject_id"))
+    names = None if own.get("subjects") is None else pl.Series("subject_id", own["subjects"])
     visit_dtype = pl.Int64 if own.get("visit_ids") == "Int64" else pl.String
-    parts = pl.col("code").str.splitn("//", 3)
-    events = events.with_columns(
-        parts.struct.field("field_0").alias("__table"),
-        parts.struct.field("field_1").alias("__column"),
-        parts.struct.field("field_2").alias("__rest"),
-        pl.col("numeric_value").cast(pl.Float64),
-        pl.col("visit_id").cast(visit_dtype),
-    )
-    by_table = events.partition_by("__table", as_dict=True)
-    tables = {n: _table(stored, n, by_table[(n,)]) for n in stored.tables if (n,) in by_table}
-    findings = Findings(on_error)
-    if on_error == "fail":  # what was written is what comes back, valid or not; other answers check it again
-        return Cohort.build(stored, tables, origin=origin)
-    tables = check_frames(stored, tables, findings)
-    findings.raise_if_any(path, stored)
-    return Cohort.build(stored, tables, origin=origin)
+
+    def tables(rows: pl.DataFrame, whole: bool) -> dict[str, pl.DataFrame]:
+        if names is not None:
+            rows = rows.with_columns(names.gather(rows["subject_id"] - 1).alias("subject_id"))
+        parts = pl.col("code").str.splitn("//", 3)
+        rows = rows.with_columns(
+            parts.struct.field("field_0").alias("__table"),
+            parts.struct.field("field_1").alias("__column"),
+            parts.struct.field("field_2").alias("__rest"),
+            pl.col("numeric_value").cast(pl.Float64),
+            pl.col("visit_id").cast(visit_dtype),
+        )
+        by_table = rows.partition_by("__table", as_dict=True)
+        frames = {n: _table(stored, n, by_table[(n,)]) for n in stored.tables if (n,) in by_table}
+        if findings.on_error == "fail":  # what was written is what comes back, valid or not; else it is checked again
+            return frames
+        return check_frames(stored, frames, findings, whole=whole)
+
+    return Dataset(path, stored, events, tables, findings, origin)
 
 
 def _table(schema: Schema, name: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -374,44 +452,33 @@ def _value(what: Any, clock: str) -> pl.Expr:
     return pl.col("__rest")
 
 
-def _generic(path: Path, events: pl.DataFrame, on_error: OnError) -> Cohort:
+def _generic(path: Path, events: pl.LazyFrame, findings: Findings) -> Dataset:
     """Any MEDS dataset without a schema: tables `subjects` and `events`."""
-    findings = Findings(on_error)
     always = ["subject_id", "time", "code", "numeric_value", "text_value"]
-    findings.note("columns beyond the MEDS core, left out", len(set(events.columns) - set(always)))
-    events = events.with_columns(pl.lit(None).alias(c) for c in always[3:] if c not in events.columns).select(always)
+    there = events.collect_schema().names()
+    findings.note("columns beyond the MEDS core, left out", len(set(there) - set(always)))
+    events = events.with_columns(pl.lit(None).alias(c) for c in always[3:] if c not in there).select(always)
     born = pl.col("code").is_in(["MEDS_BIRTH", "MEDS_DEATH"])
-    statics, columns = _static_columns(events.filter(pl.col("time").is_null()), findings)
+    untimed = events.filter(pl.col("time").is_null()).collect(engine="streaming")
+    statics, columns = _static_columns(untimed, findings)
     for code, name in (("MEDS_BIRTH", "birth"), ("MEDS_DEATH", "death")):
-        moments = (
-            events.filter(pl.col("code") == code).drop_nulls("time").group_by("subject_id").agg(pl.col("time").min())
-        )
+        moments = events.filter((pl.col("code") == code) & pl.col("time").is_not_null())
+        moments = moments.group_by("subject_id").agg(pl.col("time").min()).collect(engine="streaming")
         if moments.height:
             columns[name] = Timestamp(sensitive=name == "death", quasi_identifier=name == "birth")
             statics = statics.join(moments.rename({"time": name}), on="subject_id", how="full", coalesce=True)
-    everyone = events.select(pl.col("subject_id").unique())
-    statics = everyone.join(statics, on="subject_id", how="left")
-    timed = events.filter(pl.col("time").is_not_null() & ~born)
-    tables = {
-        "events": Table(
-            role="event",
-            code="code",
-            value="numeric_value",
-            columns={
-                "code": Code(system="MEDS", missing=False),
-                "numeric_value": Number(),
-                "text_value": Code(system="text"),
-            },
-        )
-    }
-    frames = {"events": timed}
-    if columns:
-        tables = {"subjects": Table(role="static", columns=columns), **tables}
-        frames["subjects"] = statics
-    schema = Schema(name="meds", description="Read from MEDS without a schema.", tables=tables)
-    checked = check_frames(schema, frames, findings)
-    findings.raise_if_any(path, schema)
-    return Cohort.build(schema, checked, origin=Origin("real", "meds", version=__version__, notes=findings.notes))
+    kinds = {"code": Code(system="MEDS", missing=False), "numeric_value": Number(), "text_value": Code(system="text")}
+    made = {"events": Table(role="event", code="code", value="numeric_value", columns=kinds)}
+    made = {"subjects": Table(role="static", columns=columns), **made} if columns else made
+    schema = Schema(name="meds", description="Read from MEDS without a schema.", tables=made)
+
+    def tables(rows: pl.DataFrame, whole: bool) -> dict[str, pl.DataFrame]:
+        frames = {"events": rows.filter(pl.col("time").is_not_null() & ~born)}
+        if columns:
+            frames["subjects"] = rows.select(pl.col("subject_id").unique()).join(statics, on="subject_id", how="left")
+        return check_frames(schema, frames, findings, whole=whole)
+
+    return Dataset(path, schema, events, tables, findings)
 
 
 def _static_columns(rows: pl.DataFrame, findings: Findings) -> tuple[pl.DataFrame, dict[str, Any]]:
