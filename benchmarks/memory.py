@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory [--sizes 1000 10000 100000] [--events 1000000 4000000 16000000]
 
-CSV files of 1, 4 and 16 million events, in no order, are read, checked and stored as `cohortloom convert` does, written as
-MEDS and read again. A model is fitted once to 1,000 simulated patients; then 1k, 10k and 100k patients are sampled, whole
-(the cohort in memory) and by shards (each written and forgotten, as a small machine would). Each stage has a process of
-its own.
+CSV files of 1, 4 and 16 million events, in no order, are read, checked and stored as `cohortloom convert` does, written
+as MEDS and read again. A model is fitted once to 1,000 simulated patients; then 1k, 10k and 100k patients are sampled,
+whole (the cohort in memory) and by shards (each written and forgotten, as a small machine would). Each stage has a
+process of its own.
 """
 
 from __future__ import annotations
