@@ -421,6 +421,20 @@ PLANTS = {
         1,
         True,
     ),
+    "until": (
+        {"kind": "until", "date": "2020-02-20"},
+        add("events", subject_id=2, time=START + timedelta(days=51), code="surgery"),
+        "events",
+        2,
+        True,
+    ),
+    "until, a date of the patient": (
+        {"kind": "until", "date": "2020-02-20"},
+        spoil("patients", "death", 0, START + timedelta(days=51)),
+        "patients",
+        1,
+        False,
+    ),
     "same day": (  # as its own day: a time of day is cut off
         {"kind": "same_day", "column": "patients.death", "of": "patients.death"},
         spoil("patients", "death", 0, START + timedelta(days=50, hours=3)),
@@ -703,6 +717,7 @@ BAD_RULES = {
         "no-time",
         "subject",
     ),
+    "no date": ({"kind": "until", "date": "2020-02-31"}, "bad-date", "2023-12-31"),
     "statics do not overlap": ({"kind": "no_overlap", "column": "patients.death"}, "no-time", "visits"),
     "code in a wide table": ({"kind": "monotone", "column": "visits.dose", "code": "K"}, "not-long", "code"),
     "twice in sequence": ({"kind": "order", "column": "events.code", "sequence": ["a", "a"]}, "listed-twice", "once"),
@@ -816,3 +831,9 @@ def test_no_moment_of_the_day_of_death_comes_after_it():
         cohort = cohort_of(schema, tables() | {"patients": patients, "events": events})
         assert [v.count for v in check(cohort)] == [2] * broken
         assert not check(repair(cohort, Rng(0)))
+
+
+def test_a_stay_that_outlasts_the_data_has_no_end_yet():
+    schema = clinic({"kind": "until", "date": "2020-01-12"})
+    visits = repair(cohort_of(schema), Rng(0)).tables["visits"]
+    assert visits["time"].to_list() == days(0, 10, 5) and visits["discharge"].to_list() == days(2, None, 6)

@@ -127,3 +127,35 @@ def test_a_moment_on_the_day_of_death_is_not_after_it():
     schema = infer_schema({"patients": people, "admissions": pl.concat([stays, again])}, name="x").schema
     orders = {(r.settings["first"], r.settings["then"]) for r in schema.rules if r.kind == "before"}
     assert ("admissions.dischtime", "patients.dod") in orders
+
+
+def followed(end: np.ndarray, dead: np.ndarray) -> dict[str, pl.DataFrame]:
+    """Visits each 60 days from a day between 2010 and 2013 to the given end of each patient."""
+    n = len(end)
+    draw = np.random.default_rng(0)
+    start = np.datetime64("2010-01-01") + draw.integers(0, 1000, n) * np.timedelta64(1, "D")
+    rows = [(i, t) for i in range(n) for t in np.arange(start[i], end[i], np.timedelta64(60, "D"))]
+    visits = {"patient_id": [i for i, _ in rows], "visit_date": [str(t) for _, t in rows]}
+    visits |= {c: draw.normal(50, 9, len(rows)).round(1) for c in ("fvc", "weight_kg", "pulse")}
+    people = {"patient_id": range(n), "sex": draw.choice(["f", "m"], n), "height_cm": draw.normal(170, 9, n).round()}
+    people |= {"death_date": [str(e) if d else None for e, d in zip(end, dead)]}
+    return {"patients": pl.DataFrame(people), "visits": pl.DataFrame(visits)}
+
+
+def test_data_that_were_cut_end_there_and_others_where_each_patient_ends():
+    draw = np.random.default_rng(1)
+    cut = np.full(60, np.datetime64("2020-06-11"))
+    gone = cut - draw.integers(0, 2000, 60) * np.timedelta64(1, "D")
+    some = np.where(np.arange(60) % 3 == 0, cut, gone)
+    for end, last in ((some, ["2020-06-30"]), (gone, [])):
+        rules = infer_schema(followed(end, gone < end), name="x").schema.rules
+        assert [r.settings["date"] for r in rules if r.kind == "until"] == last
+
+
+def test_nothing_comes_after_the_death_of_six_patients():
+    end = np.datetime64("2015-01-01") + np.arange(60) * np.timedelta64(20, "D")
+    for n, found in ((6, True), (3, False)):
+        rules = infer_schema(followed(end, np.arange(60) < n), name="x").schema.rules
+        assert (
+            ("visits.time", "patients.death_date") in [(r.settings.get("first"), r.settings.get("then")) for r in rules]
+        ) == found

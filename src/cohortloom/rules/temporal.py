@@ -8,6 +8,7 @@ be a new fact, not a repaired one.
 """
 
 from collections.abc import Iterator
+from datetime import date, datetime, time
 from typing import ClassVar, Literal
 
 import polars as pl
@@ -36,7 +37,7 @@ from cohortloom.rules.spread import link_of, spread
 from cohortloom.rules.value import level_problems
 from cohortloom.schema import Flag, Schema
 
-__all__ = ["After", "Before", "Granularity", "InsideVisit", "NothingAfter", "SameDay"]
+__all__ = ["After", "Before", "Granularity", "InsideVisit", "NothingAfter", "SameDay", "Until"]
 
 MOMENT = ("time", "timestamp")
 CALENDAR = {"day": "1d", "month": "1mo", "year": "1y"}
@@ -382,6 +383,45 @@ class SameDay(Rule):
     def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
         new = pl.when(pl.lit(finding.broken)).then(pl.lit(self._days(cohort, "min"))).otherwise(pl.col(finding.column))
         return change(cohort, finding.table, finding.column, new)
+
+
+class Until(Rule):
+    """Nothing is dated after the day on which the data end: who is still followed then is followed no longer.
+
+    Rows after it are dropped and dates after it emptied; a patient with a static date after it is drawn again.
+    """
+
+    kind: ClassVar[str] = "until"
+    family: ClassVar[str] = "time"
+    holds_by: ClassVar[frozenset[str]] = frozenset({REPAIR, REDRAW})
+    date: str = Field(description="The last day, such as 2023-12-31.", pattern=r"^\d{4}-\d\d-\d\d$")
+
+    @property
+    def words(self) -> str:
+        return f"nothing is dated after {self.date}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = "rule until"
+        if schema.clock != "timestamp":
+            return [Problem("no-dates", where, f'the clock "{schema.clock}" has no dates', "Remove the rule.")]
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            return [Problem("bad-date", where, f'"{self.date}" is no date', 'Write it like "2023-12-31".')]
+        return []
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        end = datetime.combine(date.fromisoformat(self.date), time.max)
+        for table, spec in cohort.schema.tables.items():
+            moments = [c for c, column in spec.columns.items() if column.kind == "timestamp"]
+            for column in (["time"] if cohort.schema.has_time(table) else []) + moments:
+                x = cohort.tables[table][column]
+                yield Finding(table, column, (x > end).fill_null(False), x.len() - x.null_count())
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        if finding.column == "time":
+            return drop_rows(cohort, finding.table, finding.broken)
+        return cohort if cohort.schema.tables[finding.table].role == "static" else empty(cohort, finding)
 
 
 def length(schema: Schema, days: float) -> pl.Expr:

@@ -134,6 +134,8 @@ def counts_from(sheet: Sheet, theirs: str, sheets: list[Sheet]) -> str:
     if sheet.role == "static" or p.kind != "number" or p.distinct < 8 or not sheet.time or sheet.time_unit:
         return ""
     x = sheet.frame[theirs].cast(pl.Float64, strict=False)
+    if x.null_count() > p.missing:
+        return ""
     when = sheet.frame.select(moments(sheet, sheet.time)).to_series()
     step = 10.0 ** -(decimals_of(x.drop_nulls()) or 0)
     for other in sheets:
