@@ -442,6 +442,13 @@ PLANTS = {
         1,
         True,
     ),
+    "baseline": (
+        {"kind": "baseline", "column": "patients.died", "of": "visits.pregnant"},
+        spoil("visits", "pregnant", 0, False),
+        "visits",
+        1,
+        True,
+    ),
     "no overlap": (
         {"kind": "no_overlap", "column": "visits.discharge"},
         spoil("visits", "discharge", 0, START + timedelta(days=11)),
@@ -718,6 +725,16 @@ BAD_RULES = {
         "subject",
     ),
     "no date": ({"kind": "until", "date": "2020-02-31"}, "bad-date", "2023-12-31"),
+    "baseline of a static": (
+        {"kind": "baseline", "column": "patients.followup", "of": "patients.followup"},
+        "wrong-role",
+        "static",
+    ),
+    "baseline of another kind": (
+        {"kind": "baseline", "column": "patients.followup", "of": "visits.stage"},
+        "wrong-kind",
+        "ordinal",
+    ),
     "statics do not overlap": ({"kind": "no_overlap", "column": "patients.death"}, "no-time", "visits"),
     "code in a wide table": ({"kind": "monotone", "column": "visits.dose", "code": "K"}, "not-long", "code"),
     "twice in sequence": ({"kind": "order", "column": "events.code", "sequence": ["a", "a"]}, "listed-twice", "once"),
@@ -837,3 +854,13 @@ def test_a_stay_that_outlasts_the_data_has_no_end_yet():
     schema = clinic({"kind": "until", "date": "2020-01-12"})
     visits = repair(cohort_of(schema), Rng(0)).tables["visits"]
     assert visits["time"].to_list() == days(0, 10, 5) and visits["discharge"].to_list() == days(2, None, 6)
+
+
+def test_the_first_known_value_is_that_of_enrolment_and_later_ones_stay():
+    """Enrolled with 71.3 and 5.0 (the first dose of patient 2 is 7.5); a first visit without a dose is passed over."""
+    schema = clinic({"kind": "baseline", "column": "patients.followup", "of": "visits.dose"})
+    patients = tables()["patients"].with_columns(followup=pl.Series([71.3, 5.0, 9.0]))
+    visits = tables()["visits"].with_columns(dose=pl.Series([None, 5.0, 2.5, 7.5]))
+    cohort = cohort_of(schema, tables() | {"patients": patients, "visits": visits})
+    assert [v.count for v in check(cohort)] == [2]
+    assert repair(cohort, Rng(0)).tables["visits"]["dose"].to_list() == [None, 71.3, 2.5, 5.0]

@@ -129,3 +129,24 @@ def test_rows_days_apart_are_the_visits_and_the_grafts_they_name_are_events():
     hours = seen | {"visit_date": text((began[:, None] + days * 60 * MINUTE).ravel())}
     near = infer_schema(frames | {"followup": pl.DataFrame(hours)}, name="x").schema.tables
     assert near["transplants"].role == "visit" and near["followup"].role == "event"
+
+
+def test_what_is_said_at_enrolment_is_the_first_value_of_the_visits():
+    draw = np.random.default_rng(4)
+    n, each = 60, 4
+    weight = (draw.normal(80, 12, (n, 1)) + draw.normal(0, 2, (n, each)).cumsum(1)).round(1)
+    start = np.datetime64("2015-01-01") + draw.integers(0, 900, (n, 1)) * DAY
+    seen = {
+        "patient_id": np.repeat(np.arange(n), each),
+        "visit_date": text((start + np.arange(each) * 90 * DAY).ravel()),
+    }
+    seen |= {
+        "weight_kg": weight.ravel(),
+        "pulse": draw.normal(70, 9, n * each).round(),
+        "sbp": draw.normal(130, 9, n * each),
+    }
+    people = {"patient_id": np.arange(n), "sex": draw.choice(["f", "m"], n), "baseline_weight": weight[:, 0].copy()}
+    rule = {"kind": "baseline", "column": "patients.baseline_weight", "of": "visits.weight_kg"}
+    assert rules({"patients": people, "visits": seen}, "baseline") == [rule]
+    people["baseline_weight"][0] += 1
+    assert not rules({"patients": people, "visits": seen}, "baseline")

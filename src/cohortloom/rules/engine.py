@@ -17,7 +17,7 @@ from cohortloom.rng import Rng
 from cohortloom.rules.base import Rule, Violation
 from cohortloom.rules.clinical import Combinations, Implies
 from cohortloom.rules.link import OneRow, Parent, Unique
-from cohortloom.rules.sequence import Constant, EventOrder, Monotone, NoOverlap, NoRepeat
+from cohortloom.rules.sequence import Baseline, Constant, EventOrder, Monotone, NoOverlap, NoRepeat
 from cohortloom.rules.temporal import After, Before, Granularity, InsideVisit, NothingAfter, SameDay, Until
 from cohortloom.rules.value import Decimals, Items, Levels, Range, Required, Step
 from cohortloom.schema import Category, Code, Count, Number, Ordinal, RuleSpec, Schema, Timestamp
@@ -30,7 +30,7 @@ KINDS: dict[str, type[Rule]] = {
         *(Range, Levels, Decimals, Step, Required, Items),
         *(Unique, OneRow, Parent),
         *(Before, After, NothingAfter, InsideVisit, Granularity, SameDay, Until),
-        *(Monotone, NoRepeat, EventOrder, Constant, NoOverlap),
+        *(Monotone, NoRepeat, EventOrder, Constant, NoOverlap, Baseline),
         *(Implies, Combinations),
     )
 }

@@ -1,4 +1,5 @@
-"""Rules about the rows of one subject in order: monotone, no repeat, order of events, constant, no overlap.
+"""Rules about the rows of one subject in order: monotone, no repeat, order of events, constant, no overlap,
+baseline.
 
 Rows stand in canonical order (subject, time, visit), so a subject's rows are next to each other and "previous" is one
 shift away. Missing cells are skipped.
@@ -26,10 +27,11 @@ from cohortloom.rules.base import (
     put,
     split_path,
 )
+from cohortloom.rules.spread import spread
 from cohortloom.rules.value import level_problems
 from cohortloom.schema import Ordinal, Schema
 
-__all__ = ["Constant", "EventOrder", "Monotone", "NoOverlap", "NoRepeat"]
+__all__ = ["Baseline", "Constant", "EventOrder", "Monotone", "NoOverlap", "NoRepeat"]
 
 
 class _Sequence(Rule):
@@ -278,6 +280,55 @@ class NoOverlap(_Sequence):
     def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
         sooner = pl.when(pl.lit(finding.broken)).then(pl.lit(self._next(cohort))).otherwise(pl.col(finding.column))
         return change(cohort, finding.table, finding.column, sooner)
+
+
+class Baseline(_Sequence):
+    """A static value is the first known one of a column of visits or events: birth weight, the score at enrolment.
+
+    Both must be of one kind. A patient in whom one of them is missing breaks nothing.
+    """
+
+    kind: ClassVar[str] = "baseline"
+    of: str = Field(description="table.column of a visit or event table, or its time for a date.")
+
+    @property
+    def words(self) -> str:
+        return f"{self.column} is the first value of {self.of}"
+
+    def problems(self, schema: Schema) -> list[Problem]:
+        where = f"rule baseline {self.column}"
+        problems = [p for path in (self.column, self.of) if (p := place_problem(schema, path, where))]
+        if problems:
+            return problems
+        (own, _), (other, _) = split_path(self.column), split_path(self.of)
+        if schema.tables[own].role != "static" or schema.tables[other].role == "static":
+            fix = "Name a static column, and one of a table with many rows per patient."
+            return [Problem("wrong-role", where, "column is not static, or of is", fix)]
+        kinds = [getattr(column_of(schema, path), "kind", "timestamp") for path in (self.column, self.of)]
+        if kinds[0] != kinds[1]:
+            return [
+                Problem("wrong-kind", where, f"the columns are of kinds {' and '.join(kinds)}", "Name equal kinds.")
+            ]
+        return []
+
+    def _wanted(self, cohort: Cohort) -> pl.Series:
+        """The static value at the row with the patient's first known one, null at all others."""
+        (own, static), (table, column) = split_path(self.column), split_path(self.of)
+        value = spread(cohort, own, cohort.tables[own][static], table, "first", "subject")
+        known = pl.col("x").is_not_null()
+        first = known & (known.cum_sum().over("s") == 1)
+        rows = pl.DataFrame({"s": cohort.tables[table]["subject_id"], "x": cohort.tables[table][column], "v": value})
+        return rows.select(pl.when(first).then("v"))["v"]
+
+    def find(self, cohort: Cohort) -> Iterator[Finding]:
+        table, column = split_path(self.of)
+        wanted = self._wanted(cohort)
+        broken = (cohort.tables[table][column] != wanted).fill_null(False)
+        yield Finding(table, column, broken, wanted.len() - wanted.null_count())
+
+    def mend(self, cohort: Cohort, finding: Finding, rng: Rng) -> Cohort:
+        new = pl.when(pl.lit(finding.broken)).then(pl.lit(self._wanted(cohort))).otherwise(pl.col(finding.column))
+        return change(cohort, finding.table, finding.column, new, sort=finding.column == "time")
 
 
 def rows_mask(rows: pl.Series, height: int) -> pl.Series:

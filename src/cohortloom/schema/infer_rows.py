@@ -7,6 +7,7 @@ goes on when the next has begun, and a day of death beside another moment of it.
                  dealt at random would have differed in 15 groups or more, and 100 rows say it again
     no_overlap   a moment of a row is never after the patient's next row, and close to it: the 5 % quantile of the time
                  between lies within a tenth of the range of these times, or of what rows last
+    baseline     a static number or level is the first known one of a column of rows in every patient
     same_day     a date of the patient is the day of a moment in rows of others, wherever that is known
 """
 
@@ -42,12 +43,13 @@ def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str])
     constant = [rule for name, table in rows.items() for rule in _constant(data["clock"], name, table, sheets[name])]
     after = [rule for name, table in rows.items() for rule in _apart(data["clock"], name, table, sheets[name])]
     same = _same_days(data, sheets) if data["clock"] == "timestamp" else []
+    first = _baselines(data, sheets, rows)
     if constant:
         head.append("What never differs in rows of a patient, visit or moment is a rule: look whether it never can.")
     if after:
         head.append("What never goes on when the patient's next row begins is a rule: look whether it can.")
-    if constant or after or same:
-        data["rules"] = data.get("rules", []) + constant + after + same
+    if drafted := constant + after + first + same:
+        data["rules"] = data.get("rules", []) + drafted
 
 
 def _plain(table: dict[str, Any]) -> bool:
@@ -109,6 +111,55 @@ def _end_before(rows: pl.DataFrame) -> bool:
     gap, lasts = ((both[y] - both[x]).to_numpy() for x, y in (("a", "b"), ("t", "a")))
     (low, high), usual = np.quantile(gap, [0.05, 0.95]), np.quantile(lasts, 0.95)
     return bool(gap.min() >= 0 and usual > 0 and low <= NEAR * max(high - low, usual))
+
+
+def _baselines(data: dict[str, Any], sheets: Mapping[str, Sheet], rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Statics that are the first known value of a column of visits or events, one column for each."""
+    if data["clock"] == "order":
+        return []
+    firsts = {}
+    for name, table in rows.items():
+        time, unit = time_of(table)
+        if table.get("code") or time not in sheets[name].frame.columns:
+            continue
+        clock = sheets[name].frame.select(moments(sheets[name], time, unit if unit in TIME_UNITS else None)).to_series()
+        for column, (kind, cells) in _cells(sheets[name], table).items():
+            known = pl.DataFrame({"s": sheets[name].ids(sheets[name].subject or ""), "t": clock, "v": cells})
+            known = known.drop_nulls().sort("s", "t", maintain_order=True)
+            firsts[f"{name}.{column}"] = kind, known.group_by("s", maintain_order=True).first().drop("t")
+    rules = []
+    for name, table in data["tables"].items():
+        for column, (kind, cells) in _cells(sheets[name], table).items() if table["role"] == "static" else ():
+            own = pl.DataFrame({"s": sheets[name].ids(sheets[name].subject or ""), "w": cells}).drop_nulls().unique("s")
+            of = next(
+                (path for path, (k, found) in firsts.items() if k == kind and _same(found.join(own, on="s"))), None
+            )
+            if of is not None:
+                rules.append({"kind": "baseline", "column": f"{name}.{column}", "of": of})
+    return rules
+
+
+def _cells(sheet: Sheet, table: dict[str, Any]) -> dict[str, tuple[str, pl.Series]]:
+    """Kind and cells of a table's columns of numbers and levels, numbers as numbers."""
+    found = {}
+    for column, spec in table["columns"].items():
+        theirs = table["source"].get("columns", {}).get(column, column)
+        if theirs not in sheet.frame.columns or column in table["source"].get("mixed", {}):
+            continue
+        cells = sheet.frame[theirs]
+        if spec["kind"] in ("number", "count"):
+            found[column] = spec["kind"], cells.cast(pl.Float64, strict=False)
+        elif spec["kind"] in ("category", "ordinal", "flag"):
+            found[column] = spec["kind"], cells.cast(pl.String).replace("", None)
+    return found
+
+
+def _same(both: pl.DataFrame) -> bool:
+    """Do v and w agree in every patient, where patients differ?"""
+    if both.height < FEWEST or not (both["v"] == both["w"]).all():
+        return False
+    share = both["v"].value_counts()["count"] / both.height
+    return both.height * (1 - float((share**2).sum())) >= EXPECTED
 
 
 def _same_days(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str, Any]]:
