@@ -73,6 +73,36 @@ def test_prior_finds_two_kinds_of_records():
     assert (found > 1).mean() == pytest.approx(0.3, abs=0.06) and ((found > 0) & (found < 2)).mean() < 0.02
 
 
+def two_kinds(n, few, d=40):
+    """Facts of records of which some have an inverted lead: the first says so, the next two agree in one kind alone."""
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal((n, d))
+    y[:, 2] = np.where(np.arange(n) < few, 0.0, 0.9 * y[:, 1]) + 0.3 * y[:, 2]
+    y[:, 0] = np.where(np.arange(n) < few, -2.0, 2.0) + 0.2 * y[:, 0]
+    return y, np.concatenate([[3.0], np.full(d - 1, 0.1)])
+
+
+def test_kinds_of_records_are_found_among_many_facts():
+    # 200 records are far too few for two Gaussians of 40 facts, but one of them tells the kinds apart
+    y, telling = two_kinds(200, 60)
+    prior, none = RecordPrior(0, 40), np.zeros((200, 0))
+    prior.fit(none, none.astype(bool), y, np.arange(200), Rng(0), telling)
+    empty = np.zeros((2000, 0))
+    found = prior.draw(empty, empty.astype(bool), np.arange(2000), Rng(1))
+    turned = found[:, 0] < 0
+    assert turned.mean() == pytest.approx(0.3, abs=0.05) and (np.abs(found[:, 0]) < 1).mean() < 0.01
+    kinds = [np.corrcoef(found[rows, 1], found[rows, 2])[0, 1] for rows in (turned, ~turned)]
+    assert abs(kinds[0]) < 0.35 and kinds[1] > 0.8
+
+
+def test_a_handful_of_records_is_no_kind():
+    # a part of five records would draw them again and again
+    y, telling = two_kinds(200, 5)
+    prior, none = RecordPrior(0, 40), np.zeros((200, 0))
+    prior.fit(none, none.astype(bool), y, np.arange(200), Rng(0), telling)
+    assert (prior.weight[prior.weight > 0] >= 10 / 200).all()
+
+
 def test_plain_facts_follow_the_context_and_nothing_else():
     draw = np.random.default_rng(0)
     c = draw.standard_normal((800, 1))

@@ -864,3 +864,12 @@ def test_the_first_known_value_is_that_of_enrolment_and_later_ones_stay():
     cohort = cohort_of(schema, tables() | {"patients": patients, "visits": visits})
     assert [v.count for v in check(cohort)] == [2]
     assert repair(cohort, Rng(0)).tables["visits"]["dose"].to_list() == [None, 71.3, 2.5, 5.0]
+
+
+def test_the_date_of_death_is_the_end_of_the_stay_that_says_so():
+    rule = {"kind": "same_day", "column": "patients.birth", "of": "visits.discharge"}
+    schema = clinic(rule | {"flag": "visits.ward", "levels": ["icu"]})
+    patients = repair(cohort_of(schema), Rng(0)).tables["patients"]
+    assert patients["birth"].to_list() == days(2, -20000, None)
+    other = clinic(rule | {"flag": "patients.died"})
+    assert {p.code for p in rule_problems(other)} == {"other-table"}

@@ -343,7 +343,8 @@ class SignalDiffusion(TorchGenerator):
             if data.beats is not None:
                 enough = facts.shape[1] - net.code.n_code + net.code.enough(LEAST_LEFT)
                 drawn[:, max(enough, self.shape_.facts["n_told"]) :] = 0.0
-            net.prior.fit(data.context, data.observed, drawn, data.subject, rng.child("prior"))
+            telling = _telling(net.code, facts.shape[1]) * spread
+            net.prior.fit(data.context, data.observed, drawn, data.subject, rng.child("prior"), telling)
         n_labels = self.codec_.context.n_labels
         rest, seen = data.context[:, n_labels:], data.observed[:, n_labels:]
         if len(self.label_sets_) > 0:
@@ -728,6 +729,12 @@ def _code_of(facts: Mapping[str, Any]) -> LinearCode:
     if facts["beats"]:
         return BeatCode(facts["n_channels"], template_grid(facts["fs"]), facts["n_code"])
     return LinearCode(facts["n_shape"], facts["n_code"])
+
+
+def _telling(code: LinearCode, n_facts: int) -> np.ndarray:
+    """How much of a record's shape a unit of each fact moves; of those that are no axis of the code, nothing."""
+    size = np.linalg.norm(code.loading.numpy(), axis=0)
+    return np.concatenate([np.zeros(n_facts - len(size)), size])
 
 
 def _start_of(facts: Mapping[str, Any]) -> GaussianStart:

@@ -8,9 +8,10 @@ bound is known, probabilistic PCA, so nothing is trained:
 and with only some coordinates of x seen (a lead is missing) the same formula holds with the rows of W that are seen.
 
 `RecordPrior` draws y (code, rhythm, texture) given the context c: y = A c + b + s(c) e, ridge regression with residuals
-e from a Gaussian mixture whose number of parts is chosen by BIC; each is then brought to its own quantiles in training
-(in many dimensions the parts seldom catch the skew of one of them). Their size depends on c too, log s = B c / 2 from a
-ridge regression of the log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not.
+e from a Gaussian mixture; its parts are found (how many, by BIC) in the few coordinates that records differ most in, as
+inverted leads or wide beats are kinds of records. Each residual is then brought to its own quantiles in training (the
+parts seldom catch the skew of one of them). Their size depends on c too, log s = B c / 2 from a ridge regression of the
+log squares: in fibrillation the mean rate strays from the pulse, in sinus rhythm it does not.
 Of one patient's records the standard normal draws behind e are correlated, by the intraclass correlation found in
 training: the same heart, another day. Context that is unknown is drawn given what is known, so a missing condition
 widens the law instead of shifting it.
@@ -33,6 +34,9 @@ from cohortloom.rng import Rng
 __all__ = ["LabelLaw", "LinearCode", "RecordPrior"]
 
 PARTS = 4
+#: Coordinates that kinds of records are looked for in, the fewest records of a kind, and how many records' worth of the
+#: covariance around the means of all kinds each kind borrows.
+LEADING, FEWEST, BORROWED = 3, 10, 2
 #: Quantiles that a residual's own distribution is kept by, and the records each needs.
 LEVELS, PER_LEVEL = 21, 8
 
@@ -128,9 +132,19 @@ class RecordPrior(_Fitted):
         y: Float[np.ndarray, "record fact"],
         subject: Int[np.ndarray, "record"],
         rng: Rng,
+        telling: Float[np.ndarray, "fact"] | None = None,
     ) -> None:
-        """Fit to training records; `subject` numbers their patients."""
+        """Fit to training records.
+
+        Args:
+            context, observed: What the patients' records say, and which of it is known.
+            y: Facts of the records.
+            subject: Number of each record's patient.
+            rng: Random stream.
+            telling: How much of a record a unit of each fact moves; None: all alike.
+        """
         n, d = y.shape
+        telling = np.ones(d) if telling is None else telling
         middle, spread = _moments(context, observed)
         self._keep(middle=middle, spread=spread)
         # what is unknown is drawn given the facts too, else their tie to it would be weakened
@@ -146,7 +160,7 @@ class RecordPrior(_Fitted):
             slope, offset = _ridge(c, y, 1 / (np.square(_size(c, scale)) * (1 + np.square(e / usual) / 4)))
         e = (y - c @ slope - offset) / _size(c, scale)
         own = d - self.n_plain
-        weight, mean, factor, whole = _with_plain(_mixture(e[:, :own], rng), e[:, own:])
+        weight, mean, factor, whole = _with_plain(_mixture(e[:, :own], telling[:own], rng), e[:, own:])
         drawn, found = _marginals(e, weight, mean, factor, rng.child("marginals"))
         white = np.linalg.solve(whole, (e - e.mean(axis=0)).T).T if n > 1 else np.zeros((n, d))
         low, high = (np.quantile(y, q, axis=0) for q in (0.0, 1.0))
@@ -284,31 +298,57 @@ def _size(c: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.exp(np.clip(0.5 * (c @ scale), -1.5, 1.5))
 
 
-def _mixture(e: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, means and factors of the residuals' mixture (room for `PARTS`), and the factor of the whole."""
-    from sklearn.covariance import ledoit_wolf  # heavy
-    from sklearn.mixture import GaussianMixture
+def _mixture(e: np.ndarray, telling: np.ndarray, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, means and factors of the residuals' mixture (room for `PARTS`), and the factor of the whole.
+
+    Kinds of records are looked for in the few coordinates that tell most and in the size of the other ones that tell
+    anything; in all of them a mixture would need hundreds of records for its second part. Each part then has a mean and
+    covariance of its own in all coordinates.
+    """
+    from sklearn.mixture import GaussianMixture  # heavy
 
     n, d = e.shape
     weight, mean, factor = np.zeros(PARTS), np.zeros((PARTS, d)), np.zeros((PARTS, d, d))
-    tiny = 1e-6 * np.eye(d)
-    covariance = np.eye(d)
-    if n > 1:  # shrunk as a correlation: a fact the context settles must not get the noise of one it says nothing about
-        size = np.maximum(e.std(axis=0), 1e-6)
-        covariance = ledoit_wolf((e - e.mean(axis=0)) / size)[0] * np.outer(size, size)
-    whole = np.linalg.cholesky(covariance + tiny)
+    covariance = _shrunk(e - e.mean(axis=0)) + 1e-6 * np.eye(d)
+    whole = np.linalg.cholesky(covariance)
     weight[0], mean[0], factor[0] = 1.0, e.mean(axis=0), whole
-    best = _bic_of_gaussian(e, covariance + tiny)
-    for k in range(2, PARTS + 1):
-        if n < 5 * k * d:
+    size = telling * e.std(axis=0)
+    lead, others = np.split(np.argsort(-size, kind="stable"), [LEADING])
+    x = e[:, lead] * telling[lead] / max(size.max(initial=0.0), 1e-9)
+    if len(others := others[size[others] > 0]):
+        x = np.column_stack([x, 0.5 * np.log(np.square(e[:, others]).mean(axis=1) + 1e-6)])
+    best, found = np.inf, None
+    for k in range(1, PARTS + 1):
+        if n < 5 * k * (x.shape[1] + 1):
             break
-        found = GaussianMixture(k, reg_covar=1e-4, random_state=rng.integer("mixture", k) % 2**31).fit(e)
-        score = found.bic(e)
-        if score < best:
-            best = score
-            weight[:], mean[:], factor[:] = 0.0, 0.0, 0.0
-            weight[:k], mean[:k], factor[:k] = found.weights_, found.means_, np.linalg.cholesky(found.covariances_)
+        draw = rng.integer("mixture", k) % 2**31
+        law = GaussianMixture(k, reg_covar=1e-3, n_init=8, random_state=draw).fit(x)
+        share = law.predict_proba(x)
+        if (score := law.bic(x)) < best and share.sum(axis=0).min() >= FEWEST:
+            best, found = score, share
+    if found is None or found.shape[1] == 1:
+        return weight, mean, factor, whole
+    k, count = found.shape[1], found.sum(axis=0)
+    weight[:k], mean[:k] = count / n, (found.T @ e) / count[:, None]
+    within = _shrunk(e - mean[found.argmax(axis=1)])
+    for part, share in enumerate(found.T):
+        away = e - mean[part]
+        own = ((share[:, None] * away).T @ away + BORROWED * within) / (count[part] + BORROWED)
+        factor[part] = np.linalg.cholesky(own + 1e-6 * np.eye(d))
     return weight, mean, factor, whole
+
+
+def _shrunk(away: np.ndarray) -> np.ndarray:
+    """Covariance of centred rows, shrunk as a correlation.
+
+    A fact the context settles must not get the noise of one it says nothing about.
+    """
+    from sklearn.covariance import ledoit_wolf  # heavy
+
+    if len(away) < 2:
+        return np.eye(away.shape[1])
+    size = np.maximum(away.std(axis=0), 1e-6)
+    return ledoit_wolf(away / size)[0] * np.outer(size, size)
 
 
 def _marginals(
@@ -335,14 +375,6 @@ def _with_plain(found: tuple[np.ndarray, ...], e: np.ndarray) -> tuple[np.ndarra
     for root in (whole, *factor):
         root[range(own, len(root)), range(own, len(root))] = size
     return weight, mean, factor, whole
-
-
-def _bic_of_gaussian(e: np.ndarray, covariance: np.ndarray) -> float:
-    n, d = e.shape
-    centred = e - e.mean(axis=0)
-    fit = np.einsum("ni,ni->", np.linalg.solve(covariance, centred.T).T, centred)
-    density = -0.5 * (fit + n * np.linalg.slogdet(covariance)[1] + n * d * np.log(2 * np.pi))
-    return -2 * density + (d + d * (d + 1) / 2) * np.log(max(n, 2))
 
 
 def _intraclass(white: np.ndarray, subject: np.ndarray) -> np.ndarray:

@@ -348,31 +348,44 @@ class Granularity(Rule):
 
 
 class SameDay(Rule):
-    """A date is the day of a moment of the subject (or visit, or row), wherever that moment is known: of death, say."""
+    """A date is the day of a moment of the subject (or visit, or row), wherever that moment is known: of death, say.
+
+    With `flag` only moments of rows count in which that column of their table is true or, with `levels`, one of them.
+    """
 
     kind: ClassVar[str] = "same_day"
     family: ClassVar[str] = "time"
     holds_by: ClassVar[frozenset[str]] = frozenset({REPAIR, REDRAW})
     column: str
     of: str
+    flag: str | None = None
+    levels: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
-        return f"{self.column} is the day of {self.of}"
+        return f"{self.column} is the day of {self.of}" + (f" by {self.flag}" if self.flag else "")
 
     def problems(self, schema: Schema) -> list[Problem]:
         where = f"rule same_day {self.column}"
-        if problem := place_problem(schema, self.column, where, "timestamp") or place_problem(
-            schema, self.of, where, *MOMENT
-        ):
-            return [problem]
+        found = [place_problem(schema, self.column, where, "timestamp"), place_problem(schema, self.of, where, *MOMENT)]
+        kinds = ("category", "ordinal", "code") if self.levels else ("flag",)
+        found += [place_problem(schema, self.flag, where, *kinds)] if self.flag else []
+        if problems := [p for p in found if p]:
+            return problems
         if schema.clock != "timestamp":
             return [Problem("no-dates", where, f'the clock "{schema.clock}" has no days', "Remove the rule.")]
-        return []
+        if self.flag and split_path(self.flag)[0] != split_path(self.of)[0]:
+            return [Problem("other-table", where, "flag and of stand in different tables", "Name both from one table.")]
+        return level_problems(schema, self.flag, self.levels, where) if self.flag else []
 
     def _days(self, cohort: Cohort, how: Literal["min", "max"]) -> pl.Series:
         (source, name), target = split_path(self.of), split_path(self.column)[0]
-        return spread(cohort, source, cohort.tables[source][name], target, how).dt.truncate("1d")
+        moment = pl.col(name)
+        if self.flag:
+            flag = pl.col(split_path(self.flag)[1])
+            moment = pl.when(flag.is_in(list(self.levels)) if self.levels else flag).then(moment)
+        moments = cohort.tables[source].select(m=moment)["m"]
+        return spread(cohort, source, moments, target, how).dt.truncate("1d")
 
     def find(self, cohort: Cohort) -> Iterator[Finding]:
         table, column = split_path(self.column)

@@ -25,13 +25,13 @@ from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_order", "dates_of"]
+__all__ = ["DEATH", "add_order", "dates_of"]
 
 FEWEST = 30  #: Patients in whom an order must hold: one broken in 10 % of them would be seen with a chance of 96 %.
 NEAR = 0.1
 #: Share of patients that have their last date in the last part of the calendar [share of its length].
 PILE, LATE = 0.25, 0.05
-_DEATH = re.compile(r"death|died|dod$|deceased|sterbe|todes|fallec|defunc|deces|d[ée]c[èe]s")
+DEATH = re.compile(r"death|died|dod$|deceased|sterbe|todes|fallec|defunc|deces|d[ée]c[èe]s")
 
 
 def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]) -> None:
@@ -62,7 +62,7 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     main = [pair for pair in across if not rare & {*pair}]
     rest = [pair for pair in across if rare & {*pair} and not _follows(pair, {*main, *within})]
     orders = _shortest(main) + rest + _shortest(within)
-    deaths = [(a, b) for b in once if _DEATH.search(b) for a in often if (a, b) not in {*orders, *across}]
+    deaths = [(a, b) for b in once if DEATH.search(b) for a in often if (a, b) not in {*orders, *across}]
     orders += [(a, b) for a, b in deaths if _none_after(_by_day(data, _joined(often[a], once[b]), b))]
     if data["clock"] == "timestamp" and (last := _end_of_data([*once.values()], [*often.values()])):
         coarse = [*coarse, {"kind": "until", "date": last}]

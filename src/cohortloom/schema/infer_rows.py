@@ -13,14 +13,16 @@ goes on when the next has begun, and a day of death beside another moment of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from cohortloom.schema.guess import FEW
 from cohortloom.schema.infer_life import moments, time_of
-from cohortloom.schema.infer_order import FEWEST, NEAR, dates_of
+from cohortloom.schema.infer_order import DEATH, FEWEST, NEAR, dates_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
@@ -29,6 +31,10 @@ __all__ = ["add_rows"]
 #: Rows that say a value again (exceptions are below 3 %), and groups that would differ by chance.
 AGAIN, EXPECTED = 100, 15.0
 DAYS = 8  #: Different days of a date.
+_DEAD = re.compile(
+    r"^(hospital |in-hospital )?(dead|died|death|deceased|expired|exitus|tod$|tot$|verstorben|gestorben)|"
+    r"^(falleci|muert|exitus|d[ée]c[èe]s|d[ée]c[ée]d[ée])"
+)
 
 
 def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]) -> None:
@@ -48,8 +54,8 @@ def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str])
         head.append("What never differs in rows of a patient, visit or moment is a rule: look whether it never can.")
     if after:
         head.append("What never goes on when the patient's next row begins is a rule: look whether it can.")
-    if drafted := constant + after + first + same:
-        data["rules"] = data.get("rules", []) + drafted
+    if constant or after or first or same:  # dates are set before others are held against them
+        data["rules"] = same + data.get("rules", []) + constant + after + first
 
 
 def _plain(table: dict[str, Any]) -> bool:
@@ -174,7 +180,27 @@ def _same_days(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[s
                 rows = found[other].select("s", t=pl.col(moment).floor()).drop_nulls()
                 same = [day for day in days if _agree(found[one].select("s", d=day).unique("s"), rows)]
                 rules += [{"kind": "same_day", "column": day, "of": moment} for day in same[:1]]
+            for day in (d for d in days if DEATH.search(d.partition(".")[2])):
+                dates = found[one].select("s", d=day).unique("s")
+                rules += _of_deaths(dates, day, other, data["tables"][other], sheets[other], found[other])
     return rules
+
+
+def _of_deaths(
+    dates: pl.DataFrame, day: str, name: str, table: dict[str, Any], sheet: Sheet, found: pl.DataFrame
+) -> list[dict[str, Any]]:
+    """The rule that a date of death is the day of a moment in rows that tell of a death (discharged: dead)."""
+    moment = [c for c in found.columns if c not in ("s", f"{name}.time")]
+    for column, (_, cells) in _cells(sheet, table).items() if moment else ():
+        levels = [v for v in table["columns"][column].get("levels", ()) if _DEAD.search(str(v).lower())]
+        if not levels:
+            continue
+        rows = found.filter(cells.is_in(levels).fill_null(False))
+        for of in moment:
+            if _agree(dates, rows.select("s", t=pl.col(of).floor()).drop_nulls(), FEW, FEW):
+                told = {"flag": f"{name}.{column}", "levels": levels}
+                return [{"kind": "same_day", "column": day, "of": of, **told}]
+    return []
 
 
 def _whole(data: dict[str, Any], path: str) -> bool:
@@ -182,7 +208,7 @@ def _whole(data: dict[str, Any], path: str) -> bool:
     return data["tables"][table]["columns"].get(column, {}).get("granularity") == "day"
 
 
-def _agree(days: pl.DataFrame, rows: pl.DataFrame) -> bool:
+def _agree(days: pl.DataFrame, rows: pl.DataFrame, fewest: int = FEWEST, different: int = DAYS) -> bool:
     both = rows.join(days, on="s", how="left")
-    enough = both["s"].n_unique() >= FEWEST and both["t"].n_unique() >= DAYS
+    enough = both["s"].n_unique() >= fewest and both["t"].n_unique() >= different
     return bool(enough and (both["t"] == both["d"]).fill_null(False).all())
