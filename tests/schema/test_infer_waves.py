@@ -207,3 +207,23 @@ def test_channels_of_two_units_are_two_signals_and_4_hz_alone_is_a_waveform(tmp_
     _, found = read(tmp_path / "in", "wfdb", tmp_path)
     shapes = {s.spec.channels: s.samples.shape for s in found.signals.values()}
     assert shapes == {("FHR",): (4, 1, 2400), ("UC",): (4, 1, 2400)}
+
+
+def test_a_channel_that_stays_the_same_for_a_second_has_gaps(tmp_path):
+    draw = np.random.default_rng(0)
+    for held, gaps in ((0.0, {"value": 0.0, "shortest": 1.0}), (None, {"value": None, "shortest": 1.0})):
+        for k in range(4):
+            x = draw.normal(0, 0.3, (2000, 2)).round(3)
+            x[300:500, 0] = x[299, 0] if held is None else held
+            rows = "\n".join(f"{i / 100:.2f},{a},{b}" for i, (a, b) in enumerate(x))
+            (tmp_path / f"p{k}.csv").write_text(f"time,I,II\n{rows}\n")
+        signal = infer_schema(tmp_path, name="x").schema.signals["ecg"]
+        assert signal.source is not None and signal.source.gaps is not None
+        assert signal.source.gaps.model_dump() == gaps
+    for k in range(4):  # half a second is none, and a lead that is off all the time is flat
+        x = draw.normal(0, 0.3, (2000, 2)).round(3)
+        x[300:340, 0], x[:, 1] = 0, 0
+        rows = "\n".join(f"{i / 100:.2f},{a},{b}" for i, (a, b) in enumerate(x))
+        (tmp_path / f"p{k}.csv").write_text(f"time,I,II\n{rows}\n")
+    signal = infer_schema(tmp_path, name="x").schema.signals["ecg"]
+    assert signal.source is not None and signal.source.gaps is None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohortloom.schema.profile import snake
 from cohortloom.schema.units import ucum
-from cohortloom.schema.wave_files import TEXTS, Wave, label_of, marks_of, record_keys, rows_of, wave_files
+from cohortloom.schema.wave_files import TEXTS, Wave, held_values, label_of, marks_of, record_keys, rows_of, wave_files
 
 if TYPE_CHECKING:
     from cohortloom.schema.sheets import Sheet
@@ -30,6 +30,8 @@ WINDOW, LONG, MOST_WINDOWS, MOST_LABELS = 10.0, 60.0, 60, 30
 MANY = 20
 #: Files whose annotations are looked at.
 MARKED = 10
+#: Samples a channel holds one value for, if that is to be a gap.
+HELD = 50
 _LABELS = "label|class|rhythm|diag|dx|type|group|condition|scp|code|event|stage|target|outcome"
 #: Share of files a channel must stand in.
 MOST_HAVE = 0.8
@@ -224,6 +226,8 @@ class _Signal:
         if dropped := len({c for w in waves for c in w.channels}) - len(channels):
             self.said.append(f"{dropped} channels that some files lack (or have twice) are left out.")
         self._lengths()
+        if form == "csv" and kind in ("ecg", "eeg", "ppg", "emg") and rate:
+            self._gaps(rate)
         if form in ("npz", "rows"):
             self.source["subject"] = "row"
             (self._beside_rows if form == "rows" else self._beside_array)()
@@ -258,6 +262,18 @@ class _Signal:
             self.signal["duration"] = round(longest, 9)
         else:
             self.said.append(f"Records of {between}.")
+
+    def _gaps(self, rate: float) -> None:
+        """Do channels hold one value for a second, as no heart or brain does?"""
+        least = max(round(rate), HELD)
+        each = [held_values(self._folder() / w.file, self.signal["channels"], least) for w in self.waves[:MARKED]]
+        values, n = set().union(*each), sum(map(bool, each))
+        if not values:
+            return
+        self.source["gaps"] = {"shortest": 1.0} | ({"value": values.pop()} if len(values) == 1 else {})
+        self.notes["source", "gaps"] = (
+            f"In {n} of {len(each)} files a channel stays the same for a second or more: taken for gaps (a guess)."
+        )
 
     def _index(self, data: dict[str, Any]) -> bool:
         """Is there a drafted table of the patients with a row per record?"""

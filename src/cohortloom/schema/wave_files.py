@@ -191,6 +191,21 @@ def columns_of(path: Path) -> tuple[list[str], float]:
     return names[1:], round(rate, 3)
 
 
+def held_values(path: Path, channels: list[str], least: int) -> set[float]:
+    """Values that channels of such a file hold for so many samples or more; a channel that never changes holds none."""
+    import polars as pl  # heavy
+
+    with path.open(encoding="utf8", errors="replace") as file:
+        cut = separator_of(file.readline())
+    frame = pl.read_csv(path, separator=cut, infer_schema_length=None, ignore_errors=True, truncate_ragged_lines=True)
+    found: set[float] = set()
+    for channel in (c for c in frame.columns if c.strip().strip('"') in channels):
+        x = frame[channel].cast(pl.Float64, strict=False)
+        runs = pl.DataFrame({"x": x, "run": x.rle_id()}).drop_nulls().group_by("run").agg(pl.len(), pl.col("x").first())
+        found |= set(runs.filter(pl.col("len") >= least)["x"]) if runs.height > 1 else set()
+    return found
+
+
 def rows_of(path: Path) -> Iterator[list[str]]:
     """Cells of each row, separated by tabs, commas, semicolons or blanks. Files `.ts` have a header of @ and # and
     their label at the end, behind a colon: it comes first here.
