@@ -152,12 +152,12 @@ def test_what_is_said_at_enrolment_is_the_first_value_of_the_visits():
     assert not rules({"patients": people, "visits": seen}, "baseline")
 
 
-def test_the_day_of_death_is_that_of_a_discharge_as_dead_where_few_died():
+def test_a_discharge_as_dead_is_the_last_and_its_day_that_of_death_where_few_died():
     draw = np.random.default_rng(5)
     n = 80
     admitted = np.datetime64("2018-01-01T10:00") + np.arange(n) * 9 * DAY
     left = admitted + draw.integers(600, 9000, n) * MINUTE
-    how = np.where(np.arange(n) % 10 == 0, "Tod", draw.choice(["nach Hause", "Verlegung"], n))
+    how = np.where(np.arange(n) % 10 == 1, "Tod", draw.choice(["nach Hause", "Verlegung"], n))
     day = [str(t)[:10] if h == "Tod" else None for t, h in zip(left, how)]
     stays = {"patient_id": np.arange(n) // 2, "fall_id": 900 + np.arange(n), "Aufnahme": text(admitted)}
     stays |= {"Entlassung": text(left), "Entlassungsgrund": how, "ward": draw.choice(["a", "b"], n)}
@@ -166,3 +166,7 @@ def test_the_day_of_death_is_that_of_a_discharge_as_dead_where_few_died():
     rule = {"kind": "same_day", "column": "patients.sterbedatum", "of": "stays.entlassung"}
     rule |= {"flag": "stays.entlassungsgrund", "levels": ["Tod"]}
     assert rules({"patients": people, "stays": stays}, "same_day") == [rule]
+    (last,) = rules({"patients": people, "stays": stays}, "nothing_after")
+    assert last["end"] == "stays.entlassung" and last["levels"] == ["Tod"] and [*last["tables"]] == ["stays"]
+    back = np.where(np.arange(n) % 10 == 0, "Tod", how)
+    assert not rules({"patients": people, "stays": stays | {"Entlassungsgrund": back}}, "nothing_after")

@@ -8,6 +8,7 @@ goes on when the next has begun, and a day of death beside another moment of it.
     no_overlap   a moment of a row is never after the patient's next row, and close to it: the 5 % quantile of the time
                  between lies within a tenth of the range of these times, or of what rows last
     baseline     a static number or level is the first known one of a column of rows in every patient
+    nothing_after   a visit that ends with death, by a word for it
     same_day     a date of the patient is the day of a moment in rows of others, wherever that is known
 """
 
@@ -48,8 +49,10 @@ def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str])
     rows = {name: table for name, table in data["tables"].items() if table["role"] != "static" and _plain(table)}
     constant = [rule for name, table in rows.items() for rule in _constant(data["clock"], name, table, sheets[name])]
     after = [rule for name, table in rows.items() for rule in _apart(data["clock"], name, table, sheets[name])]
-    same = _same_days(data, sheets) if data["clock"] == "timestamp" else []
+    same = _last_stays(data, sheets) + (_same_days(data, sheets) if data["clock"] == "timestamp" else [])
     first = _baselines(data, sheets, rows)
+    if same or first:
+        head.append("Dates and values that agree in every patient of the files (the day of death, say) are rules.")
     if constant:
         head.append("What never differs in rows of a patient, visit or moment is a rule: look whether it never can.")
     if after:
@@ -186,17 +189,40 @@ def _same_days(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[s
     return rules
 
 
+def _deadly(table: dict[str, Any], sheet: Sheet, found: pl.DataFrame) -> list[tuple[str, list[str], pl.DataFrame]]:
+    """Columns of a table, their levels that tell of a death (discharged: dead), and the dates of such rows."""
+    told = []
+    for column, (_, cells) in _cells(sheet, table).items():
+        levels = [v for v in table["columns"][column].get("levels", ()) if _DEAD.search(str(v).lower())]
+        if levels:
+            told.append((column, levels, found.filter(cells.is_in(levels).fill_null(False))))
+    return told
+
+
+def _last_stays(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str, Any]]:
+    """Nothing comes after a visit that ends with death, as far as that holds."""
+    if data["clock"] == "order":
+        return []
+    found = {n: dates_of(sheets[n], n, table) for n, table in data["tables"].items() if table["role"] != "static"}
+    name = next((n for n in found if data["tables"][n]["role"] == "visit"), "")
+    for column, levels, rows in _deadly(data["tables"][name], sheets[name], found[name]) if name else ():
+        for end in (c for c in rows.columns if c not in ("s", f"{name}.time")):
+            last = rows.group_by("s").agg(b=pl.col(end).min()).drop_nulls()
+            timed = {n: frame.select("s", a=f"{n}.time") for n, frame in found.items() if f"{n}.time" in frame.columns}
+            late = {n: frame.join(last, on="s").filter(pl.col("a") > pl.col("b")).height for n, frame in timed.items()}
+            held = [n for n in late if not late[n]]
+            if last.height >= FEW and name in held and (rows[end] >= rows[f"{name}.time"]).all():
+                told = {"flag": f"{name}.{column}", "levels": levels, "tables": held}
+                return [{"kind": "nothing_after", "end": end, **told}]
+    return []
+
+
 def _of_deaths(
     dates: pl.DataFrame, day: str, name: str, table: dict[str, Any], sheet: Sheet, found: pl.DataFrame
 ) -> list[dict[str, Any]]:
     """The rule that a date of death is the day of a moment in rows that tell of a death (discharged: dead)."""
-    moment = [c for c in found.columns if c not in ("s", f"{name}.time")]
-    for column, (_, cells) in _cells(sheet, table).items() if moment else ():
-        levels = [v for v in table["columns"][column].get("levels", ()) if _DEAD.search(str(v).lower())]
-        if not levels:
-            continue
-        rows = found.filter(cells.is_in(levels).fill_null(False))
-        for of in moment:
+    for column, levels, rows in _deadly(table, sheet, found):
+        for of in (c for c in found.columns if c not in ("s", f"{name}.time")):
             if _agree(dates, rows.select("s", t=pl.col(of).floor()).drop_nulls(), FEW, FEW):
                 told = {"flag": f"{name}.{column}", "levels": levels}
                 return [{"kind": "same_day", "column": day, "of": of, **told}]
