@@ -237,3 +237,28 @@ def test_infusions_of_one_drug_are_no_visits_and_a_number_written_twice_is_read_
     assert draft.schema.visit_table is None and draft.schema.tables["drugitems"].role == "event"
     assert {*kinds(draft.schema, "numericitems")} == {"itemid", "value", "nurse"}
     assert 'the same as "value" in every row' in draft.text
+
+
+def test_doses_that_each_drug_has_of_its_own_stand_at_the_drug():
+    """Vitamin K of 1 mg and surfactant of 300: drawn as one column of numbers, doses changed hands."""
+    draw = np.random.default_rng(4)
+    who = np.repeat(np.arange(60), 4)
+    which = draw.integers(0, 2, len(who))
+    start = np.datetime64("2021-01-01T08:00") + draw.integers(0, 500_000, len(who)) * np.timedelta64(1, "m")
+    given = {"patient_id": who, "given_at": [str(t).replace("T", " ") for t in start]}
+    given |= {"drug": np.array(["vitamin K", "surfactant"])[which], "dose_unit": "mg"}
+    people = pl.DataFrame(
+        {"patient_id": np.arange(60), "sex": ["f", "m"] * 30, "height": draw.normal(50, 2, 60).round()}
+    )
+    for far, value in ((300, "dose"), (2, None)):
+        dose = np.where(which, far, 1) * draw.uniform(0.9, 1.1, len(who))
+        frames = {
+            "patients": people,
+            "given": pl.DataFrame(given | {"dose": dose.round(2), "line": draw.normal(0, 1, 240)}),
+        }
+        table = infer_schema(frames, name="x").schema.tables["given"]
+        assert (table.code, table.value, table.columns["dose"].kind) == ("drug", value, "number")
+        if value:
+            items = table.code_column().items
+            assert items["vitamin K"].high < 2 < items["surfactant"].low
+            assert items["surfactant"].unit == "mg"

@@ -410,7 +410,9 @@ class _Drafter:
         return "No time was found, so these can't be visits: timed = false."
 
     def _pivots(self, sheet: Sheet, wanted: list[str]) -> bool:
-        """A few numeric codes and nothing else in the row: better one column each."""
+        """A few numeric codes and nothing else in the row: better one column each, unless they are drugs."""
+        if _GIVEN.search(snake(sheet.code or "")):
+            return False
         rest = [
             c for c in wanted if c not in (sheet.code, sheet.value, sheet.unit) and sheet.profiles[c].kind != "empty"
         ]

@@ -112,8 +112,13 @@ _VALUE = re.compile(
 _NAMES = re.compile(
     r"(^|_)(code|id|no|nr|ward|room|bed|unit|site|cent(er|re)|group|type|class|stage|grade|version)(_|$)"
 )
+_DOSE = re.compile(r"^(given|drug|single)?_?(dose|dosage|dosis|dosis_?menge)(_given|_administered|_val(ue)?(_rx)?)?$")
 MANY = 10
-_UNIT = r"(value)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)|einheit|unidad(es)?|unit[ée]s?"
+APART = 3.0  #: Usual doses of two drugs, one by the other.
+_UNIT = (
+    r"(value|dose|dosage)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)|"
+    r"einheit|unidad(es)?|unit[ée]s?"
+)
 
 
 def idlike(p: Profile) -> bool:
@@ -353,9 +358,9 @@ def find_codes(sheet: Sheet) -> None:
     named.sort(key=lambda n: not snake(n).endswith("stresn"))  # in standard units before as reported
     values = [n for n in named if sheet.profiles[n].kind == "number"]
     mixed = [n for n in named if sheet.profiles[n].kind == "text" and _share_of_numbers(sheet.profiles[n]) > 0.3]
-    sheet.value = next(iter([*values, *mixed]), None)
+    sheet.value = next(iter([*values, *mixed]), None) or _dose(sheet)
     if sheet.value:
-        if not values:
+        if sheet.value in mixed:
             sheet.split(sheet.value)
         others = [n for n in sheet.profiles if n not in (*taken, sheet.code, sheet.value)]
         for name in sorted(others, key=lambda n: not snake(n).endswith("stresc")):
@@ -371,6 +376,18 @@ def find_codes(sheet: Sheet) -> None:
             sheet.unit = name
     if sheet.unit is None and sheet.value:
         sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
+
+
+def _dose(sheet: Sheet) -> str | None:
+    """The number beside drugs that each have doses of their own: milligrams of one, units of another."""
+    for name, p in sheet.profiles.items():
+        if not _DOSE.search(snake(name)) or p.kind != "number" or p.share_missing > 0.5:
+            continue
+        rows = pl.DataFrame({"c": sheet.ids(sheet.code or ""), "x": sheet.frame[name].cast(pl.Float64, strict=False)})
+        usual = rows.drop_nulls().group_by("c").agg(n=pl.len(), m=pl.col("x").median()).filter(pl.col("n") >= MANY)
+        if usual.height > 1 and usual["m"].max() > APART * max(usual["m"].min(), 1e-9):  # type: ignore[operator,type-var]
+            return name
+    return None
 
 
 def part_words(sheet: Sheet) -> None:
