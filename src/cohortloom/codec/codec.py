@@ -191,7 +191,11 @@ class Codec:
             notes |= left_out
             folds.append(fold)
             owner = np.arange(len(steps.length)) if fold.per_subject else steps.subject
-            for feature, (values, _) in zip(fold.features, fold.encode(schema, rows)):
+            columns = fold.encode(schema, rows)
+            if ends and not fold.per_subject:
+                fold = folds[-1] = fold.paced_by(columns, steps, ends, ticks_per_day(schema))
+                columns = fold.per_day(columns, steps, ends)
+            for feature, (values, _) in zip(fold.features, columns):
                 if feature.kind == "number" and feature.always:
                     counts[feature.name] = QuantileTransform.fit(
                         values, k_min, decimals=feature.decimals, low=0.0, high=feature.high, subject=owner
@@ -273,13 +277,13 @@ class Codec:
         return SequenceArrays(self.sequence_features, *arrays, self.times.gaps_of(steps), steps.length)
 
     def _encode_folds(self, cohort: Cohort, steps: Steps, *, per_subject: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        columns = []
+        columns, ends = [], self._ends(steps.frame)
         for fold in self.folds:
             if fold.per_subject == per_subject:
                 grid = fold.times.grid if fold.times else 1
                 frame = cohort.tables[fold.table]
                 rows = rows_of(self.schema, fold.table, frame, steps, self.times.origins(steps), grid)
-                columns += fold.encode(self.schema, rows)
+                columns += fold.per_day(fold.encode(self.schema, rows), steps, ends)
         return columns
 
     def _stack(

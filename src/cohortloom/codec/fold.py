@@ -46,9 +46,10 @@ from cohortloom.codec.laws import CellLaw, Repeats
 from cohortloom.codec.panels import Panels
 from cohortloom.codec.precedence import Precedence
 from cohortloom.codec.rare import RareLaw, told
+from cohortloom.codec.stay import Stay
 from cohortloom.codec.steps import Steps, place, subject_rows
 from cohortloom.codec.tensors import Feature
-from cohortloom.codec.times import TimeLaw
+from cohortloom.codec.times import Ends, TimeLaw
 from cohortloom.schema import Schema, Table
 
 __all__ = [
@@ -131,6 +132,8 @@ class Fold:
         code_laws: Long: column -> code -> law of the cells beside that code; "" for any other code.
         beside: Long: column -> how its levels go with other cells of a row.
         values: Long: values of the number that `beside` tells apart.
+        stay: How long visits are; None where numbers of rows do not grow with them.
+        paced: Features that tell a number of rows per day of the visit.
         once: Long: does a step hold a code at most once?
         times: Law of times; None for untimed tables.
         open_share: Untimed tables that name visits: share of rows that name none.
@@ -174,6 +177,8 @@ class Fold:
     fixed: tuple[str, ...] = ()
     beside: Mapping[str, Beside] = field(default_factory=dict)
     values: tuple[float, ...] = ()
+    stay: Stay | None = None
+    paced: tuple[str, ...] = ()
 
     def names(self, codes: pl.Series) -> pl.Series:
         """Codes as the fold tells them."""
@@ -234,7 +239,7 @@ class Fold:
                 made.append(Feature(least, **(share if least.endswith("#share") else count), within=within))
         if self.rare:
             made.append(Feature(f"{self.table}.#rare", **count, within=said))
-        return tuple(made)
+        return tuple(replace(f, decimals=None) if f.name in self.paced else f for f in made)
 
     def present(self, features: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Raw values and observed of each feature, absent where what it lies within says so."""
@@ -305,9 +310,35 @@ class Fold:
             return n
         return n / np.maximum(np.bincount(of, minlength=len(n)), 1)
 
+    def paced_by(self, columns: list[tuple], steps: Steps, ends: Ends, per_day: int) -> Fold:
+        """The fold that tells moments and rare rows per day of the visit, where they grow with it."""
+        told = {f.name: values for f, (values, _) in zip(self.features, columns)}
+        counts = {n: told[n] for n in (f"{self.table}#n", f"{self.table}.#rare") if n in told}
+        stay, paced = Stay.fit(counts, steps, ends, per_day)
+        return replace(self, stay=stay, paced=paced)
+
+    def per_day(self, columns: list[tuple], steps: Steps, ends: Ends) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What `encode` gives, numbers that grow with their visit told per day of it."""
+        if self.stay is None:
+            return columns
+        days = self.stay.days(steps, ends)
+        named = zip(self.features, columns)
+        return [(values / days, seen) if f.name in self.paced else (values, seen) for f, (values, seen) in named]
+
+    def in_all(self, features: Columns, steps: Steps, ends: Ends) -> Columns:
+        """Numbers of rows again: at least one where there are any."""
+        if self.stay is None:
+            return features
+        days, made = self.stay.days(steps, ends), dict(features)
+        for name in self.paced:
+            values, seen = made[name]
+            made[name] = np.where(values > 0, np.maximum(np.round(values * days), 1.0), 0.0), seen
+        return made
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON state."""
         state = dict(self.__dict__)
+        state["stay"] = self.stay.to_json() if self.stay else None
         state["cells"] = [cell.to_json() for cell in self.cells]
         state["repeats"] = [r.to_json() for r in self.repeats]
         state["codes"] = [
@@ -319,7 +350,7 @@ class Fold:
         }
         state["times"] = self.times.to_json() if self.times else None
         state["order"] = [list(self.order.rank), self.order.share] if self.order else None
-        state |= {name: list(getattr(self, name)) for name in ("free", "stems", "fixed", "values", "shares")}
+        state |= {name: list(getattr(self, name)) for name in ("free", "stems", "fixed", "values", "shares", "paced")}
         state["rare_law"] = self.rare_law.to_json() if self.rare_law else None
         state["beside"] = {column: law.to_json() for column, law in self.beside.items()}
         state["groups"] = [list(group) for group in self.groups]
@@ -344,7 +375,8 @@ class Fold:
         }
         state["times"] = TimeLaw.from_json(state["times"]) if state["times"] else None
         state["order"] = Precedence(tuple(state["order"][0]), state["order"][1]) if state["order"] else None
-        state |= {name: tuple(state[name]) for name in ("free", "stems", "fixed", "values", "shares")}
+        state |= {name: tuple(state[name]) for name in ("free", "stems", "fixed", "values", "shares", "paced")}
+        state["stay"] = Stay(**state["stay"]) if state["stay"] else None
         state["rare_law"] = RareLaw.from_json(state["rare_law"]) if state["rare_law"] else None
         state["beside"] = {column: Beside.from_json(law) for column, law in state["beside"].items()}
         state["groups"] = tuple(tuple(group) for group in state["groups"])

@@ -204,7 +204,9 @@ class TimeLaw:
         owner = at[visit]
         time = self._alone(steps, owner, ends, draw)
         stop, known = ends.get(self.end or "", (steps.time, np.zeros(len(steps.time), bool)))
-        time = _apart(owner, time, steps.time[owner], _HOUR, np.where(known, stop, _NEVER)[owner])
+        start, drawn = steps.time[owner], time
+        time = _apart(owner, time, start, _HOUR, np.where(known, stop, _NEVER)[owner])
+        time = np.where(drawn >= start, np.maximum(time, start), time)  # the hour of the start begins before it
         full = floor_to(time, _HOUR)
         time = np.where((full >= steps.time[owner]) & (draw.random(len(time)) < self.full), full, time)
         times, owners = [time], [owner]

@@ -107,7 +107,7 @@ def unfold(
     """
     rng = rng.child("unfold", fold.table)
     whose = np.arange(len(ids)) if fold.per_subject else steps.subject
-    features = fold.present(features)
+    features = fold.in_all(fold.present(features), steps, ends)
     features = features if fold.long else _whole(fold, features, rng)
     groups = _code_groups(fold, features, whose, about, rng) if fold.long else _wide_groups(fold, features)
     owner = groups.owner[groups.row]
