@@ -108,6 +108,7 @@ def test_rows_days_apart_are_the_visits_and_the_grafts_they_name_are_events():
     began = began + (np.diff(grafts, prepend=-1) == 0) * 1500 * DAY
     days = np.cumsum(draw.integers(5, 90, (len(grafts), each)), axis=1)
     people = {"recipient_id": np.arange(n), "sex": ["f", "m"] * (n // 2), "height_cm": draw.normal(170, 9, n).round()}
+    people |= {"first_date": text(np.array([began[grafts == i].min() for i in range(n)]))}
     listed = {"episode_id": 700 + np.arange(len(grafts)), "recipient_id": grafts, "transplant_date": text(began)}
     listed |= {"donor_age": draw.integers(20, 70, len(grafts)), "donor_type": draw.choice(["DBD", "DCD"], len(grafts))}
     seen = {"recipient_id": grafts.repeat(each), "episode_id": listed["episode_id"].repeat(each)}
@@ -126,6 +127,8 @@ def test_rows_days_apart_are_the_visits_and_the_grafts_they_name_are_events():
     }
     assert "episode_id" not in tables["followup"].columns and "days_post_tx" not in tables["followup"].columns
     assert 'counts the time since "transplant_date" of transplants.parquet' in draft.text
+    first = {"kind": "baseline", "column": "recipients.first_date", "of": "transplants.time"}
+    assert first in [{"kind": r.kind, **r.settings} for r in draft.schema.rules]
     hours = seen | {"visit_date": text((began[:, None] + days * 60 * MINUTE).ravel())}
     near = infer_schema(frames | {"followup": pl.DataFrame(hours)}, name="x").schema.tables
     assert near["transplants"].role == "visit" and near["followup"].role == "event"

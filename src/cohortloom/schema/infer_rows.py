@@ -50,7 +50,7 @@ def add_rows(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str])
     constant = [rule for name, table in rows.items() for rule in _constant(data["clock"], name, table, sheets[name])]
     after = [rule for name, table in rows.items() for rule in _apart(data["clock"], name, table, sheets[name])]
     same = _last_stays(data, sheets) + (_same_days(data, sheets) if data["clock"] == "timestamp" else [])
-    first = _baselines(data, sheets, rows)
+    first = _baselines(data, sheets, rows) + _first_dates(data, sheets)
     if same or first:
         head.append("Dates and values that agree in every patient of the files (the day of death, say) are rules.")
     if constant:
@@ -145,6 +145,26 @@ def _baselines(data: dict[str, Any], sheets: Mapping[str, Sheet], rows: dict[str
             )
             if of is not None:
                 rules.append({"kind": "baseline", "column": f"{name}.{column}", "of": of})
+    return rules
+
+
+def _first_dates(data: dict[str, Any], sheets: Mapping[str, Sheet]) -> list[dict[str, Any]]:
+    """Dates of patients on which their first event of a table lies (the first transplantation).
+
+    Those of first visits are laws of the codec.
+    """
+    if data["clock"] != "timestamp":
+        return []
+    found = {n: dates_of(sheets[n], n, table) for n, table in data["tables"].items()}
+    roles = {n: table["role"] for n, table in data["tables"].items()}
+    rules = []
+    for name in (n for n in found if roles[n] == "event" and f"{n}.time" in found[n].columns):
+        first = found[name].group_by("s").agg(v=pl.col(f"{name}.time").min())
+        for static in (n for n in found if roles[n] == "static"):
+            for day in (c for c in found[static].columns if c != "s"):
+                both = first.join(found[static].select("s", w=day).unique("s"), on="s").drop_nulls()
+                if both.height >= FEWEST and both["v"].n_unique() >= DAYS and (both["v"] == both["w"]).all():
+                    rules.append({"kind": "baseline", "column": day, "of": f"{name}.time"})
     return rules
 
 
