@@ -1,10 +1,14 @@
 """Association measures against closed forms."""
 
 import numpy as np
+import polars as pl
 import pytest
 
+from cohortloom.cohort import Cohort
+from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.association import Block, _entries, corrected_eta, corrected_v, gram
 from cohortloom.evaluation.views import Axis, View
+from cohortloom.schema import Category, Code, Schema, Table, Timestamp
 
 
 def view_of(n, **columns):
@@ -88,3 +92,35 @@ def test_corrected_eta_of_equal_groups_is_near_zero_and_of_apart_groups_near_one
     assert corrected_eta(*sums) < 0.5  # the plain ratio is sqrt(29 / 89) = .57 on average
     x = k + 1e-6 * x
     assert corrected_eta(*[np.bincount(k, weights=w) for w in (np.ones(90), x, x * x)]) == pytest.approx(1, abs=1e-3)
+
+
+def stays(seed, n=400, dealt=False):
+    """One stay each of half a day to three weeks with six rows a day, which `dealt` gives to other stays."""
+    draw = np.random.default_rng(seed)
+    days = np.exp(draw.uniform(np.log(0.5), np.log(21), n))
+    rows = 1 + draw.poisson(6 * days)
+    rows = draw.permutation(rows) if dealt else rows
+    begun = np.datetime64("2024-01-01", "us") + (draw.uniform(0, 300, n) * 86_400e6).astype("timedelta64[us]")
+    left = begun + (days * 86_400e6).astype("timedelta64[us]")
+    ward = draw.choice(["A", "B"], n)
+    visits = pl.DataFrame({"subject_id": range(n), "visit_id": range(n), "time": begun, "left": left, "ward": ward})
+    who = np.repeat(np.arange(n), rows)
+    codes = pl.DataFrame({"subject_id": who, "visit_id": who, "code": draw.choice(list("abc"), len(who))})
+    schema = Schema(
+        name="ward",
+        tables={
+            "stays": Table(role="visit", columns={"left": Timestamp(), "ward": Category(levels=("A", "B"))}),
+            "codes": Table(role="event", parent="stays", timed=False, columns={"code": Code()}, code="code"),
+        },
+    )
+    return Cohort.build(schema, {"stays": visits, "codes": codes})
+
+
+def test_rows_that_do_not_follow_the_length_of_their_visit_are_named():
+    def worst(synthetic):
+        report = evaluate(synthetic, train=stays(1), held_out=stays(2), only=["association"], seed=0)
+        return next(s for s in report.scores if s.key == "association.temporal_temporal_worst")
+
+    found, fine = worst(stays(3, dealt=True)), worst(stays(3))
+    assert not found.passed and found.name.endswith("rows of codes in a visit ~ time to stays.left")
+    assert fine.passed

@@ -29,7 +29,7 @@ import numpy as np
 from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
 from cohortloom.evaluation.intervals import FEWEST_GROUPS, Measure, assess, not_computed, support_of
-from cohortloom.evaluation.views import View
+from cohortloom.evaluation.views import View, visit_facts
 from cohortloom.report import Score
 
 __all__ = ["Block", "corrected_eta", "corrected_v", "moments", "patient_blocks", "scores"]
@@ -287,7 +287,9 @@ def scores(ctx: Context) -> list[Score]:
     name = "association of columns at one visit"
     grams = []
     for axis in ctx.tables:
-        blocks = [Block.of(f) for f in ctx.rows(axis)]
+        facts = visit_facts(ctx.schema) if axis == ctx.schema.visit_table else {}
+        blocks = [Block(label, axis, lambda v, x=label: v.columns[x]) for label in facts]
+        blocks += [Block.of(f) for f in ctx.rows(axis)]
         if len(blocks) >= 2:
             grams.append((blocks, blocks))
     if grams:

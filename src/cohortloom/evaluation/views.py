@@ -19,8 +19,9 @@ import polars as pl
 
 from cohortloom.cohort import Cohort
 from cohortloom.evaluation.fields import Field
+from cohortloom.schema import Schema
 
-__all__ = ["Axis", "View", "make_view", "tally", "values"]
+__all__ = ["Axis", "View", "make_view", "tally", "values", "visit_facts"]
 
 MICROSECONDS_PER_DAY = 86_400e6
 
@@ -168,6 +169,8 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
                 columns[f.name] = values(frame, f, schema.clock)
             continue
         frame = _rows(cohort, table, plan, origin)
+        if table == schema.visit_table:
+            columns |= _facts_of_visits(cohort, frame)
         for axis in dict.fromkeys([table, *(f.axis for f in mine if f.code is not None)]):
             code = None if axis == table else axis[len(table) + 1 : -1]
             part = frame if code is None else frame.filter(pl.col(spec.code or "") == code)
@@ -179,6 +182,32 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
                     columns[f.name] = values(part, f, schema.clock)
     start = np.zeros(n) if origin is None else _ticks(_with_origin(plan, origin)["__origin"])
     return View(n, size, axes, columns, chosen, cohort, start)
+
+
+def visit_facts(schema: Schema) -> dict[str, str]:
+    """What is counted of a visit beside its columns: label -> event table whose rows name it, or timestamp it has."""
+    visits = schema.visit_table
+    if visits is None:
+        return {}
+    facts = {f"rows of {t} in a visit": t for t in schema.events if schema.has_visit_id(t)}
+    ends = [c for c, what in schema.tables[visits].columns.items() if what.kind == "timestamp"]
+    return facts | {f"time to {visits}.{c}": c for c in ends}
+
+
+def _facts_of_visits(cohort: Cohort, frame: pl.DataFrame) -> dict[str, np.ndarray]:
+    """`visit_facts` of every visit: log(1 + rows), and log(1 + days), less than 0 for what lies before it."""
+    found = {}
+    for label, name in visit_facts(cohort.schema).items():
+        if name in cohort.tables:
+            keys = ["subject_id", "visit_id"]
+            n = cohort.tables[name].group_by(keys).agg(pl.len().alias("__n"))
+            n = frame.select(keys).join(n, on=keys, how="left", maintain_order="left")["__n"].fill_null(0)
+            found[label] = np.log1p(n.to_numpy().astype(float))
+        else:
+            apart = (frame[name] - frame["time"]).cast(pl.Int64).cast(pl.Float64)
+            days = apart.fill_null(np.nan).to_numpy() / (MICROSECONDS_PER_DAY if cohort.schema.clock != "order" else 1)
+            found[label] = np.sign(days) * np.log1p(np.abs(days))
+    return found
 
 
 def _origins(cohort: Cohort) -> pl.DataFrame:
