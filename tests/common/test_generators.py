@@ -25,7 +25,8 @@ SMALL = {
 #: Generators of waveforms, checked on waveforms.
 WAVES = {"signal-diffusion": {"width": 8, "levels": (1,), "sampling_steps": 2, "code": 4,
                               "training": {**STEPS, "batch_size": 8}},
-         "signal-steps": {"patch": 25, "generator": {"generator": "temporal-vae", "width": 16, "training": STEPS}},
+         "signal-steps": {"patch": 25, "generator": {"generator": "temporal-vae", "width": 16, "candidates": 1,
+                                                     "training": STEPS}},
          }  # fmt: skip
 SLOW = {"processes_equal_whole", "odd_schemas"}
 #: Fits of many cohorts, by a generator whose parts are checked on them in the fast suite.

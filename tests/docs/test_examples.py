@@ -81,8 +81,9 @@ def test_commands_of_the_documents_are_understood(page):
 
     if not cli.app.registered_commands:
         cli._register()
+    whole = get_command(cli.app)
     for words in commands(page):
-        command, name = get_command(cli.app), "cohortloom"
+        command, name = whole, "cohortloom"
         while hasattr(command, "commands"):
             assert words[0] in command.commands, f"{page.name}: {' '.join(words)}"
             name, words = words[0], words[1:]
