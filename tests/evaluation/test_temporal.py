@@ -1,11 +1,13 @@
 """Temporal statistics against closed forms and slow loops."""
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from cohortloom import simulate
 from cohortloom.cohort import Cohort
 from cohortloom.evaluation import evaluate
 from cohortloom.evaluation.fields import Field
@@ -149,3 +151,20 @@ def test_shares_that_are_kept_are_compared_on_the_arcsine_scale():
     report = evaluate(drawn, train=real, held_out=real, seed=0, only=["temporal"], fast=True)
     score = next(s for s in report.scores if s.key == "temporal.kept")
     assert score.value == pytest.approx(1 / 3)
+
+
+def test_a_drawn_patient_is_shown_with_dates_and_names_of_codes(schema_dir):
+    """Dates of the static table as dates, codes as the schema calls them, and every event of the course."""
+    cohort = simulate(Schema.from_file(schema_dir / "heart_failure_clinic.toml"), 60, seed=1)
+    synthetic = replace(cohort, origin=replace(cohort.origin, kind="synthetic"))
+    report = evaluate(synthetic, train=cohort, held_out=cohort, only=["temporal"], fast=True, seed=0)
+    (shown,) = [f.content["patients"] for f in report.figures if f.kind == "timeline"]
+    births = set(cohort.tables["patients"]["birth_date"].dt.date().cast(pl.String))
+    assert len(shown) == 6
+    for patient in shown:
+        (born,) = [fact.removeprefix("birth_date ") for fact in patient["facts"] if fact.startswith("birth_date")]
+        assert born in births
+        assert {"creatinine"} <= {one["name"] for one in patient["series"]} | {e["label"] for e in patient["events"]}
+        assert not [e for e in patient["events"] if e["label"] == "2160-0"]
+    times = [(max(e["time"] for e in p["events"]), max(max(s["time"]) for s in p["series"])) for p in shown]
+    assert all(abs(last - end) < 200 for last, end in times)

@@ -6,6 +6,7 @@ Real patients are shown as shares and means only; single patients are drawn from
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cohortloom.evaluation.context import Context
 from cohortloom.evaluation.fields import Field
 from cohortloom.evaluation.temporal import GAP_BINS, autocorrelation
 from cohortloom.evaluation.verdict import shortened
-from cohortloom.evaluation.views import View, tally
+from cohortloom.evaluation.views import MICROSECONDS_PER_DAY, View, tally
 from cohortloom.report import Figure
 
 __all__ = ["figures"]
@@ -24,6 +25,7 @@ SHOWN = (("real held-out", "held_out"), ("synthetic", "synthetic"), ("independen
 MOST_PANELS = 18
 MOST_COLUMNS = 20
 MOST_GRAPHS = 6
+MOST_EVENTS = 1000
 
 
 def figures(ctx: Context, groups: list[str]) -> list[Figure]:
@@ -397,7 +399,7 @@ def timelines(ctx: Context) -> list[Figure]:
         for f in ctx.statics:
             x = view.columns[f.name][p]
             if f.is_number and np.isfinite(x):
-                facts.append(f"{f.column} {x:.4g} {'' if f.unit == '1' else f.unit}".strip())
+                facts.append(f"{f.column} {_said(ctx, f, x, view.origin[p])}")
             elif not f.is_number and x >= 0:
                 facts.append(f"{f.column} {f.levels[x]}")
         series, events = [], []
@@ -407,7 +409,8 @@ def timelines(ctx: Context) -> list[Figure]:
             time, x = axis.time[mine], view.columns[f.name][mine]
             ok = np.isfinite(x) & np.isfinite(time)
             if ok.any():
-                series.append({"name": f.name, "unit": f.unit, "time": plain(time[ok], 3), "value": plain(x[ok], 3)})
+                name = f.name if f.code is None else _spoken(ctx, f.table, f.code)
+                series.append({"name": name, "unit": f.unit, "time": plain(time[ok], 3), "value": plain(x[ok], 3)})
         for f in states:
             axis = view.axes[f.axis or ""]
             mine = slice(*np.searchsorted(axis.patient, [p, p + 1]))
@@ -420,9 +423,10 @@ def timelines(ctx: Context) -> list[Figure]:
                 if f.levels[k] == "false":
                     continue
                 code = ctx.schema.tables[f.table].columns[f.column].kind == "code"
-                label = f.column if f.levels[k] == "true" else f.levels[k] if code else f"{f.column} {f.levels[k]}"
+                named = _spoken(ctx, f.table, f.levels[k]) if code else f"{f.column} {f.levels[k]}"
+                label = f.column if f.levels[k] == "true" else named
                 events.append({"time": round(float(t), 3), "label": label})
-        events = sorted(events, key=lambda e: e["time"])[:25]
+        events = sorted(events, key=lambda e: e["time"])[:MOST_EVENTS]
         patients.append(
             {
                 "title": f"Synthetic patient {number}",
@@ -435,3 +439,18 @@ def timelines(ctx: Context) -> list[Figure]:
     content = {"time_unit": "d" if ctx.clocked else "step", "patients": patients}
     note = "Synthetic patients with short to long records. No real patient is ever drawn."
     return [Figure("timeline", "Synthetic patients", content, note, "temporal")]
+
+
+def _said(ctx: Context, f: Field, x: float, origin: float) -> str:
+    """A number with its unit, or a date."""
+    if ctx.schema.clock == "timestamp" and ctx.schema.tables[f.table].columns[f.column].kind == "timestamp":
+        moment = datetime(1970, 1, 1) + timedelta(microseconds=round(origin + x * MICROSECONDS_PER_DAY))
+        return moment.date().isoformat()
+    return f"{x:.4g} {'' if f.unit == '1' else f.unit}".strip()
+
+
+def _spoken(ctx: Context, table: str, code: str) -> str:
+    """What the schema calls a code, else the code."""
+    column = ctx.schema.tables[table].code
+    items = ctx.schema.tables[table].code_column().items if column else {}
+    return items[code].name or code if code in items else code
