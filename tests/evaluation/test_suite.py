@@ -274,3 +274,12 @@ def test_that_no_copies_were_found_is_said_to_prove_no_privacy():
     assert said not in verdict(ctx, [replace(copies, value=0.5)]) and said not in verdict(
         ctx, [replace(copies, group="codes")]
     )
+
+
+def test_with_few_patients_the_verdict_says_what_the_judge_would_have_let_pass():
+    ctx = SimpleNamespace(n=24, views={"held_out": SimpleNamespace(n=16)})
+    judge = Score("judge", "detection", 0.6, limit=0.81, goal=Goal.LOW, key="detection.patients")
+    said = "Patients are few: a cohort whose patients a judge picks out beside real ones 81 times in 100"
+    assert verdict(ctx, [judge])[1].startswith(said)
+    for other in (replace(judge, value=0.9), replace(judge, limit=0.6)):
+        assert not [sentence for sentence in verdict(ctx, [other]) if sentence.startswith("Patients are few")]

@@ -9,6 +9,8 @@ from cohortloom.report import Goal, Score
 
 __all__ = ["not_tested", "shortened", "verdict"]
 
+_BLIND = 0.7  # limit of a judge from which on it sees little
+
 # groups of scores, as a clinician would say them
 WORDS = {
     "marginal": "single columns",
@@ -61,6 +63,7 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
         words = {Goal.HIGH: "at least"}
         faults = "; ".join(f"{s.name} ({s.value:.2g}, {words.get(s.goal, 'allowed')} {s.limit:.2g})" for s in worst)
         said.append(f"What gives it away most: {faults}.")
+    said += _blind(judged, failed)
     if any(s.group == "copies" for s in judged) and not any(s.group == "copies" for s in failed):
         said.append("That no copies of training patients were found is no evidence of privacy.")
     said += _added(scores)
@@ -71,6 +74,17 @@ def verdict(ctx: Context, scores: Sequence[Score]) -> tuple[str, ...]:
             "they are no good news."
         )
     return tuple(said[:8])
+
+
+def _blind(judged: Sequence[Score], failed: Sequence[Score]) -> list[str]:
+    """What the judge of patients would have let pass, where patients are too few for it to see much."""
+    judge = next((s for s in judged if s.key == "detection.patients"), None)
+    if judge is None or judge in failed or judge.limit is None or judge.limit < _BLIND:
+        return []
+    return [
+        f"Patients are few: a cohort whose patients a judge picks out beside real ones {100 * judge.limit:.0f} times in "
+        "100 (50 is guessing) would still have passed."
+    ]
 
 
 def _added(scores: Sequence[Score]) -> list[str]:
