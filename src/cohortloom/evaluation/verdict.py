@@ -81,9 +81,9 @@ def _blind(judged: Sequence[Score], failed: Sequence[Score]) -> list[str]:
     judge = next((s for s in judged if s.key == "detection.patients"), None)
     if judge is None or judge in failed or judge.limit is None or judge.limit < _BLIND:
         return []
+    told = f"{100 * judge.limit:.0f} times in 100 (50 is guessing)"
     return [
-        f"Patients are few: a cohort whose patients a judge picks out beside real ones {100 * judge.limit:.0f} times in "
-        "100 (50 is guessing) would still have passed."
+        f"Patients are few: a cohort whose patients a judge picks out beside real ones {told} would still have passed."
     ]
 
 
