@@ -442,6 +442,35 @@ def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
     assert (at.filter(pl.col("time").dt.minute() == 0)["item"] == "ABC").mean() > 0.9
 
 
+def test_what_is_written_on_rounds_stays_at_the_hours_of_rounds():
+    """A coma score every four hours, a pulse every hour: hours of the day are told apart, not quarters of it."""
+    schema = Schema(
+        name="ward",
+        tables={
+            "stays": Table(role="visit", columns={"left": Timestamp(missing=False)}),
+            "charts": Table(
+                role="event", parent="stays", columns={"item": Code(), "value": Number()}, code="item", value="value"
+            ),
+        },
+    )
+    n, hours, draw = 60, 48, np.random.default_rng(0)
+    start = [datetime(2024, 1, 1) + timedelta(days=3 * i, hours=int(draw.integers(24))) for i in range(n)]
+    stays = {"subject_id": range(n), "visit_id": range(n), "time": start}
+    stays = pl.DataFrame(stays | {"left": [t + timedelta(hours=hours) for t in start]})
+    rows = []
+    for i, t in enumerate(start):
+        for at in (t + timedelta(hours=hour) for hour in range(1, hours)):
+            rows.append((i, i, at, "pulse", 70.0))
+            if at.hour % 4 == 0 and draw.random() < 0.9:
+                rows.append((i, i, at, "coma", 15.0))
+    names = ["subject_id", "visit_id", "time", "item", "value"]
+    cohort = Cohort.build(schema, {"stays": stays, "charts": pl.DataFrame(rows, schema=names, orient="row")})
+    codec = Codec.fit(cohort, RAW)
+    made = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(n)).tables["charts"]
+    coma = made.filter(item="coma")["time"].dt.hour()
+    assert coma.len() > 500 and (coma % 4 == 0).mean() > 0.9
+
+
 def test_rows_that_never_coincide_get_times_of_their_own():
     """A code at a time, several a day. A generator that says "one moment" of a day with three codes is not believed:
     in 3,000 rows of training no two share a time."""

@@ -59,7 +59,7 @@ def test_units_stand_together_and_at_their_hours_as_in_training():
 def test_the_first_moment_of_a_visit_is_a_class_of_its_own():
     step, linked = np.array([0, 0, 0, 1, 1]), np.array([False, True, True, True, False])
     time = np.array([3 * HOUR, 3 * HOUR, 3 * HOUR + 5 * MINUTE, 23 * HOUR, 0])
-    assert moment_class(step, linked, time).tolist() == [0, 1, 2, 1, 0]
+    assert moment_class(step, linked, time).tolist() == [0, 1, 8, 1, 0]
 
 
 def test_a_busy_clock_runs_back():

@@ -7,7 +7,7 @@ both among those that have either; a group is a unit, and so is every other code
     v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R),   corr(e_uj, e_uk) = sum over p of w_up exp(-|j - k| / m_p)
 
 f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later ones
-by time of day, on the full hour and off it), R the tetrachoric correlation of presence within steps. What stands at a
+by the hour of the day, on the full hour and off it), R the tetrachoric correlation of presence within steps. What stands at a
 moment often stands at the next: an arterial line is in for two days, then the cuff measures. The weights w of parts
 that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step some places apart,
 beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of greatest utility, so
@@ -36,8 +36,8 @@ from cohortloom.codec.laws import remembered
 
 __all__ = ["N_CLASSES", "Panels", "deal", "groups_of", "moment_class", "root_of"]
 
-#: Outside a visit, first of a visit, later ones by four hours of the day, on the full hour and off it.
-N_CLASSES = 14
+#: Outside a visit, first of a visit, later ones by the hour of the day, on the full hour and off it.
+N_CLASSES = 50
 _HOUR = DAY // 24
 _MOST_MOMENTS = 50_000
 _SHRUNK = 10.0  # moments of the average that count beside those of a class
@@ -196,7 +196,7 @@ def groups_of(moment: np.ndarray, code: np.ndarray, fit: np.ndarray) -> np.ndarr
 
 def moment_class(step: np.ndarray, linked: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Class of each moment [ticks], in the order of time within each step."""
-    kind = 2 + 2 * (time % DAY // (4 * _HOUR)) + (time % _HOUR == 0)
+    kind = 2 + 2 * (time % DAY // _HOUR) + (time % _HOUR == 0)
     kind[~linked] = 0
     at = np.flatnonzero(linked)
     first = np.ones(len(at), bool)
@@ -206,12 +206,17 @@ def moment_class(step: np.ndarray, linked: np.ndarray, time: np.ndarray) -> np.n
 
 
 def _favour(here: np.ndarray, among: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Normal score of the share of the moments of each class, of those `among`."""
+    """Normal score of the share of the moments of each class, of those `among`; an hour is shrunk towards its four
+    hours, these towards all."""
     from scipy.special import ndtri  # heavy
 
     n, yes = (part.T @ np.eye(N_CLASSES)[kind] for part in (among, here))
     overall = np.clip(yes.sum(1, keepdims=True) / np.maximum(n.sum(1, keepdims=True), 1), 0.002, 0.998)
-    share = (yes + _SHRUNK * overall) / (n + _SHRUNK)
+    hours = np.maximum(np.arange(N_CLASSES) - 2, 0)
+    wide = np.where(np.arange(N_CLASSES) < 2, np.arange(N_CLASSES), 2 + 2 * (hours // 8) + hours % 2)
+    several = np.eye(wide.max() + 1)[wide]
+    share = ((yes @ several + _SHRUNK * overall) / (n @ several + _SHRUNK))[:, wide]
+    share = (yes + _SHRUNK * share) / (n + _SHRUNK)
     return ndtri(np.clip(share, 1e-3, 1 - 1e-3))
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 13
+FORMAT = 14
 
 
 def save(generator: Generator, path: str | Path, *, force: bool = False) -> None:
