@@ -409,8 +409,8 @@ def test_a_row_of_a_wide_table_is_whole_or_not_there():
     assert abs(rows.height - adverse.height) <= 0.05 * n  # a tenth of wrong masks would make and unmake some 30 rows
 
 
-def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
-    """A, B and C are charted at the full hour; behind half of the hours C alone: so it is after decoding."""
+def charted(start, hours, rows):
+    """Stays of so many hours, one per patient, and their charts."""
     schema = Schema(
         name="ward",
         tables={
@@ -420,10 +420,16 @@ def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
             ),
         },
     )
+    stays = {"subject_id": range(len(start)), "visit_id": range(len(start)), "time": start}
+    stays = pl.DataFrame(stays | {"left": [t + timedelta(hours=hours) for t in start]})
+    names = ["subject_id", "visit_id", "time", "item", "value"]
+    return Cohort.build(schema, {"stays": stays, "charts": pl.DataFrame(rows, schema=names, orient="row")})
+
+
+def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
+    """A, B and C are charted at the full hour; behind half of the hours C alone: so it is after decoding."""
     n, hours, draw = 60, 24, np.random.default_rng(0)
     start = [datetime(2024, 1, 1) + timedelta(days=3 * i) for i in range(n)]
-    stays = {"subject_id": range(n), "visit_id": range(n), "time": start}
-    stays = pl.DataFrame(stays | {"left": [t + timedelta(hours=hours) for t in start]})
     rows = []
     for i, t in enumerate(start):
         for hour in range(hours):
@@ -431,8 +437,7 @@ def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
             rows += [(i, i, at, code, draw.normal()) for code in "ABC"]
             if draw.random() < 0.5:
                 rows.append((i, i, at + timedelta(minutes=int(draw.integers(1, 59))), "C", draw.normal()))
-    names = ["subject_id", "visit_id", "time", "item", "value"]
-    cohort = Cohort.build(schema, {"stays": stays, "charts": pl.DataFrame(rows, schema=names, orient="row")})
+    cohort = charted(start, hours, rows)
     codec = Codec.fit(cohort, RAW)
     assert [len(group) for fold in codec.folds for group in fold.groups] == [3]
     made = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(n)).tables["charts"]
@@ -444,27 +449,15 @@ def test_codes_of_a_panel_are_missing_where_they_were_missing_in_training():
 
 def test_what_is_written_on_rounds_stays_at_the_hours_of_rounds():
     """A coma score every four hours, a pulse every hour: hours of the day are told apart, not quarters of it."""
-    schema = Schema(
-        name="ward",
-        tables={
-            "stays": Table(role="visit", columns={"left": Timestamp(missing=False)}),
-            "charts": Table(
-                role="event", parent="stays", columns={"item": Code(), "value": Number()}, code="item", value="value"
-            ),
-        },
-    )
     n, hours, draw = 60, 48, np.random.default_rng(0)
     start = [datetime(2024, 1, 1) + timedelta(days=3 * i, hours=int(draw.integers(24))) for i in range(n)]
-    stays = {"subject_id": range(n), "visit_id": range(n), "time": start}
-    stays = pl.DataFrame(stays | {"left": [t + timedelta(hours=hours) for t in start]})
     rows = []
     for i, t in enumerate(start):
         for at in (t + timedelta(hours=hour) for hour in range(1, hours)):
             rows.append((i, i, at, "pulse", 70.0))
             if at.hour % 4 == 0 and draw.random() < 0.9:
                 rows.append((i, i, at, "coma", 15.0))
-    names = ["subject_id", "visit_id", "time", "item", "value"]
-    cohort = Cohort.build(schema, {"stays": stays, "charts": pl.DataFrame(rows, schema=names, orient="row")})
+    cohort = charted(start, hours, rows)
     codec = Codec.fit(cohort, RAW)
     made = codec.decode(codec.encode(cohort, rng=Rng(0)), Rng(1), ids=np.arange(n)).tables["charts"]
     coma = made.filter(item="coma")["time"].dt.hour()

@@ -6,16 +6,16 @@ both among those that have either; a group is a unit, and so is every other code
 
     v_uj = f_u(b_j) + e_uj,   e_j ~ Normal(0, R),   corr(e_uj, e_uk) = sum over p of w_up exp(-|j - k| / m_p)
 
-f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later ones
-by the hour of the day, on the full hour and off it), R the tetrachoric correlation of presence within steps. What stands at a
-moment often stands at the next: an arterial line is in for two days, then the cuff measures. The weights w of parts
-that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step some places apart,
-beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of greatest utility, so
-counts hold exactly. Nobody draws the same blood twice in an hour: moments that no better one lies near go before all
-others, near being less than a gap from the lower half of the unit's gaps (in units of the even gap, the step's span
-over n_u). A moment nobody took goes to the unit that gives up least. Codes of a group are dealt over the
-moments of the group in the same way, by their shares of the group's moments of each class, those that go together again
-together.
+f_u is the normal score of the unit's share of the moments of class b (outside a visit; the first of a visit; later
+ones by the hour of the day, on the full hour and off it), R the tetrachoric correlation of presence within steps.
+What stands at a moment often stands at the next: an arterial line is in for two days, then the cuff measures. The
+weights w of parts that last m_p moments (0: one moment) follow from how often a unit stands at two moments of a step
+some places apart, beyond what its number of moments in that step gives by chance. The unit takes the n_u moments of
+greatest utility, so counts hold exactly. Nobody draws the same blood twice in an hour: moments that no better one
+lies near go before all others, near being less than a gap from the lower half of the unit's gaps (in units of the
+even gap, the step's span over n_u). A moment nobody took goes to the unit that gives up least. Codes of a group are
+dealt over the moments of the group in the same way, by their shares of the group's moments of each class, those that
+go together again together.
 
 References:
     Bonett, Price (2005). Inferential methods for the tetrachoric correlation coefficient. Journal of Educational and
