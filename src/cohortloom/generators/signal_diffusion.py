@@ -168,8 +168,8 @@ class SignalDiffusion(TorchGenerator):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     training: Training = field(
         default_factory=lambda: Training(
-            steps=4000, batch_size=32, learning_rate=3e-3, final_rate=0.02, warm_up=100, ema_power=18.0,
-            evaluate_every=250, patience=0, validation=0.1,
+            steps=4000, batch_size=32, optimizer="muon", learning_rate=3e-3, final_rate=0.02, warm_up=100,
+            ema_power=18.0, evaluate_every=250, patience=0, validation=0.1,
         )
     )  # fmt: skip
 

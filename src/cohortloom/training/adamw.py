@@ -42,21 +42,24 @@ class AdamW:
     def step(self) -> None:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if p not in self.state:
-                    zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
-                    self.state[p] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-            states = [self.state[p] for p in params]
-            steps = [s["step"] for s in states]
-            torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                params, [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
-                steps, amsgrad=False, lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1],
-                weight_decay=group["weight_decay"], eps=EPS, maximize=False,
-            )  # fmt: skip
+            self._move(group)
+
+    def _move(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        for p in params:
+            if p not in self.state:
+                zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
+                self.state[p] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        states = [self.state[p] for p in params]
+        steps = [s["step"] for s in states]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            params, [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
+            steps, amsgrad=False, lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1],
+            weight_decay=group["weight_decay"], eps=EPS, maximize=False,
+        )  # fmt: skip
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -1,8 +1,8 @@
 """The training loop: one for VAEs, diffusion models, adversarial pairs and autoregressive networks.
 
 A run is a list of phases. Within a phase, step k deals each objective its mini-batches, clips the gradient of each and
-moves its parameters (AdamW), then updates the average of weights. Every `evaluate_every` steps the average is scored on
-held-out patients; the best average is what the phase leaves behind.
+moves its parameters (AdamW or Muon), then updates the average of weights. Every `evaluate_every` steps the average is
+scored on held-out patients; the best average is what the phase leaves behind.
 
 No random state is carried along: the stream of step k is child(phase, attempt, "step", k), the deal of epoch e is
 child(phase, attempt, "deal", e). The state at an evaluation, a `Snapshot`, is therefore complete with weights, moments,
@@ -31,6 +31,7 @@ from cohortloom.training.adamw import AdamW
 from cohortloom.training.checkpoint import read_checkpoint, write_checkpoint
 from cohortloom.training.ema import Average, copy_state, put_state
 from cohortloom.training.history import History
+from cohortloom.training.muon import Muon, is_kernel
 from cohortloom.training.phase import Loss, Objective, Phase
 from cohortloom.training.settings import Training
 from cohortloom.training.streams import drawing_from, few_threads
@@ -406,14 +407,20 @@ class _PhaseRun:
 
 
 def _optimiser(objective: Objective, training: Training) -> AdamW:
-    """AdamW with two groups: matrices decay, vectors do not."""
+    """AdamW or Muon in groups: matrices decay, vectors do not; convolutions go by Muon."""
     height = objective.learning_rate or training.learning_rate
     decay = training.weight_decay if objective.weight_decay is None else objective.weight_decay
+    by_muon = training.optimizer == "muon"
+    kernels = {p for p in objective.parameters if by_muon and is_kernel(p)}
+    others = [p for p in objective.parameters if p not in kernels]
     groups = [
-        {"params": [p for p in objective.parameters if p.dim() >= 2], "weight_decay": decay, "height": height},
-        {"params": [p for p in objective.parameters if p.dim() < 2], "weight_decay": 0.0, "height": height},
-    ]
-    return AdamW([g for g in groups if g["params"]], lr=height, betas=objective.betas or training.betas)
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": decay, "height": height},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0, "height": height},
+        {"params": [p for p in objective.parameters if p in kernels], "weight_decay": decay, "height": height,
+         "kernels": True},
+    ]  # fmt: skip
+    kind = Muon if by_muon else AdamW
+    return kind([g for g in groups if g["params"]], lr=height, betas=objective.betas or training.betas)
 
 
 def _laid_out_like(parameter: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:

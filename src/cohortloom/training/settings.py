@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from cohortloom.errors import SettingsError
 from cohortloom.registry import check_settings
@@ -31,7 +32,8 @@ class Training:
         batch_size: Items per step.
         epochs: Passes over the items; exclusive with `steps`.
         steps: Number of steps; exclusive with `epochs`.
-        learning_rate: Height of the rate (AdamW).
+        optimizer: "adamw" (None too), or "muon": Muon for convolutions, AdamW for all else.
+        learning_rate: Height of the rate.
         betas: Decay of AdamW's moments.
         weight_decay: Decay of matrices; vectors (biases, norms) are never decayed.
         warm_up: Steps of linear rise.
@@ -51,6 +53,7 @@ class Training:
     batch_size: int | None = None
     epochs: float | None = None
     steps: int | None = None
+    optimizer: Literal["adamw", "muon"] | None = None
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
