@@ -34,7 +34,8 @@ def test_levels_are_drawn_to_what_statics_say():
     told = history.features()[:, spec.number_block(0)[list(TOLD)]]
     assert np.allclose(told, [[0.1, 0.1, 0.0], [0.6, 0.6, np.log(4)]], atol=1e-6)
     assert np.allclose(history.chance.T, [[0.5, 0.9, 0.1], [0.8, 0.3, 0.7]])
-    history.seen, history.total, history.count = np.full(2, 6.0), np.full((1, 2), 3.0), np.full((1, 2), 4.0, np.float32)
+    history.seen, history.count = np.full(2, 6.0), np.full((1, 2), 4.0, np.float32)
+    history.apart = 3.0 - 4.0 * np.array([[0.1, 0.6]])
     assert np.allclose(history.features()[:, level], [(3 + 0.2) / 6, (3 + 1.2) / 6])
     history.shares = np.array([[6.0, 6.0], [0.0, 0.0]], np.float32)
     assert np.allclose(history.features()[:, odds[0]], np.log([6.9 / 0.1, 6.3 / 0.7]), atol=1e-4)
@@ -60,7 +61,7 @@ def test_levels_start_where_other_levels_say():
         ties=((0.0, 0.0), (0.5, 0.0)),
     )  # fmt: skip
     history = History(spec, np.full(2, 5.0), np.zeros((2, 0)))
-    history.seen, history.total = np.full(2, 6.0), np.array([[6.0, 6.0], [0.0, 3.0]])
+    history.seen, history.apart = np.full(2, 6.0), np.array([[6.0, 6.0], [0.0, 3.0]])
     history.count = np.array([[3.0, 3.0], [0.0, 3.0]], np.float32)
     level, (told, at_first, _) = spec.number_block(1)[LEVEL], spec.number_block(1)[list(TOLD)]
     found = history.features()

@@ -22,6 +22,7 @@ __all__ = ["history_spec"]
 
 PULLS = (0.05, 20.0)
 OWN_RECORDS = 5.0  # so many of a patient weigh half as much as any number of them
+RECORDS_OF_A_WAY = 12.0  # over their sum of squares about their middle, where they are spread evenly over a course
 MOST_LEVELS = 16
 MOST_TIED = 6_000  # patients to learn from what levels say of each other
 LEAST_USUAL = 0.02  # spread and change of a score that hardly varies
@@ -66,13 +67,19 @@ def _levels(a: "Alphabet", encoded: Encoded, n_tokens: int) -> tuple[tuple, dict
     n, first = len(seq.length), int(a.gap is not None)
     numbers = first + len(a.numbers)
     level, count = (np.zeros((n, 2 * numbers + n_tokens)) for _ in range(2))
-    within, at = np.ones(numbers), first
+    within, at, place = np.ones(numbers), first, _place(seq)
+    way, steady, middle = (np.zeros((n, numbers)) for _ in range(3))
     for j in a.numbers:
         row = np.flatnonzero(~np.isnan(values[:, j]))
         score, who = a.columns[j].history(a.columns[j].snap(values[row, j])).astype(float), seq.subject[row]
         count[:, at] = np.bincount(who, minlength=n)
-        level[:, at] = np.bincount(who, score, minlength=n) / np.maximum(count[:, at], 1)
+        level[:, at], middle[:, at] = (
+            np.bincount(who, part, minlength=n) / np.maximum(count[:, at], 1) for part in (score, place[row])
+        )
         within[at] = ((score - level[who, at]) ** 2).sum() / max(len(score) - (count[:, at] > 0).sum(), 1)
+        along = place[row] - middle[who, at]
+        steady[:, at] = np.bincount(who, along**2, minlength=n)
+        way[:, at] = np.bincount(who, along * score, minlength=n) / np.maximum(steady[:, at], 1e-9)
         level[:, numbers + at] = count[:, at] / np.maximum(seq.length, 1)
         count[:, numbers + at] = seq.length
         at += 1
@@ -83,6 +90,9 @@ def _levels(a: "Alphabet", encoded: Encoded, n_tokens: int) -> tuple[tuple, dict
             np.add.at(level[:, places], (seq.subject[token >= 0], token[token >= 0]), 1.0)
             count[:, places] = level[:, places].sum(1, keepdims=True)
             level[:, places] /= np.maximum(count[:, places], 1)
+    spread = steady * RECORDS_OF_A_WAY
+    drifts = level_lines(x, way, spread / (1 + spread / OWN_RECORDS))
+    level[:, first:numbers] -= ((drifts[0] + x @ drifts[1:]) * middle)[:, first:]
     lines = level_lines(x, level, count / (1 + count / OWN_RECORDS))
     rest, pulls = level - lines[0] - x @ lines[1:], [1.0] * first
     for at in range(first, numbers):
@@ -91,20 +101,28 @@ def _levels(a: "Alphabet", encoded: Encoded, n_tokens: int) -> tuple[tuple, dict
         pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
     recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
     ties = np.zeros((numbers, numbers))
-    ties[first:, first:] = _ties(a, seq, (lines[0] + x @ lines[1:])[:, first:numbers], np.asarray(pulls[first:]))
-    told = {name: tuple(map(tuple, part.tolist())) for name, part in (("lines", lines), ("ties", ties))}
+    told = [(part[0] + x @ part[1:])[:, first:numbers] for part in (lines, drifts)]
+    ties[first:, first:] = _ties(a, seq, *told, np.asarray(pulls[first:]))
+    parts = (("lines", lines), ("ties", ties), ("drifts", drifts))
+    told = {name: tuple(map(tuple, part.tolist())) for name, part in parts}
     return tuple(recorded.tolist()), told | {"pull": tuple(pulls)}
 
 
-def _ties(a: "Alphabet", seq: SequenceArrays, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
+def _place(seq: SequenceArrays) -> np.ndarray:
+    """Of each visit in its course, from -.5 to .5."""
+    return (seq.position + 0.5) / np.maximum(seq.length[seq.subject], 1) - 0.5
+
+
+def _ties(a: "Alphabet", seq: SequenceArrays, prior: np.ndarray, way: np.ndarray, pull: np.ndarray) -> np.ndarray:
     """What the levels of the other numbers so far say of each one's first value."""
     picks = np.linspace(0, len(seq.length) - 1, min(len(seq.length), MOST_TIED)).astype(int)
-    seq, prior = seq.take(picks), prior[picks].astype(np.float32)
+    seq, prior, way = seq.take(picks), prior[picks].astype(np.float32), way[picks].astype(np.float32)
     values, who = a.there(seq), seq.subject
     there = ~np.isnan(values[:, a.numbers])
     coders = [a.columns[j] for j in a.numbers]
     score = [c.history(c.snap(values[:, j])) for j, c in zip(a.numbers, coders)]
     score = (np.stack(score, 1) if score else np.zeros(there.shape, np.float32)) - prior[who]
+    score = (score - way[who] * _place(seq)[:, None]).astype(np.float32)
     total, count = (_before(part, seq) for part in (np.where(there, score, 0), there))
     return level_ties(total / (count + pull), score, there & (count == 0) & (seq.position > 0)[:, None])
 

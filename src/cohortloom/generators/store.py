@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 14
+FORMAT = 15
 
 
 def save(generator: Generator, path: str | Path, *, force: bool = False) -> None:

@@ -81,6 +81,8 @@ class HistorySpec:
         lines: What statics say of a subject's level of every number, of how often it is recorded, and of every token's
             share: constants, then the weights of each static (`nets.levels`); () for the cohort's own.
         ties: What the levels of the other numbers add to the first value of each: number x other; () for nothing.
+        drifts: What statics say of how far the level of every number moves from the begin to the end of a course:
+            constants, then the weights of each static; () for no way.
     """
 
     n_numbers: int
@@ -101,6 +103,7 @@ class HistorySpec:
     usual_recorded: tuple[float, ...] = ()
     lines: tuple[tuple[float, ...], ...] = ()
     ties: tuple[tuple[float, ...], ...] = ()
+    drifts: tuple[tuple[float, ...], ...] = ()
 
     @property
     def n_global(self) -> int:
@@ -126,15 +129,21 @@ class HistorySpec:
         level, share = told[: self.n_numbers], told[self.n_numbers :]
         return np.clip(level, -MOST_LEVEL, MOST_LEVEL), np.clip(share, UNLIKELY * usual, 1 - UNLIKELY * (1 - usual))
 
+    def way(self, n: int, statics: np.ndarray | None) -> np.ndarray:
+        """How far the level of every number moves over the courses of n subjects: number x subject."""
+        if not self.drifts or statics is None:
+            return np.zeros((self.n_numbers, n), np.float32)
+        lines = np.asarray(self.drifts, np.float32)
+        return np.clip(np.einsum("sc,ns->cn", lines[1:], statics) + lines[:1].T, -MOST_LEVEL, MOST_LEVEL)
+
     def to_json(self) -> dict:
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict) -> "HistorySpec":
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(
-            **plain | {name: tuple(map(tuple, content[name])) for name in ("usual_odds", "levels", "lines", "ties")}
-        )
+        nested = ("usual_odds", "levels", "lines", "ties", "drifts")
+        return cls(**plain | {name: tuple(map(tuple, content[name])) for name in nested})
 
     def number_block(self, column: int) -> Int[np.ndarray, "feature"]:
         """Indices of a numeric column's features, those of its levels last."""
@@ -199,7 +208,7 @@ class History:
         self.last, self.change, self.smooth, self.first = (np.zeros((numbers, n), np.float32) for _ in range(4))
         self.slow, self.rate = np.zeros((numbers, n), np.float32), np.zeros((numbers, n), np.float32)
         self.restless = np.tile(self._column(spec.usual_change).astype(np.float32), n)
-        self.total, self.squares, self.when, self.between = (np.zeros((numbers, n)) for _ in range(4))
+        self.total, self.squares, self.when, self.between, self.apart = (np.zeros((numbers, n)) for _ in range(5))
         self.count, self.same, self.moved = (np.zeros((numbers, n), np.float32) for _ in range(3))
         self.absent = np.zeros((numbers, n), bool)
         self.waited = np.zeros((len(WAIT_ENDS) + 2, numbers, n), np.float32)  # waits at least so long
@@ -208,6 +217,7 @@ class History:
         self.shares, self.seen_at = np.zeros((tokens, n), np.float32), np.zeros((tokens, n))
         self.codes = np.full((len(spec.large), n), -1)
         self.prior, self.chance = spec.priors(n, statics)
+        self.way = spec.way(n, statics)
         self.told = _log(self.chance) - _log(1 - self.chance)
 
     def _column(self, values: tuple[float, ...]) -> Float[np.ndarray, "number 1"]:
@@ -239,8 +249,15 @@ class History:
             if name != "spec":
                 value[..., rows] = getattr(other, name)
 
+    @property
+    def told_level(self) -> Float[np.ndarray, "number subject"]:
+        """What statics say of the level at the next visit: on its way from the begin to the end of the course."""
+        place = (self.seen + 0.5) / np.maximum(self.n_visits, 1) - 0.5
+        return self.prior + self.way * np.clip(place, -0.5, 0.5).astype(np.float32)
+
     def update(self, steps: Steps) -> None:
         """Append one visit of every subject."""
+        told = self.told_level
         self.seen, self.time = self.seen + 1, self.time + steps.gap
         recorded, score = np.ascontiguousarray(steps.recorded.T), np.ascontiguousarray(steps.score.T)
         fresh = recorded & (self.count == 0)
@@ -258,6 +275,7 @@ class History:
         self.first = np.where(fresh, score, self.first)
         self.last = np.where(recorded, score, self.last)
         self.total += np.where(recorded, score, 0)
+        self.apart += np.where(recorded, score - told, 0)
         self.squares += np.where(recorded, score.astype(float) ** 2, 0)
         self.count += recorded
         wait = self.time - self.when
@@ -323,14 +341,12 @@ class History:
             at += len(levels)
         return out.T
 
-    def _tied(self) -> Float[np.ndarray, "number subject"]:
-        """Level of each number by the statics and by the levels of the other numbers so far."""
+    def _tied(self, told: np.ndarray) -> Float[np.ndarray, "number subject"]:
+        """What the levels of the other numbers so far add to the level of each."""
         if not self.spec.ties:
-            return self.prior
-        pull = self._column(self.spec.pull)
-        apart = ((self.total - self.count * self.prior) / (self.count + pull)).astype(np.float32)
-        more = np.einsum("ck,kn->cn", np.asarray(self.spec.ties, np.float32), apart)
-        return np.clip(self.prior + more, -MOST_LEVEL, MOST_LEVEL)
+            return np.zeros_like(told)
+        apart = (self.apart / (self.count + self._column(self.spec.pull))).astype(np.float32)
+        return np.einsum("ck,kn->cn", np.asarray(self.spec.ties, np.float32), apart)
 
     def _of_numbers(self) -> Iterator[np.ndarray]:
         """One after the other, each number x subject."""
@@ -371,8 +387,9 @@ class History:
         yield self.rate
         yield np.where(known, 0, signed_log(self.time / usual_gap))
         yield np.where(known, _log(least - longer + usual) - _log(longer + OWN_WAITS - usual), 0)
-        prior, pull = self._tied(), self._column(spec.pull)
-        yield (self.total + pull * prior) / (count + pull)
+        told, pull = self.told_level, self._column(spec.pull)
+        prior = np.clip(told + self._tied(told), -MOST_LEVEL, MOST_LEVEL)
+        yield prior + (self.apart - count * (prior - told)) / (count + pull)
         for least_gaps, most_gaps in WAITS:
             yield (gaps >= least_gaps) & (gaps <= most_gaps)
         chance = self.chance[: spec.n_numbers]
