@@ -94,7 +94,7 @@ def test_corrected_eta_of_equal_groups_is_near_zero_and_of_apart_groups_near_one
     assert corrected_eta(*[np.bincount(k, weights=w) for w in (np.ones(90), x, x * x)]) == pytest.approx(1, abs=1e-3)
 
 
-def stays(seed, n=400, dealt=False):
+def stays(seed, n=400, dealt=False, events="codes"):
     """One stay each of half a day to three weeks with six rows a day, which `dealt` gives to other stays."""
     draw = np.random.default_rng(seed)
     days = np.exp(draw.uniform(np.log(0.5), np.log(21), n))
@@ -110,17 +110,19 @@ def stays(seed, n=400, dealt=False):
         name="ward",
         tables={
             "stays": Table(role="visit", columns={"left": Timestamp(), "ward": Category(levels=("A", "B"))}),
-            "codes": Table(role="event", parent="stays", timed=False, columns={"code": Code()}, code="code"),
+            events: Table(role="event", parent="stays", timed=False, columns={"code": Code()}, code="code"),
         },
     )
-    return Cohort.build(schema, {"stays": visits, "codes": codes})
+    return Cohort.build(schema, {"stays": visits, events: codes})
 
 
-def test_rows_that_do_not_follow_the_length_of_their_visit_are_named():
+@pytest.mark.parametrize("events", ["codes", "left"], ids=["a name of its own", "named like a timestamp"])
+def test_rows_that_do_not_follow_the_length_of_their_visit_are_named(events):
     def worst(synthetic):
-        report = evaluate(synthetic, train=stays(1), held_out=stays(2), only=["association"], seed=0)
+        train, held_out = stays(1, events=events), stays(2, events=events)
+        report = evaluate(synthetic, train=train, held_out=held_out, only=["association"], seed=0)
         return next(s for s in report.scores if s.key == "association.temporal_temporal_worst")
 
-    found, fine = worst(stays(3, dealt=True)), worst(stays(3))
-    assert not found.passed and found.name.endswith("rows of codes in a visit ~ time to stays.left")
+    found, fine = worst(stays(3, dealt=True, events=events)), worst(stays(3, events=events))
+    assert not found.passed and found.name.endswith(f"rows of {events} in a visit ~ time to stays.left")
     assert fine.passed

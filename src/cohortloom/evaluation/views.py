@@ -184,21 +184,22 @@ def make_view(cohort: Cohort, fields: tuple[Field, ...], *, n: int, size: int, r
     return View(n, size, axes, columns, chosen, cohort, start)
 
 
-def visit_facts(schema: Schema) -> dict[str, str]:
-    """What is counted of a visit beside its columns: label -> event table whose rows name it, or timestamp it has."""
+def visit_facts(schema: Schema) -> dict[str, tuple[str, bool]]:
+    """What is counted of a visit beside its columns: label -> event table whose rows name it (True), or timestamp it
+    has (False)."""
     visits = schema.visit_table
     if visits is None:
         return {}
-    facts = {f"rows of {t} in a visit": t for t in schema.events if schema.has_visit_id(t)}
+    facts = {f"rows of {t} in a visit": (t, True) for t in schema.events if schema.has_visit_id(t)}
     ends = [c for c, what in schema.tables[visits].columns.items() if what.kind == "timestamp"]
-    return facts | {f"time to {visits}.{c}": c for c in ends}
+    return facts | {f"time to {visits}.{c}": (c, False) for c in ends}
 
 
 def _facts_of_visits(cohort: Cohort, frame: pl.DataFrame) -> dict[str, np.ndarray]:
     """`visit_facts` of every visit: log(1 + rows), and log(1 + days), less than 0 for what lies before it."""
     found = {}
-    for label, name in visit_facts(cohort.schema).items():
-        if name in cohort.tables:
+    for label, (name, is_table) in visit_facts(cohort.schema).items():
+        if is_table:
             keys = ["subject_id", "visit_id"]
             n = cohort.tables[name].group_by(keys).agg(pl.len().alias("__n"))
             n = frame.select(keys).join(n, on=keys, how="left", maintain_order="left")["__n"].fill_null(0)
