@@ -123,6 +123,8 @@ def _plain(value: Any) -> Any:
 def with_settings(cls: type[T], settings: Mapping[str, Any], where: str = "") -> T:
     """Build an object from plain settings (a parsed TOML or JSON file).
 
+    Settings of a part (`training`) that are not named stay as this class has them.
+
     Raises:
         SettingsError: unknown names (with the nearest known one) or wrong types, all of them.
     """
@@ -134,9 +136,26 @@ def with_settings(cls: type[T], settings: Mapping[str, Any], where: str = "") ->
     for name, value in settings.items():
         nested = next((h for h in _parts(hints[name]) if dataclasses.is_dataclass(h)), None)
         if nested is not None and isinstance(value, Mapping):
-            value = with_settings(nested, value, f"{where}.{name}")
+            value = _part(_default(cls, name), nested, value, f"{where}.{name}")
         values[name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
+
+
+def _default(cls: type, name: str) -> Any:
+    """What a field holds that is not given; None if it must be."""
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return None if made is dataclasses.MISSING else made
+
+
+def _part(default: Any, kind: Any, settings: Mapping[str, Any], where: str) -> Any:
+    """A nested object: the default one with these settings, if there is one of this kind."""
+    made = with_settings(kind, settings, where)
+    if not isinstance(default, kind):
+        return made
+    values = {name: getattr(made, name) for name in settings}
+    change = getattr(default, "changed", None)  # where settings exclude one another
+    return change(**values) if change else dataclasses.replace(default, **values)
 
 
 def _parts(hint: Any) -> tuple:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from cohortloom.errors import SettingsError
 from cohortloom.registry import check_settings
@@ -104,8 +104,13 @@ class Training:
         """The recipe with every field that differs here from its default; `steps` replaces its `epochs` and back."""
         default = Training()
         asked = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != getattr(default, f.name)}
+        return recipe.changed(**asked)
+
+    def changed(self, **settings: Any) -> Training:
+        """The same with other settings; `steps` takes the place of `epochs` and back."""
         other = {"epochs": "steps", "steps": "epochs"}
-        return replace(recipe, **{other[name]: None for name in asked if name in other}, **asked)
+        gone = {other[name]: None for name, value in settings.items() if name in other and value is not None}
+        return replace(self, **{**gone, **settings})
 
     def rate(self, step: int, done: float) -> float:
         """Share of the learning rate at a step; `done` is the share of the run (or of its time) behind it."""
