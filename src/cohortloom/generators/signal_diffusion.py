@@ -83,8 +83,7 @@ _BATCH = 32
 _MOST_FITTED = 4000
 #: Guide channels that tell the place in a short record.
 N_PLACES = 9
-#: Single beats and EEG learn at this share of the rate: little is left of them after the Gaussian start, and at the
-#: full rate a fit can get stuck where it does nothing.
+#: Single beats learn at this share of the rate: little is left of them after the Gaussian start.
 SLOWER = 1 / 3
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
@@ -236,6 +235,7 @@ class SignalDiffusion(TorchGenerator):
         n_moved = N_STRETCHES * with_beats
         n_texture = len(texture_centres(data.fs)) * with_beats
         n_levels = self.codec_.samples.n_modelled * (data.pulse is not None)
+        n_leaning = data.leaning.shape[1] * (n_code > 0)
         n_latent = min(self.codec_.samples.n_modelled, self.latent_channels) if self.latent else 0
         return {
             "beats": with_beats,
@@ -244,8 +244,9 @@ class SignalDiffusion(TorchGenerator):
             "n_texture": n_texture,
             "n_shape": n_shape,
             "n_code": n_moved + n_code + n_rest,
-            "n_facts": n_moved + n_code + n_rest + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
-            "n_told": n_moved + n_code + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
+            "n_leaning": n_leaning,
+            "n_facts": n_leaning + n_moved + n_code + n_rest + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
+            "n_told": n_leaning + n_moved + n_code + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
             "n_levels": n_levels,
             "n_context": data.context.shape[1],
             "n_labels": self.codec_.context.n_labels,
@@ -305,7 +306,7 @@ class SignalDiffusion(TorchGenerator):
             found.append(self._rhythm_phase(net, data, rows, held))
         loss = self._diffusion_loss(net, data)
         training = None
-        if net.rhythm is None and net.start is not None:
+        if self.shape_.facts["placed"] and net.start is not None:
             training = replace(self.training, learning_rate=SLOWER * self.training.learning_rate)
         found.append(
             Phase("diffusion", net.denoiser, rows, [Objective("diffusion", net.denoiser.parameters(), loss)],
@@ -321,7 +322,7 @@ class SignalDiffusion(TorchGenerator):
             data.z, data.z_sd = net.code.encode(data.shape)
         else:
             data.z = data.z_sd = np.zeros((len(data.shape), 0))
-        facts = data.z
+        facts = np.concatenate([data.leaning[:, : self.shape_.facts["n_leaning"]], data.z], axis=1)
         if data.beats is not None:
             rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
             everything = np.arange(len(data.shape))
@@ -502,7 +503,8 @@ class SignalDiffusion(TorchGenerator):
         if known["beats"]:
             train = guide[:, : known["n_channels"]]  # type: ignore[index]
             return net.start.start(train, condition, raw[:, N_RHYTHM : N_RHYTHM + known["n_texture"]], n)
-        bands = net.code.decode(raw).reshape(len(raw), known["n_channels"], -1) if known["n_code"] else None
+        k = known["n_code"]
+        bands = net.code.decode(raw[:, -k:]).reshape(len(raw), known["n_channels"], -1) if k else None
         return net.start.start(None, condition, bands, n)
 
     def _clean(

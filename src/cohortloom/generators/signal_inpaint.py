@@ -33,6 +33,7 @@ from cohortloom.generators.signal_records import (
     along,
     found_beats,
     in_core,
+    leaning_of,
     rhythm_of,
     sized,
     spectrum_centres,
@@ -231,9 +232,14 @@ def _facts(
     if not model.shape_.facts["beats"]:
         below = np.tile(np.array(spectrum_centres(x.shape[2], fs)) < (cut or fs), x.shape[1])
         axes = None if net.start is None or net.start.mix is None else net.start.mix.numpy()
-        mean, sd = net.code.encode(spectrum_of(*along(x, seen, axes), fs), np.broadcast_to(below, (len(x), len(below))))
+        turned = along(x, seen, axes)
+        mean, sd = net.code.encode(spectrum_of(*turned, fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
-        return np.where(anything[:, None], (z - middle) / spread, drawn), None
+        k = model.shape_.facts.get("n_leaning", 0)
+        told = np.concatenate([leaning_of(*turned, fs)[:, :k], z], axis=1)
+        known = np.broadcast_to(anything[:, None], told.shape).copy()
+        known[:, :k] &= (seen.mean(axis=(1, 2)) > 0.5)[:, None] & (cut is None)
+        return np.where(known, (told - middle) / spread, drawn), None
     facts = model.shape_.facts
     pulse = Pulse(**facts["pulse"]) if facts["pulse"] else None
     cut = None if cut is None else cut * model._pace

@@ -6,12 +6,14 @@ A record with beats (an ECG; pressure, photoplethysmogram or breathing, whose ti
     rhythm                          log mean RR, log spread of log RR, log share of odd beats
     texture                         log power of what the beat train leaves over, in up to eight bands
 
-any other record (EEG) by its spectrum: log power in 16 bands along each principal axis of the channels, coded likewise.
+any other record (EEG) by its spectrum: log power in 16 bands along each principal axis of the channels, coded likewise,
+and by its odd moments (`leaning_of`), which tell sharp waves that point up from those that point down.
 Short records cut at one point (single beats) have no facts: the network is shown where in the record it is, and draws
 them whole.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,8 +35,8 @@ from cohortloom.nets.beat_train import bumps, render
 from cohortloom.nets.gaussian_start import cosine_power, principal_axes, resampled
 
 __all__ = [
-    "N_RHYTHM", "WaveRecords", "along", "found_beats", "guides", "in_core", "rhythm_of", "sized", "spectrum_centres",
-    "spectrum_of", "stretches_of", "texture_centres", "texture_edges", "texture_of",
+    "N_LEANING", "N_RHYTHM", "WaveRecords", "along", "found_beats", "guides", "in_core", "leaning_of", "rhythm_of",
+    "sized", "spectrum_centres", "spectrum_of", "stretches_of", "texture_centres", "texture_edges", "texture_of",
 ]  # fmt: skip
 
 N_RHYTHM, N_BANDS = 3, 16
@@ -44,6 +46,8 @@ _CHUNK = 256
 ALIKE = 0.5
 #: Powers of the interval that pulses and T waves may stretch with; those of T waves must leave so much less over [log].
 FOLLOWS, RECOVERIES, WORTH = (0.0, 0.5, 1.0), (0.0, 0.2, 0.3, 0.4, 0.5), 0.05
+#: Odd moments of an axis, and the most axes that have them.
+N_LEANING, MOST_LEANING = 14, 2
 #: Records that are looked at for it.
 _SOME = 128
 
@@ -59,6 +63,7 @@ class WaveRecords:
         context, observed: What the patients' records say.
         label_set: Place of each record's set of labels in the list of sets.
         beats: R peaks; None for records without a rhythm.
+        leaning: Of records without beats, their odd moments.
         shape: Averaged beats of size 1, or log spectra, flat [record, coordinate].
         log_size: Log of the size of each averaged beat.
         level: Of pulses, the mean of what their train leaves over; without columns for an ECG.
@@ -76,6 +81,7 @@ class WaveRecords:
     observed: np.ndarray
     label_set: Int[np.ndarray, "record"]
     beats: Beats | None = None
+    leaning: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
     level: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -116,19 +122,22 @@ class WaveRecords:
                 self.follow = RECOVERIES[int(left.argmin())] if left.min() < left[0] - WORTH else 0.0
             self.beats = self.beats if self.pulse or self.signals.spec.kind == "ecg" else None
             self.pulse = self.pulse if self.beats is not None else None
-        parts, n = [], len(self.signals.samples)
+        parts, leaning, n = [], [], len(self.signals.samples)
         chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
         if turned and self.beats is None and self.codec.n_modelled > 1:
             self.axes = principal_axes(self.codec.encode(self.signals.samples[rows]) for rows in chunks)
         for rows in chunks:
             x, seen = self.codec.encode(self.signals.samples[rows])
             if self.beats is None:
-                parts.append(spectrum_of(*along(x, seen, self.axes), self.fs))
+                turned_to = along(x, seen, self.axes)
+                parts.append(spectrum_of(*turned_to, self.fs))
+                leaning.append(leaning_of(*turned_to, self.fs))
             else:
                 beats = self.beats.take(rows)
                 stretches = stretches_of(beats.place, beats.real, self.fs, self.follow, self.pulse)
                 parts.append(averaged_beats(x, seen, beats, self.fs, stretches)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
+        self.leaning = np.concatenate(leaning) if leaning else np.zeros((n, 0))
         if self.beats is not None:
             self.shape, self.log_size = sized(self.shape, in_core(self.fs, self.pulse is not None))
             self.level = np.zeros((len(self.shape), self.codec.n_modelled if self.pulse else 0))
@@ -300,3 +309,44 @@ def spectrum_of(
     band = np.digitize(np.arange(n + 1) * fs / (2 * n), _spectrum_edges(n, fs))
     total = np.stack([power[..., band == k].sum(axis=-1) / max((band == k).sum(), 1) for k in range(N_BANDS)], axis=-1)
     return np.log(total + 1e-6).reshape(len(x), -1)
+
+
+def leaning_of(
+    x: Float[np.ndarray, "record channel sample"], seen: np.ndarray, fs: float
+) -> Float[np.ndarray, "record moment"]:
+    """Odd moments of the strongest axes: sharp waves point up or down, and rise faster than they fall or slower.
+
+    Records are cut into three bands of the frequency's logarithm, y_k analytic and of unit variance. For each band
+
+        mean y_k |y_k|^2      (real part: it points up; imaginary: forward or back in time; slow cosines of a wave)
+        mean y_j |y_k|^2      for j < k: the faster waves stand where the slower one is up, or where it rises
+
+    and the skewness of the record and of its slope; each through arcsinh, as all are heavy-tailed. 14 an axis, which
+    are 0 in any law that does not change with the sign.
+    """
+    found = []
+    for axis in range(min(x.shape[1], MOST_LEANING)):
+        y = np.where(seen[:, axis], x[:, axis], 0.0)
+        y = y - y.mean(axis=1, keepdims=True)
+        found += [_skewness(y), _skewness(np.diff(y, axis=1))]
+        waves = _analytic(y, fs)
+        for j, slow in enumerate(waves):
+            for fast in waves[j:]:
+                both = (slow * np.square(np.abs(fast))).mean(axis=1)
+                found += [both.real, both.imag]
+    return np.arcsinh(2 * np.stack(found, axis=1))
+
+
+def _skewness(y: Float[np.ndarray, "record sample"]) -> Float[np.ndarray, "record"]:
+    return (y**3).mean(axis=1) / np.maximum(np.square(y).mean(axis=1), 1e-9) ** 1.5
+
+
+def _analytic(y: Float[np.ndarray, "record sample"], fs: float) -> list[np.ndarray]:
+    """Analytic signals of unit variance in three bands, of the record as it is mirrored at its end."""
+    n = y.shape[1]
+    edges = np.geomspace(max(2 * fs / n, 0.5), 0.45 * fs, 4)
+    both = np.fft.fft(np.concatenate([y, y[:, ::-1]], axis=1))
+    rate = np.fft.fftfreq(2 * n, 1 / fs)
+    bands = [(rate >= a) & (rate < b) for a, b in pairwise(edges)]
+    waves = [np.fft.ifft(2 * both * band)[:, :n] for band in bands]
+    return [w / np.maximum(np.sqrt(np.square(w.real).mean(axis=1, keepdims=True)), 1e-9) for w in waves]
