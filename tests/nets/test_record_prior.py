@@ -112,3 +112,18 @@ def test_a_law_of_missing_columns_stays_positive():
     law = JointLaw(4)
     law.fit(x, seen)
     assert torch.linalg.eigvalsh(law.covariance).min() > 0.01
+
+
+def test_a_slow_column_keeps_its_small_changes():
+    # half the squared difference of neighbours: own + a (1 - rho) = .006 + .3 x .01
+    rng = Rng(1).numpy
+    x = courses(600, 14, 0.694, 0.3, 0.99, 0.006, rng)
+    _, a, rho, own, _ = fit_process(x, rng.random(x.shape) < 0.9)
+    assert own + a * (1 - rho) == pytest.approx(0.009, rel=0.2)
+
+
+def test_a_column_of_noise_has_no_memory_however_long_its_courses():
+    rng = Rng(2).numpy
+    x = rng.normal(size=(400, 40))
+    p, a, rho, own, _ = fit_process(x, rng.random(x.shape) < 0.1)
+    assert own + a * (1 - rho) == pytest.approx(1, abs=0.1) and p < 0.1

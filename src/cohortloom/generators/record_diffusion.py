@@ -28,6 +28,7 @@ from cohortloom.generators.choosing import ChoosingGenerator
 from cohortloom.generators.columnar_encoding import Alphabet
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.record_courses import Courses, Fixed
+from cohortloom.generators.record_start import fit_tokens
 from cohortloom.generators.record_tensors import Records, cells_from, columns_of
 from cohortloom.generators.record_training import Size, batch, fit_gaussians, losses, size_of
 from cohortloom.generators.torch_base import Shape
@@ -124,6 +125,7 @@ class RecordDiffusion(ChoosingGenerator):
         train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
         n_last, path = self._n_last, EDM(location=0.0, spread=1.5)
         fit_gaussians(net, records, train, self.window, rng.child("start").torch)
+        fit_tokens(net, records, train, held_out, self.window, rng.child("tokens").torch)
 
         def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
             made = batch(net, records, index, n_last, path, self.window, stream, self.given)

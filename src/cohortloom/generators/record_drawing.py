@@ -191,8 +191,9 @@ class Draw:
             shape = (n, hidden.shape[1] if hidden.ndim == 3 else 1, int(columns.free.sum()))
             time[..., columns.free] = reveal_times(shape, self.stream).view(*hidden.shape[:-1], -1)
             time = columns.after_gates(torch.where(hidden, time, 0.0))
-            # statics are few and cheap: one by one; a course as the setting says
-            passes = shape[2] if hidden.ndim == 2 else min(self.steps, shape[1] * shape[2])
+            # statics are few and cheap: one by one; a course as the setting says, twice as many where rows are wide
+            wide = max(self.steps, min(shape[2], 2 * self.steps))
+            passes = shape[2] if hidden.ndim == 2 else min(wide, shape[1] * shape[2])
             token = unmask(draw, token, hidden, time, passes)
         if present is not None:
             token = _without_orphans(columns, token)

@@ -14,9 +14,9 @@ never shows before its gate, so that what shows of it can't tell what the gate w
 
     s_h(i) = sum_j k_h(i - j) w_j v_j / sum_j k_h(i - j) w_j
 
-with k_h = nearest past, nearest future (falling by half per visit), all others alike. Kernels depend on i - j alone, so
-this is one small matrix product for a whole batch. It tells a cell which tokens stand around it; for numbers
-`record_prior` does the same exactly.
+with k_h = nearest past, nearest future (falling by half per visit), all others alike, the visit before alone, the visit
+after alone. Kernels depend on i - j alone, so this is one small matrix product for a whole batch. It tells a cell which
+tokens stand around it; for numbers `record_prior` does the same exactly.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,12 +26,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-__all__ = ["LARGE", "CellColumn", "Columns", "Embed", "Shown", "kernels", "level_basis", "one_hot", "smooth"]
+__all__ = ["LARGE", "CellColumn", "Columns", "Embed", "OwnLine", "Shown", "kernels", "level_basis", "one_hot", "smooth"]
 
 LARGE = 40  # columns of more tokens are embedded in few dimensions
 RANK = 24
+EARLY = 0.25  # share of the passes within which gates are drawn
 LEVELS = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
-N_KERNELS = 3
+N_KERNELS = 5
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,16 @@ class Columns:
         return out
 
     def after_gates(self, time: Float[Tensor, "*cell column"]) -> Float[Tensor, "*cell column"]:
-        """Times at which cells are revealed, none before its gate."""
+        """Times in [0, 1) at which cells are revealed: gates early, what lies within them spread over the time left.
+
+        Were they all held back until the gate shows, most would be drawn in its pass, blind to each other.
+        """
+        out = time.clone() if self.gates else time
+        for gate in {gate for _, gate, _ in self.gates}:
+            out[..., gate] = EARLY * time[..., gate]
         for j, gate, _ in self.gates:
-            time[..., j] = torch.maximum(time[..., j], time[..., gate])
-        return time
+            out[..., j] = out[..., gate] + (1 - out[..., gate]) * time[..., j]
+        return out
 
     @cached_property
     def spike_scores(self) -> Float[Tensor, "column token"]:
@@ -202,10 +209,11 @@ def level_basis(level: Float[Tensor, "record"]) -> Float[Tensor, "record basis"]
 
 
 def kernels(n: int) -> Float[Tensor, "kernel step step"]:
-    """Weights of step j for step i: nearest past, nearest future, all others alike. Never the step itself."""
+    """Weights of step j for step i, in the order of the module docstring. Never the step itself."""
     distance = torch.arange(n)[:, None] - torch.arange(n)[None]
     weight = 0.5 ** distance.abs().double()
     out = [torch.where(distance > 0, weight, 0.0), torch.where(distance < 0, weight, 0.0), (distance != 0).double()]
+    out += [(distance == 1).double(), (distance == -1).double()]
     return torch.stack(out).float()
 
 
@@ -233,6 +241,35 @@ def one_hot(columns: Columns, token: Int[Tensor, "*cell column"]) -> Float[Tenso
         place = torch.where(small == columns.masks[columns.small], width, starts + small)
     out = torch.zeros(*token.shape[:-1], width + 1, device=token.device)
     return out.scatter_(-1, place, 1.0)[..., :width]
+
+
+class OwnLine(nn.Module):
+    """A linear map from the kernel shares of a column's tokens to its logits, for every small column.
+
+    Args:
+        columns: Of a part.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__()
+        places: dict[int, list[int]] = {}
+        for k, j in enumerate(columns.small):
+            places.setdefault(columns.each[j].n_tokens, []).append(k)
+        starts = columns.pads[:, 0] if columns.small else torch.zeros(0, dtype=torch.long)
+        self.places = [starts[which][:, None] + torch.arange(width) for width, which in places.items()]
+        self.back = torch.cat([place.flatten() for place in self.places] or [starts]).argsort()
+        self.weight = nn.ParameterList()
+        for width, which in places.items():
+            pull = torch.zeros(width, N_KERNELS, width)
+            pull[:, :2] = torch.eye(width)[:, None]
+            self.weight.append(nn.Parameter(pull.flatten(0, 1).repeat(len(which), 1, 1)))
+
+    def forward(self, shares: Float[Tensor, "*cell token kernel"]) -> Float[Tensor, "*cell token"]:
+        found = []
+        for place, weight in zip(self.places, self.weight):
+            part = shares[..., place.flatten(), :].unflatten(-2, place.shape).flatten(-2)
+            found.append(torch.einsum("...cs,cst->...ct", part, weight).flatten(-2))
+        return torch.cat(found, -1)[..., self.back] if found else shares[..., 0]
 
 
 class Embed(nn.Module):

@@ -4,12 +4,13 @@ Statics are tokens of a transformer, one per column; visits are tokens, one per 
 distance in visits. What both parts' clocks show, and a pooled view of the statics, scale and shift every layer. Columns
 have small heads of their own on top of their row,
 
-    logits_c = W_c silu(A_c h + B_c f) + T_c s        G_c = u_c silu(A_c h + B_c f) + V_c (r x basis(level))
+    logits_c = W_c silu(A_c h + B_c f) + T_c s + R_c k        G_c = u_c silu(A_c h + B_c f) + V_c (r x basis(level))
 
 with f and r what the Gaussian processes of the columns (`record_prior`) say about the cell and about its row, place and
-statics, s the shares of each token among the neighbours. A number's estimate is x^ = m + sqrt(v) G, with m and v mean
-and variance of its own process. G starts at 0, so before a single step the network is a linear denoiser along time at
-each noise level; T starts as "what stood here before and after".
+statics, s the shares of each token among the neighbours, k r and all tokens that show in the row. A number's estimate
+is x^ = m + sqrt(v) G, with m and v mean and variance of its own process. G starts at 0, so before a single step the
+network is a linear denoiser along time at each noise level; T and R start at a logistic regression
+(`generators.record_start`).
 """
 
 import math
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from cohortloom.nets.record_cells import (
     LEVELS,
-    N_KERNELS,
     RANK,
     CellColumn,
     Columns,
     Embed,
+    OwnLine,
     Shown,
     kernels,
     level_basis,
@@ -43,8 +44,10 @@ N_OWN = 7
 N_BENT = 3
 PACE = 2.0  # linear parts of the tokens learn so much faster
 N_PLACE = 9
+N_NEAR = 3  # kernels that the transformer sees
 REACH = 16
-WIDEST = 96  # one-hot columns of statics, or of a visit's categories, that the linear part sees
+WIDEST = 96  # one-hot columns of statics, or of a visit's categories, that the linear part of the numbers sees
+MANY = 400  # and of a visit's columns, numbers among them, that that of the tokens sees
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ class RecordDenoiser(nn.Module):
         self.place = nn.Linear(N_PLACE, width)
         n_numbers = len(self.series.numbers)
         self.process = ColumnProcess(n_numbers)
-        self.near = nn.Linear(n_numbers * 2 + len(self.series.owner) * N_KERNELS, width)
+        self.near = nn.Linear(n_numbers * 2 + len(self.series.owner) * N_NEAR, width)
         self.clock = nn.Sequential(nn.Linear(2 * (4 + N_BASIS) + 1, width), nn.SiLU(), nn.Linear(width, width))
         self.pool = nn.Linear(width, width)
         self.blocks = nn.ModuleList(_Block(width, n_heads, dropout) for _ in range(n_layers))
@@ -223,12 +226,8 @@ class RecordDenoiser(nn.Module):
         self.joint = JointLaw(len(self.static.numbers))
         self.static_heads = _Heads(self.static, units, 7, self.n_static_row, N_BENT, dropout)
         self.series_heads = _Heads(self.series, units, N_FEATURES + N_PLACE, self.n_row, N_OWN, dropout)
-        self.shares = nn.Parameter(torch.zeros(N_KERNELS, len(self.series.owner), len(self.series.owner)))
-        same = self.series.owner[:, None] == self.series.owner[None]
-        self.register_buffer("same", same.float(), persistent=False)
-        with torch.no_grad():
-            self.shares[:2] = torch.eye(len(self.series.owner))
-        self.row_tokens = nn.Parameter(torch.zeros(self.n_row, len(self.series.owner)))
+        self.shares = OwnLine(self.series)
+        self.row_tokens = nn.Parameter(torch.zeros(self.n_row + self.n_more, len(self.series.owner)))
         self.static_tokens = nn.Parameter(torch.zeros(self.n_static_row, len(self.static.owner)))
         self._kernels: dict[int, Tensor] = {}
 
@@ -251,7 +250,7 @@ class RecordDenoiser(nn.Module):
         film = film + self.pool(cells.sum(-2)) if len(self.static) else film
         film = nn.functional.silu(film)
         m, v, surprise, shares = self.neighbours(series, present, clocks[1])
-        near = self.near(torch.cat([m, v.sqrt(), shares.flatten(2)], 2))
+        near = self.near(torch.cat([m, v.sqrt(), shares[..., :N_NEAR].flatten(2)], 2))
         rows = self.embed_series.rows(series) + self.place(place) + near
         h = torch.cat([cells, rows], 1)
         bias = self._bias(len(self.static), present)
@@ -280,8 +279,7 @@ class RecordDenoiser(nn.Module):
             around = self.row(static, series, m, place)
             small, *rest = self.series_heads(units, features, around, alone, level_basis(clocks[1].level), stage)
             if stage != NUMBERS:
-                line = torch.einsum("nikf,fkt->nit", shares, self.shares * self.same)
-                small = small + line + around @ (PACE * self.row_tokens)
+                small = small + self.token_line(self.token_row(static, series, m, place), shares)
             second = Output(small, *rest, m, v)
         return first, second
 
@@ -337,6 +335,26 @@ class RecordDenoiser(nn.Module):
         keep = category[c.owner] if len(c.owner) else torch.zeros(0, dtype=torch.bool)
         return keep if int(keep.sum()) <= WIDEST else torch.zeros_like(keep)
 
+    def token_row(self, static: Shown, series: Shown, m: Tensor, place: Tensor) -> Float[Tensor, "*cell feature"]:
+        """What the linear part of the tokens sees of a row: `row`, and the tokens of its numbers."""
+        more = one_hot(self.series, series.token)[..., self.more]
+        return torch.cat([self.row(static, series, m, place), more], -1)
+
+    def token_line(
+        self, around: Float[Tensor, "*cell feature"], shares: Float[Tensor, "*cell token kernel"]
+    ) -> Float[Tensor, "*cell token"]:
+        """The linear part of the tokens."""
+        return self.shares(shares) + around @ (PACE * self.row_tokens)
+
+    @property
+    def more(self) -> Bool[Tensor, "token"]:
+        many = len(self.series.owner) > MANY
+        return torch.zeros_like(self.beside) if many else ~self.beside
+
+    @property
+    def n_more(self) -> int:
+        return int(self.more.sum())
+
     @property
     def n_row(self) -> int:
         known = len(self.static.owner) if len(self.static.owner) <= WIDEST else 0
@@ -386,14 +404,17 @@ class RecordDenoiser(nn.Module):
         """Log-probability of tokens, all columns (those that can't be drawn: whatever)."""
         out = output.small.new_zeros(token.shape)
         if columns.small:
-            padded = nn.functional.pad(output.small, (0, 1), value=-1e9)[..., columns.pads]
-            law = padded.log_softmax(-1)
-            small = token[..., columns.small].clamp(max=law.shape[-1] - 1)
-            out[..., columns.small] = law.gather(-1, small[..., None])[..., 0]
+            out[..., columns.small] = self.log_small(columns, output.small, token)
         for logits, j in zip(output.large, columns.large):
             some = token[..., j].clamp(max=logits.shape[-1] - 1)
             out[..., j] = logits.log_softmax(-1).gather(-1, some[..., None])[..., 0]
         return out
+
+    def log_small(self, columns: Columns, logits: Tensor, token: Tensor) -> Float[Tensor, "*cell column"]:
+        """Log-probability of the tokens of the small columns."""
+        law = nn.functional.pad(logits, (0, 1), value=-1e9)[..., columns.pads].log_softmax(-1)
+        small = token[..., columns.small].clamp(max=law.shape[-1] - 1)
+        return law.gather(-1, small[..., None])[..., 0]
 
     def draw_tokens(
         self, columns: Columns, output: Output, now: Bool[Tensor, "*cell column"], stream: torch.Generator,
