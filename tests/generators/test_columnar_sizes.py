@@ -3,12 +3,14 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from cohortloom import rules
 from cohortloom.errors import TrainingError
 from cohortloom.generators import create
 from cohortloom.generators.columnar_training import size_of
 from cohortloom.nets.columnar import ColumnNet
+from cohortloom.rng import Rng
 from cohortloom.testing.checks import small_cohort
 
 
@@ -61,3 +63,19 @@ def test_divergence_names_the_network_the_cause_and_what_to_do(monkeypatch, what
 def test_few_patients_have_the_full_form_up_to_many_columns(patients, columns, low_rank):
     """What columns of a row say of each other starts at a regression in the full form only."""
     assert all(size_of(net, patients, 2 * patients, columns).low_rank == low_rank for net in ("first", "later"))
+
+
+def test_rows_are_drawn_by_one_thread_however_many_weights_there_are():
+    """No product of a row network sees more than a few thousand weights: a second thread waits for the first."""
+    model, before = create("columnar-ar"), torch.get_num_threads()
+    model.net_ = torch.nn.Linear(1_100, 1_000)
+    torch.set_num_threads(2)
+    try:
+        with model._layers(Rng(0)):
+            assert torch.get_num_threads() == 2
+        model.net_.row_by_row = True
+        with model._layers(Rng(0)):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -156,9 +156,12 @@ class TorchGenerator(Generator):
 
     @contextmanager
     def _layers(self, rng: Rng) -> Iterator[None]:
-        """The network at work: few threads, no gradients, layers that draw from our stream."""
-        stream = rng.child("layers").torch
-        with few_threads(self.net_, self.training.threads), torch.no_grad(), drawing_from(stream):
+        """The network at work: few threads, no gradients, layers that draw from our stream.
+
+        A network of rows works column by column: of a million weights no product sees more than a few thousand.
+        """
+        stream, by_row = rng.child("layers").torch, getattr(self.net_, "row_by_row", False)
+        with few_threads(None if by_row else self.net_, self.training.threads), torch.no_grad(), drawing_from(stream):
             yield
 
     # -- on disk -------------------------------------------------------------------------------------------------
