@@ -90,38 +90,6 @@ def test_tokens_start_at_their_softmax():
     assert -lost[:, 1].mean() > entropy + 0.1, "the measure doesn't notice features of other patients"
 
 
-def test_a_rare_token_is_learned_from_all_its_rows():
-    """Three rows in two hundred, logit -6 + 2 f0: of 60,000 rows 6,000 are looked at, and most rare ones among them.
-    Constants are those of all rows. An even sample, with 90 rare rows, has slopes of 1.6 to 1.74 in four trials."""
-    rng = np.random.default_rng(3)
-    f = rng.normal(size=(60_000, 10)).astype(np.float32)
-    token = (rng.random(60_000) < 1 / (1 + np.exp(6 - 2 * f[:, 0]))).astype(np.int64)
-    items, more = columnar_start._by_token(token, np.arange(60_000), rng)
-    taken, count = np.bincount(token[items]), np.bincount(token)
-    assert len(items) <= 6_002 and taken[1] > 0.6 * count[1]
-    assert more == pytest.approx(np.log(taken / len(items)) - np.log(count / 60_000))
-    shape = ColumnShape("category", 2, (True, True), tuple(count / 60_000), own=())
-    rows = Rows(
-        torch.from_numpy(f), torch.zeros(60_000, 0, dtype=torch.long), torch.from_numpy(token[:, None]),
-        torch.zeros(60_000, 1), torch.zeros(60_000, 1), torch.full((60_000, 1), -1),
-    )  # fmt: skip
-    look_up = lambda i: Rows(*[None if part is None else part[i] for part in vars(rows).values()])  # noqa: E731
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = ColumnNet([shape], 10, low_rank=False).eval()
-    start_at_lines(net, look_up, token[:, None], np.arange(60_000), np.arange(60_000), rng)
-    with torch.no_grad():
-        for head in net.heads:
-            head.zero_()
-    fresh = rng.normal(size=(4_000, 10)).astype(np.float32)
-    logits, _ = Cursor(net, torch.from_numpy(fresh), torch.zeros(4_000, 0, dtype=torch.long)).column(
-        0, torch.full((4_000,), -1)
-    )
-    odds = (logits[:, 1] - logits[:, 0]).numpy()
-    slope, constant = np.polyfit(fresh[:, 0], odds, 1)
-    assert slope == pytest.approx(2, abs=0.2) and constant == pytest.approx(-6, abs=0.35)
-
-
 def test_too_few_rows_are_left_alone():
     rows, token, subject = planted()
     net = ColumnNet(SHAPES, 30).eval()

@@ -26,7 +26,6 @@ The network learns from there what is not linear.
 
 References:
     Liu, Nocedal (1989). On the limited memory BFGS method for large scale optimization. Math. Programming 45.
-    Prentice, Pyke (1979). Logistic disease incidence models and case-control studies. Biometrika 66(3).
     Frommlet, Nuel (2016). An adaptive ridge procedure for L0 regularization. PLoS ONE 11.
 """
 
@@ -90,31 +89,28 @@ def start_at_lines(
         head.mul_(HEAD_SCALE)
     choices = {} if choices is None else choices
     fold_of = rng.integers(0, FOLDS, int(subject.max(initial=0)) + 1)
-    told = min(max(LAST, TOLD / len(np.unique(subject[items]))), 1.0)
-
-    def table_of(some: np.ndarray) -> _Table:
-        x = _inputs(net, rows(torch.from_numpy(some)))
-        beside = np.arange(x.shape[1]) >= net.n_features
-        return _Table.of(x, np.zeros_like(beside), beside, fold_of[subject[some]])
-
-    whole = table_of(items) if len(items) <= SOFTMAX_ROWS else None
+    some = _some(items, rng, SOFTMAX_ROWS)
+    batch = rows(torch.from_numpy(some))
+    shared = _inputs(net, batch)
+    fold, told = fold_of[subject[some]], min(max(LAST, TOLD / len(np.unique(subject[items]))), 1.0)
+    beside = np.arange(shared.shape[1]) >= net.n_features
+    whole = _Table.of(shared, np.zeros_like(beside), beside, fold)
     for number, group in enumerate(net.small):
         index = net.groups.index(group)
         for row, j in enumerate(group.columns):
             shape, usable = net.columns[j], _usable(net, j)
-            some, sampled = _by_token(token[:, j], items, rng)
             t = token[some, j]
-            if shape.n_tokens > 1 and len(t) >= FEWEST_ROWS and len(np.unique(t)) > 1:
-                here = whole if whole is not None and len(some) == len(items) else table_of(some)
+            kept = t >= 0
+            if shape.n_tokens > 1 and kept.sum() >= FEWEST_ROWS and len(np.unique(t[kept])) > 1:
+                here = whole if kept.all() else _Table.of(shared[kept], whole.own, beside, fold[kept])
                 here, ease = here.only(usable, _own(net, j, usable)), np.where(np.isin(usable, shape.told), told, 1.0)
                 told_last = shape.kind == "category" and len(shape.own) > shape.n_tokens
                 last = np.searchsorted(usable, shape.own[: shape.n_tokens]) if told_last else _NOTHING
-                found = _softmax(here, t, shape.n_tokens, ease, choices, (j, "tokens"), last)
+                found = _softmax(here, t[kept], shape.n_tokens, ease, choices, (j, "tokens"), last)
                 if found is not None:
                     chosen, weight, bias = found
                     for k in range(shape.n_tokens):
                         _write(net, number, row, j, k, usable[chosen], weight[:, k])
-                    bias = bias - np.pad(sampled, (0, shape.n_tokens - len(sampled)))
                     net.head_bias[index][row, : shape.n_tokens] = torch.from_numpy(bias).float()
             if not group.mixture:
                 continue
@@ -126,7 +122,7 @@ def start_at_lines(
             z, at = part.target[:, j].numpy().astype(float), group.n_tokens
             ease = np.where(usable == shape.last, LAST, np.where(np.isin(usable, shape.told), told, 1.0))
             x, own = _inputs(net, part)[:, usable], _own(net, j, usable)
-            table = _Table.of(x, own, usable >= net.n_features, fold_of[subject[cont]])
+            table = _Table.of(x, own, beside[usable], fold_of[subject[cont]])
             line = _ridge(table, z, ease, choices, (j, "number"))
             scale = _spread(table, line.residual, choices, (j, "scale"))
             size = np.exp(np.clip(scale.at(table.x), *LOG_SCALE))
@@ -157,31 +153,6 @@ def start_at_lines(
 
 def _some(items: np.ndarray, rng: np.random.Generator, most: int = MOST_ROWS) -> np.ndarray:
     return items if len(items) <= most else np.sort(rng.choice(items, most, replace=False))
-
-
-def _by_token(
-    token: np.ndarray, items: np.ndarray, rng: np.random.Generator, most: int = SOFTMAX_ROWS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Some of the rows that have a token, and by how much the log share of each token is higher among them.
-
-    Of a value that one row in fifty has, six thousand rows would show a hundred. So rows are taken in proportion to the
-    root of how often their token comes. That leaves the weights of a softmax as they are and moves its constants alone
-    (Prentice, Pyke 1979).
-    """
-    rows = items[token[items] >= 0]
-    count = np.bincount(token[rows])
-    if len(rows) <= most:
-        return rows, np.zeros(len(count))
-    low, high = 0.0, float(np.sqrt(len(rows)))
-    for _ in range(50):
-        factor = (low + high) / 2
-        low, high = (factor, high) if np.minimum(factor * np.sqrt(count), count).sum() < most else (low, factor)
-    taken = np.minimum(np.ceil(low * np.sqrt(count)), count)
-    order = rng.permutation(len(rows))
-    order = order[np.argsort(token[rows[order]], kind="stable")]
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
-    more = np.log(np.maximum(taken, 1) / np.maximum(count, 1) * len(rows) / taken.sum())
-    return np.sort(rows[order[place < np.repeat(taken, count)]]), np.where(count > 0, more, 0.0)
 
 
 def _inputs(net: ColumnNet, rows: Rows) -> np.ndarray:
