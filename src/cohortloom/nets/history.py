@@ -11,9 +11,9 @@ live subjects). With r_1, r_2, ... the recorded normal scores of a numeric colum
     ever and of late, time without any record so far, log odds that a wait of this subject ends now, the patient's own
     level (the sum over k + within-variance / between-variance: a mean of few records is drawn to that of all patients),
     how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four hours has
-    odds that rise and fall, which no weight on a time can say; what statics and the other numbers' levels say of the
-    level (once for all rows, once for those without a value so far), and statics of recording, beside the log odds of
-    being recorded that are drawn to it
+    odds that rise and fall, which no weight on a time can say; what statics (as the level moves from the begin of a
+    course to its end) and the other numbers' levels say of the level (once for all rows, once for those without a value
+    so far), and statics of recording, beside the log odds of being recorded that are drawn to it
 
 Spreads are logs because the log of a scale is regressed on them: a power of one's own past spread stays bounded, an
 exponential of it runs away when drawn values feed on it. They count four values of the cohort's own, so that two close
