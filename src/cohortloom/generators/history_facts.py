@@ -92,17 +92,18 @@ def _levels(a: "Alphabet", encoded: Encoded, n_tokens: int) -> tuple[tuple, dict
             level[:, places] /= np.maximum(count[:, places], 1)
     spread = steady * RECORDS_OF_A_WAY
     drifts = level_lines(x, way, spread / (1 + spread / OWN_RECORDS))
-    level[:, first:numbers] -= ((drifts[0] + x @ drifts[1:]) * middle)[:, first:]
+    ways = (drifts[0] + x @ drifts[1:])[:, first:]
+    level[:, first:numbers] -= ways * middle[:, first:]
     lines = level_lines(x, level, count / (1 + count / OWN_RECORDS))
-    rest, pulls = level - lines[0] - x @ lines[1:], [1.0] * first
+    prior, pulls = lines[0] + x @ lines[1:], [1.0] * first
+    rest = level - prior
     for at in range(first, numbers):
         known = count[:, at] > 0
         between = np.var(rest[known, at]) - within[at] * np.mean(1 / count[known, at]) if known.sum() > 1 else 0.0
         pulls.append(float(np.clip(within[at] / max(between, 1e-3), *PULLS)))
     recorded = (count[:, :numbers].sum(0) + 0.5) / (len(seq.gap) + 1.0)
     ties = np.zeros((numbers, numbers))
-    told = [(part[0] + x @ part[1:])[:, first:numbers] for part in (lines, drifts)]
-    ties[first:, first:] = _ties(a, seq, *told, np.asarray(pulls[first:]))
+    ties[first:, first:] = _ties(a, seq, prior[:, first:numbers], ways, np.asarray(pulls[first:]))
     parts = (("lines", lines), ("ties", ties), ("drifts", drifts))
     told = {name: tuple(map(tuple, part.tolist())) for name, part in parts}
     return tuple(recorded.tolist()), told | {"pull": tuple(pulls)}

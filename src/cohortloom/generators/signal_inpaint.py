@@ -235,7 +235,7 @@ def _facts(
         turned = along(x, seen, axes)
         mean, sd = net.code.encode(spectrum_of(*turned, fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
-        k = model.shape_.facts.get("n_leaning", 0)
+        k = model.shape_.facts["n_leaning"]
         told = np.concatenate([leaning_of(*turned, fs)[:, :k], z], axis=1)
         known = np.broadcast_to(anything[:, None], told.shape).copy()
         known[:, :k] &= (seen.mean(axis=(1, 2)) > 0.5)[:, None] & (cut is None)

@@ -124,8 +124,7 @@ class HistorySpec:
         usual = np.asarray([*recorded, *usual], np.float32)[:, None]
         if not self.lines or statics is None:
             return np.zeros((self.n_numbers, n), np.float32), np.tile(usual, n)
-        lines = np.asarray(self.lines, np.float32)
-        told = np.einsum("sc,ns->cn", lines[1:], statics) + lines[:1].T  # row by row, whoever else is there
+        told = _told(self.lines, statics)
         level, share = told[: self.n_numbers], told[self.n_numbers :]
         return np.clip(level, -MOST_LEVEL, MOST_LEVEL), np.clip(share, UNLIKELY * usual, 1 - UNLIKELY * (1 - usual))
 
@@ -133,8 +132,7 @@ class HistorySpec:
         """How far the level of every number moves over the courses of n subjects: number x subject."""
         if not self.drifts or statics is None:
             return np.zeros((self.n_numbers, n), np.float32)
-        lines = np.asarray(self.drifts, np.float32)
-        return np.clip(np.einsum("sc,ns->cn", lines[1:], statics) + lines[:1].T, -MOST_LEVEL, MOST_LEVEL)
+        return np.clip(_told(self.drifts, statics), -MOST_LEVEL, MOST_LEVEL)
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -397,6 +395,12 @@ class History:
         yield np.where(known, 0, prior)
         yield _log(count + chance) - _log(self.seen - count + 1 - chance)
         yield self.told[: spec.n_numbers]
+
+
+def _told(lines: tuple[tuple[float, ...], ...], statics: np.ndarray) -> Float[np.ndarray, "line subject"]:
+    """What lines (constants, then the weights of each static) say of subjects: row by row, whoever else is there."""
+    table = np.asarray(lines, np.float32)
+    return np.einsum("sc,ns->cn", table[1:], statics) + table[:1].T
 
 
 def _log(x: np.ndarray) -> np.ndarray:
