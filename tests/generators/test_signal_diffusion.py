@@ -660,9 +660,9 @@ def test_given_patients_are_drawn_on_the_command_line_without_a_number(model, gi
 
 def test_short_records_are_told_where_they_are():
     """A window of a record sees the same channels as the whole record does there."""
-    from cohortloom.generators.signal_diffusion import N_PLACES, _places
+    from cohortloom.generators.signal_net import N_PLACES, places
 
-    whole, piece = _places(np.zeros(1, int), 140, 140), _places(np.array([30]), 50, 140)
+    whole, piece = places(np.zeros(1, int), 140, 140), places(np.array([30]), 50, 140)
     assert whole.shape == (1, N_PLACES, 140) and float(whole[0, 0, 0]) == -1 and float(whole[0, 0, -1]) == 1
     np.testing.assert_allclose(piece[0], whole[0, :, 30:80], atol=1e-5)
 

@@ -27,10 +27,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -51,64 +50,28 @@ from cohortloom.generators.base import Ability, Run
 from cohortloom.generators.bootstrap import with_ids
 from cohortloom.generators.condition import Condition
 from cohortloom.generators.signal_codec import WaveCodec
+from cohortloom.generators.signal_net import built, condition_of, label_sets, level_at, measured, places
 from cohortloom.generators.signal_plan import RecordPlan
 from cohortloom.generators.signal_quiet import STILL_SHARE, between_beats, fit_stillness
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     WaveRecords,
     guides,
-    rhythm_of,
-    spectrum_centres,
     stretches_of,
-    texture_centres,
-    texture_edges,
-    texture_of,
 )
+from cohortloom.generators.signal_training import diffusion_loss, fit_facts, rhythm_phase
 from cohortloom.generators.torch_base import Shape, TorchGenerator
-from cohortloom.nets.beat_code import N_STRETCHES, BeatCode
 from cohortloom.nets.beat_train import with_neighbours
-from cohortloom.nets.conv1d import UNet1d
-from cohortloom.nets.gaussian_start import MOST_COORDINATES, GaussianStart, Start, principal_axes
+from cohortloom.nets.gaussian_start import Start
 from cohortloom.nets.precision import has_bfloat16, quick
-from cohortloom.nets.record_code import LabelLaw, LinearCode, RecordPrior
-from cohortloom.nets.rhythm import RhythmNet
-from cohortloom.nets.stillness import Stillness
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training, hold_out
 
-__all__ = ["SignalDiffusion", "WaveNet"]
+__all__ = ["SignalDiffusion"]
 
 _BATCH = 32
-#: Most records that closed forms are fitted to.
-_MOST_FITTED = 4000
-#: Guide channels that tell the place in a short record.
-N_PLACES = 9
 #: Single beats learn at this share of the rate: little is left of them after the Gaussian start.
 SLOWER = 1 / 3
-#: Longest record that is told where it is [samples].
-LONGEST_PLACED = 512
-#: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody. Those that
-#: are not needed to leave this share of the variance are not drawn: each by itself, they would make a tremble.
-MOST_REST, LEAST_LEFT = 72, 0.02
-
-
-class WaveNet(nn.Module):
-    """All that is learned of a signal: code, prior, labels, rhythm, denoiser."""
-
-    def __init__(self, facts: Mapping[str, Any], denoiser: nn.Module) -> None:
-        super().__init__()
-        n_facts = facts["n_facts"]
-        self.denoiser = denoiser
-        self.code = _code_of(facts)
-        self.prior = RecordPrior(facts["n_context"], n_facts, n_plain=n_facts - facts["n_told"])
-        self.labels = LabelLaw(max(len(facts["label_sets"]), 1), facts["n_context"] - facts["n_labels"])
-        self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
-        self.start = _start_of(facts) if facts["start"] else None
-        self.still = Stillness(facts["n_channels"], facts["fs"]) if facts["beats"] else None
-        levels = facts.get("n_levels", 0)
-        self.register_buffer("lean", torch.zeros(2, levels, dtype=torch.float64) if levels else None)
-        self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
-        self.register_buffer("spread", torch.ones(n_facts, dtype=torch.float64))
 
 
 @dataclass(kw_only=True)
@@ -197,7 +160,7 @@ class SignalDiffusion(TorchGenerator):
         )
         context, observed = self.codec_.context.encode(cohort, signals.records)
         _, subject = np.unique(signals.records["subject_id"].to_numpy(), return_inverse=True)
-        self.label_sets_, which = _label_sets(signals.records["label"])
+        self.label_sets_, which = label_sets(signals.records["label"])
         data = WaveRecords(signals, self.codec_.samples, subject, context, observed, which)
         data.describe(self.top_down, turned=self.start)
         if data.beats is not None and run.minutes is not None:
@@ -224,43 +187,6 @@ class SignalDiffusion(TorchGenerator):
             raise DataError("", [problem])
         return name
 
-    def measure(self, data: Any, context: Encoded | None, rng: Rng) -> dict[str, Any]:
-        n, n_shape = data.shape.shape
-        with_beats = data.beats is not None
-        placed = not with_beats and _aligned(data) and int(data.n_samples.max()) <= round(self.window * data.fs)
-        if placed and self.latent:
-            raise SettingsError(f"{self.name}: records of single beats are too short for latents; set latent to 0.")
-        n_code = 0 if placed else max(1, min(self.code, n // 4, n_shape))
-        n_rest = max(0, min(MOST_REST, n - 1 - n_code, n_shape - n_code)) * with_beats
-        n_moved = N_STRETCHES * with_beats
-        n_texture = len(texture_centres(data.fs)) * with_beats
-        n_levels = self.codec_.samples.n_modelled * (data.pulse is not None)
-        n_leaning = data.leaning.shape[1] * (n_code > 0)
-        n_latent = min(self.codec_.samples.n_modelled, self.latent_channels) if self.latent else 0
-        return {
-            "beats": with_beats,
-            "placed": placed,
-            "start": self.start,
-            "n_texture": n_texture,
-            "n_shape": n_shape,
-            "n_code": n_moved + n_code + n_rest,
-            "n_leaning": n_leaning,
-            "n_facts": n_leaning + n_moved + n_code + n_rest + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
-            "n_told": n_leaning + n_moved + n_code + (N_RHYTHM + n_texture + n_levels + 1) * with_beats,
-            "n_levels": n_levels,
-            "n_context": data.context.shape[1],
-            "n_labels": self.codec_.context.n_labels,
-            "n_channels": self.codec_.samples.n_modelled,
-            "latent": self.latent,
-            "n_latent": n_latent,
-            "axes_by_band": with_beats and n_latent in (0, self.codec_.samples.n_modelled),
-            "n_samples": int(data.n_samples.max()),
-            "fs": data.fs,
-            "pulse": asdict(data.pulse) if data.pulse else None,
-            "follow": data.follow,
-            "label_sets": list(self.label_sets_),
-        }
-
     def _shape(self, facts: Mapping[str, Any], n_subjects: int) -> Shape:
         return Shape((), (), n_subjects, facts)
 
@@ -272,39 +198,22 @@ class SignalDiffusion(TorchGenerator):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def build(self, shape: Shape) -> nn.Module:
-        facts = shape.facts
-        stride, n_channels = facts.get("latent", 0), facts.get("n_latent", 0) or facts["n_channels"]
-        n_guides = n_channels + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
-        n_guides += n_channels * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
-        n_condition = 2 * facts["n_context"] + facts["n_told"]
-        patch = self.patch or _patch(facts["n_samples"], facts["fs"])
-        if stride and not self.patch:
-            patch = max(1, round(facts["fs"] / stride / 25))
-        if self.denoiser != "unet":
-            from cohortloom.nets.patched import PatchTransformer
-            from cohortloom.nets.state_space import S4Denoiser
+    def measure(self, data: Any, context: Encoded | None, rng: Rng) -> dict[str, Any]:
+        return measured(self, data)
 
-            kind = {"s4d": S4Denoiser, "transformer": PatchTransformer}[self.denoiser]
-            net: nn.Module = kind(n_channels, width=self.width, patch=patch, n_condition=n_condition, n_guides=n_guides)
-        else:
-            levels = self.levels or ((1, 2) if facts["n_samples"] <= 512 else (1, 2, 2))
-            net = UNet1d(
-                n_channels, width=self.width, levels=levels, patch=patch, n_condition=n_condition,
-                n_guides=n_guides, attention=self.attention,
-            )  # fmt: skip
-        return WaveNet(facts, net)
+    def build(self, shape: Shape) -> nn.Module:
+        return built(self, shape)
 
     def phases(self, net: Any, data: Any, context: Encoded | None, rng: Rng) -> list[Phase]:
-        self._fit_facts(net, data, rng)
+        fit_facts(self, net, data, rng)
         keep, aside = hold_out(data.n_subjects, self.training.validation, rng)
         rows = np.flatnonzero(np.isin(data.subject, keep))
         held = np.flatnonzero(np.isin(data.subject, aside))
         held = held[:: max(1, len(held) // 256)]  # a few hundred are enough to see the loss turn
         found = []
         if net.rhythm is not None:
-            found.append(self._rhythm_phase(net, data, rows, held))
-        loss = self._diffusion_loss(net, data)
+            found.append(rhythm_phase(self, net, data, rows, held))
+        loss = diffusion_loss(self, net, data)
         training = None
         if self.shape_.facts["placed"] and net.start is not None:
             training = replace(self.training, learning_rate=SLOWER * self.training.learning_rate)
@@ -313,147 +222,6 @@ class SignalDiffusion(TorchGenerator):
                   held_out=held, share=0.95, training=training, judge_start=net.start is not None)
         )  # fmt: skip
         return found
-
-    def _fit_facts(self, net: Any, data: Any, rng: Rng) -> None:
-        """Everything in closed form: code, facts, their laws."""
-        if self.shape_.facts["n_code"]:
-            some = np.sort(rng.child("code").numpy.permutation(len(data.shape))[:_MOST_FITTED])
-            net.code.fit(data.shape[some])
-            data.z, data.z_sd = net.code.encode(data.shape)
-        else:
-            data.z = data.z_sd = np.zeros((len(data.shape), 0))
-        facts = np.concatenate([data.leaning[:, : self.shape_.facts["n_leaning"]], data.z], axis=1)
-        if data.beats is not None:
-            rhythm, data.log_rr = rhythm_of(data.beats, data.fs)
-            everything = np.arange(len(data.shape))
-            if data.pulse:  # the level of a pressure is a fact of the record; that of an ECG says nothing
-                data.level = np.concatenate([x.mean(axis=2) for x, _ in self._left_over(net, data, everything)])
-                size = np.exp(data.log_size)
-                net.lean.copy_(torch.from_numpy(np.polyfit(size, data.level, 1)))  # a high pressure has high pulses
-            texture = np.concatenate([texture_of(x, data.fs) for x, _ in self._left_over(net, data, everything)])
-            level = data.level - (_level_at(net, data.log_size) if data.pulse else 0.0)
-            facts = np.concatenate([rhythm, texture, level, data.log_size[:, None], data.z], axis=1)
-        usual = np.nan_to_num(np.nanmedian(facts, axis=0)) if np.isnan(facts).any() else np.zeros(facts.shape[1])
-        facts = np.where(np.isfinite(facts), facts, usual)
-        middle, spread = facts.mean(axis=0), np.maximum(facts.std(axis=0), 1e-6)
-        net.middle.copy_(torch.from_numpy(middle))
-        net.spread.copy_(torch.from_numpy(spread))
-        data.facts = (facts - middle) / spread
-        if facts.shape[1]:
-            drawn = data.facts.copy()
-            if data.beats is not None:
-                enough = facts.shape[1] - net.code.n_code + net.code.enough(LEAST_LEFT)
-                drawn[:, max(enough, self.shape_.facts["n_told"]) :] = 0.0
-            telling = _telling(net.code, facts.shape[1]) * spread
-            net.prior.fit(data.context, data.observed, drawn, data.subject, rng.child("prior"), telling)
-        n_labels = self.codec_.context.n_labels
-        rest, seen = data.context[:, n_labels:], data.observed[:, n_labels:]
-        if len(self.label_sets_) > 0:
-            net.labels.fit(data.label_set, np.where(seen, rest, 0.0))
-
-        if net.start is not None:
-            self._fit_start(net, data, rng.child("start"))
-
-    def _fit_start(self, net: Any, data: Any, rng: Rng) -> None:
-        """The Gaussian law the denoiser starts from."""
-        rows = np.sort(rng.child("rows").numpy.permutation(len(data.shape))[:_MOST_FITTED])
-        if net.start.mix is not None:
-            if net.start.edges:
-                net.start.fit_axes(self._left_over(net, data, rows[:1000]))
-            else:
-                parts = ((left, np.ones(left.shape, bool)) for left, _ in self._left_over(net, data, rows[:1000]))
-                axes = data.axes if data.axes is not None else principal_axes(parts)
-                net.start.mix.copy_(torch.from_numpy(np.ascontiguousarray(axes)))
-        if net.start.slope is None:
-            net.start.fit_shape(self._left_over(net, data, rows))
-        else:
-            x, _ = data.crop(rows, np.zeros(len(rows), int), int(data.n_samples.max()))
-            parts = []
-            for k in range(4):  # all that is known, and three times with some of it hidden
-                observed = torch.from_numpy(data.observed[rows]).float()
-                shown = self._hide(observed, rng.child("hidden", k).torch) if k else observed
-                parts.append(_condition(torch.from_numpy(data.context[rows]).float(), shown, observed[:, :0]).numpy())
-            condition, which = np.concatenate(parts), np.tile(np.arange(len(rows)), len(parts))
-            left = net.start.fit_mean(x.numpy(), condition, which)
-            net.start.fit_shape([(left, np.zeros((len(left), 0)))])
-            if net.start.basis is not None:
-                net.start.fit_covariance(left)
-        net.start.measure_floor()
-
-    def _hide(self, observed: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        """What is shown of the context in training."""
-        shown = (torch.rand(len(observed), 1, generator=draw) >= self.drop).float()
-        return observed * shown * (torch.rand(observed.shape, generator=draw) >= self.drop).float()
-
-    def _left_over(self, net: Any, data: Any, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(samples minus beat train, log powers in bands), a chunk of records at a time."""
-        for some in np.split(rows, range(128, len(rows), 128)):
-            n = int(data.n_samples.max())
-            x, seen = data.crop(some, np.zeros(len(some), int), n)
-            if data.beats is None:
-                z = torch.from_numpy(data.z[some])
-                yield (x * seen).numpy(), net.code.decode(z.float()).reshape(*x.shape[:2], -1).numpy()
-                continue
-            z = torch.from_numpy(data.z[some]).float()
-            train = self._guides(net, z, data.sizes(some), data.beats.take(some), n, data.fs)[:, : x.shape[1]]
-            left = ((x - train) * seen).numpy()
-            yield left, texture_of(left, data.fs)
-
-    def _rhythm_phase(self, net: Any, data: Any, rows: np.ndarray, held: np.ndarray) -> Phase:
-        mean = data.facts[:, 0] * float(net.spread[0]) + float(net.middle[0])
-        spread = np.exp(data.facts[:, 1] * float(net.spread[1]) + float(net.middle[1]))
-        u = torch.from_numpy((data.log_rr - mean[:, None]) / spread[:, None]).float()
-        odd, real = torch.from_numpy(data.beats.odd[:, 1:]), torch.from_numpy(data.beats.real[:, 1:])
-        facts = torch.from_numpy(data.facts[:, : self.shape_.facts["n_told"]]).float()
-        enough = data.beats.count >= 3
-
-        def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-            return net.rhythm.loss(u[batch], odd[batch], real[batch], facts[batch])
-
-        if not odd.any():
-            net.rhythm.forget_odd()
-        rows = rows[enough[rows]] if enough[rows].any() else rows
-        held = held[enough[held]]
-        training = Training(steps=min(1500, self.training.steps or 1500), batch_size=64, learning_rate=5e-3,
-                            final_rate=0.02, ema_power=18.0, evaluate_every=50, patience=8)  # fmt: skip
-        objective = Objective("rhythm", net.rhythm.parameters(), loss)
-        return Phase("rhythm", net.rhythm, rows, [objective], held_out=held, training=training, share=0.05)
-
-    def _diffusion_loss(self, net: Any, data: Any) -> Any:
-        path = PATHS[self.path]()
-        if net.start is not None:  # what is left to the network is smaller than the record
-            path = replace(path, location=path.location - math.log(net.start.size()))
-        n = min(int(data.n_samples.max()), max(round(self.window * data.signals.spec.fs), 16))
-        lengths, placed, n_told = data.n_samples, self.shape_.facts["placed"], self.shape_.facts["n_told"]
-
-        def loss(batch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-            rows = batch.numpy()
-            free = np.maximum(lengths[rows] - n, 0)
-            start = (torch.rand(len(rows), generator=draw).numpy() * (free + 1)).astype(int)
-            x, seen = data.crop(rows, start, n)
-            noise = torch.randn(len(rows), data.z.shape[1], generator=draw)
-            z = torch.from_numpy(data.z[rows]).float() + torch.from_numpy(data.z_sd[rows]).float() * noise
-            facts = torch.from_numpy(data.facts[rows]).float()
-            code = facts.shape[1] - z.shape[1]
-            facts[:, code:] = (z - net.middle[code:].float()) / net.spread[code:].float()
-            shown = self._hide(torch.from_numpy(data.observed[rows]).float(), draw)
-            condition = _condition(torch.from_numpy(data.context[rows]).float(), shown, facts[:, :n_told])
-            guide = None
-            if data.beats is not None:
-                guide = self._guides(net, z, data.sizes(rows), data.beats.take(rows), n, data.fs, start=start)
-            elif placed:
-                guide = _places(start, n, int(data.n_samples.max()))
-            law = self._start(net, condition, facts, guide, n)
-            if law is None:
-                return (path.loss(self._network(net, condition, guide), x, draw) * seen).sum() / seen.sum().clamp(min=1)
-            x, seen, guide = law.into(torch.where(seen, x, law.whole.mean)), law.seen(seen), law.guides(guide)
-            level = path.times(len(x), draw)
-            sigma = (-level).exp()
-            y = x + sigma[:, None, None] * torch.randn(x.shape, generator=draw)
-            error = (self._clean(net, path, condition, guide, law, y, sigma) - x).square()
-            return ((error / law.spread(sigma)[:, None, None]) * seen).sum() / seen.sum().clamp(min=1)
-
-        return loss
 
     # -- the denoiser and what it is shown -------------------------------------------------------------------------
 
@@ -669,17 +437,17 @@ class SignalDiffusion(TorchGenerator):
         """Condition vector, guides and Gaussian law of a batch of records of n samples, or of their latents."""
         facts, known = torch.from_numpy(drawn).float(), self.shape_.facts
         told = facts[:, : known["n_told"]]
-        condition = _condition(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), told)
+        condition = condition_of(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), told)
         guide = None
         if beats is not None:
             k = known["n_code"]
             z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
             at = slice(-k - 1 - known.get("n_levels", 0), -k)
             sizes = drawn[:, at] * self.net_.spread[at].numpy() + self.net_.middle[at].numpy()
-            level = sizes[:, :-1] + (_level_at(self.net_, sizes[:, -1]) if known.get("n_levels") else 0.0)
+            level = sizes[:, :-1] + (level_at(self.net_, sizes[:, -1]) if known.get("n_levels") else 0.0)
             guide = self._guides(self.net_, z, (sizes[:, -1], level), beats.take(rows), n, known["fs"])
         elif known["placed"]:
-            guide = _places(np.zeros(len(drawn), int), n, known["n_samples"])
+            guide = places(np.zeros(len(drawn), int), n, known["n_samples"])
         law = self._start(self.net_, condition, facts, guide, n)
         return condition, guide if law is None else law.guides(guide), law
 
@@ -726,85 +494,11 @@ class SignalDiffusion(TorchGenerator):
         return refined(self, copies(cohort, draws), Rng(seed).child("refine"))
 
 
-def _code_of(facts: Mapping[str, Any]) -> LinearCode:
-    """Room for the code of records of this kind."""
-    if facts["beats"]:
-        return BeatCode(facts["n_channels"], template_grid(facts["fs"]), facts["n_code"])
-    return LinearCode(facts["n_shape"], facts["n_code"])
-
-
-def _telling(code: LinearCode, n_facts: int) -> np.ndarray:
-    """How much of a record's shape a unit of each fact moves; of those that are no axis of the code, nothing."""
-    size = np.linalg.norm(code.loading.numpy(), axis=0)
-    return np.concatenate([np.zeros(n_facts - len(size)), size])
-
-
-def _start_of(facts: Mapping[str, Any]) -> GaussianStart:
-    """Room for the Gaussian law of records of this kind."""
-    n, channels, fs = facts["n_samples"], facts["n_channels"], facts["fs"]
-    if facts["beats"]:
-        centres = texture_centres(fs)
-    else:
-        centres = spectrum_centres(n, fs) if facts["n_code"] else ()
-    return GaussianStart(
-        channels, n, fs, mean=facts["placed"], n_condition=2 * facts["n_context"], centres=centres,
-        whole=facts["placed"] and channels * n <= MOST_COORDINATES,
-        edges=texture_edges(fs)[1:] if facts.get("axes_by_band") else (),
-        stride=facts.get("latent", 0), n_latent=facts.get("n_latent", 0),
-    )  # fmt: skip
-
-
-def _level_at(net: Any, log_size: np.ndarray) -> np.ndarray:
-    """Usual level of each channel [record channel] of records whose pulses have these sizes."""
-    slope, offset = net.lean.numpy()
-    return np.exp(log_size)[:, None] * slope + offset
-
-
-def _aligned(data: Any) -> bool:
-    """Are records short, of one length and cut at one point? Then their mean is not flat: a tenth of the variance."""
-    n = int(data.n_samples.max())
-    if n > LONGEST_PLACED or len(np.unique(data.n_samples)) > 1:
-        return False
-    rows = np.arange(min(len(data.n_samples), 1000))
-    x, _ = data.crop(rows, np.zeros(len(rows), int), n)
-    return bool(x.mean(0).var() > 0.1 * x.var() and len(rows) >= 10)
-
-
-def _places(start: np.ndarray, n: int, whole: int) -> torch.Tensor:
-    """Where in the record each sample stands [record guide sample], for short records cut at one point (single beats).
-
-    A convolution doesn't know; without it the complex of a beat would begin anywhere.
-    """
-    t = (torch.from_numpy(np.asarray(start)).float()[:, None] + torch.arange(n)) / max(whole - 1, 1)
-    waves = [f(math.pi * k * t) for k in (1, 2, 4, 8) for f in (torch.sin, torch.cos)]
-    return torch.stack([2 * t - 1, *waves], dim=1)
-
-
-def _condition(context: torch.Tensor, observed: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
-    return torch.cat([context * observed, observed, facts], dim=1)
-
-
 def _people(schema: Any, given: Cohort | None, ids: np.ndarray) -> Cohort:
     """The tables of the given patients under the new ids, visits numbered so that shards do not clash."""
     if given is None:
         return Cohort.build(schema, {})
     return with_ids(given, given.subjects, ids)
-
-
-def _label_sets(labels: pl.Series) -> tuple[list[str], np.ndarray]:
-    """Sets of labels that at least two records have, and each record's; a rarer set becomes its most frequent label.
-
-    The empty text stands for a record whose label is not known.
-    """
-    texts = ["|".join(sorted(t.split("|"))) if t else "" for t in labels.fill_null("").to_list()]
-    if not any(texts):
-        return [], np.zeros(len(texts), dtype=int)
-    sets = Counter(texts)
-    single = Counter(part for t in texts for part in t.split("|"))
-    reduced = [t if sets[t] >= 2 else max(t.split("|"), key=lambda p: (single[p], p)) for t in texts]
-    known = sorted(set(reduced))
-    place = {t: k for k, t in enumerate(known)}
-    return known, np.array([place[t] for t in reduced])
 
 
 def _notes(records: pl.DataFrame, beats: Beats) -> pl.DataFrame:
@@ -819,13 +513,6 @@ def _notes(records: pl.DataFrame, beats: Beats) -> pl.DataFrame:
             "symbol": pl.Series(np.where(beats.odd[rows, columns], "V", "N").tolist(), dtype=pl.String),
         }
     )
-
-
-def _patch(n_samples: int, fs: float) -> int:
-    """Samples per token: 2 for single beats, else about 25 tokens a second."""
-    if n_samples <= 200:
-        return 2
-    return 4 if fs <= 160 else 8 if fs <= 320 else 10
 
 
 def _number(value: Any) -> float | None:
