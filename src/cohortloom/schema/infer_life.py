@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cohortloom.schema.dates import read_date
+from cohortloom.schema.drafted import column_of, moments, time_of
 from cohortloom.schema.guess import FEW
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["add_life", "moments", "time_of"]
+__all__ = ["add_life"]
 
 _MOST_CODES = 150
 _MOST_MOMENTS = 200
@@ -183,26 +183,6 @@ def _when(sheet: Sheet, table: dict[str, Any], clock: str) -> pl.Expr | None:
     return moments(sheet, name, unit)  # type: ignore[arg-type]
 
 
-def time_of(table: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Column of a file with the time of a table's rows, and the unit it counts in; None: no time, dates."""
-    time = table["source"].get("time")
-    return (time["column"], time.get("unit")) if isinstance(time, dict) else (time, None)
-
-
-def moments(sheet: Sheet, name: str, unit: str | None = None) -> pl.Expr:
-    """Dates of a column of a file, or with a unit numbers since the origin [d]; null where one can't be read."""
-    if unit is not None:
-        return pl.col(name).cast(pl.Float64, strict=False) * TIME_UNITS[unit]
-    if sheet.frame.schema[name].is_temporal():
-        moment = pl.col(name)
-    elif sheet.profiles[name].kind == "number":  # years of the calendar
-        moment = read_date(pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64).cast(pl.String), "%Y")
-    else:
-        layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M|%Y-%m|%Y"
-        moment = read_date(pl.col(name).cast(pl.String).str.strip_chars(), layout)
-    return moment.cast(pl.Datetime("us")).cast(pl.Int64) / 86_400e6
-
-
 def _rows(
     name: str,
     table: dict[str, Any],
@@ -254,7 +234,7 @@ def _missing(table: dict[str, Any], sheet: Sheet) -> None:
     if table.get("code") or "layout" in table["source"]:
         return
     for ours, column in table["columns"].items():
-        p = sheet.profiles.get(table["source"].get("columns", {}).get(ours, ours))
+        p = sheet.profiles.get(column_of(table, ours))
         if p is not None and p.share_missing >= 0.05 and column["kind"] in ("number", "count", "flag", "category"):
             column["prior"] = {"missing": round(p.share_missing, 2)}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from cohortloom.schema.drafted import column_of
 from cohortloom.schema.sheets import Sheet
 
 __all__ = ["add_never"]
@@ -56,7 +57,7 @@ def add_never(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
 def _held(sheet: Sheet, table: dict[str, Any], column: str, spec: dict[str, Any]) -> pl.DataFrame | None:
     """Each patient `s` with each of its values `v` of a column, as the schema names them."""
     source = table["source"]
-    theirs, known = source.get("columns", {}).get(column, column), spec.get("levels", spec.get("items"))
+    theirs, known = column_of(table, column), spec.get("levels", spec.get("items"))
     if theirs not in sheet.frame.columns or not sheet.subject:
         return None
     values = sheet.ids(theirs).replace(source.get("values", {}).get(column, {}))

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cohortloom.schema.drafted import column_of, moments, time_of
 from cohortloom.schema.guess import FEW, grain_of
-from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
@@ -90,7 +90,7 @@ def dates_of(sheet: Sheet, name: str, table: dict[str, Any]) -> pl.DataFrame:
     """Patient `s`, and "table.time" and "table.column" [d] of each row, as far as they are columns of the file."""
     source = table["source"]
     dates = [c for c, column in table["columns"].items() if column["kind"] == "timestamp"]
-    theirs = {c: source.get("columns", {}).get(c, c) for c in dates}
+    theirs = {c: column_of(table, c) for c in dates}
     time, unit = time_of(table)
     if time is not None:
         theirs = {"time": time} | theirs

@@ -11,10 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from cohortloom.schema.infer_life import moments, time_of
+from cohortloom.schema.drafted import column_of, row_times
 from cohortloom.schema.infer_order import FEWEST
 from cohortloom.schema.sheets import Sheet
-from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["add_rising"]
 
@@ -33,14 +32,12 @@ def add_rising(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str
         return
     rules = []
     for name, table in data["tables"].items():
-        sheet, (time, unit) = sheets[name], time_of(table)
-        if table["role"] == "static" or time not in sheet.frame.columns or not sheet.subject:
+        sheet = sheets[name]
+        if table["role"] == "static" or not sheet.subject or (times := row_times(sheet, table)) is None:
             continue
-        clock = sheet.frame.select(t=moments(sheet, time, unit if unit in TIME_UNITS else None))
-        clock = clock.with_columns(s=sheet.ids(sheet.subject))
-        own = {c: table["source"].get("columns", {}).get(c, c) for c in table["columns"]}
+        clock = pl.DataFrame({"s": sheet.ids(sheet.subject), "t": times})
         for column, spec in table["columns"].items():
-            theirs = own[column]
+            theirs = column_of(table, column)
             if spec["kind"] not in ("number", "count") or column == table.get("value"):
                 continue
             if theirs not in sheet.frame.columns or sheet.profiles[theirs].kind != "number":

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cohortloom.schema.drafted import column_of, row_times
 from cohortloom.schema.guess import FEW
-from cohortloom.schema.infer_life import moments, time_of
 from cohortloom.schema.infer_order import DEATH, FEWEST, NEAR, dates_of
 from cohortloom.schema.sheets import Sheet
-from cohortloom.schema.source import TIME_UNITS
 
 __all__ = ["add_rows"]
 
@@ -67,17 +66,16 @@ def _plain(table: dict[str, Any]) -> bool:
 
 
 def _constant(clock: str, name: str, table: dict[str, Any], sheet: Sheet) -> list[dict[str, Any]]:
-    time, unit = time_of(table)
     keys = {"s": sheet.ids(sheet.subject or "")}
     within = {"subject": ["s"]}
     if table["role"] == "event" and "visit" in table["source"]:
         keys["v"], within["visit"] = sheet.ids(sheet.visit or ""), ["s", "v"]
-    if table["role"] == "event" and time in sheet.frame.columns and clock != "order":
-        keys["t"] = sheet.frame.select(moments(sheet, time, unit if unit in TIME_UNITS else None)).to_series()
+    if table["role"] == "event" and clock != "order" and (times := row_times(sheet, table)) is not None:
+        keys["t"] = times
         within["moment"] = ["s", "t"]
     rules = []
     for column in table["columns"]:
-        theirs = table["source"].get("columns", {}).get(column, column)
+        theirs = column_of(table, column)
         if column in (table.get("code"), table.get("value")) or theirs not in sheet.frame.columns:
             continue
         cells = sheet.frame[theirs].cast(pl.String).replace("", None)
@@ -128,10 +126,8 @@ def _baselines(data: dict[str, Any], sheets: Mapping[str, Sheet], rows: dict[str
         return []
     firsts = {}
     for name, table in rows.items():
-        time, unit = time_of(table)
-        if table.get("code") or time not in sheets[name].frame.columns:
+        if table.get("code") or (clock := row_times(sheets[name], table)) is None:
             continue
-        clock = sheets[name].frame.select(moments(sheets[name], time, unit if unit in TIME_UNITS else None)).to_series()
         for column, (kind, cells) in _cells(sheets[name], table).items():
             known = pl.DataFrame({"s": sheets[name].ids(sheets[name].subject or ""), "t": clock, "v": cells})
             known = known.drop_nulls().sort("s", "t", maintain_order=True)
@@ -172,7 +168,7 @@ def _cells(sheet: Sheet, table: dict[str, Any]) -> dict[str, tuple[str, pl.Serie
     """Kind and cells of a table's columns of numbers and levels, numbers as numbers."""
     found = {}
     for column, spec in table["columns"].items():
-        theirs = table["source"].get("columns", {}).get(column, column)
+        theirs = column_of(table, column)
         if theirs not in sheet.frame.columns or column in table["source"].get("mixed", {}):
             continue
         cells = sheet.frame[theirs]

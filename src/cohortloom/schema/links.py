@@ -1,33 +1,22 @@
-"""Which column is the patient, the visit, the time, the code: keys and links between the files of a folder.
+"""Which column is the patient and which the visit: keys and links between the files of a folder.
 
 Names give candidates, contents decide: the patient column is shared by the files, the visit column is unique in one
-file and its values are found again in others, the time varies within a patient, static columns do not.
+file and its values are found again in others.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 import polars as pl
 
-from cohortloom.schema.profile import PAIR, Profile, number_in, snake
+from cohortloom.schema.profile import Profile, snake
 from cohortloom.schema.sheets import Sheet
-from cohortloom.schema.source import FILE_NAME, FOLDER_NAME, TIME_UNITS
-from cohortloom.schema.units import ucum
+from cohortloom.schema.source import FILE_NAME, FOLDER_NAME
+from cohortloom.schema.time_column import find_time
 
-__all__ = [
-    "constant_share",
-    "find_codes",
-    "find_numbered",
-    "find_subject",
-    "find_time",
-    "find_visit",
-    "said_once",
-    "same_at_visit",
-    "subject_score",
-]
+__all__ = ["find_numbered", "find_subject", "find_visit", "idlike", "same_at_visit", "subject_score"]
 
 _SUBJECT = frozenset(
     [
@@ -65,59 +54,9 @@ _VISIT = re.compile(
     r"(^|_)(visit|hadm|encounter|enc|admission|episode)(_|$).*(id|no|nr|num|number|occurrence)|^csn$|^hadm_id"
 )
 _STAY = re.compile(r"(^|_)(stay|icustay)_?id$")
-_TIME_UNITS = (
-    (re.compile(r"(^|_)(minutes?|mins?)($|_)"), "min"),
-    (re.compile(r"[a-z]offset$"), "min"),
-    (re.compile(r"(^|_)(hours?|hrs?|h)($|_)"), "h"),
-    (re.compile(r"(^|_)(seconds?|secs?|s)$"), "s"),
-    (re.compile(r"(^|_)(ms|msec|milliseconds?)$"), "ms"),
-    (re.compile(r"(^|_)(days?|d)($|_)"), "d"),
-    (re.compile(r"(^|_)(weeks?|wks?)($|_)"), "wk"),
-    (re.compile(r"(^|_)(months?|mo)($|_)"), "mo"),
-    (re.compile(r"(^|_)(years?|yrs?)($|_)"), "a"),
-)
-_CLOCKLIKE = re.compile(
-    r"^(time_?|t|tstart|t_start|start|offset|obstime|obs_time|fu_?time|followup_time|time_.*|.*_time|.*_offset|[a-z_]+(ed|en)_?at)$"
-)
-_ORDERLIKE = re.compile(r"^(seq|sequence|visit|visit_(no|nr|num|number)|visitnum|wave|enum|order|cycle|session)$")
 _NUMBERED = re.compile(
     r"^a?visit(n|num|_?(no|nr|num|number|code|name|seq))?$|^(time_?point|wave|cycle|session|study_event|event_name)(_?(no|nr|num|number))?$|"
     r"^(encounter|contact|exam)_?(no|nr|num|number)$"
-)
-_END = re.compile(
-    r"(^|_)(end|stop|tstop|out|disch|discharge|dischtime|outtime|death|dod|birth|dob|expir|verbatim|valid)|"
-    r"(^|_)(entlass|geburt|sterbe|todes|egreso|salida|nacimiento|fallec|defunc|sortie|naissance|deces|d[ée]c[èe]s)|"
-    r"(^|_)(bis|alta|fin)(_|$)"
-)
-_START = re.compile(
-    r"(^|_)(start|in|admit|admittime|intime|chart|charttime|starttime|event|visit|measurement|time|date|day|days|obs|"
-    r"aufnahme|beginn|abnahme|datum|zeitpunkt|ingreso|inicio|fecha|entr[ée]e|d[ée]but)"
-)
-_CODE = re.compile(
-    r"^(lab|test|obs|measure)_?(name|code|item)$|(^|_)(item_?id|param(eter)?|code|test(_name)?|variable|measure(ment)?|analyte|result_name|loinc|concept_id|drug|"
-    r"medication|event|item|ndc|atc|icd(_?(9|10|11))?(_?(gm|cm|pcs|who|am|ca))?(_code)?|ops(_code)?|cpt|"
-    r"laborparameter|untersuchung|medikament|wirkstoff|prueba|determinaci[oó]n|par[aá]metro|medicamento|f[aá]rmaco|codigo|c[oó]digo|analyse|"
-    r"snomed|(variable|param(eter)?|test|drug|pharma|med)_?id|"
-    r"(read|med|prod)_?code(_?id)?)$|(^|_)code_coding_\d_code$|^[a-z]{2}(testcd|decod|term|trt)$|"
-    r"^paramcd$"
-)
-_VALUE = re.compile(
-    r"^((lab|test)_?)?(value_?|val|value_?num(ber|eric)?|value_as_number|result|result_value|amount|reading|"
-    r"numeric_value|value_quantity_value|[a-z]{2}(stresn|orres)|aval|(mess|labor|ergebnis|befund)?wert|ergebnis|valor|"
-    r"resultado|valeur|r[ée]sultat)$"
-)
-
-
-#: Numbers under these names name things, whatever words stand beside them.
-_NAMES = re.compile(
-    r"(^|_)(code|id|no|nr|ward|room|bed|unit|site|cent(er|re)|group|type|class|stage|grade|version)(_|$)"
-)
-_DOSE = re.compile(r"^(given|drug|single)?_?(dose|dosage|dosis|dosis_?menge)(_given|_administered|_val(ue)?(_rx)?)?$")
-MANY = 10
-APART = 3.0  #: Usual doses of two drugs, one by the other.
-_UNIT = (
-    r"(value|dose|dosage)?_?(uom|units?|unit_source_value|quantity_unit)|[a-z]{2}(stresu|orresu)|"
-    r"einheit|unidad(es)?|unit[ée]s?"
 )
 
 
@@ -333,227 +272,3 @@ def _carries(sheet: Sheet, name: str, home: Sheet) -> str | None:
 
 def _one_row_each(sheet: Sheet) -> bool:
     return sheet.subject is not None and sheet.ids(sheet.subject).n_unique() == sheet.frame.height
-
-
-def find_codes(sheet: Sheet) -> None:
-    """Set code, value and unit columns of a long sheet."""
-    taken = {sheet.subject, sheet.visit}
-    codes = [
-        (p.distinct, name)
-        for name, p in sheet.profiles.items()
-        if name not in taken
-        and _CODE.search(snake(name))
-        and 2 <= p.distinct < 0.9 * p.rows + 2
-        and p.kind in ("text", "number")
-        if p.kind == "text" or p.whole
-        if not re.search(
-            r"(type|unit|value_as|operator|status|source|route)_concept|(unit|quantity|status|category|class)_(\w+_)?code$",
-            snake(name),
-        )
-    ]
-    if not codes:
-        return
-    sheet.code = max(codes)[1]
-    named = [n for n in sheet.profiles if n not in (*taken, sheet.code) and _VALUE.search(snake(n))]
-    named.sort(key=lambda n: not snake(n).endswith("stresn"))  # in standard units before as reported
-    values = [n for n in named if sheet.profiles[n].kind == "number"]
-    mixed = [n for n in named if sheet.profiles[n].kind == "text" and _share_of_numbers(sheet.profiles[n]) > 0.3]
-    sheet.value = next(iter([*values, *mixed]), None) or _dose(sheet)
-    if sheet.value:
-        if sheet.value in mixed:
-            sheet.split(sheet.value)
-        others = [n for n in sheet.profiles if n not in (*taken, sheet.code, sheet.value)]
-        for name in sorted(others, key=lambda n: not snake(n).endswith("stresc")):
-            more = _says_again(sheet, name)
-            if more is not None and more > 0.01:  # <5 has no number beside it
-                sheet.split(name)
-                sheet.again[sheet.value] = name
-                sheet.value = name
-            elif more is not None:
-                sheet.words_of(name)
-    for name, p in sheet.profiles.items():
-        if re.fullmatch(_UNIT, snake(name)) and p.kind == "text":
-            sheet.unit = name
-    if sheet.unit is None and sheet.value:
-        sheet.unit = next((n for n in sheet.profiles if n not in taken and _holds_units(sheet.profiles[n])), None)
-
-
-def _dose(sheet: Sheet) -> str | None:
-    """The number beside drugs that each have doses of their own: milligrams of one, units of another."""
-    for name, p in sheet.profiles.items():
-        if not _DOSE.search(snake(name)) or p.kind != "number" or p.share_missing > 0.5:
-            continue
-        rows = pl.DataFrame({"c": sheet.ids(sheet.code or ""), "x": sheet.frame[name].cast(pl.Float64, strict=False)})
-        usual = rows.drop_nulls().group_by("c").agg(n=pl.len(), m=pl.col("x").median()).filter(pl.col("n") >= MANY)
-        if usual.height > 1 and usual["m"].max() > APART * max(usual["m"].min(), 1e-9):  # type: ignore[operator,type-var]
-            return name
-    return None
-
-
-def part_words(sheet: Sheet) -> None:
-    """Take columns of many numbers and a few words (12.5, negative) for two columns each, numbers and words."""
-    for name, p in list(sheet.profiles.items()):
-        if p.kind != "text" or name in (sheet.subject, sheet.visit, sheet.time, sheet.code, *sheet.mixed):
-            continue
-        if _pressures(p):
-            sheet.split_pair(name)
-            continue
-        number = p.values.select(number_in(pl.col("value")).is_not_null()).to_series()
-        numbers, words = p.values.filter(number), p.values["value"].filter(~number)
-        named = words.len() and words.len() <= 12 and not words.str.contains(r"\d").any()
-        plain = not numbers["value"].str.contains(r"^0\d").any() and not _NAMES.search(snake(name))
-        if named and plain and numbers.height >= MANY and _share_of_numbers(p) > 0.5:
-            sheet.split(name)
-
-
-def _pressures(p: Profile) -> bool:
-    """Does a column hold blood pressures, 120/80?"""
-    upper, lower = (p.values["value"].str.extract(PAIR, k).cast(pl.Float64) for k in (1, 2))
-    few = 0.05 * p.distinct
-    shaped = p.distinct >= MANY and upper.null_count() <= few and int((upper <= lower).sum()) <= few
-    return shaped and bool(upper.is_between(80, 200).mean() > 0.8)  # type: ignore[operator]
-
-
-def _share_of_numbers(p: Profile) -> float:
-    """Share of the filled cells of a column of text that are numbers, signs around them or not."""
-    number = p.values.select(number_in(pl.col("value")).is_not_null()).to_series()
-    return float(p.values["count"].filter(number).sum() / max(p.values["count"].sum(), 1))
-
-
-def _says_again(sheet: Sheet, name: str) -> float | None:
-    """Share of rows in which only a column of text has a number, if it is the value as reported; None if it isn't."""
-    if sheet.profiles[name].kind != "text" or not sheet.value:
-        return None
-    both = sheet.frame.select(
-        number_in(pl.col(sheet.value).cast(pl.String)).alias("a"), number_in(pl.col(name).cast(pl.String)).alias("b")
-    )
-    known = both.drop_nulls("a")
-    same = (known["a"] - known["b"]).abs() <= 1e-6 * known["a"].abs().clip(1.0)
-    if known.height < 20 or float(same.fill_null(False).mean() or 0.0) < 0.9:
-        return None
-    return float((both["a"].is_null() & both["b"].is_not_null()).mean() or 0.0)
-
-
-def _holds_units(p: Profile) -> bool:
-    """Are nearly all words of a column units, whatever its name?"""
-    if p.kind != "text" or not 2 <= p.distinct <= 200:
-        return False
-    known = [ucum(str(v)) is not None and bool(re.search(r"[/%]|^mm", str(v))) for v in p.values["value"]]
-    return sum(known) >= 0.8 * len(known)
-
-
-def find_time(sheet: Sheet) -> None:
-    """Set the time column: a date, or a number with its unit, that varies within a patient."""
-    best: tuple[float, str, str | None, str] | None = None
-    for i, (name, p) in enumerate(sheet.profiles.items()):
-        n = snake(name).rstrip("_")
-        if (
-            name in (sheet.subject, sheet.visit, sheet.code, sheet.value)
-            or p.share_missing > 0.3
-            or p.kind in ("empty", "text")
-        ):
-            continue
-        unit, note = None, ""
-        since = re.search(r"(^|_)(hours?|hrs?|h|days?|d|min|minutes?)_(since|after|from)_", n)
-        if p.kind == "number" and _is_year(n, p) and _within_changes(sheet, name):
-            p = sheet.profiles[name] = _as_years(p)
-        if p.kind == "date":
-            score = 3.0 + 0.5 * p.clock_time + (0.25 if "datetime" in n else 0.0)
-        else:
-            unit = next((u for pattern, u in _TIME_UNITS if pattern.search(n)), None)
-            if _ORDERLIKE.search(n) and p.whole and p.low in (0, 1) and p.high < 1000:
-                score, unit = 0.5, "order"
-            elif unit and (since or not re.search(r"in_|num|per_|count|los|supply|age|birth|length|fu_?|follow", n)):
-                score, note = 2.0, "the unit is a guess" if n.endswith("offset") else ""
-            elif _CLOCKLIKE.search(n) and n not in ("time_in_hospital", "futime", "fu_time", "followup_time"):
-                score, unit, note = 1.5, unit or _unit_of(p), "the unit is a guess"
-            elif (aged := _age_unit(n)) and _rises(sheet, name):
-                score, unit, note = 1.0, aged, "age: the origin is birth"
-            else:
-                continue
-        score += 0.6 * bool(_START.search(n)) - 2.0 * bool(_END.search(n) and not since) - p.share_missing - 0.01 * i
-        if _within_changes(sheet, name) == 0.0 or score <= 0:
-            continue
-        if best is None or score > best[0]:
-            best = (score, name, unit, note)
-    if best:
-        _, sheet.time, sheet.time_unit, sheet.time_note = best
-
-
-def _is_year(n: str, p: Profile) -> bool:
-    """Calendar years, by name and size (2014, 2016, ...)?"""
-    named = re.search(r"(^|_)(year|yr|jahr|annee|anno|date|datum)$|^(year|jahr)(_|$)", n) and not re.search(
-        "birth|geb|dob|since", n
-    )
-    return bool(named and p.whole and p.low >= 1850 and p.high <= 2200 and p.distinct > 1)
-
-
-def _as_years(p: Profile) -> Profile:
-    said = "years, read as their first day"
-    return replace(p, kind="date", format="%Y", said=said, values=p.values.drop("number"))
-
-
-def _age_unit(n: str) -> str:
-    found = re.search(
-        r"(^|_)age_?(in_)?(?P<unit>mo|mos|months?|d|days?|wk|wks|weeks?|y|yrs?|years?)?(_at_(visit|exam\w*))?$", n
-    )
-    if not found:
-        return ""
-    return {"m": "mo", "d": "d", "w": "wk", "y": "a", "": "a"}[(found["unit"] or "")[:1]]
-
-
-def _rises(sheet: Sheet, name: str) -> bool:
-    """Does a number grow from row to row of nearly every patient, with a value of its own in nearly every row?"""
-    rows = pl.DataFrame({"s": sheet.ids(sheet.subject or ""), "v": sheet.frame[name].cast(pl.Float64, strict=False)})
-    step = rows.drop_nulls().select(pl.col("v").diff().over("s")).to_series().drop_nulls()
-    return step.len() >= 20 and bool((step > 0).mean() > 0.95)  # type: ignore[operator]
-
-
-def _unit_of(p: Profile) -> str:
-    """The largest usual unit in which no course is longer than a life; "ms" where all are whole thousands."""
-    units = ("ms",) if p.distinct > 20 and (p.values["number"] % 1000 == 0).all() else ("d", "h", "min", "s", "ms")
-    return next((unit for unit in units if p.high * TIME_UNITS[unit] <= 120 * 365.25), "us")
-
-
-def _within_changes(sheet: Sheet, name: str) -> float | None:
-    """Share of a patient's neighbouring rows in which the column differs; None if no patient has two values."""
-    return _changes(sheet, name)[0]
-
-
-def _changes(sheet: Sheet, name: str) -> tuple[float | None, int]:
-    """That share, and the number of neighbouring rows it rests on."""
-    if sheet.subject is None:
-        return None, 0
-    pair = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).drop_nulls()
-    pair = pair.sort("s", maintain_order=True)
-    differ = (pair["v"] != pair["v"].shift(1)).filter((pair["s"].shift(1) == pair["s"]).fill_null(False))
-    return (float(differ.mean() or 0.0) if differ.len() else None), differ.len()
-
-
-def said_once(sheet: Sheet, name: str) -> bool:
-    """Is a column filled in one row of most patients, where they have several: said at the first visit, for good?"""
-    assert sheet.subject
-    keys = pl.DataFrame({"s": sheet.ids(sheet.subject), "v": sheet.frame[name]}).drop_nulls("s")
-    if keys.height < 1.5 * keys["s"].n_unique():
-        return False
-    per = keys.group_by("s").agg(
-        n=(pl.col("v").is_not_null() & (pl.col("v").cast(pl.String) != "")).sum(), rows=pl.len()
-    )
-    per = per.filter(pl.col("rows") > 1)
-    return bool(per.height >= 5 and (per["n"] == 1).mean() >= 0.5 and (per["n"] > 1).mean() <= 0.02)  # type: ignore[operator]
-
-
-def constant_share(sheet: Sheet, name: str) -> float | None:
-    """How much a column varies within patients, against chance: 0 for a static one, near 1 for a free one.
-
-    Changes between a patient's neighbouring rows divided by those expected if values were dealt at random
-    (1 - sum of squared shares), so that a rare drug is not taken for a static. None where fewer than three changes
-    would be expected, as then nothing can be told.
-    """
-    p = sheet.profiles[name]
-    if p.distinct < 2:
-        return None
-    observed, pairs = _changes(sheet, name)
-    shares = p.values["count"] / p.values["count"].sum()
-    expected = 1 - float((shares**2).sum())
-    return None if observed is None or expected * pairs < 3 else observed / expected
