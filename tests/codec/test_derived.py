@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cohortloom.codec import Codec, Layout
-from cohortloom.codec.derived import Column, Derived, find_derived
+from cohortloom.codec.derived import ITEM, Column, Derived, find_derived
 from cohortloom.codec.stream import StreamCodec
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
@@ -283,6 +283,17 @@ def test_a_total_before_its_items_is_computed_and_items_stay_items():
     table = Table(role="static", columns={c: cohort.schema.tables["p"].columns[c] for c in names})
     codec = Codec.fit(Cohort.build(Schema(name="clinic", tables={"p": table}), cohort.tables), RAW)
     assert {law.path for law in codec.derived} >= {"p.total", "p.severity"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_item_that_hardly_varies_belongs_to_the_sum(seed):
+    """Twelve items that fall together, the last lost by one patient in thirty: without it nearly all rows are near."""
+    draw = np.random.default_rng(seed)
+    lost = draw.gamma(1.5, 1.0, (400, 1)) * draw.gamma(8, 1 / 8, (400, 12)) * np.array([1.0] * 11 + [0.25])
+    items = np.clip(np.round(4 - lost), 0, 4)
+    columns = [Column(f"t.i{k}", False, items[:, k], 1.0, ITEM) for k in range(12)]
+    (law,) = find_derived([*columns, Column("t.total", False, items.sum(1), 1.0, "1", True)], {}, np.arange(400))
+    assert dict(law.terms) == {f"t.i{k}": 1.0 for k in range(12)} and law.constant == 0
 
 
 def test_a_formula_that_rounding_hides_is_no_law():

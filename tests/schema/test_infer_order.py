@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 import polars as pl
+import pytest
 
 from cohortloom.cohort import Cohort
 from cohortloom.formats.frames import from_frames
@@ -46,6 +47,15 @@ def test_orders_that_always_hold_are_rules():
         ("admissions.time", "cases.last_contact"),
         ("admissions.time", "admissions.discharge_date"),
     }
+
+
+@pytest.mark.parametrize("layout", ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.250", "%Y/%m/%d"])
+def test_orders_are_found_however_dates_are_written(layout):
+    dates = pl.col("admission_date", "discharge_date").cast(pl.Datetime).dt.strftime(layout)
+    frames = registry()
+    written = frames | {"admissions": frames["admissions"].with_columns(dates)}
+    assert ("admissions.time", "admissions.discharge_date") in orders(written)
+    assert ("admissions.time", "cases.last_contact") in orders(written)
 
 
 def test_a_broken_order_is_none():

@@ -21,6 +21,8 @@ import numpy as np
 __all__ = ["Formula", "formulas"]
 
 _ROWS, _MOST, _TERMS = 800, 80, 40
+#: A column adds nothing where the sd of what is left without it grows by less than this / rows (an F of 20).
+_WORSE = 10
 #: Terms, constant, form.
 Formula = tuple[tuple[tuple[str, float], ...], float, Literal["sum", "product"]]
 
@@ -85,8 +87,9 @@ def _regressed(
         return None
     for p in sorted(paths, key=lambda p: abs(held[paths.index(p)])):  # what another column says as well
         rest = [q for q in paths if q != p]
-        if rest and (fit := _fit(y, grain, known, rest)) is not None:
-            paths, (held, _) = rest, fit
+        fit = _fit(y, grain, known, rest) if rest else None
+        if fit is not None and fit[1] <= noise * (1 + _WORSE / len(y)):  # an item of a sum is not, though small
+            paths, (held, noise) = rest, fit
     return tuple((p, float(c / known[p].std())) for p, c in zip(paths, held))
 
 

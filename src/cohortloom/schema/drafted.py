@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from cohortloom.schema.dates import read_date
+from cohortloom.schema.dates import ISO, plain_iso, read_date
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
@@ -41,6 +41,6 @@ def moments(sheet: Sheet, name: str, unit: str | None = None) -> pl.Expr:
     elif sheet.profiles[name].kind == "number":  # years of the calendar
         moment = read_date(pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64).cast(pl.String), "%Y")
     else:
-        layout = sheet.profiles[name].format or "%Y-%m-%d|%Y-%m-%d %H:%M:%S|%Y-%m-%d %H:%M|%Y-%m|%Y"
-        moment = read_date(pl.col(name).cast(pl.String).str.strip_chars(), layout)
+        layout = sheet.profiles[name].format or "|".join((*ISO, "%Y-%m", "%Y"))
+        moment = read_date(plain_iso(pl.col(name).cast(pl.String).str.strip_chars()), layout)
     return moment.cast(pl.Datetime("us")).cast(pl.Int64) / 86_400e6
