@@ -1,4 +1,4 @@
-"""Facts of drafted rules about numbers that never fall."""
+"""Facts of drafted rules about what never falls, or never rises."""
 
 import numpy as np
 import polars as pl
@@ -22,5 +22,27 @@ def test_a_sum_so_far_never_falls_and_a_dose_may():
     }
     draft = infer_schema({"patients": pl.DataFrame(people), "doses": pl.DataFrame(doses)}, name="x")
     rules = [rule.model_dump() for rule in draft.schema.rules]
-    assert [r["column"] for r in rules if r["kind"] == "monotone"] == ["doses.cumulative_mg"]
-    assert "fall in no patient" in draft.text
+    assert {r["column"]: r.get("direction", "up") for r in rules if r["kind"] == "monotone"} == {
+        "doses.cumulative_mg": "up",
+        "doses.bottle_ml": "down",
+    }
+    assert "falls (or rises) in no patient" in draft.text
+
+
+def test_items_that_only_fall_are_ordinal_and_a_diagnosis_stays():
+    """Of 80 patients at 8 visits: function that is lost, diabetes that comes, a symptom that comes and goes."""
+    draw = np.random.default_rng(1)
+    item = np.clip(4 - draw.poisson(0.25, (80, 8)).cumsum(1), 0, 4)
+    visits = {
+        "patient_id": np.repeat(range(80), 8),
+        "visit_date": np.tile(np.datetime64("2020-01-01") + 30 * np.arange(8), 80),
+        "walking": item.ravel(),
+        "diabetes": np.where(draw.random((80, 8)) < 0.1, 1, 0).cumsum(1).clip(0, 1).ravel(),
+        "cough": np.where(draw.random(640) < 0.2, "yes", "no"),
+        "mood": draw.integers(0, 5, 640),
+    }
+    schema = infer_schema({"visits": pl.DataFrame(visits)}, name="x").schema
+    rules = {r.settings["column"]: r.settings.get("direction", "up") for r in schema.rules if r.kind == "monotone"}
+    assert rules == {"visits.walking": "down", "visits.diabetes": "up"}
+    kinds = {name: column.kind for name, column in schema.tables["visits"].columns.items()}
+    assert (kinds["walking"], kinds["mood"]) == ("ordinal", "category")

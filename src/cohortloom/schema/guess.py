@@ -324,7 +324,7 @@ _SCALES = [
         "no education|none|primary|lower secondary|secondary|upper secondary|tertiary|university",
         "not difficult at all|slightly difficult|somewhat difficult|moderately difficult|very difficult"
         "|extremely difficult",
-        "negative|neg|nil|trace|+/-|1+|+|2+|++|3+|+++|4+|++++",
+        "negative|neg|nil|scanty|trace|+/-|1+|+|2+|++|3+|+++|4+|++++",
         "nie|selten|manchmal|gelegentlich|oft|häufig|meistens|immer",
         "keine|keiner|leicht|gering|mittel|mäßig|stark|schwer|sehr stark",
     )

@@ -191,7 +191,7 @@ class _Drafter:
         add_life(data, self.sheet_of, self.notes)
         add_order(data, self.sheet_of, self.head)
         add_never(data, self.sheet_of, self.head)
-        add_rising(data, self.sheet_of, self.head)
+        add_rising(data, self.sheet_of, self.notes, self.head)
         add_rows(data, self.sheet_of, self.head)
         return data
 

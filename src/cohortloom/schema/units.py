@@ -67,6 +67,7 @@ _NAMES = {
 
 #: Words of column names -> unit that is usual for them; the first match counts. Guesses, for drafts only.
 _USUAL = (
+    (r"(^|_)(z|z_?score|sds)$|^(h|l|w|b)?az$|^w(h|l)z$", "1"), (r"(^|_)(pct|p?c(en)?t(ile|l)?|perc(en)?t(ile)?)$", "%"),
     (r"_kg$", "kg"), (r"_cm$", "cm"), (r"_mm$", "mm"), (r"(weight|dose|wt)_g$", "g"), (r"weight_lbs?$", "[lb_av]"),
     (r"height_in(ches)?$", "[in_i]"),
     (r"(^|_)(sys|dias|mean|ni|art)*_?(sbp|dbp|map|bp|abp|nimap)($|_)|blood_pressure|(sys|dias)_?abp", "mm[Hg]"),
