@@ -390,13 +390,22 @@ class Codec:
         return tables
 
     def lawful(self, cohort: Cohort, rng: Rng) -> Cohort:
-        """The cohort with what follows from others computed again, after a repair moved a date: static columns, and in
-        rows of visits and events what counts the time between moments (a length of stay)."""
+        """Whole patients with what follows from others computed again, after a repair moved it: columns of statics and
+        visits, and in rows of events what counts the time between moments (a length of stay)."""
         tables = dict(cohort.tables)
         frames = {name: tables[name].to_dict() for name in self.schema.statics if name not in self.absent}
         rewrite_statics(self.schema, self.derived, self.statics, frames, rng.child("lawful").numpy)
         tables |= {name: pl.DataFrame(columns) for name, columns in frames.items()}
-        for name in [t for t in self.schema.tables if t not in self.schema.statics]:
+        visit, steps = self.schema.visit_table or "", steps_of(cohort, cohort.subjects)
+        laws = tuple(law for law in self.derived if law.path.partition(".")[0] == visit)
+        if laws and steps.frame is not None and steps.frame.height:
+            mended = Cohort.build(self.schema, tables)
+            own = {name: one_row_each(mended, name, steps.ids)[0].to_dict() for name in frames}
+            rows = own | {visit: steps.frame.to_dict()}
+            draw = rng.child("lawful", visit).numpy
+            write_visits(self.schema, laws, self.visits, self.statics, rows, steps, draw)
+            tables[visit] = pl.DataFrame(rows[visit])
+        for name in self.schema.events:
             laws = between_moments(self.schema, self.derived, name)
             draw = rng.child("lawful", name).numpy
             tables[name] = with_laws(self.schema, laws, name, tables[name], tables, draw) if laws else tables[name]

@@ -93,11 +93,13 @@ class Derived:
             work out from both.
         slack: Shares of T one step below, at, and one step above the sum; empty: always at it.
         form: A "product" is constant x product of source^coefficient.
-            "cut" and "map" give levels of words, see `labels`.
+            "cut" and "map" give levels of words, see `labels`; "so far" and "before" sum a column over the visits
+            of a patient, see `running`.
         constant: Added to the sum, or times the product.
         cuts: Where the next interval of a number begins ("cut").
         names: Level of each interval, or of each level of the source.
         sources: Levels of the source, where no cell of the codec knows them.
+        absent: Level where the number is missing ("cut"); empty: none.
     """
 
     path: str
@@ -109,11 +111,12 @@ class Derived:
     moved: str | None = None
     shown: bool = False
     slack: tuple[float, ...] = ()
-    form: Literal["sum", "product", "cut", "map"] = "sum"
+    form: Literal["sum", "product", "cut", "map", "so far", "before"] = "sum"
     constant: float = 0.0
     cuts: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    absent: str = ""
 
     def value(self, columns: Mapping[str, np.ndarray], draw: np.random.Generator | None = None) -> np.ndarray:
         """T of given sources; NaN where one is missing."""
@@ -203,17 +206,22 @@ def _formula_of(
     """A sum or product of numbers; with `total` only a sum with nothing taken away."""
     if target.time:
         return None
-    computed = {law.path for law in found}
+    computed, near = {law.path for law in found}, None
     numbers = {c.path: c.values for c in others if not c.time}
     own = {path: values for path, values in numbers.items() if path not in computed}
     for known in (own, numbers) if len(own) < len(numbers) and not total else (own,):
         for terms, constant, form in formulas(target.values, target.step, known, products=not total):
             if total and (len(terms) < 2 or min(c for _, c in terms) < 0):
-                return None
+                return near
             law = Derived(target.path, terms, "round", target.step, form=form, constant=constant)
-            if _holds(law.value(numbers), target, subject, 0.0):
+            value = law.value(numbers)
+            if _holds(value, target, subject, 0.0):
                 return law
-    return None
+            if _wide(target) and _holds(value, target, subject, 1.0):  # an index of weights before they were rounded
+                slack = _slack(value, target)
+                better = near is None or slack[1] > near.slack[1] + 0.01
+                near = replace(law, slack=slack) if better else near
+    return near
 
 
 def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: list[Derived]) -> Derived | None:
@@ -224,7 +232,7 @@ def _law_of(target: Column, others: list[Column], subject: np.ndarray, found: li
     by_path = {c.path: c.values for c in others}
     small = {path: values[sample] for path, values in by_path.items()}
     coarse = near = None
-    wide = bool(target.step > 0 and np.nanstd(target.values) > _WIDE * target.step)
+    wide = _wide(target)
     coarse_dates = {c.path for c in others if c.time and c.step >= _MONTH}
     for terms, roundings in _forms(target, others, sample, 1.0 if wide else 0.0):
         aged = not target.time and target.step >= _YEAR * min(abs(c) for _, c in terms)
@@ -307,6 +315,10 @@ def _holds(value: np.ndarray, target: Column, subject: np.ndarray, far: float) -
         return False
     halves = (subject % 2 == half for half in (0, 1))
     return all(_agree(value[h], target.values[h], target.step, ALWAYS, PATIENTS // 2, far) for h in halves)
+
+
+def _wide(target: Column) -> bool:
+    return bool(target.step > 0 and np.nanstd(target.values) > _WIDE * target.step)
 
 
 def _slack(value: np.ndarray, target: Column) -> tuple[float, ...]:

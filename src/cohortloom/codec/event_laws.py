@@ -87,9 +87,10 @@ def with_laws(
                 at = {level: i for i, level in enumerate(law.sources)}
                 text = frame[source].cast(pl.String)
                 place = text.replace_strict(at, default=-1, return_dtype=pl.Int64).fill_null(-1).to_numpy()
-            words = pl.Series(column, list(law.names), dtype=pl.String).gather(np.maximum(place, 0))
+            words = pl.Series(column, [*law.names, law.absent or None], dtype=pl.String)
+            words = words.gather(np.where(place < 0, len(law.names), place))
             ours = words == "true" if frame[column].dtype == pl.Boolean else words
-            known &= place >= 0
+            known &= (place >= 0) | bool(law.absent)
         else:
             spec = schema.tables[name].columns[column]
             values = {c.path: c.values for c in _columns(schema, name, frame, dates)}

@@ -1,6 +1,7 @@
 """Words that follow from other columns: classes of a number, and groups of levels.
 
-    cut   the level is that of an interval of a number     age group of age (or of two dates), severity of a score
+    cut   the level is that of an interval of a number     age group of age (or of two dates), severity of a score;
+                                                           one level may stand where there is no number (unknown)
     map   the level is that of another level               country of a centre, chapter of a code, one thing named twice
 
 Drawn apart they contradict each other: a patient of 34 in the group 65+. A law must hold in every row, and chance must
@@ -94,7 +95,9 @@ def _cut(
     if np.count_nonzero(np.diff(few)) > len(names):
         return None
     known = np.isfinite(x)
-    if (known != (ids >= 0)).any():  # known exactly where the number is
+    absent = np.unique(ids[~known])  # one level, where there is no number: age group unknown
+    named = len(absent) == 1 and absent[0] >= 0 and not (ids[known] == absent[0]).any()
+    if not named and (known != (ids >= 0)).any():  # known exactly where the number is
         return None
     order = order[: int(known.sum())]
     values, seen = x[order], ids[order]
@@ -102,11 +105,11 @@ def _cut(
     present = np.unique(seen)
     if len(starts) != len(present) - 1 or len(np.unique(values)) < 8 or (values[starts] <= values[starts - 1]).any():
         return None
-    if _bits(ids[first][ids[first] >= 0]) < _BITS + math.log2(len(order)):
+    if _bits(ids[first][known[first]]) < _BITS + math.log2(len(order)):
         return None
     cuts = tuple(_plain(a, b) for a, b in zip(values[starts - 1], values[starts]))
     parts = tuple(names[seen[i]] for i in (0, *starts))
-    return Derived(path, terms, form="cut", cuts=cuts, names=parts)
+    return Derived(path, terms, form="cut", cuts=cuts, names=parts, absent=names[absent[0]] if named else "")
 
 
 def _bits(ids: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from cohortloom.codec.cells import Cell
 from cohortloom.codec.clock import DAY, floor_to, ticks_of, ticks_per_day
 from cohortloom.codec.derived import ALWAYS, ITEM, PATIENTS, Column, Derived, find_derived
 from cohortloom.codec.labels import find_labels, label_ids
+from cohortloom.codec.running import FORMS, find_running, running
 from cohortloom.codec.steps import Steps, step_table
 from cohortloom.schema import Schema
 
@@ -60,8 +61,10 @@ def derived_visits(
     own = _columns(schema, cells, {table: frames[table]})
     counted = tuple(law for c in own if (law := _counted(c, columns[0], steps)) is not None)
     known = {law.path for law in counted}
+    summed = find_running([replace(c, wanted=c.wanted and c.path not in known) for c in own], steps)
+    known |= {law.path for law in summed}
     columns += [replace(c, wanted=c.wanted and c.path not in known) for c in own]
-    return counted + _laws(columns, cells, frames, steps.subject)
+    return counted + _laws(columns, cells, frames, steps.subject) + summed
 
 
 def _counted(column: Column, number: Column, steps: Steps) -> Derived | None:
@@ -122,8 +125,21 @@ def write_visits(
     earlier: np.ndarray | float = 0.0,
 ) -> None:
     """Compute derived visit columns in place; `earlier` visits of each step's subject come before those of `steps`."""
-    if laws:
-        _write(schema, laws, cells, frames, _beside(schema, statics, frames, steps, earlier), draw)
+    summed = tuple(law for law in laws if law.form in FORMS)
+    rest = tuple(law for law in laws if law.form not in FORMS)
+    if rest:
+        _write(schema, rest, cells, frames, _beside(schema, statics, frames, steps, earlier), draw)
+    at = {f"{cell.table}.{cell.column}": cell for cell in cells}
+    whole = np.broadcast_to(earlier, len(steps.time)) == 0  # whose first visits are not here keeps what was drawn
+    for law in summed:
+        cell, (source, _) = at[law.path], law.terms[0]
+        columns = {c.path: c.values for c in _columns(schema, (at[source], cell), {cell.table: frames[cell.table]})}
+        values = np.where(whole, law.constant + running(columns[source], steps, law.form), columns[law.path])
+        frames[cell.table][cell.column] = cell.of(schema, values, np.isfinite(values))
+    sums = {law.path for law in summed}
+    again = tuple(law for law in rest if sums & {path for path, _ in law.terms})
+    if again:
+        _write(schema, again, cells, frames, _beside(schema, statics, frames, steps, earlier), draw)
 
 
 def _write(
@@ -174,7 +190,9 @@ def _write_label(law: Derived, at: Mapping[str, Cell], frames: Frames, columns: 
         other, _, column = source.partition(".")
         place = label_ids(law, at[source].ids(frames[other][column]) - 2)
     table, _, column = law.path.partition(".")
-    words = pl.Series(column, [*law.names, None], dtype=pl.String).gather(np.where(place < 0, len(law.names), place))
+    words = pl.Series(column, [*law.names, law.absent or None], dtype=pl.String).gather(
+        np.where(place < 0, len(law.names), place)
+    )
     frames[table][column] = words == "true" if frames[table][column].dtype == pl.Boolean else words
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "load", "save"]
 
-FORMAT = 15
+FORMAT = 16
 
 
 def save(generator: Generator, path: str | Path, *, force: bool = False) -> None:
