@@ -435,6 +435,13 @@ PLANTS = {
         1,
         False,
     ),
+    "at most": (
+        {"kind": "at_most", "column": "visits.n_drugs", "of": "visits.dose"},
+        spoil("visits", "n_drugs", 0, 3),
+        "visits",
+        1,
+        True,
+    ),
     "same day": (  # as its own day: a time of day is cut off
         {"kind": "same_day", "column": "patients.death", "of": "patients.death"},
         spoil("patients", "death", 0, START + timedelta(days=50, hours=3)),
@@ -735,6 +742,11 @@ BAD_RULES = {
         "wrong-kind",
         "ordinal",
     ),
+    "at most, of two tables": (
+        {"kind": "at_most", "column": "patients.followup", "of": "visits.dose"},
+        "other-table",
+        "one table",
+    ),
     "statics do not overlap": ({"kind": "no_overlap", "column": "patients.death"}, "no-time", "visits"),
     "code in a wide table": ({"kind": "monotone", "column": "visits.dose", "code": "K"}, "not-long", "code"),
     "twice in sequence": ({"kind": "order", "column": "events.code", "sequence": ["a", "a"]}, "listed-twice", "once"),
@@ -809,6 +821,12 @@ def test_rules_about_time_work_on_every_clock(clock):
         ("nothing_after", "v", 1),
     ]
     assert check(repair(cohort, Rng(0))) == []
+
+
+def test_two_numbers_in_the_wrong_order_are_exchanged_on_their_own_grids():
+    schema = clinic({"kind": "at_most", "column": "visits.n_drugs", "of": "visits.dose"})
+    mended = repair(cohort_of(schema, spoil("visits", "n_drugs", 0, 3)(tables())), Rng(0)).tables["visits"]
+    assert mended["n_drugs"].to_list() == [2, 3, 4, None] and mended["dose"].to_list() == [3.0, 5.0, None, 7.5]
 
 
 def test_what_ends_too_late_ends_when_the_next_begins():

@@ -17,6 +17,7 @@ from cohortloom.rng import Rng
 from cohortloom.rules.base import Rule, Violation
 from cohortloom.rules.clinical import Combinations, Implies
 from cohortloom.rules.link import OneRow, Parent, Unique
+from cohortloom.rules.numbers import AtMost
 from cohortloom.rules.sequence import Baseline, Constant, EventOrder, Monotone, NoOverlap, NoRepeat
 from cohortloom.rules.temporal import After, Before, Granularity, InsideVisit, NothingAfter, SameDay, Until
 from cohortloom.rules.value import Decimals, Items, Levels, Range, Required, Step
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Rule]] = {
     for rule in (
         *(Range, Levels, Decimals, Step, Required, Items),
         *(Unique, OneRow, Parent),
+        AtMost,
         *(Before, After, NothingAfter, InsideVisit, Granularity, SameDay, Until),
         *(Monotone, NoRepeat, EventOrder, Constant, NoOverlap, Baseline),
         *(Implies, Combinations),

@@ -24,6 +24,7 @@ from cohortloom.schema.guess import guess, system_of
 from cohortloom.schema.infer_life import add_life
 from cohortloom.schema.infer_long import add_items, pivots, units_apart, wide_codes
 from cohortloom.schema.infer_never import add_never
+from cohortloom.schema.infer_numbers import add_numbers
 from cohortloom.schema.infer_order import add_order
 from cohortloom.schema.infer_repeats import names_one_to_one, repeats, says_static, twin_of, unnamed
 from cohortloom.schema.infer_rising import add_rising
@@ -193,6 +194,7 @@ class _Drafter:
         add_never(data, self.sheet_of, self.head)
         add_rising(data, self.sheet_of, self.notes, self.head)
         add_rows(data, self.sheet_of, self.head)
+        add_numbers(data, self.sheet_of, self.head)
         return data
 
     def written(self, data: dict[str, Any]) -> Draft:

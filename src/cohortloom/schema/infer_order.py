@@ -25,7 +25,7 @@ from cohortloom.schema.guess import FEW, grain_of
 from cohortloom.schema.sheets import Sheet
 from cohortloom.schema.source import TIME_UNITS
 
-__all__ = ["DEATH", "add_order", "dates_of"]
+__all__ = ["DEATH", "FEWEST", "NEAR", "add_order", "dates_of", "shortest"]
 
 FEWEST = 30  #: Patients in whom an order must hold: one broken in 10 % of them would be seen with a chance of 96 %.
 NEAR = 0.1
@@ -61,7 +61,7 @@ def add_order(data: dict[str, Any], sheets: Mapping[str, Sheet], head: list[str]
     rare = {place for place in often if not place.endswith(".time")}  # may be empty, so that nothing follows from them
     main = [pair for pair in across if not rare & {*pair}]
     rest = [pair for pair in across if rare & {*pair} and not _follows(pair, {*main, *within})]
-    orders = _shortest(main) + rest + _shortest(within)
+    orders = shortest(main) + rest + shortest(within)
     deaths = [(a, b) for b in once if DEATH.search(b) for a in often if (a, b) not in {*orders, *across}]
     orders += [(a, b) for a, b in deaths if _none_after(_by_day(data, _joined(often[a], once[b]), b))]
     if data["clock"] == "timestamp" and (last := _end_of_data([*once.values()], [*often.values()])):
@@ -143,7 +143,7 @@ def _end_of_data(once: list[pl.DataFrame], often: list[pl.DataFrame]) -> str | N
     return str(pl.Series([high]).cast(pl.Int32).cast(pl.Date).dt.month_end()[0])
 
 
-def _shortest(orders: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def shortest(orders: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Without those that follow from two others."""
     known = set(orders)
     return [pair for pair in orders if not _follows(pair, known)]

@@ -1,8 +1,8 @@
 """What never falls in a patient, or never rises (a sum so far, a functional score, a lasting diagnosis): for a draft.
 
-A model of single rows lets a sum fall in half of its rows. So a number, ordinal or flag of a visit or event table
-that falls (rises) in no patient of the files is drafted with a rule `monotone`, where that would have been seen: it goes
-the other way in 30 patients, and in .3 of all steps from row to row, or 100 steps begin where it had already moved.
+A model of single rows lets a sum fall in half of its rows. So a number, ordinal or flag of a visit or event table that
+falls (rises) in no patient of the files is drafted with a rule `monotone`, where that would have been seen: it goes the
+other way in 30 patients, and in .3 of all steps from row to row, or 100 steps begin where it had already moved.
 Levels that are numbers and go one way stand in order, so such a category becomes an ordinal.
 """
 
