@@ -60,3 +60,20 @@ def test_levels_are_on_their_way(learned):
     assert np.allclose(gained, way[-2] * (VISITS - 2) / VISITS, atol=0.02)
     # at the end the own level is nearer to the truth of the end than a mean of all records could be
     assert level[died, -1].mean() - level[~died, -1].mean() > 0.75 * 2 * WAY * END / SD
+
+
+def test_first_visits_hear_what_statics_say_of_all_visits(learned):
+    encoded, died, alphabet, way = learned
+    statics = alphabet.static_cells(encoded)
+    alphabet.later_rows(statics, alphabet.visit_cells(encoded)[1], encoded.sequence, fit=True)
+    dense, _ = alphabet.first_inputs(statics)
+    x, _ = alphabet.static_inputs(statics)
+    assert np.array_equal(dense[:, : x.shape[1]], x)
+    level = alphabet.spec.priors(len(x), x)[0]
+    urea = dense[:, x.shape[1]]  # of each number its level, then how often it is recorded
+    at = alphabet.spec.number_block(alphabet.spec.n_numbers - 2)[TOLD[0]]
+    expected = level[-2] + way[-2] * START  # the level at the begin, which those who die have below the others
+    assert np.allclose(urea * alphabet.sd[at] + alphabet.mean[at], expected, atol=1e-4)
+    assert expected[died].mean() < expected[~died].mean() - 1
+    shape = alphabet.shapes("first", alphabet.visit_cells(encoded)[0])[-2]
+    assert shape.own == shape.told == (x.shape[1], x.shape[1] + 1)

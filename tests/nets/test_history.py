@@ -29,7 +29,7 @@ def slow_number_features(score, recorded, gap, pull) -> list[float]:
     spread, moved = 0.5 * np.log(0.25), np.log(0.5)  # the cohort's own, in `SPEC`
     if not len(x):
         empty = [0, 0, 0, float(not recorded[-1]), 0, spread, *[0] * 10, moved, 0, np.log(0.52), rate]
-        return [*empty, np.log1p(time[-1]), *[0] * 11, np.log(0.5 / (len(score) + 0.5)), 0]
+        return [*empty, np.log1p(time[-1]), *[0] * 13, np.log(0.5 / (len(score) + 0.5)), 0]
     smooth = slow = x[0]
     restless = 0.5
     for k, value in enumerate(x[1:], 2):
@@ -55,15 +55,8 @@ def slow_number_features(score, recorded, gap, pull) -> list[float]:
     found = [*level, np.log1p(len(x)), len(x) / len(score), change, same, np.log1p(between), due]
     found += [overdue, x[-1] * recorded[-1], moved, slow, np.log(restless + 0.02), rate, 0, odds]
     often = np.log((len(x) + 0.5) / (len(score) - len(x) + 0.5))
-    return [
-        *found,
-        x.sum() / (len(x) + pull),
-        *waits,
-        0,
-        0,
-        often,
-        0,
-    ]  # nobody else says anything here
+    own = x.sum() / (len(x) + pull)
+    return [*found, own, abs(x[-1] - own), abs(x[-1]), *waits, 0, 0, often, 0]  # nobody else says anything here
 
 
 def test_features_equal_a_loop_over_the_past():

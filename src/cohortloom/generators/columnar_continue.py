@@ -244,7 +244,8 @@ def _prefix_log_prob(
     dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(statics))
     total = np.zeros(encoded.n_subjects)
     if members.first is not None:
-        total += _row_log_prob(Cursor(members.first, dense, lookups), a.coders("first"), firsts)
+        begun = (torch.from_numpy(part) for part in a.first_inputs(statics))
+        total += _row_log_prob(Cursor(members.first, *begun), a.coders("first"), firsts)
     if members.later is None:
         return total
     rows = a.later_rows(statics, alls, seq, n_visits=n_visits)

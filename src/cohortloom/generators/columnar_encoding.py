@@ -10,7 +10,8 @@ Where a late visit makes the record longer instead, the last gap is drawn like a
 gather the errors of all gaps before it. Gaps are counted in whole units of the finest of day, hour, minute, second they
 fit.
 
-A row of `later` knows the past through `nets.history`; a row of `first` and `later` knows the statics.
+A row of `later` knows the past through `nets.history`; a row of `first` and `later` knows the statics, and one of
+`first` what they say of its columns at other visits.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from cohortloom.nets.tokens import CategoryCoder, NumberCoder
 __all__ = ["Alphabet", "LaterRows", "make_up"]
 
 FEATURE_LIMIT = 6.0
+AT_ONCE = 8192  # patients whose features before any visit are worked out
 UNITS = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
 
 
@@ -198,6 +200,7 @@ class Alphabet:
         """Columns of a network with the shares of their tokens in the training rows."""
         out, n_static = [], self.static_width
         small = large = 0
+        told = self._told_at_first()
         number = 1 if self.gap is not None else 0
         for j, coder in enumerate(self.coders(net)):
             count = np.bincount(cells.token[:, j][cells.token[:, j] >= 0], minlength=coder.n_tokens)
@@ -223,8 +226,12 @@ class Alphabet:
             elif net == "later":
                 facts = {"lookup": len(self.static_lookups) + large}
                 large += 1
-            elif coder.kind == "number" and coder.repeat:
-                facts = {"repeat": coder.repeat_token}
+            else:
+                if coder.kind == "number" and coder.repeat:
+                    facts = {"repeat": coder.repeat_token}
+                if net == "first" and (own := told.get(j + len(self.columns) - len(self.coders(net)))) is not None:
+                    places = tuple((n_static + own).tolist())
+                    facts |= {"own": places, "told": places}
             allowed = tuple(coder.allowed.tolist())
             out.append(ColumnShape(coder.kind, coder.n_tokens, allowed, tuple(share.tolist()), **facts))
         return out
@@ -237,6 +244,25 @@ class Alphabet:
         return tuple(
             float(x) for x in (self.mean[last], self.sd[last], self.mean[mean], self.sd[mean], self.sd[change])
         )
+
+    def _told(self) -> dict[int, np.ndarray]:
+        """Of each number and small category, the history features in which statics tell of it."""
+        if self.spec is None:
+            return {}
+        out, number, small = {}, int(self.gap is not None), 0
+        for j, coder in enumerate(self.columns):
+            if coder.kind == "number":
+                block = self.spec.number_block(number)
+                out[j], number = block[[TOLD[0], TOLD[2]]], number + 1
+            elif coder.n_tokens <= LARGE:
+                out[j], small = self.spec.category_block(small)[-coder.n_tokens :], small + 1
+        return out
+
+    def _told_at_first(self) -> dict[int, np.ndarray]:
+        """The same by their places behind the statics of a first visit."""
+        sizes = {j: len(places) for j, places in self._told().items()}
+        ends = np.cumsum(list(sizes.values()))
+        return {j: np.arange(end - n, end) for (j, n), end in zip(sizes.items(), ends)}
 
     @property
     def static_width(self) -> int:
@@ -261,7 +287,7 @@ class Alphabet:
         if net == "statics":
             return 0, []
         if net == "first":
-            return self.static_width, self.static_lookups
+            return self.static_width + sum(map(len, self._told().values())), self.static_lookups
         return self.static_width + self.spec.n_features, [*self.static_lookups, *self.spec.large]
 
     # --- cohort -> cells ---
@@ -334,6 +360,20 @@ class Alphabet:
                 dense.append(cells.score[:, j, None])
             dense.append((cells.token[:, j, None] == np.arange(coder.n_tokens)).astype(np.float32))
         return np.concatenate(dense, 1), np.concatenate(lookups, 1)
+
+    def first_inputs(self, statics: Cells) -> tuple[np.ndarray, np.ndarray]:
+        """Dense features and lookup indices of first visits: the statics, and what they say of each column's level (at
+        the begin of a course) and shares over all visits."""
+        dense, lookups = self.static_inputs(statics)
+        told = self._told()
+        if not told:
+            return dense, lookups
+        places, parts = np.concatenate(list(told.values())), []
+        for rows in np.array_split(np.arange(len(dense)), len(dense) // AT_ONCE + 1):
+            part = statics.take(rows)
+            fresh = self.history(part, part.value[:, self.n_visits_at], np.full(len(rows), np.nan)).features()
+            parts.append(self.standardise(fresh)[:, places])
+        return np.concatenate([dense, np.concatenate(parts)], 1), lookups
 
     def ends(self, statics: np.ndarray) -> np.ndarray:
         """Ends of follow-up since the origin [d], subject x bound, NaN where unknown."""

@@ -167,7 +167,8 @@ class _Walk:
             hole = np.zeros(source.value.shape, bool)
             hole[:, shift:] = self.holes.sequence[step]
             cells = Cells(*[np.repeat(part, p, 0) for part in vars(source).values()])
-            dense, lookups = (torch.from_numpy(part) for part in a.static_inputs(self.state.take(mine)))
+            inputs = a.first_inputs if first else a.static_inputs
+            dense, lookups = (torch.from_numpy(part) for part in inputs(self.state.take(mine)))
             net = self.members.first if first else self.members.later
             if net is not None and len(coders):
                 if not first:

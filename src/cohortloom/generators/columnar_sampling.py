@@ -175,7 +175,7 @@ class _Draw(CellDrawer):
             empty = a.coders("first")
             none = np.zeros((0, len(empty)))
             return Cells(none, none, none.astype(int), none), none, alive[:0], statics, raw
-        dense, lookups = a.static_inputs(statics.take(alive))
+        dense, lookups = a.first_inputs(statics.take(alive))
         subjects = alive // (rows // n) if n else alive
         cursor = self._cursor("first", subjects, torch.from_numpy(dense), torch.from_numpy(lookups))
         fixed = None if self.fixed_first is None else self._fixed_first_rows(alive, rows > n)
@@ -449,7 +449,8 @@ def log_likelihood(alphabet: Alphabet, members: Members, encoded: Encoded) -> np
     if members.first is None:
         total[has] += IMPOSSIBLE
     elif len(has):
-        total[has] += _row_log_prob(Cursor(members.first, dense[has], lookups[has]), alphabet.coders("first"), firsts)
+        begun = (torch.from_numpy(part) for part in alphabet.first_inputs(statics.take(has)))
+        total[has] += _row_log_prob(Cursor(members.first, *begun), alphabet.coders("first"), firsts)
     if members.later is None:
         return total + IMPOSSIBLE * np.maximum(seq.length - 1, 0)
     rows = alphabet.later_rows(statics, alls, seq)

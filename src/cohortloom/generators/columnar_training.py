@@ -158,11 +158,6 @@ class Tables:
         dense, lookups = (torch.from_numpy(part) for part in alphabet.static_inputs(statics))
         firsts, alls = alphabet.visit_cells(encoded)
         has = torch.from_numpy(np.flatnonzero(seq.length > 0))
-        if len(has):
-            cells["first"] = firsts
-            table["first"] = Table.of(
-                alphabet.coders("first"), firsts, has.numpy(), lambda i: (dense[has[i]], lookups[has[i]])
-            )
         if alphabet.spec is not None and (seq.length > 1).any():
             rows = alphabet.later_rows(statics, alls, seq, fit=True)
             cells["later"] = alls.take(rows.step)
@@ -171,7 +166,14 @@ class Tables:
                 alphabet.coders("later"), cells["later"], rows.subject,
                 lambda i: (torch.cat([dense[who[i]], features[i]], 1), torch.cat([lookups[who[i]], codes[i]], 1)),
             )  # fmt: skip
-        return cls(n, table, cells)
+        if len(has):
+            cells["first"] = firsts
+            begun = [torch.from_numpy(part) for part in alphabet.first_inputs(statics.take(has.numpy()))]
+            table["first"] = Table.of(
+                alphabet.coders("first"), firsts, has.numpy(), lambda i: (begun[0][i], begun[1][i])
+            )
+        order = [name for name in ("statics", "first", "later") if name in table]
+        return cls(n, {k: table[k] for k in order}, {k: cells[k] for k in order})
 
 
 def _barred(coders: Sequence[Coder], cells: Cells) -> Tensor:

@@ -4,16 +4,17 @@ Instead of a recurrent network the past is summed up by explicit statistics, upd
 code, in training (all subjects of a chunk, longest first, so that the live ones are a prefix) and in sampling (all
 live subjects). With r_1, r_2, ... the recorded normal scores of a numeric column:
 
-    last r_k, recorded yet?, log time since (in usual gaps), missing at the last visit?, mean, log spread, smoothed r (a
-    running mean that becomes exponential with weight .3, and one with .1), first r_1, log(1 + k), k / visits and the
-    same of late, r_k - r_(k-1), share of verbatim repeats, log time between the last two records, is the next one due
-    at this pace, is it overdue?, last r_k if recorded at the last visit (it tells more then), log mean absolute change,
-    ever and of late, time without any record so far, log odds that a wait of this subject ends now, the patient's own
-    level (the sum over k + within-variance / between-variance: a mean of few records is drawn to that of all patients),
-    how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four hours has
-    odds that rise and fall, which no weight on a time can say; what statics (as the level moves from the begin of a
-    course to its end) and the other numbers' levels say of the level (once for all rows, once for those without a value
-    so far), and statics of recording, beside the log odds of being recorded that are drawn to it
+    last r_k, recorded yet?, log time since (in usual gaps), missing at the last visit?, mean, log spread, smoothed r
+    (a running mean that becomes exponential with weight .3, and one with .1), first r_1, log(1 + k), k / visits and
+    the same of late, r_k - r_(k-1), share of verbatim repeats, log time between the last two records, is the next one
+    due at this pace, is it overdue?, last r_k if recorded at the last visit (it tells more then), log mean absolute
+    change, ever and of late, time without any record so far, log odds that a wait of this subject ends now, the
+    patient's own level (the sum over k + within-variance / between-variance: a mean of few records is drawn to that
+    of all patients), how far the last r_k is from it and from what statics say (what is far from home is seldom
+    kept), how many usual gaps ago it was recorded, one-hot (1, 2, 3, 4, 5, 6-7, 8-11): what is measured every four
+    hours has odds that rise and fall, which no weight on a time can say; what statics (as the level moves from the
+    begin of a course to its end) and the other numbers' levels say of the level (once for all rows, once for those
+    without a value so far), and statics of recording, beside the log odds of being recorded that are drawn to it
 
 Spreads are logs because the log of a scale is regressed on them: a power of one's own past spread stays bounded, an
 exponential of it runs away when drawn values feed on it. They count four values of the cohort's own, so that two close
@@ -40,7 +41,7 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["NUMBER_FEATURES", "History", "HistorySpec", "Steps", "signed_log", "walk"]
 
 WAITS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 11))  # usual gaps since the last record
-NUMBER_FEATURES = 27 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
+NUMBER_FEATURES = 29 + len(WAITS)  # per numeric column; the first is the last value, the fifth the running mean
 TOLD = tuple(NUMBER_FEATURES - place for place in (4, 3, 1))  # what others say of level, first value and recording
 CHANGE, LEVEL = 10, 22  # places of the last change and of the own level among them
 WAIT_ENDS = np.array([1.5, 2.5, 3.5, 4.5, 5.5, 7.5, 11.5])  # of waits between two records, in usual gaps
@@ -387,7 +388,10 @@ class History:
         yield np.where(known, _log(least - longer + usual) - _log(longer + OWN_WAITS - usual), 0)
         told, pull = self.told_level, self._column(spec.pull)
         prior = np.clip(told + self._tied(told), -MOST_LEVEL, MOST_LEVEL)
-        yield prior + (self.apart - count * (prior - told)) / (count + pull)
+        level = prior + (self.apart - count * (prior - told)) / (count + pull)
+        yield level
+        yield np.where(known, np.abs(self.last - level), 0)
+        yield np.where(known, np.abs(self.last - prior), 0)
         for least_gaps, most_gaps in WAITS:
             yield (gaps >= least_gaps) & (gaps <= most_gaps)
         chance = self.chance[: spec.n_numbers]
