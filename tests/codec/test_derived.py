@@ -320,6 +320,7 @@ def test_who_has_no_age_is_in_the_group_unknown():
     cohort = Cohort.build(schema, {"p": frame})
     codec = Codec.from_json(schema, json.loads(json.dumps(Codec.fit(cohort, RAW).to_json())))
     assert [(law.path, law.absent) for law in codec.derived] == [("p.group", "unknown")]
+    assert "p.group" in {feature.name for feature in codec.static_features}  # tells networks what hangs on it
     encoded = codec.encode(cohort, rng=Rng(0))
     order = draw.permutation(300)
     encoded.static.values[:] = encoded.static.values[order]
