@@ -9,7 +9,8 @@ import torch
 from cohortloom.cohort import Cohort
 from cohortloom.errors import SettingsError
 from cohortloom.generators import create
-from cohortloom.nets.gan_rows import RowLaw, Rows
+from cohortloom.nets.gan_law import RowLaw
+from cohortloom.nets.gan_rows import Rows
 from cohortloom.rng import Rng
 from cohortloom.training import drawing_from
 
@@ -17,13 +18,17 @@ from cohortloom.training import drawing_from
 def test_a_row_is_filled_from_its_law_given_that_it_is_recorded():
     """Two numbers and a category, one of each a hole, against the densities written out."""
     with drawing_from(Rng(0).torch):
-        law = RowLaw(Rows([0, 0, 4]), 3, [[0.3], [-0.2], [0.1, -1.0, 0.0, 0.5]], [False, False, False])
+        rows = Rows([0, 0, 4])
+        law = RowLaw(rows, 3, [[0.3], [-0.2], [0.1, -1.0, 0.0, 0.5]], [False, False, False], tied=False)
     h = torch.tensor([[0.5, -1.0, 2.0]]).expand(40_000, 3)
     values, seen = torch.tensor([[0.0, 1.5, 0.0]]).expand(len(h), 3), torch.tensor([[False, True, False]])
     holes = torch.tensor([[True, False, True]]).expand(len(h), 3)
     with torch.no_grad():
-        x, has, log_p = law.filled(h, values, seen.expand(len(h), 3), holes, Rng(1).torch)
-        mean, log_sd, mark, few, _ = law._laws(h[:1])
+        told = values, seen.expand(len(h), 3) | holes, ~holes
+        x, has, log_p = law.filled(h, rows, Rng(1).torch, known=told, holes=holes)
+        dense = rows(x[:1], has[:1])
+        (mean, log_sd), at = law.numbers_of(h[:1], dense), law.laws(h[:1], dense)
+        mark, few, own = at.seen, at.few, law.terms(h[:1], x[:1], has[:1], dense)
     assert has.all() and (x[:, 1] == 1.5).all()
     assert x[:, 0].mean().item() == pytest.approx(mean[0, 0].item(), abs=0.03)
     assert x[:, 0].std().item() == pytest.approx(log_sd[0, 0].exp().item(), rel=0.03)
@@ -31,9 +36,8 @@ def test_a_row_is_filled_from_its_law_given_that_it_is_recorded():
     found = torch.bincount(x[:, 2].long(), minlength=4) / len(x)
     np.testing.assert_allclose(found[1:], share[1:] / share[1:].sum(), atol=0.012)
     assert found[0] == 0
-    normal = torch.distributions.Normal(mean[0, 1], log_sd[0, 1].exp()).log_prob(torch.tensor(1.5))
-    recorded = torch.nn.functional.logsigmoid(mark[0]).sum() + (1 - share[0]).log()
-    np.testing.assert_allclose(log_p, (normal + recorded).item(), atol=1e-5)
+    recorded = torch.nn.functional.logsigmoid(mark[0, 0]) + own[0, 1] + (1 - share[0]).log()
+    np.testing.assert_allclose(log_p, recorded.item(), atol=1e-5)
 
 
 def holed(cohort: Cohort, columns: list[str], share: float) -> tuple[Cohort, dict[str, np.ndarray]]:

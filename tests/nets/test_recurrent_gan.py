@@ -9,8 +9,10 @@ import torch
 from cohortloom.nets.gan_autoencoder import Autoencoder, Batch, recurrence
 from cohortloom.nets.gan_critic import Critic, critic_hinge, generator_hinge, gradient_penalty, r1
 from cohortloom.nets.gan_flow import LatentFlow
+from cohortloom.nets.gan_law import RowLaw
 from cohortloom.nets.gan_monitor import Monitor
-from cohortloom.nets.gan_rows import RowLaw, Rows
+from cohortloom.nets.gan_past import Clock, Memory, n_facts, past_of
+from cohortloom.nets.gan_rows import Rows
 from cohortloom.nets.length_law import LengthLaw, length_bins
 from cohortloom.rng import Rng
 from cohortloom.training import drawing_from
@@ -47,77 +49,169 @@ def autoencoder(**how):
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
+#: A gap, a number and a category with their marks behind all columns, codes; the number lies within the category.
+CLOCK = Clock(np.exp(np.linspace(-6, 6, 1201)).tolist(), 1.0, 9.0)
+COURSE, REPEATS, GATES = (0, 0, 4, 60, 3, 3), {1: 4, 2: 5}, [(1, 2, None)]
+
+
+def shaken(net, std=0.4):
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=std)
+    return net
+
+
+def tied_law(rows, **how):
+    start = [[0.0] * max(n, 1) for n in rows.levels]
+    return shaken(RowLaw(rows, 5, start, [True] + [False] * (len(rows.levels) - 1), **how)).eval()
+
+
+def courses(n=50, t=6):
+    """Courses whose marks say what they should [subject step column]."""
+    draw = Rng(1).numpy
+    step, seen = np.zeros((n, t, 6)), np.ones((n, t, 6), bool)
+    step[..., 0], step[..., 1] = draw.normal(size=(2, n, t)).round(1)
+    step[..., 2], step[..., 3] = draw.integers(0, 4, (n, t)), draw.integers(0, 60, (n, t))
+    seen[..., 1] = (draw.random((n, t)) < 0.7) & (step[..., 2] > 0)
+    seen[..., 2:4] = step[..., 2:4] > 0
+    step *= seen
+    for column, mark in REPEATS.items():
+        last = np.full(n, np.nan)
+        for k in range(t):
+            has = seen[:, k, column]
+            again = has & ~np.isnan(last) & (draw.random(n) < 0.5)
+            step[again, k, column] = last[again]
+            now = step[:, k, column]
+            step[:, k, mark] = np.where(has & ~np.isnan(last), 1 + (now == last), 0)
+            last = np.where(has, now, last)
+        seen[..., mark] = step[..., mark] > 0
+    return torch.from_numpy(step).float(), torch.from_numpy(seen), torch.full((n,), t + 2)
+
+
 def test_cells_of_a_row_sum_to_one_over_what_they_can_be():
     rows = Rows(LEVELS)
-    law, h = RowLaw(rows, 5, START, [False] * 4), torch.randn(1, 5)
+    law, h = tied_law(rows), torch.randn(1, 5)
+
+    def terms(values, seen):
+        return law.terms(h.expand(len(values), -1), values, seen, rows(values, seen))
+
     for column, n in ((1, 3), (3, 60)):
         values = torch.zeros(n, 4)
         values[:, column] = torch.arange(n)
-        assert law.terms(h.expand(n, -1), values, values > 0)[:, column].exp().sum().item() == pytest.approx(
-            1, abs=1e-5
-        )
+        seen = values > 0
+        seen[:, 0] = True
+        assert terms(values, seen)[:, column].exp().sum().item() == pytest.approx(1, abs=1e-5)
     grid = torch.linspace(-12, 12, 4801)
     values = torch.zeros(len(grid), 4)
-    values[:, 0] = grid
-    shown = law.terms(h.expand(len(grid), -1), values, torch.ones(len(grid), 4).bool())[:, 0].exp().sum() * 0.005
-    hidden = law.terms(h, torch.zeros(1, 4), torch.zeros(1, 4).bool())[0, 0].exp()
+    values[:, 2] = grid
+    shown = terms(values, torch.ones(len(grid), 4).bool())[:, 2].exp().sum() * 0.005
+    hidden = terms(values[:1], torch.tensor([[True, True, False, True]]))[0, 2].exp()
     assert (shown + hidden).item() == pytest.approx(1, abs=1e-3)
 
 
-def test_draws_follow_the_law_and_have_the_dense_form_of_what_was_drawn():
-    rows, stream = Rows(LEVELS), Rng(3).torch
-    law = RowLaw(rows, 5, START, [False, False, True, False])
-    h = torch.randn(1, 5).expand(40_000, -1)
-    values, seen, dense = law.draw(h, stream, rows)
-    mean, log_sd, odds, few, _ = law._laws(h[:1])
-    x = values[seen[:, 0], 0]
-    assert x.mean().item() == pytest.approx(mean[0, 0].item(), abs=4 * log_sd.exp()[0, 0].item() / len(x) ** 0.5)
-    assert x.std().item() == pytest.approx(log_sd.exp()[0, 0].item(), rel=0.02)
-    assert seen[:, 0].float().mean().item() == pytest.approx(odds.sigmoid()[0, 0].item(), abs=0.01)
-    assert seen[:, 2].all()
-    share = torch.bincount(values[:, 1].long(), minlength=3) / len(values)
-    assert torch.allclose(share, few[0, 0].exp(), atol=0.012)
-    assert torch.allclose(dense, rows(values, seen), atol=1e-5)
-
-
-def test_draws_without_a_gradient_follow_the_same_law():
-    rows, n = Rows(LEVELS), 40_000
-    law = RowLaw(
-        rows, 5, [START[0], [math.log(0.3), math.log(0.7), -torch.inf], *START[2:]], [False, False, True, False]
+def test_the_past_of_a_course_at_once_is_that_of_its_rows_one_by_one():
+    rows, (step, seen, length) = Rows(COURSE), courses()
+    whole, memory = (
+        past_of(rows, step, seen, {4, 5}, CLOCK, length, torch.zeros(len(step), 0)),
+        Memory(rows, {4, 5}, CLOCK, length, torch.zeros(len(step), 0)),
     )
-    h = torch.randn(1, 5).expand(n, -1)
+    assert whole.facts.shape[2] == n_facts(rows, {4, 5}, 0)
+    for t in range(step.shape[1]):
+        for a, b in zip(vars(memory.past()).values(), vars(whole).values()):
+            assert torch.allclose(a, b[:, t], atol=1e-6)
+        memory.push(step[:, t], seen[:, t])
+    # written out: last value, mean so far and rows since of column 1 at the last row of subject 0
+    k = int(seen[0, :-1, 1].nonzero().max())
+    assert whole.last[0, -1, 1] == step[0, k, 1]
+    told, since, passed = whole.facts[0, -1, [-12, -11]], whole.facts[0, -1, -9], whole.facts[0, -1, -6]
+    assert told[1].item() == pytest.approx(step[0, :-1, 1][seen[0, :-1, 1]].mean().item(), abs=1e-6)
+    assert since.item() == pytest.approx(math.log1p(5 - k) / 2, abs=1e-6)
+    assert passed.item() == pytest.approx(step[0, 1:-1, 0].exp().sum().item() / 9, rel=0.02)
+    room = 9 - 9 * passed.item() - 3 * 1  # of eight rows the sixth and two behind it are to come
+    assert whole.facts[0, -1, -3].item() == pytest.approx(math.tanh(room), abs=1e-4)
+
+
+def test_cells_one_by_one_have_the_density_of_the_row():
+    rows, (step, seen, length) = Rows(COURSE), courses()
+    past = past_of(rows, step, seen, {4, 5}, CLOCK, length, torch.zeros(len(step), 0))
+    law = tied_law(rows, repeats=REPEATS, gates=GATES, n_facts=past.facts.shape[2])
+    for t in range(3):
+        h, now = torch.randn(len(step), 5), past.at((slice(None), t))
+        x, has = step[:, t], seen[:, t]
+        with torch.no_grad():
+            terms = law.terms(h, x, has, rows(x, has), now)
+            *same, log_p = law.filled(h, rows, Rng(0).torch, now, known=(x, has, torch.ones_like(has)))
+        assert torch.equal(same[0], x) and torch.equal(same[1], has)
+        assert torch.allclose(log_p, terms.sum(1), atol=1e-4)
+        said = now.has[:, 1]  # a mark says whether there is a value, and of the last one again nothing is left to say
+        assert (terms[said & (x[:, 4] != 1), 1] == 0).all() and (terms[~said, 4] == 0).all()
+
+
+def test_drawn_rows_follow_the_law_of_each_cell_given_those_before_it():
+    """Chances of pairs of cells: a draw one by one against the product of the laws written out."""
+    rows, n = Rows((3, 0, 3)), 300_000
+    law, h = tied_law(rows), torch.randn(1, 5)
     with torch.no_grad():
-        values, seen, dense = law.draw(h, Rng(3).torch, rows)
-        mean, log_sd, odds, few, many = law._laws(h[:1])
-    x = values[seen[:, 0], 0]
-    assert x.mean().item() == pytest.approx(mean[0, 0].item(), abs=4 * log_sd.exp()[0, 0].item() / len(x) ** 0.5)
-    assert x.std().item() == pytest.approx(log_sd.exp()[0, 0].item(), rel=0.02)
-    assert seen[:, 0].float().mean().item() == pytest.approx(odds.sigmoid()[0, 0].item(), abs=0.01) and seen[:, 2].all()
-    for column, share in ((1, few[0, 0].exp()), (3, many[0][0].exp())):
-        found = torch.bincount(values[:, column].long(), minlength=len(share)) / n
-        assert torch.allclose(found, share, atol=0.012) and torch.equal(seen[:, column], values[:, column] > 0)
-    assert (values[:, 1] != 2).all()  # what can't be never is
-    assert torch.equal(dense, rows(values, seen))
+        values, seen, _ = law.filled(h.expand(n, -1), rows, Rng(3).torch)
+        every = torch.cartesian_prod(torch.arange(3.0), torch.zeros(1), torch.arange(3.0))
+        hidden = torch.tensor([True, False, True]) & (every > 0)
+        chance = law.terms(h.expand(9, -1), every, hidden, rows(every, hidden)).sum(1).exp()
+        found = [((values[:, [0, 2]] == row[[0, 2]]).all(1) & ~seen[:, 1]).float().mean() for row in every]
+        first = torch.tensor([[1.0, 0.0, 0.0]])
+        mean, log_sd = law.numbers_of(h, rows(first, first > 0))
+    assert torch.allclose(torch.stack(found), chance, atol=0.01)
+    x = values[(values[:, 0] == 1) & seen[:, 1], 1]
+    assert x.mean().item() == pytest.approx(mean[0, 0].item(), abs=5 * x.std().item() / len(x) ** 0.5)
+    assert x.std().item() == pytest.approx(log_sd.exp()[0, 0].item(), rel=0.04)
 
 
-def test_a_critic_can_push_every_kind_of_cell():
+def test_drawn_marks_are_kept():
+    rows, (step, seen, length) = Rows(COURSE), courses(2_000)
+    past = past_of(rows, step, seen, {4, 5}, CLOCK, length, torch.zeros(len(step), 0)).at((slice(None), 1))
+    law = tied_law(rows, repeats=REPEATS, gates=GATES, n_facts=past.facts.shape[1])
+    torch.nn.init.normal_(law.past.weight, std=0.1)
+    with torch.no_grad():
+        x, has, _ = law.filled(torch.randn(len(step), 5), rows, Rng(3).torch, past)
+    assert (has[:, 1] <= (x[:, 2] > 0)).all() and (has[:, 1] & ~past.has[:, 1]).any()
+    for column, mark in REPEATS.items():
+        said, had = x[:, mark], past.has[:, column]
+        assert (said[~had] == 0).all() and len(said.unique()) == 3
+        assert (x[said == 2, column] == past.last[said == 2, column]).all()
+        assert torch.equal((said > 0)[had], has[had, column])
+        assert (x[said == 1, column] != past.last[said == 1, column]).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_regression_knows_that_two_are_recorded_together(tied):
+    """Two numbers, recorded together in half of the rows: an entropy of log 2 per row, twice that if apart."""
+    rows, both = Rows((0, 0)), torch.from_numpy(Rng(0).numpy.random(2_000) < 0.5)[:, None].expand(-1, 2)
+    law = RowLaw(rows, 2, [[0.0], [0.0]], [False, False], tied=tied)
+    x, h = torch.zeros(len(both), 2), torch.zeros(len(both), 2)
+    optimiser = torch.optim.Adam(law.regressions(), lr=0.1)
+    for _ in range(200):
+        loss = -law.log_prob(h, x, both, rows(x, both)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    marks = torch.nn.functional.binary_cross_entropy_with_logits
+    told = law.laws(h, rows(x, both)).seen
+    found = marks(told, both.float(), reduction="none").sum(1).mean().item()
+    assert found == pytest.approx(math.log(2) * (1 if tied else 2), abs=0.02)
+
+
+def test_a_critic_can_push_every_kind_of_cell_and_sees_what_was_drawn():
     rows = Rows(LEVELS)
     law, h = RowLaw(rows, 5, START, [False] * 4), torch.randn(64, 5)
-    _, _, dense = law.draw(h, Rng(4).torch, rows)
+    values, seen = law.sample(h, Rng(4).torch, rows)
+    dense = law.pushed(h, values, seen, rows)
+    assert torch.allclose(dense, rows(values, seen), atol=1e-5)
     (dense * torch.randn(dense.shape)).sum().backward()
     n = len(rows.numbers)
     slope = law.out.weight.grad.abs().sum(1)
     assert (slope[: 3 * n + 3] > 0).all()  # means, spreads, marks, few ids
-    assert law.ends[0][1].weight.grad.abs().sum() > 0
+    assert law.ends[0].weight.grad.abs().sum() > 0
 
 
 # -- latents ---------------------------------------------------------------------------------------------------------
-
-
-def shaken(flow):
-    for p in flow.parameters():
-        torch.nn.init.normal_(p, std=0.4)
-    return flow
 
 
 @pytest.mark.parametrize("context", [0, 3])

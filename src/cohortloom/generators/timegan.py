@@ -44,6 +44,9 @@ from cohortloom.training import Phase, hold_out
 
 __all__ = ["TimeGAN"]
 
+#: Inputs of a step above which latents are kept to what recoveries can't know.
+WIDE = 30
+
 
 @dataclass(kw_only=True)
 class TimeGAN(ChoosingGenerator):
@@ -55,7 +58,8 @@ class TimeGAN(ChoosingGenerator):
         width: Hidden units; None: by number of patients, see `timegan_training`.
         latent_size: Size of a step's latent; None: by number of columns.
         beta: Weight of the latents' information while the autoencoder is trained; more makes them smoother and leaves
-            more to the recoveries' noise.
+            more to the recoveries. None: .3 up to `WIDE` inputs of a step, 1 above (latents of wide rows ask more of
+            the generator than it learns in minutes).
         supervision: Weight of the latents' likelihood beside the critic; 0 leaves all to the critic.
         penalty: Weight of R1 or of the gradient penalty.
         layers: Couplings of each map from noise to latents.
@@ -78,7 +82,7 @@ class TimeGAN(ChoosingGenerator):
     objective: Literal["hinge", "wasserstein", "original"] = "hinge"
     width: int | None = None
     latent_size: int | None = None
-    beta: float = 0.2
+    beta: float | None = None
     supervision: float = 0.1
     penalty: float = 1.0
     layers: int = 2
@@ -94,7 +98,7 @@ class TimeGAN(ChoosingGenerator):
         super().__post_init__()
         least = {"width": 2, "latent_size": 2, "layers": 1, "window": 1}
         wrong = [n for n, low in least.items() if (value := getattr(self, n)) is not None and value < low]
-        wrong += [n for n in ("beta", "supervision", "penalty") if not getattr(self, n) >= 0]
+        wrong += [n for n in ("beta", "supervision", "penalty") if not (getattr(self, n) or 0) >= 0]
         if wrong:
             raise SettingsError(
                 f"{self.name}: {', '.join(wrong)} out of range. See help(cohortloom.generators.timegan)."
@@ -120,6 +124,10 @@ class TimeGAN(ChoosingGenerator):
             "step_always": [True, *(f.always for f in shape.sequence), *[False] * len(facts["repeats"])],
             "static_gates": facts["static_gates"],
             "step_gates": facts["step_gates"],
+            "repeats": {j + 1: 1 + len(shape.sequence) + i for i, j in enumerate(facts["repeats"])},
+            "clock": facts["clock"],
+            "limits": facts["limits"],
+            "tied": not self._original,
             "sizes": (e, g, self.latent_size or h),
             "dropout": size.dropout,
             "use_embedding": self.static_embedding,
@@ -136,13 +144,19 @@ class TimeGAN(ChoosingGenerator):
         found = self._records(data, rng.child("gap"))
         train, held_out = hold_out(data.n_subjects, self.training.validation, rng)
         recipe = Recipe(
-            self.objective, self.beta, self.supervision, self.penalty, self.window, self.freeze,
+            self.objective, self._beta, self.supervision, self.penalty, self.window, self.freeze,
             augment=len(train) < AUGMENTED,
         )  # fmt: skip
         size = size_of(data.n_subjects, len(self.shape_.facts["step"]))
         plan = original_phases if self._original else phases
         made = plan(net, found, train, held_out, recipe, self.training, size)
         return made if self.adversarial else [p for p in made if p.name != "joint"]
+
+    @property
+    def _beta(self) -> float:
+        if self.beta is not None:
+            return self.beta
+        return 0.3 if len(self.shape_.facts["step"]) <= WIDE else 1.0
 
     @property
     def _original(self) -> bool:

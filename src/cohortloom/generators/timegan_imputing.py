@@ -44,6 +44,7 @@ from cohortloom.generators.cell_drawing import one_of, renewed
 from cohortloom.generators.impute import Holes
 from cohortloom.generators.timegan_records import NEVER, raw_of, records, without_shut
 from cohortloom.nets.gan_autoencoder import Batch, places
+from cohortloom.nets.gan_past import Past
 from cohortloom.nets.recurrent_gan import RecurrentGAN
 from cohortloom.rng import Rng
 
@@ -127,7 +128,7 @@ class _Walk:
         source = self._renew(np.ones(self.n, bool))
         statics, e, dense = statics[source], e[source], dense[source]
         c = self.net.auto.context_of(e, dense, length)
-        trail = self._steps(many, length, c)
+        trail = self._steps(many, length, c, dense)
         row = np.arange(self.n) * self.p + one_of(self.log_weight, self.draw)
         steps = np.zeros(self.hole.shape)
         for t in range(len(trail) - 1, -1, -1):
@@ -146,13 +147,16 @@ class _Walk:
         prior = static_flow(torch.randn(law[0].shape, generator=self.stream))
         e, log_p_e, log_q = self._proposed(law, prior, free, static_flow.log_prob)
         hole = torch.from_numpy(np.pad(self.static_hole, ((0, 0), (0, values.shape[1] - self.static_hole.shape[1]))))
-        values, seen, log_p = auto.static_law.filled(auto.static_body(e), values, seen, hole[many], self.stream)
+        told, hole = (values, seen | hole[many], ~hole[many]), hole[many]
+        values, seen, log_p = auto.static_law.filled(
+            auto.static_body(e), auto.statics, self.stream, known=told, holes=hole
+        )
         dense = auto.statics(values, seen)
         weight = log_p_e - log_q + log_p + self.net.lengths.log_prob(dense, length)
         self._weigh(weight)
         return values, e, dense
 
-    def _steps(self, many: Tensor, length: Tensor, c: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _steps(self, many: Tensor, length: Tensor, c: Tensor, dense: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
         """Values of each step, and which of its rows every row comes from once the particles were drawn anew."""
         auto, maker, b = self.net.auto, self.net.maker, self.batch
         n_steps = b.step.shape[1]
@@ -170,35 +174,42 @@ class _Walk:
         before = c.new_zeros(len(c), maker.h_size)
         last = np.full((len(c), len(self.repeats)), np.nan)  # last value as it stands in the table, and its score
         score = np.zeros(last.shape)
-        trail = []
+        trail, told, ties = [], auto.memory(length, dense), auto.step_law.ties()
         for t in range(n_steps):
+            past = told.past()
             state, memory = maker.memory(torch.cat([before, g, place[:, t], c], -1)[:, None], memory)
             context = torch.cat([state[:, 0], before, g, c], -1)
             prior = maker.step_flow(torch.randn(before.shape, generator=self.stream), context)
             rest = place[:, t], c
             values, seen, hole = self._cells(t, many, last)
-            law = self._law_of(values, seen, hole, self._written(prior, g, *rest, writer)[0], reader, *rest)
+            law = self._law_of(values, seen, hole, self._written(prior, g, *rest, writer, past)[0], past, reader, *rest)
             h, log_p, log_q = self._proposed(law, prior, hole.any(1), partial(maker.step_flow.log_prob, c=context))
             weight = log_p - log_q
-            body, writer = self._written(h, g, *rest, writer)
-            values, seen, fit = auto.step_law.filled(body, values, seen, hole, self.stream)
+            body, writer = self._written(h, g, *rest, writer, past)
+            values, seen, fit = auto.step_law.filled(
+                body, auto.steps, self.stream, past, known=(values, seen | hole, ~hole), holes=hole, ties=ties
+            )
             out, last, score = self._followed(t, many, values, hole, last, score)
             values = torch.from_numpy(out).float()
             _, reader = self._read(values, seen, *rest, reader)
+            told.push(values, seen)
             alive = (t < b.length).numpy()
             self._weigh(torch.where(t < length, weight + fit, 0.0))
             source = self._renew(alive)
             trail.append((out[:, 1 : 1 + self.hole.shape[2]], source))
             at = torch.from_numpy(source)
             memory, writer, reader = (x[:, at] for x in (memory, writer, reader))
+            told.take(at)
             before, g, c, last, score = h[at], g[at], c[at], last[source], score[source]
         return trail
 
-    def _written(self, h: Tensor, g: Tensor, place: Tensor, c: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _written(
+        self, h: Tensor, g: Tensor, place: Tensor, c: Tensor, memory: Tensor | None, past: Past
+    ) -> tuple[Tensor, Tensor]:
         """What the law of a step reads, and the memory of the recovery after it."""
         auto = self.net.auto
         state, memory = auto.writer(torch.cat([h, g, place, c], -1)[:, None], memory)
-        return torch.cat([auto.step_body(torch.cat([state[:, 0], h, g, c], -1)), h, g], -1), memory
+        return auto.row_state(torch.cat([state[:, 0], h, g, c], -1), past), memory
 
     def _read(
         self, values: Tensor, seen: Tensor, place: Tensor, c: Tensor, memory: Tensor | None
@@ -211,8 +222,9 @@ class _Walk:
         return (mean, log_sd.clamp(-6, 2)), memory
 
     def _law_of(
-        self, values: Tensor, seen: Tensor, hole: Tensor, body: Tensor, reader: Tensor | None, place: Tensor, c: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, values: Tensor, seen: Tensor, hole: Tensor, body: Tensor, past: Past, reader: Tensor | None,
+        place: Tensor, c: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mean and Cholesky factor of the proposal of a step's latent.
 
         With holes in numbers: the embedder reads their expected value x, and the spread r of what the generator (whose
@@ -223,7 +235,9 @@ class _Walk:
         cov = torch.diag_embed(torch.exp(2 * log_sd))
         here = hole[:, numbers]
         if here.any():
-            at, spread = (x.view(self.n, self.p, -1) for x in self.net.auto.step_law.numbers_of(body))
+            dense = self.net.auto.steps(values, seen)
+            found = self.net.auto.step_law.numbers_of(body, dense, past)
+            at, spread = (x.view(self.n, self.p, -1) for x in found)
             var = at.var(1) + torch.exp(2 * spread).mean(1)
             at, var = (x.repeat_interleave(self.p, 0) for x in (at.mean(1), var))
             values, seen = values.clone(), seen.clone()

@@ -82,7 +82,8 @@ def _expected(net: RecurrentGAN, latents: Latents, length: torch.Tensor) -> tupl
     if not n_steps:
         return static, latents.h.new_zeros(len(static), 0, net.auto.steps.width)
     there = (torch.arange(n_steps) < length[:, None])[..., None]
-    return static, net.auto.step_law.expected(net.auto.states(latents, length), net.auto.steps) * there
+    state = net.auto.row_state(net.auto.states(latents, length), None)
+    return static, net.auto.step_law.expected(state, net.auto.steps) * there
 
 
 def _generated(net: RecurrentGAN, n: int, stream: torch.Generator, window: int) -> tuple[Latents, torch.Tensor]:

@@ -9,11 +9,10 @@ w = (max - min) / 2 become statics (log w; a constant course has w = 0, marked b
 (x - c) / w.
 
 A number that is not recorded at a step stands there as the line between the records around it (NaN if there are none),
-with its mark off. The latents then follow one course per number, and whether it is shown is another matter; without
-that, a latent forgets a value that is recorded every tenth step.
+with its mark off. The embedder then reads one course per number, and whether it is shown is another matter.
 
 What lies within something that is not there (`codec.gates`) counts as not recorded, and the laws leave it out
-(`nets.gan_rows`). Gates whose value says so (a count, a yes) are neither repeated nor scaled: they are read as drawn.
+(`nets.gan_law`). Gates whose value says so (a count, a yes) are neither repeated nor scaled: they are read as drawn.
 """
 
 from __future__ import annotations
@@ -94,8 +93,27 @@ def measured(codec: Codec, data: Encoded, *, normalise: bool, rng: Rng) -> dict[
     counts = [0, *(len(f.levels) for f in seq.features), *[3] * len(facts["repeats"])]
     shut = {j + 1: rows[seq.position < facts["n_steps"]] for j, rows in _shut(codec, seq).items()}
     facts["step"] = _starts(counts, found.step, found.step_seen, shut)
+    facts["clock"] = _clock(codec, seq)
+    facts["limits"] = _limits(found, [j for j, n in enumerate(counts) if not n])
     facts["step_levels"], facts["n_numbers"] = counts, counts.count(0)
     return facts
+
+
+def _limits(found: Records, numbers: Sequence[int]) -> list[float]:
+    """Largest absolute value of each number of a step, 1 for one that was never recorded."""
+    size = torch.where(found.step_seen, torch.nan_to_num(found.step), 0.0).abs()
+    return [max(float(size[:, j].max()), 1.0) if len(size) else 1.0 for j in numbers]
+
+
+def _clock(codec: Codec, seq: SequenceArrays) -> tuple[list[float], float, float]:
+    """Gap [d] of evenly spaced scores, the usual gap and the longest span that `k_min` patients reach."""
+    scores = np.linspace(-6, 6, 1201)
+    gaps = codec.times.gap_days(scores, np.zeros(len(scores), bool)) if len(seq.gap) else np.ones(len(scores))
+    later = seq.position > 0
+    span = np.sort(np.bincount(seq.subject, weights=np.where(later, seq.gap, 0.0), minlength=len(seq.length)))
+    usual = max(float(np.median(seq.gap[later])), 1e-3) if later.any() else 1.0
+    longest = float(span[-min(codec.k_min, len(span))]) if len(span) else 1.0
+    return gaps.tolist(), usual, max(longest, usual)
 
 
 def records(codec: Codec, data: Encoded, facts: Mapping[str, Any], rng: Rng) -> Records:

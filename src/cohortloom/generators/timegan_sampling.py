@@ -57,24 +57,20 @@ def drawn_patients(
     dense = auto.statics(values, seen)
     length = net.lengths.draw(dense, stream, least=1 if begin else 0).clamp(max=max(net.n_steps, 1 if begin else 0))
     c = auto.context_of(e, dense, length)
-    started = None
+    started = rows = None
     if begin:
         g, h = net.maker.course(c, length, 1, stream)
-        x, has = torch.zeros(len(e), 1, len(auto.steps.levels)), torch.ones(len(e), 1, len(auto.steps.levels)).bool()
-        put_row(x, has, begin)
-        state = auto.states(Latents(e, g, h, c), length)
-        weight = weight + auto.step_law.log_prob(state, x, has, list(begin))[:, 0]
-        started = (g, h, torch.ones_like(length))
+        x, has, chance = _fixed(net, Latents(e, g, h, c), dense, length, begin, stream, noise)
+        weight, started = weight + chance, (g, h, torch.ones_like(length))
+        rows = x[:, None], has[:, None], torch.ones_like(length)
     if many > 1:
         chosen = torch.multinomial(weight.view(n, many).softmax(-1), 1, generator=stream).squeeze(1)
-        rows = torch.arange(n) * many + chosen
-        e, values, seen, length, c = (x[rows] for x in (e, values, seen, length, c))
-        started = None if started is None else tuple(x[rows] for x in started)
+        at = torch.arange(n) * many + chosen
+        e, values, seen, length, c, dense = (x[at] for x in (e, values, seen, length, c, dense))
+        started, rows = (None if part is None else tuple(x[at] for x in part) for part in (started, rows))
     n_steps = int(length.max()) if n else 0
     g, h = net.maker.course(c, length, n_steps, stream, started)
-    x, has = net.steps(Latents(e, g, h, c), length, stream, noise=noise)
-    if n_steps:
-        put_row(x[:, 0], has[:, 0], begin)
+    x, has = net.steps(Latents(e, g, h, c), dense, length, stream, noise=noise, begun=rows)
     return Batch(values, seen, x, has, length)
 
 
@@ -96,11 +92,8 @@ def continued(net: RecurrentGAN, past: Batch, stream: torch.Generator, *, noise:
     g, h = net.maker.course(c, length, n_steps, stream, (g, h, known))
     x, has = past.step, past.step_seen
     if n_steps:
-        x, has = net.steps(Latents(e, g, h, c), length, stream, noise=noise)
-        old = (torch.arange(n_steps) < known[:, None])[..., None]
-        room = n_steps - past.step.shape[1]
-        x = torch.where(old, torch.nn.functional.pad(torch.nan_to_num(past.step), (0, 0, 0, room)), x)
-        has = torch.where(old, torch.nn.functional.pad(past.step_seen, (0, 0, 0, room)), has)
+        begun = past.step, past.step_seen, known
+        x, has = net.steps(Latents(e, g, h, c), dense, length, stream, noise=noise, begun=begun)
     return Batch(past.static, past.static_seen, x, has, length)
 
 
@@ -121,13 +114,30 @@ def _statics(
         mean, log_sd = auto.read_statics(auto.statics(*given))
         e = mean + log_sd.exp() * torch.randn(mean.shape, generator=stream)
     body = auto.static_body(e)
-    values, seen = auto.static_law.sample(body, stream, noise=noise)
+    values, seen = torch.zeros(n, len(auto.statics.levels)), torch.zeros(n, len(auto.statics.levels)).bool()
+    known = torch.zeros_like(seen)
     if given is not None:
-        values[:, :n_given], seen[:, :n_given] = (x[:, :n_given] for x in given)
-    if fixed:
-        put_row(values, seen, fixed)
-        weight = auto.static_law.log_prob(body, values, seen, list(fixed))
-    return e, values, seen, weight
+        values[:, :n_given], seen[:, :n_given], known[:, :n_given] = *(x[:, :n_given] for x in given), True
+    put_row(values, seen, fixed)
+    known[:, list(fixed)] = True
+    values, seen, chance = auto.static_law.filled(body, auto.statics, stream, noise=noise, known=(values, seen, known))
+    return e, values, seen, weight + chance if fixed else weight
+
+
+@torch.no_grad()
+def _fixed(
+    net: RecurrentGAN, latents: Latents, dense: torch.Tensor, length: torch.Tensor, first: Mapping[int, float],
+    stream: torch.Generator, noise: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """First steps with fixed columns: values, marks [subject column], log-probability of what is fixed [subject]."""
+    auto, n = net.auto, len(length)
+    past = auto.memory(length, dense).past() if auto.tied else None
+    values, seen = torch.zeros(n, len(auto.steps.levels)), torch.zeros(n, len(auto.steps.levels)).bool()
+    put_row(values, seen, first)
+    known = torch.zeros_like(seen)
+    known[:, list(first)] = True
+    state = auto.row_state(auto.states(latents, length)[:, 0], past)
+    return auto.step_law.filled(state, auto.steps, stream, past, noise=noise, known=(values, seen, known))
 
 
 def evidence(net: RecurrentGAN, batch: Batch, stream: torch.Generator, draws: int = 4) -> torch.Tensor:

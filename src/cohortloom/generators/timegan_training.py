@@ -36,12 +36,14 @@ __all__ = ["Loss", "Recipe", "Size", "before_joint", "phases", "size_of", "watch
 FEWEST_ADVERSARIAL = 40
 #: Patients below which inputs of the critic are jittered and steps hidden from it, real and drawn alike.
 AUGMENTED = 1_000
+#: Steps of patients that are looked at together while recoveries and generator learn, and patients at least.
+STEPS_AT_ONCE, FEWEST_AT_ONCE = 800, 16
+#: Patients at least that a critic looks at together.
+JUDGED_AT_ONCE = 64
 #: Patients drawn at an evaluation.
 WATCHED = 384
 #: The penalty is taken in every so many-th critic update on average, and weighs as much more.
 LAZY = 4
-#: Weight of a number between its records while the autoencoder is trained.
-BLANK = 0.25
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
@@ -89,13 +91,19 @@ def phases(
     size: Size,
 ) -> list[Phase]:
     """Everything that is trained."""
-    base = asked.over(Training(learning_rate=8e-3, ema=0.99))
+    batch = max(FEWEST_AT_ONCE, int(STEPS_AT_ONCE / (1 + float(data.length.float().mean()))))
+    batch = min(batch, Training().resolved(len(train)).batch_size)
+    base = asked.over(Training(learning_rate=6e-3, ema=0.995, batch_size=batch))
+    lines_of = asked.over(Training(learning_rate=1e-2, ema=0.995, weight_decay=0.05, final_rate=0.02, batch_size=batch))
     evidence = Objective("evidence", [*net.auto.parameters()], _evidence(net, data, recipe))
     latents = Objective("latents", net.maker.parameters(), _supervised(net, data))
-    out = before_joint(net, data, train, held_out, evidence, latents, base, score=_evidence(net, data, recipe))
+    lines = Objective("regressions", _regressions(net), _lines(net, data))
+    out = [Phase("rows", net, train, [lines], held_out, None, lines_of, 2.0)]
+    out += before_joint(net, data, train, held_out, evidence, latents, base, score=_evidence(net, data, recipe))
     joint_steps = 0 if len(train) < FEWEST_ADVERSARIAL else size.joint_steps
     if joint_steps:
-        out.append(_joint(net, data, train, held_out, recipe, asked, joint_steps))
+        at_once = min(max(batch, JUDGED_AT_ONCE), Training().resolved(len(train)).batch_size)
+        out.append(_joint(net, data, train, held_out, recipe, asked, joint_steps, at_once))
     return out
 
 
@@ -113,9 +121,9 @@ def before_joint(
     """Autoencoder (judged by `score`, None: its own loss), law of lengths, generator."""
     length = Objective("length", net.lengths.parameters(), _length_loss(net, data))
     return [
-        Phase("embed", net, train, [embed], held_out, score, training, 3.0),
+        Phase("embed", net, train, [embed], held_out, score, training, 4.0),
         Phase("length", net, train, [length], held_out, None, training, 0.3),
-        Phase("supervise", net, train, [supervise], held_out, None, training, 3.0),
+        Phase("supervise", net, train, [supervise], held_out, None, training, 2.0),
     ]
 
 
@@ -127,11 +135,12 @@ def _joint(
     recipe: Recipe,
     asked: Training,
     steps: int,
+    at_once: int,
 ) -> Phase:
     """Critic and generator take turns, at two time scales."""
     training = Training(
         steps=steps, learning_rate=1e-3, betas=(0.0, 0.9), ema=0.995, patience=10, evaluate_every=max(50, steps // 30),
-        final_rate=0.1, weight_decay=0.0,
+        final_rate=0.1, weight_decay=0.0, batch_size=at_once,
     )  # fmt: skip
     maker = [*net.maker.parameters()]
     if not recipe.freeze:
@@ -142,7 +151,7 @@ def _joint(
             Objective("critic", net.critic.parameters(), _critic(net, data, recipe), learning_rate=2e-3),
             Objective("generator", maker, _generator(net, data, recipe), learning_rate=5e-4),
         ],
-        held_out, watch(net, data, train), asked.over(training), 4.0,
+        held_out, watch(net, data, train), asked.over(training), 3.0,
         judge_start=True, lenient=True, if_infinite="drawn patients are all alike (collapse)",
     )  # fmt: skip
 
@@ -156,8 +165,23 @@ def _evidence(net: RecurrentGAN, data: Records, recipe: Recipe) -> Loss:
     def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
         batch = data.batch(index)
         latents, information, _ = net.auto.embed(batch, stream)
-        static, course = net.auto.log_likelihood(batch, latents, BLANK)
+        static, course = net.auto.log_likelihood(batch, latents)
         return scale * (recipe.beta * information - static - course).mean()
+
+    return loss
+
+
+def _regressions(net: RecurrentGAN) -> list[torch.nn.Parameter]:
+    """What recoveries know of a cell without latents."""
+    return [*net.auto.static_law.regressions(), *net.auto.step_law.regressions()]
+
+
+def _lines(net: RecurrentGAN, data: Records) -> Loss:
+    scale = 1.0 / (1.0 + float(data.length.float().mean()))
+
+    def loss(index: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+        static, course = net.auto.regression(data.batch(index))
+        return -scale * (static + course).mean()
 
     return loss
 

@@ -1,10 +1,11 @@
 """Patients as latents: e of the statics, g of the course, h_t of every step.
 
     e ~ q(e | statics),   g ~ q(g | course, c),   h_t ~ q(h_t | steps up to t, c),   c = context(e, statics, length)
-    statics ~ law(e),       step_t ~ law(GRU(h_1..h_t), h_t, g, c)
+    statics ~ law(e),       step_t ~ law(GRU(h_1..h_t), h_t, g, c, steps before t)
 
 The three embeddings and the two recoveries of TimeGAN, with laws in place of points: an embedding has learned noise, so
-the latents have no holes, and a recovery draws ids, marks and values. Trained first, by
+the latents have no holes, and a recovery draws ids, marks and values, each knowing the cells before it
+(`nets.gan_law`). Trained first, by
 
     E_q[log law(statics) + sum_t log law(step_t)] - beta KL(q || N(0, I))
 
@@ -18,14 +19,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from cohortloom.nets.gan_rows import RowLaw, Rows
+from cohortloom.nets.gan_law import RowLaw
+from cohortloom.nets.gan_past import Clock, Memory, Past, n_facts, past_of
+from cohortloom.nets.gan_rows import Rows
 
 __all__ = ["Autoencoder", "Batch", "Latents", "padded", "places", "recurrence"]
 
@@ -106,6 +109,10 @@ class Autoencoder(nn.Module):
         use_embedding: Does c see e and the statics? Off for an ablation.
         use_course: Is there a latent g that all steps share? Off for an ablation.
         static_gates, step_gates: Columns that lie within others, see `RowLaw`.
+        repeats: Column of a step -> its mark "repeat".
+        limits: Largest absolute value of each number of a step.
+        clock: Gaps of evenly spaced scores, the usual gap and the longest span, see `Clock`.
+        tied: Do recoveries know the cells before a cell? Off for the original objective.
     """
 
     def __init__(
@@ -124,6 +131,10 @@ class Autoencoder(nn.Module):
         use_course: bool = True,
         static_gates: Sequence[tuple[int, int, float | None]] = (),
         step_gates: Sequence[tuple[int, int, float | None]] = (),
+        repeats: Mapping[int, int] | None = None,
+        limits: Sequence[float] | None = None,
+        clock: tuple[Sequence[float], float, float] = ((1.0,), 1.0, 1.0),
+        tied: bool = True,
     ) -> None:
         super().__init__()
         e, g, h = self.sizes = sizes
@@ -131,17 +142,25 @@ class Autoencoder(nn.Module):
         self.statics, self.steps = Rows(static), Rows(step)
         self.static_in = _mlp(self.statics.width, width, 2 * e, dropout)
         self.static_body = nn.Sequential(nn.Linear(e, width), nn.SiLU(), nn.Dropout(dropout))
-        self.static_law = RowLaw(self.statics, width, static_start, static_always, gates=static_gates)
+        self.static_law = RowLaw(self.statics, width, static_start, static_always, gates=static_gates, tied=tied)
         self.context = _mlp(e + self.statics.width + 2, width, width, dropout)
         seen = self.steps.width + len(self.steps.numbers)
         self.reader = nn.GRU(seen + PLACE + width, width, batch_first=True)
         self.step_post = nn.Linear(width + seen, 2 * h)
         self.course_post = _mlp(3 * width, width, 2 * g, dropout)
         self.writer = nn.GRU(h + g + PLACE + width, width, batch_first=True)
+        self.clock = Clock(*clock)
+        self.marks, self.tied = frozenset((repeats or {}).values()), tied
+        facts = n_facts(self.steps, self.marks, self.statics.width) if tied else 0
         self.step_body = nn.Sequential(
-            nn.Linear(width + h + g + width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU()
-        )
-        self.step_law = RowLaw(self.steps, width + h + g, step_start, step_always, gates=step_gates)
+            nn.Linear(width + h + g + width + facts, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width),
+            nn.SiLU(),
+        )  # fmt: skip
+        self.step_law = RowLaw(
+            self.steps, width + h + g, step_start, step_always, gates=step_gates, repeats=repeats, limits=limits,
+            n_facts=facts,
+            tied=tied,
+        )  # fmt: skip
 
     # -- embeddings ------------------------------------------------------------------------------------------------
 
@@ -203,24 +222,65 @@ class Autoencoder(nn.Module):
     # -- recoveries ------------------------------------------------------------------------------------------------
 
     def states(self, latents: Latents, length: torch.Tensor) -> torch.Tensor:
-        """What the law of every step reads [subject step width]."""
+        """What latents say of every step [subject step width]."""
         n, t = latents.h.shape[:2]
+        _, g_size, h_size = self.sizes
         if t == 0:
-            return latents.c.new_zeros(n, 0, latents.c.shape[1] + self.sizes[1] + self.sizes[2])
+            return latents.c.new_zeros(n, 0, 2 * latents.c.shape[1] + g_size + h_size)
         c, g = (x[:, None].expand(-1, t, -1) for x in (latents.c, latents.g))
         state = recurrence(self.writer, torch.cat([latents.h, g, places(length, t), c], -1), length)
-        body = self.step_body(torch.cat([state, latents.h, g, c], -1))
-        return torch.cat([body, latents.h, g], -1)  # latents reach the law directly too: it starts linear
+        return torch.cat([state, latents.h, g, c], -1)
 
-    def log_likelihood(self, batch: Batch, latents: Latents, blank: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """log law of the statics and of the course [subject]; for `blank` see `RowLaw.terms`."""
-        static = self.static_law.log_prob(self.static_body(latents.e), batch.static, batch.static_seen)
+    def row_state(self, said: torch.Tensor, past: Past | None) -> torch.Tensor:
+        """What the law of a step reads: what latents say of it, and the past [... width]."""
+        body = self.step_body(said if past is None else torch.cat([said, past.facts], -1))
+        _, g, h = self.sizes
+        width = self.context_size
+        return torch.cat([body, said[..., width : width + h + g]], -1)  # latents reach the law directly: starts linear
+
+    def past_of(self, step: torch.Tensor, seen: torch.Tensor, length: torch.Tensor, dense: torch.Tensor) -> Past | None:
+        """What rows of courses know of those before them and of the dense statics [subject step]; None: nothing."""
+        if not self.tied:
+            return None
+        return past_of(self.steps, step, seen, self.marks, self.clock, length, self._told(dense))
+
+    def memory(self, length: torch.Tensor, dense: torch.Tensor) -> Memory:
+        """The same for courses that are being drawn."""
+        return Memory(self.steps, self.marks, self.clock, length, self._told(dense))
+
+    def _told(self, dense: torch.Tensor) -> torch.Tensor:
+        return dense.detach() if self.use_embedding else torch.zeros_like(dense)
+
+    def log_likelihood(self, batch: Batch, latents: Latents) -> tuple[torch.Tensor, torch.Tensor]:
+        """log law of the statics and of the course [subject]."""
+        static = self._statics_law(self.static_body(latents.e), batch)
         if batch.step.shape[1] == 0:
             return static, torch.zeros_like(static)
+        return static, self._course_law(self.states(latents, batch.length), batch)
+
+    def regression(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of laws that hear nothing from latents [subject]."""
+        static = self._statics_law(torch.zeros(len(batch.length), self.static_law.out.in_features), batch)
+        if batch.step.shape[1] == 0:
+            return static, torch.zeros_like(static)
+        return static, self._course_law(None, batch)
+
+    def _statics_law(self, body: torch.Tensor, batch: Batch) -> torch.Tensor:
+        dense = self.statics(batch.static, batch.static_seen)
+        return self.static_law.log_prob(body, batch.static, batch.static_seen, dense)
+
+    def _course_law(self, said: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         there = batch.there
-        state = self.states(latents, batch.length)[there]
-        found = self.step_law.log_prob(state, batch.step[there], batch.step_seen[there], None, blank)
-        return static, torch.zeros(there.shape).masked_scatter(there, found).sum(1)
+        dense = self.statics(batch.static, batch.static_seen)
+        past = self.past_of(batch.step, batch.step_seen, batch.length, dense)
+        past = None if past is None else past.at(there)
+        step, seen = batch.step[there], batch.step_seen[there]
+        if said is None:
+            state = step.new_zeros(len(step), self.step_law.out.in_features)
+        else:
+            state = self.row_state(said[there], past)
+        found = self.step_law.log_prob(state, step, seen, self.steps(step, seen), past)
+        return torch.zeros(there.shape).masked_scatter(there, found).sum(1)
 
 
 def _mlp(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:

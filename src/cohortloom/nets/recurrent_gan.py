@@ -160,25 +160,65 @@ class RecurrentGAN(nn.Module):
         """Patients drawn with gradients, their courses cut behind `window` steps."""
         e = self.maker.statics(n, stream) if e is None else e
         auto = self.auto
-        values, seen, dense = auto.static_law.draw(auto.static_body(e), stream, auto.statics, noise=noise)
+        body = auto.static_body(e)
+        values, seen = auto.static_law.sample(body.detach(), stream, auto.statics, noise=noise)
+        dense = auto.static_law.pushed(body, values, seen, auto.statics)
         with torch.no_grad():
             length = self.lengths.draw(dense, stream).clamp(max=self.n_steps)
         n_steps = min(int(length.max()) if n else 0, window or self.n_steps)
         c = auto.context_of(e, dense, length)
         g, h = self.maker.course(c, length, n_steps, stream)
         latents = Latents(e, g, h, c)
-        there = torch.arange(n_steps) < length[:, None]
-        drawn = auto.step_law.draw(auto.states(latents, length)[there], stream, auto.steps, noise=noise)
-        x, has, step = (padded(part, there) for part in drawn)
-        return Drawn(Batch(values, seen, x, has, length), dense, step)
+        said = auto.states(latents, length)
+        x, has = self._rows(said.detach(), dense, length, stream, noise=noise)
+        batch, step = Batch(values, seen, x, has, length), said.new_zeros(*said.shape[:2], auto.steps.width)
+        there = batch.there
+        if there.any():
+            past = auto.past_of(x, has, length, dense)
+            past = None if past is None else past.at(there)
+            state = auto.row_state(said[there], past)
+            step = padded(auto.step_law.pushed(state, x[there], has[there], auto.steps, past), there)
+        return Drawn(batch, dense, step)
 
     def steps(
-        self, latents: Latents, length: torch.Tensor, stream: torch.Generator, *, noise: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and marks of the steps drawn given their latents, zero behind the end [subject step column]."""
-        there = torch.arange(latents.h.shape[1]) < length[:, None]
-        drawn = self.auto.step_law.sample(self.auto.states(latents, length)[there], stream, noise=noise)
-        return tuple(padded(part, there) for part in drawn)
+        self, latents: Latents, dense: torch.Tensor, length: torch.Tensor, stream: torch.Generator, *,
+        noise: bool = True, begun: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Values and marks of steps drawn given latents and dense statics, zero behind the end [subject step column].
+
+        Where courses have begun, `begun` holds values and marks of the first steps [subject step column] and how many
+        there are [subject].
+        """
+        return self._rows(self.auto.states(latents, length), dense, length, stream, noise=noise, begun=begun)
+
+    @torch.no_grad()
+    def _rows(
+        self, said: torch.Tensor, dense: torch.Tensor, length: torch.Tensor, stream: torch.Generator, *,
+        noise: bool = True, begun: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Steps drawn one after the other."""
+        auto, (n, n_steps) = self.auto, said.shape[:2]
+        law, rows = auto.step_law, auto.steps
+        values = torch.zeros(n, n_steps, len(rows.levels))
+        seen = torch.zeros(values.shape, dtype=torch.bool)
+        if not auto.tied:
+            there = torch.arange(n_steps) < length[:, None]
+            drawn = law.sample(auto.row_state(said[there], None), stream, rows, noise=noise)
+            return tuple(padded(part, there) for part in drawn)
+        order = length.argsort(descending=True, stable=True)  # only courses that go on take part in a step
+        alive = (length > torch.arange(n_steps)[:, None]).sum(1).tolist()
+        said, memory, ties = said[order], auto.memory(length[order], dense[order]), law.ties()
+        for t, k in enumerate(alive):
+            memory.take(slice(k))
+            past, now = memory.past(), order[:k]
+            x, has, _ = law.filled(auto.row_state(said[:k, t], past), rows, stream, past, noise=noise, ties=ties)
+            if begun is not None and t < begun[0].shape[1]:
+                old = (t < begun[2][now])[:, None]
+                x = torch.where(old, torch.nan_to_num(begun[0][now, t]), x)
+                has = torch.where(old, begun[1][now, t], has)
+            memory.push(x, has)
+            values[now, t], seen[now, t] = x, has
+        return values, seen
 
     def dense(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Dense forms of real patients, zero behind the end."""
