@@ -193,6 +193,13 @@ def wide(row: Float[Tensor, "*cell feature"], basis: Float[Tensor, "record basis
     return (row[..., :, None] * basis[..., None, :]).flatten(-2)
 
 
+def _beside(columns: Columns) -> Bool[Tensor, "token"]:
+    """Tokens of the same visit that the linear part sees: those of categories, if they aren't too many."""
+    category = torch.tensor([columns.each[j].kind == "category" for j in columns.small], dtype=torch.bool)
+    keep = category[columns.owner] if len(columns.owner) else torch.zeros(0, dtype=torch.bool)
+    return keep if int(keep.sum()) <= WIDEST else torch.zeros_like(keep)
+
+
 class RecordDenoiser(nn.Module):
     """Denoiser of statics and course.
 
@@ -210,6 +217,11 @@ class RecordDenoiser(nn.Module):
         super().__init__()
         self.static, self.series = Columns(tuple(static)), Columns(tuple(series))
         self.width, self.n_heads, self.units = width, n_heads, units
+        beside = _beside(self.series)
+        more = ~beside if len(beside) <= MANY else torch.zeros_like(beside)
+        self.register_buffer("beside", beside, persistent=False)
+        self.register_buffer("more", more, persistent=False)
+        self.n_beside, self.n_more = int(beside.sum()), int(more.sum())
         self.embed_static, self.embed_series = Embed(self.static, width), Embed(self.series, width)
         self.column = nn.Parameter(torch.randn(len(static), width) * 0.1)
         self.place = nn.Linear(N_PLACE, width)
@@ -327,14 +339,6 @@ class RecordDenoiser(nn.Module):
             parts.append(one_hot(self.static, static.token))
         return torch.cat(parts, 1)
 
-    @property
-    def beside(self) -> Bool[Tensor, "token"]:
-        """Tokens of the same visit that the linear part sees: those of categories, if they aren't too many."""
-        c = self.series
-        category = torch.tensor([c.each[j].kind == "category" for j in c.small], dtype=torch.bool)
-        keep = category[c.owner] if len(c.owner) else torch.zeros(0, dtype=torch.bool)
-        return keep if int(keep.sum()) <= WIDEST else torch.zeros_like(keep)
-
     def token_row(self, static: Shown, series: Shown, m: Tensor, place: Tensor) -> Float[Tensor, "*cell feature"]:
         """What the linear part of the tokens sees of a row: `row`, and the tokens of its numbers."""
         more = one_hot(self.series, series.token)[..., self.more]
@@ -347,18 +351,9 @@ class RecordDenoiser(nn.Module):
         return self.shares(shares) + around @ (PACE * self.row_tokens)
 
     @property
-    def more(self) -> Bool[Tensor, "token"]:
-        many = len(self.series.owner) > MANY
-        return torch.zeros_like(self.beside) if many else ~self.beside
-
-    @property
-    def n_more(self) -> int:
-        return int(self.more.sum())
-
-    @property
     def n_row(self) -> int:
         known = len(self.static.owner) if len(self.static.owner) <= WIDEST else 0
-        return len(self.series.numbers) + N_PLACE + 1 + len(self.static.numbers) + known + int(self.beside.sum())
+        return len(self.series.numbers) + N_PLACE + 1 + len(self.static.numbers) + known + self.n_beside
 
     def row(self, static: Shown, series: Shown, m: Tensor, place: Tensor) -> Float[Tensor, "record step feature"]:
         """What the linear part of the numbers sees: all columns' processes, place, categories, clean statics."""
