@@ -17,7 +17,7 @@ import polars as pl
 from cohortloom.schema.profile import Profile, decimals_of, outward, snake
 from cohortloom.schema.units import guess_unit, ucum, unit_in
 
-__all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "grain_of", "guess", "item", "system_of"]
+__all__ = ["FEW", "MAX_LEVELS", "Guess", "bounds", "grain_of", "guess", "item", "names_things", "system_of"]
 
 #: Fewer patients than this make a level or code rare.
 FEW = 5
@@ -98,6 +98,11 @@ def bounds(numbers: pl.Series, unit: str) -> dict[str, Any]:
     places = decimals_of(numbers)
     low, high = (int(b) if b == int(b) else b for b in (low, high))
     return {"low": low, "high": high, **({} if places is None else {"decimals": places})}
+
+
+def names_things(name: str) -> bool:
+    """Does a column's name (snake case) say that its numbers name things, whatever their order?"""
+    return bool(_CODED.search(name) or _NOMINAL.search(name))
 
 
 def guess(p: Profile, patients: pl.Series, cells: pl.Series, clock: str) -> Guess:

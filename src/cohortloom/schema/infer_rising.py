@@ -14,7 +14,9 @@ from typing import Any
 import polars as pl
 
 from cohortloom.schema.drafted import column_of, row_times
+from cohortloom.schema.guess import names_things
 from cohortloom.schema.infer_order import FEWEST
+from cohortloom.schema.profile import snake
 from cohortloom.schema.sheets import Sheet
 
 __all__ = ["add_rising"]
@@ -78,7 +80,11 @@ def _ranks(sheet: Sheet, table: dict[str, Any], column: str, spec: dict[str, Any
         return None
     if spec["kind"] == "ordinal":
         return words.replace_strict(list(levels), list(range(len(levels))), default=None, return_dtype=pl.Float64)
-    if spec["kind"] == "category" and not pl.Series(levels).cast(pl.Float64, strict=False).null_count():
+    if (
+        spec["kind"] == "category"
+        and not names_things(snake(theirs))
+        and not pl.Series(levels).cast(pl.Float64, strict=False).null_count()
+    ):
         return words.cast(pl.Float64, strict=False)
     return None
 
