@@ -9,6 +9,7 @@ from cohortloom.codec.signals import SignalCodec
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.generators.signal_diffusion import SignalDiffusion
 from cohortloom.generators.signal_records import WaveRecords
+from cohortloom.rng import Rng
 from cohortloom.schema import Schema
 from cohortloom.training import Training
 
@@ -58,7 +59,7 @@ def test_the_power_that_t_waves_follow_with_is_found(power):
     waves = irregular(30, power).signals["ecg"]
     n = len(waves.samples)
     data = WaveRecords(waves, SignalCodec.fit(waves), np.arange(n), np.zeros((n, 0)), np.zeros((n, 0)), np.zeros(n))
-    data.describe(True)
+    data.describe(True, Rng(0))
     assert data.follow == pytest.approx(power, abs=0.11) and (data.follow > 0) == (power > 0)
 
 

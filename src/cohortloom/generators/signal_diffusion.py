@@ -42,6 +42,7 @@ from cohortloom.codec.pulses import Pulse
 from cohortloom.codec.record_context import RecordContext
 from cohortloom.codec.signals import CLIP, SignalCodec
 from cohortloom.codec.tensors import Encoded, Layout
+from cohortloom.codec.wave_events import Events
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.diffusion.path import PATHS
 from cohortloom.diffusion.sampler import SAMPLERS, grid, stochastic
@@ -50,6 +51,7 @@ from cohortloom.generators.base import Ability, Run
 from cohortloom.generators.bootstrap import with_ids
 from cohortloom.generators.condition import Condition
 from cohortloom.generators.signal_codec import WaveCodec
+from cohortloom.generators.signal_events import drawn_events, event_guides, event_phase
 from cohortloom.generators.signal_net import built, condition_of, label_sets, level_at, measured, places
 from cohortloom.generators.signal_plan import RecordPlan
 from cohortloom.generators.signal_quiet import STILL_SHARE, between_beats, fit_stillness
@@ -162,7 +164,7 @@ class SignalDiffusion(TorchGenerator):
         _, subject = np.unique(signals.records["subject_id"].to_numpy(), return_inverse=True)
         self.label_sets_, which = label_sets(signals.records["label"])
         data = WaveRecords(signals, self.codec_.samples, subject, context, observed, which)
-        data.describe(self.top_down, turned=self.start)
+        data.describe(self.top_down, rng.child("events"), turned=self.start)
         if data.beats is not None and run.minutes is not None:
             run = replace(run, minutes=(1 - STILL_SHARE) * run.minutes)
         self._fit(data, None, rng.child("model"), run)  # type: ignore[arg-type]
@@ -213,6 +215,8 @@ class SignalDiffusion(TorchGenerator):
         found = []
         if net.rhythm is not None:
             found.append(rhythm_phase(self, net, data, rows, held))
+        if net.events is not None:
+            found.append(event_phase(self, net, data, rows, held))
         loss = diffusion_loss(self, net, data)
         training = None
         if self.shape_.facts["placed"] and net.start is not None:
@@ -268,12 +272,12 @@ class SignalDiffusion(TorchGenerator):
             return None
         known = self.shape_.facts
         raw = facts * net.spread.float() + net.middle.float()
+        train = guide[:, : known["n_channels"]] if known["beats"] or known["events"] else None  # type: ignore[index]
         if known["beats"]:
-            train = guide[:, : known["n_channels"]]  # type: ignore[index]
             return net.start.start(train, condition, raw[:, N_RHYTHM : N_RHYTHM + known["n_texture"]], n)
         k = known["n_code"]
         bands = net.code.decode(raw[:, -k:]).reshape(len(raw), known["n_channels"], -1) if k else None
-        return net.start.start(None, condition, bands, n)
+        return net.start.start(train, condition, bands, n)
 
     def _clean(
         self, net: Any, path: Any, condition: torch.Tensor, guide: torch.Tensor | None, law: Start | None,
@@ -351,7 +355,7 @@ class SignalDiffusion(TorchGenerator):
 
     def _draw_signals(self, people: Cohort, records: pl.DataFrame, rng: Rng, where: Mapping[str, Any]) -> SignalSet:
         """Labels, facts, rhythm and samples of records."""
-        name, facts = self.codec_.signal, self.shape_.facts
+        name = self.codec_.signal
         records = records.with_columns(
             pl.Series("label", self._labels(people, records, rng, where.get(f"{name}.label")), dtype=pl.String)
         )
@@ -361,9 +365,9 @@ class SignalDiffusion(TorchGenerator):
         rate = where.get(f"{name}.heart_rate")
         if rate is not None:
             drawn[:, 0] = (math.log(60 / rate / self._pace) - float(self.net_.middle[0])) / float(self.net_.spread[0])
-        beats = self._beats(drawn, records["n_samples"].to_numpy(), rng.child("rhythm")) if facts["beats"] else None
+        beats = self._marks(drawn, context, observed, records["n_samples"].to_numpy(), rng)
         samples = self._samples(drawn, context, observed, beats, records["n_samples"].to_numpy(), rng.child("samples"))
-        notes = _notes(records, beats) if beats is not None else None
+        notes = _notes(records, beats) if isinstance(beats, Beats) else None
         return SignalSet(self.schema_.signals[name], records, samples, notes)
 
     def _labels(self, people: Cohort, records: pl.DataFrame, rng: Rng, fixed: str | None) -> list[str | None]:
@@ -381,6 +385,16 @@ class SignalDiffusion(TorchGenerator):
         """How much faster time runs in the model than in the records."""
         pulse = self.shape_.facts.get("pulse")
         return pulse["pace"] if pulse else 1.0
+
+    def _marks(
+        self, drawn: np.ndarray, context: np.ndarray, observed: np.ndarray, n_samples: np.ndarray, rng: Rng
+    ) -> Beats | Events | None:
+        """Beats or events of each record."""
+        if self.shape_.facts["beats"]:
+            return self._beats(drawn, n_samples, rng.child("rhythm"))
+        if self.shape_.facts["events"]:
+            return drawn_events(self, drawn, context, observed, n_samples, rng.child("rhythm"))
+        return None
 
     def _beats(self, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng) -> Beats:
         """R peaks of each record: the RR series has exactly the drawn mean."""
@@ -405,8 +419,8 @@ class SignalDiffusion(TorchGenerator):
         return Beats(np.where(real, place[:, :width], 0.0), odd[:, :width] & real, count)
 
     def _samples(
-        self, drawn: np.ndarray, context: np.ndarray, observed: np.ndarray, beats: Beats | None, n_samples: np.ndarray,
-        rng: Rng,
+        self, drawn: np.ndarray, context: np.ndarray, observed: np.ndarray, beats: Beats | Events | None,
+        n_samples: np.ndarray, rng: Rng,
     ) -> np.ndarray:  # fmt: skip
         """Physical samples of records, batch by batch."""
         facts, codec = self.shape_.facts, self.codec_.samples
@@ -420,7 +434,7 @@ class SignalDiffusion(TorchGenerator):
             x = self._integrate(self._denoise(*shown), (len(rows), facts["n_channels"], n), stream, shown[2])
             if shown[2] is not None:
                 x = shown[2].decode(x, stream.child("rest").torch)
-            if beats is not None:
+            if isinstance(beats, Beats):
                 x = self.net_.still(x, between_beats(self.net_, beats.take(rows), n))
             out[rows, :, :n] = codec.decode(x.numpy(), n_samples[rows], drawn=True)
         return out
@@ -430,7 +444,7 @@ class SignalDiffusion(TorchGenerator):
         drawn: np.ndarray,
         context: np.ndarray,
         observed: np.ndarray,
-        beats: Beats | None,
+        beats: Beats | Events | None,
         rows: np.ndarray,
         n: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Start | None]:
@@ -439,7 +453,9 @@ class SignalDiffusion(TorchGenerator):
         told = facts[:, : known["n_told"]]
         condition = condition_of(torch.from_numpy(context).float(), torch.from_numpy(observed).float(), told)
         guide = None
-        if beats is not None:
+        if isinstance(beats, Events):
+            guide = event_guides(self.net_.law, beats.take(rows), n)
+        elif beats is not None:
             k = known["n_code"]
             z = facts[:, -k:] * self.net_.spread[-k:].float() + self.net_.middle[-k:].float()
             at = slice(-k - 1 - known.get("n_levels", 0), -k)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cohortloom.codec.beats import Beats
+from cohortloom.codec.wave_events import Events
 from cohortloom.cohort import Cohort
 from cohortloom.diffusion.distill import Stage, distill_stage
 from cohortloom.errors import SettingsError
@@ -157,7 +158,7 @@ class _Pool:
     drawn: np.ndarray
     context: np.ndarray
     observed: np.ndarray
-    beats: Beats | None
+    beats: Beats | Events | None
 
     @classmethod
     def draw(cls, model: SignalDiffusion, n: int, given: Cohort | None, rng: Rng) -> "_Pool":
@@ -177,7 +178,7 @@ class _Pool:
         context, observed = codec.context.encode(people, records)
         _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
         drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
-        beats = model._beats(drawn, records["n_samples"].to_numpy(), rng.child("rhythm")) if facts["beats"] else None
+        beats = model._marks(drawn, context, observed, records["n_samples"].to_numpy(), rng)
         longest = min(int(records["n_samples"].max()), max(round(model.window * facts["fs"] / model._pace), 16))  # type: ignore
         parts = []
         for k, start in enumerate(range(0, len(drawn), _BATCH)):

@@ -25,9 +25,11 @@ from jaxtyping import Bool, Float
 
 from cohortloom.codec.beats import Beats, averaged_beats
 from cohortloom.codec.pulses import Pulse
+from cohortloom.codec.wave_events import Events
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.diffusion.sampler import stochastic
 from cohortloom.errors import DataError, Problem, SettingsError
+from cohortloom.generators.signal_events import bridged_events, drawn_events, lit_of
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     along,
@@ -119,7 +121,7 @@ def _shown(
     context, observed = model.codec_.context.encode(cohort, records)
     _, subject = np.unique(records["subject_id"].to_numpy(), return_inverse=True)
     drawn = model.net_.prior.draw(context, observed, subject, rng.child("facts"))
-    drawn, beats = _facts(model, part, x, seen, drawn, records["n_samples"].to_numpy(), rng, cut=cut)
+    drawn, beats = _facts(model, part, x, seen, drawn, records["n_samples"].to_numpy(), rng, context, observed, cut=cut)
     return model._shown(drawn, context, observed, beats, np.arange(len(x)), x.shape[2])
 
 
@@ -220,8 +222,8 @@ def _upsampled(x: np.ndarray, n_samples: np.ndarray, low: float, high: float) ->
 
 def _facts(
     model: Any, part: SignalSet, x: np.ndarray, seen: np.ndarray, drawn: np.ndarray, n_samples: np.ndarray, rng: Rng,
-    *, cut: float | None = None,
-) -> tuple[np.ndarray, Beats | None]:  # fmt: skip
+    context: np.ndarray, observed: np.ndarray, *, cut: float | None = None,
+) -> tuple[np.ndarray, Beats | Events | None]:  # fmt: skip
     """Facts of records from what is seen (of frequencies below `cut`), and from the prior where nothing is."""
     net, fs = model.net_, model.shape_.facts["fs"]
     middle, spread = net.middle.numpy(), net.spread.numpy()
@@ -232,14 +234,23 @@ def _facts(
     if not model.shape_.facts["beats"]:
         below = np.tile(np.array(spectrum_centres(x.shape[2], fs)) < (cut or fs), x.shape[1])
         axes = None if net.start is None or net.start.mix is None else net.start.mix.numpy()
+        events, law, leaning = None, net.law, leaning_of(*along(x, seen, axes), fs)
+        if law is not None:
+            lit = lit_of(seen, fs)
+            events = law.found(x, rng.child("signs").numpy, lit=lit, cut=cut)
+            x = (x - law.train(events, x.shape[2])) * seen
         turned = along(x, seen, axes)
         mean, sd = net.code.encode(spectrum_of(*turned, fs), np.broadcast_to(below, (len(x), len(below))))
         z = mean + sd * draw.standard_normal(mean.shape)
         k = model.shape_.facts["n_leaning"]
-        told = np.concatenate([leaning_of(*turned, fs)[:, :k], z], axis=1)
+        told = np.concatenate([leaning[:, :k], z], axis=1)
         known = np.broadcast_to(anything[:, None], told.shape).copy()
         known[:, :k] &= (seen.mean(axis=(1, 2)) > 0.5)[:, None] & (cut is None)
-        return np.where(known, (told - middle) / spread, drawn), None
+        drawn = np.where(known, (told - middle) / spread, drawn)
+        if events is not None:
+            more = drawn_events(model, drawn, context, observed, n_samples, rng.child("bridge"))
+            events = bridged_events(events, more, lit)
+        return drawn, events
     facts = model.shape_.facts
     pulse = Pulse(**facts["pulse"]) if facts["pulse"] else None
     cut = None if cut is None else cut * model._pace

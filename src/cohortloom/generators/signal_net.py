@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from cohortloom.codec.beats import template_grid
+from cohortloom.codec.wave_events import EventLaw
 from cohortloom.errors import SettingsError
+from cohortloom.generators.signal_events import aligned, event_net
 from cohortloom.generators.signal_records import (
     N_RHYTHM,
     spectrum_centres,
@@ -31,8 +33,6 @@ __all__ = ["WaveNet", "built", "condition_of", "label_sets", "level_at", "measur
 
 #: Guide channels that tell the place in a short record.
 N_PLACES = 9
-#: Longest record that is told where it is [samples].
-LONGEST_PLACED = 512
 #: Most coordinates of averaged beats that follow those of the code: drawn with the record, told to nobody.
 MOST_REST = 72
 
@@ -50,6 +50,9 @@ class WaveNet(nn.Module):
         self.rhythm = RhythmNet(facts["n_told"]) if facts["beats"] else None
         self.start = _start_of(facts) if facts["start"] else None
         self.still = Stillness(facts["n_channels"], facts["fs"]) if facts["beats"] else None
+        self.law = EventLaw.from_json(facts["events"]) if facts["events"] else None
+        told = 2 * facts["n_context"] + facts["n_told"]
+        self.events = event_net(self.law, told, facts["n_told"]) if self.law is not None else None
         levels = facts.get("n_levels", 0)
         self.register_buffer("lean", torch.zeros(2, levels, dtype=torch.float64) if levels else None)
         self.register_buffer("middle", torch.zeros(n_facts, dtype=torch.float64))
@@ -60,7 +63,7 @@ def measured(model: Any, data: Any) -> dict[str, Any]:
     """Sizes of a `signal-diffusion` of these training records, and which of its parts it has."""
     n, n_shape = data.shape.shape
     with_beats = data.beats is not None
-    placed = not with_beats and _aligned(data) and int(data.n_samples.max()) <= round(model.window * data.fs)
+    placed = not with_beats and aligned(data) and int(data.n_samples.max()) <= round(model.window * data.fs)
     if placed and model.latent:
         raise SettingsError(f"{model.name}: records of single beats are too short for latents; set latent to 0.")
     n_code = 0 if placed else max(1, min(model.code, n // 4, n_shape))
@@ -91,6 +94,7 @@ def measured(model: Any, data: Any) -> dict[str, Any]:
         "fs": data.fs,
         "pulse": asdict(data.pulse) if data.pulse else None,
         "follow": data.follow,
+        "events": data.law.to_json() if data.law is not None else None,
         "label_sets": list(model.label_sets_),
     }
 
@@ -99,7 +103,7 @@ def built(model: Any, shape: Shape) -> WaveNet:
     """The network of that shape, untrained."""
     facts = shape.facts
     stride, n_channels = facts.get("latent", 0), facts.get("n_latent", 0) or facts["n_channels"]
-    n_guides = n_channels + 2 if facts["beats"] else N_PLACES if facts["placed"] else 0
+    n_guides = n_channels + 2 if facts["beats"] or facts["events"] else N_PLACES if facts["placed"] else 0
     n_guides += n_channels * facts["start"] * (1 + facts["placed"])  # w, and the mean of single beats
     n_condition = 2 * facts["n_context"] + facts["n_told"]
     patch = model.patch or _patch(facts["n_samples"], facts["fs"])
@@ -146,16 +150,6 @@ def level_at(net: Any, log_size: np.ndarray) -> np.ndarray:
     """Usual level of each channel [record channel] of records whose pulses have these sizes."""
     slope, offset = net.lean.numpy()
     return np.exp(log_size)[:, None] * slope + offset
-
-
-def _aligned(data: Any) -> bool:
-    """Are records short, of one length and cut at one point? Then their mean is not flat: a tenth of the variance."""
-    n = int(data.n_samples.max())
-    if n > LONGEST_PLACED or len(np.unique(data.n_samples)) > 1:
-        return False
-    rows = np.arange(min(len(data.n_samples), 1000))
-    x, _ = data.crop(rows, np.zeros(len(rows), int), n)
-    return bool(x.mean(0).var() > 0.1 * x.var() and len(rows) >= 10)
 
 
 def places(start: np.ndarray, n: int, whole: int) -> torch.Tensor:

@@ -30,9 +30,12 @@ from cohortloom.codec.beats import (
 )
 from cohortloom.codec.pulses import Pulse, find_pulses, pulse_of
 from cohortloom.codec.signals import SignalCodec
+from cohortloom.codec.wave_events import EventLaw, Events
 from cohortloom.cohort import SignalSet
+from cohortloom.generators.signal_events import aligned, event_law, lit_of, together
 from cohortloom.nets.beat_train import bumps, render
 from cohortloom.nets.gaussian_start import cosine_power, principal_axes, resampled
+from cohortloom.rng import Rng
 
 __all__ = [
     "N_LEANING", "N_RHYTHM", "WaveRecords", "along", "found_beats", "guides", "in_core", "leaning_of", "rhythm_of",
@@ -63,6 +66,7 @@ class WaveRecords:
         context, observed: What the patients' records say.
         label_set: Place of each record's set of labels in the list of sets.
         beats: R peaks; None for records without a rhythm.
+        law, events: Of records without beats, how events are found, and those found; None if there are none.
         leaning: Of records without beats, their odd moments.
         shape: Averaged beats of size 1, or log spectra, flat [record, coordinate].
         log_size: Log of the size of each averaged beat.
@@ -81,6 +85,8 @@ class WaveRecords:
     observed: np.ndarray
     label_set: Int[np.ndarray, "record"]
     beats: Beats | None = None
+    law: EventLaw | None = None
+    events: Events | None = None
     leaning: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     shape: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     log_size: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -106,8 +112,14 @@ class WaveRecords:
     def n_samples(self) -> Int[np.ndarray, "record"]:
         return self.signals.records["n_samples"].to_numpy()
 
-    def describe(self, top_down: bool, *, turned: bool = True) -> None:
-        """Find beats or pulses (if there is a rhythm) and form averaged beats, or spectra (`turned` to the axes)."""
+    def describe(self, top_down: bool, rng: Rng, *, turned: bool = True) -> None:
+        """Find beats or pulses (if there is a rhythm) and form averaged beats, or events and spectra.
+
+        Args:
+            top_down: Look for beats, pulses and events.
+            rng: Of what noise does by chance.
+            turned: Spectra are those along the axes of the channels.
+        """
         self.pulse = pulse_of(self.signals, self.codec.modelled) if top_down else None
         if top_down and (self.signals.spec.kind == "ecg" or self.pulse):
             beats = found_beats(self.signals, self.codec.modelled, self.pulse)
@@ -126,17 +138,24 @@ class WaveRecords:
         chunks = [np.arange(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
         if turned and self.beats is None and self.codec.n_modelled > 1:
             self.axes = principal_axes(self.codec.encode(self.signals.samples[rows]) for rows in chunks)
+        found: list[Events] = []
+        if top_down and self.beats is None and not aligned(self):
+            self.law = event_law(self.signals.samples, self.codec, self.fs, self.axes, rng)
         for rows in chunks:
             x, seen = self.codec.encode(self.signals.samples[rows])
             if self.beats is None:
-                turned_to = along(x, seen, self.axes)
-                parts.append(spectrum_of(*turned_to, self.fs))
-                leaning.append(leaning_of(*turned_to, self.fs))
+                leaning.append(leaning_of(*along(x, seen, self.axes), self.fs))
+                if self.law is not None:
+                    lit, signs = lit_of(seen, self.fs), rng.child("found", int(rows[0])).numpy
+                    found.append(self.law.found(x, signs, lit=lit))
+                    x = (x - self.law.train(found[-1], x.shape[2])) * seen
+                parts.append(spectrum_of(*along(x, seen, self.axes), self.fs))
             else:
                 beats = self.beats.take(rows)
                 stretches = stretches_of(beats.place, beats.real, self.fs, self.follow, self.pulse)
                 parts.append(averaged_beats(x, seen, beats, self.fs, stretches)[0])
         self.shape = np.concatenate(parts).reshape(len(self.signals.samples), -1)
+        self.events = together(found) if found else None
         self.leaning = np.concatenate(leaning) if leaning else np.zeros((n, 0))
         if self.beats is not None:
             self.shape, self.log_size = sized(self.shape, in_core(self.fs, self.pulse is not None))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cohortloom.diffusion.path import PATHS
+from cohortloom.generators.signal_events import event_guides
 from cohortloom.generators.signal_net import condition_of, level_at, places
 from cohortloom.generators.signal_records import rhythm_of, texture_of
 from cohortloom.nets.gaussian_start import principal_axes
@@ -16,7 +17,7 @@ from cohortloom.nets.record_code import LinearCode
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training
 
-__all__ = ["diffusion_loss", "fit_facts", "left_over", "rhythm_phase"]
+__all__ = ["diffusion_loss", "fit_facts", "hidden", "left_over", "rhythm_phase"]
 
 #: Most records that closed forms are fitted to.
 _MOST_FITTED = 4000
@@ -83,7 +84,7 @@ def _fit_start(model: Any, net: Any, data: Any, rng: Rng) -> None:
         parts = []
         for k in range(4):  # all that is known, and three times with some of it hidden
             observed = torch.from_numpy(data.observed[rows]).float()
-            shown = _hide(model, observed, rng.child("hidden", k).torch) if k else observed
+            shown = hidden(model, observed, rng.child("hidden", k).torch) if k else observed
             parts.append(condition_of(torch.from_numpy(data.context[rows]).float(), shown, observed[:, :0]).numpy())
         condition, which = np.concatenate(parts), np.tile(np.arange(len(rows)), len(parts))
         left = net.start.fit_mean(x.numpy(), condition, which)
@@ -93,7 +94,7 @@ def _fit_start(model: Any, net: Any, data: Any, rng: Rng) -> None:
     net.start.measure_floor()
 
 
-def _hide(model: Any, observed: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+def hidden(model: Any, observed: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """What is shown of the context in training."""
     shown = (torch.rand(len(observed), 1, generator=draw) >= model.drop).float()
     return observed * shown * (torch.rand(observed.shape, generator=draw) >= model.drop).float()
@@ -106,6 +107,8 @@ def left_over(model: Any, net: Any, data: Any, rows: np.ndarray) -> Iterator[tup
         x, seen = data.crop(some, np.zeros(len(some), int), n)
         if data.beats is None:
             z = torch.from_numpy(data.z[some])
+            if data.events is not None:
+                x = x - torch.from_numpy(data.law.train(data.events.take(some), n))
             yield (x * seen).numpy(), net.code.decode(z.float()).reshape(*x.shape[:2], -1).numpy()
             continue
         z = torch.from_numpy(data.z[some]).float()
@@ -152,11 +155,13 @@ def diffusion_loss(model: Any, net: Any, data: Any) -> Any:
         facts = torch.from_numpy(data.facts[rows]).float()
         code = facts.shape[1] - z.shape[1]
         facts[:, code:] = (z - net.middle[code:].float()) / net.spread[code:].float()
-        shown = _hide(model, torch.from_numpy(data.observed[rows]).float(), draw)
+        shown = hidden(model, torch.from_numpy(data.observed[rows]).float(), draw)
         condition = condition_of(torch.from_numpy(data.context[rows]).float(), shown, facts[:, :n_told])
         guide = None
         if data.beats is not None:
             guide = model._guides(net, z, data.sizes(rows), data.beats.take(rows), n, data.fs, start=start)
+        elif data.events is not None:
+            guide = event_guides(net.law, data.events.take(rows), n, start)
         elif placed:
             guide = places(start, n, int(data.n_samples.max()))
         law = model._start(net, condition, facts, guide, n)
