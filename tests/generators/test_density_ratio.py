@@ -206,7 +206,23 @@ def test_weights_count_as_far_as_they_bring_summaries_nearer(right, scale):
     wrong = draw.normal(size=1500) + (4.0 if right else 1.0) * y
     others = 0.8 * (wrong - (4.0 if right else 1.0) * y)[:, None] + 0.6 * draw.normal(size=(1500, right))
     log_odds = -3.0 * (wrong[y == 1] - 4.0) if right else 0.5 - wrong[y == 1]
-    assert _scale(np.column_stack([wrong, others]), y, log_odds) == scale
+    same_length = [np.zeros(500), np.zeros(1000)]
+    assert _scale(np.column_stack([wrong, others]), y, log_odds, same_length)[0] == scale
+
+
+@pytest.mark.parametrize(("several", "scale"), [(True, 1.0), (False, 0.0)])
+def test_odds_are_not_held_back_for_lengths_that_a_term_mends(several, scale, monkeypatch):
+    """One summary is wrong and long courses are suspected of it; thirty others go with the length, which has its law.
+    Odds alone would shorten courses, so none of them counted; with a term of the length all of them can."""
+    if not several:
+        monkeypatch.setattr(density_ratio, "SIZES", 1)
+    draw = np.random.default_rng(0)
+    y, length = np.repeat([0.0, 1.0], [800, 1600]), draw.normal(size=2400)
+    wrong = draw.normal(size=2400) + 1.5 * y
+    others = length[:, None] + 0.3 * draw.normal(size=(2400, 30))
+    log_odds = -1.5 * (wrong[y == 1] - 0.75) - 1.0 * length[y == 1]
+    x = np.column_stack([wrong, others])
+    assert _scale(x, y, log_odds, [length[y == 0], length[y == 1]])[0] == scale
 
 
 def test_harder_to_tell_fewer_draws():

@@ -188,12 +188,12 @@ class DensityRatio:
         if slope <= 0 or told < WORTH or np.average(gain, weights=weight) < 2 * error:
             return None
         trees = [t.first(n_trees) for t in trees]
-        slope *= _scale(x, y, -slope * logit[y == 1])
+        rows = [_log_rows(cohort) for cohort in (real, drawn)]
+        share, sizes, terms = _scale(x, y, -slope * logit[y == 1], rows)
+        slope *= share
         if not slope:
             return None
         kept, whole = np.unique(np.concatenate([t.feature.ravel() for t in trees])), _joined(trees)
-        rows = [_log_rows(cohort) for cohort in (real, drawn)]
-        sizes, terms = _by_size(rows[0], rows[1], -slope * logit[y == 1])
         odds = np.exp(-slope * logit[y == 1] + np.interp(rows[1], sizes, terms))
         bound = _bound(odds)
         return cls(
@@ -316,16 +316,19 @@ def _by_size(real: np.ndarray, drawn: np.ndarray, log_odds: np.ndarray) -> tuple
     return sizes, terms - terms.mean()
 
 
-def _scale(x: np.ndarray, y: np.ndarray, log_odds: np.ndarray) -> float:
-    """The share of the log odds of draws [nat] whose weights bring their summaries nearest to those of patients: the
-    mean over summaries of the squared difference of mean ranks, less what chance makes of it. The greatest of those
-    that are as good up to 2 % of the difference without weights."""
+def _scale(
+    x: np.ndarray, y: np.ndarray, log_odds: np.ndarray, rows: list[np.ndarray]
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The share of the log odds of draws [nat] whose weights, terms by size added, bring their summaries nearest to
+    those of patients: the mean over summaries of the squared difference of mean ranks, less what chance makes of it.
+    The greatest of those that are as good up to 2 % of the difference without weights; and its sizes and terms."""
     from scipy.stats import rankdata  # heavy
 
     known = np.isfinite(x)
     usual = np.flatnonzero((known[y == 0].mean(0) > 0.3) & (known[y == 1].mean(0) > 0.3))
+    tried = [(scale, *_by_size(*rows, scale * log_odds)) for scale in SCALES]
     if not len(usual):
-        return 1.0
+        return tried[-1]
     known = known[:, usual]
     rank = rankdata(x[:, usual], axis=0, nan_policy="omit") / known.sum(0)
     rank = np.where(known, rank, 0.0)
@@ -339,11 +342,12 @@ def _scale(x: np.ndarray, y: np.ndarray, log_odds: np.ndarray) -> float:
 
     target, error = moments(0.0, np.ones(int((y == 0).sum())))
     far = []
-    for scale in SCALES:
-        odds = np.exp(scale * (log_odds - log_odds.max()))
+    for scale, sizes, terms in tried:
+        weight = scale * log_odds + (np.interp(rows[1], sizes, terms) if scale else 0.0)
+        odds = np.exp(weight - weight.max())
         mean, chance = moments(1.0, np.minimum(odds, _bound(odds)))
         far.append(float(((mean - target) ** 2 - chance - error).mean()))
-    return max(scale for scale, off in zip(SCALES, far) if off <= min(far) + 0.02 * max(far[0], 0.0))
+    return max((one for one, off in zip(tried, far) if off <= min(far) + 0.02 * max(far[0], 0.0)), key=lambda t: t[0])
 
 
 def _boosting(seed: int, n: int) -> Any:
