@@ -18,12 +18,12 @@ def fitted():
 def test_hardly_any_drawn_patient_holds_such_a_pair(fitted, monkeypatch):
     """Oracle: with redraws a share p becomes at most p^4 where the model gives all patients one chance."""
     never = Never.of(ward(400, 1))
-    drawn = fitted.sample(400, seed=1)
+    drawn = fitted.sample(1_000, seed=1)
     kept = never.held_by(drawn).len()
     assert drawn.origin.notes["avoided subjects"] > 20
     assert drawn.origin.notes["avoided subjects"] == drawn.origin.notes["redrawn subjects"]
     monkeypatch.setattr(redraw, "AVOIDING", 0)
-    plain = fitted.sample(400, seed=1)
+    plain = fitted.sample(1_000, seed=1)
     held = never.held_by(plain).len()
     assert "avoided subjects" not in plain.origin.notes
     assert held > 20

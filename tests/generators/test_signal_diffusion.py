@@ -13,7 +13,7 @@ from cohortloom.codec.beats import averaged_beats, find_beats, template_grid
 from cohortloom.codec.record_context import RecordContext
 from cohortloom.cohort import Cohort, SignalSet
 from cohortloom.errors import DataError, SettingsError
-from cohortloom.generators import signal_diffusion, signal_records
+from cohortloom.generators import signal_diffusion, signal_net, signal_records
 from cohortloom.generators.chain import Chain
 from cohortloom.generators.signal_diffusion import SignalDiffusion
 from cohortloom.generators.signal_distill import distill
@@ -357,7 +357,7 @@ def beats_alike(waves):
 @pytest.mark.parametrize("rest", [True, False])
 def test_what_a_code_leaves_of_a_beat_is_the_record_s_not_the_beat_s(rest, monkeypatch):
     if not rest:  # left to the samples it would be noise, another in each beat
-        monkeypatch.setattr(signal_diffusion, "MOST_REST", 0)
+        monkeypatch.setattr(signal_net, "MOST_REST", 0)
     drawn = SignalDiffusion(**{**SHORT, "code": 4}).fit(many_shapes(30), seed=0).sample(30, seed=1)
     assert (beats_alike(drawn.signals["ecg"]) > 0.96) == rest
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cohortloom.codec.signals import SignalCodec
-from cohortloom.codec.wave_events import BAND, MARGIN, SPANS, EventLaw, Events
+from cohortloom.codec.wave_events import BAND, MARGIN, MOST_RECORDS, N_BURST, SPANS, EventLaw, Events
 from cohortloom.nets.event_series import EventNet
 from cohortloom.rng import Rng
 from cohortloom.training import Objective, Phase, Training
@@ -30,7 +30,8 @@ __all__ = [
     "together",
 ]
 
-_BURST = 3
+#: Marks of a burst that are told: all but its phase.
+_BURST = N_BURST - 1
 #: Longest record that is told where it is [samples].
 LONGEST_PLACED = 512
 
@@ -40,8 +41,6 @@ def event_law(samples: Any, codec: SignalCodec, fs: float, axes: np.ndarray | No
 
     Only records seen throughout are looked at: with gaps, noise at random signs is no draw of the same law.
     """
-    from cohortloom.codec.wave_events import MOST_RECORDS
-
     some = np.sort(rng.child("records").numpy.permutation(len(samples))[:MOST_RECORDS])
     x, seen = codec.encode(np.asarray(samples[some]))
     whole = seen.all(axis=(1, 2))
@@ -171,5 +170,5 @@ def _marks(told: np.ndarray, burst: np.ndarray, level: np.ndarray, phase: np.nda
     span, rate = np.clip(span, 0.7 * SPANS[0], 1.4 * SPANS[-1]), np.clip(rate, BAND[0], min(BAND[1], 0.4 * law.fs))
     out[..., :k] = np.where(burst[..., None], 0.0, sharp)
     wave = np.stack([size, span, rate, phase], axis=2)
-    out[..., :4] = np.where(burst[..., None], wave, out[..., :4])
+    out[..., :N_BURST] = np.where(burst[..., None], wave, out[..., :N_BURST])
     return out
