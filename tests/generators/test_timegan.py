@@ -19,6 +19,7 @@ from cohortloom.nets.gan_autoencoder import Batch
 from cohortloom.nets.length_law import LengthLaw
 from cohortloom.nets.recurrent_gan import LatentGenerator
 from cohortloom.rng import Rng
+from cohortloom.schema.text import parse_schema
 from cohortloom.testing.checks import LONGEST, small_cohort
 
 SMALL = {"width": 24, "training": {"steps": 130, "evaluate_every": 26, "learning_rate": 1e-2, "batch_size": 64}}
@@ -235,3 +236,19 @@ def test_a_continued_patient_goes_on_from_where_he_was(real, fitted):
         assert 0 < new.height < 60 * 12
         after.append(new["sbp"].mean())
     assert after[1] - after[0] > 8
+
+
+def test_a_cohort_without_statics_is_learned():
+    """Windows of a series belong to nobody: visits alone, eight each."""
+    schema = parse_schema(
+        'name = "w"\nversion = "1"\nclock = "order"\n[tables.v]\nrole = "visit"\n'
+        'columns.x = { kind = "number", decimals = 3 }\n'
+    )
+    x = np.random.default_rng(0).normal(size=(60, 8)).cumsum(1)
+    rows = {"subject_id": np.repeat(np.arange(60), 8), "visit_id": np.arange(480), "time": np.tile(np.arange(8), 60)}
+    cohort = Cohort.build(schema, {"v": pl.DataFrame(rows | {"x": x.ravel().round(3)})})
+    drawn = (
+        create("timegan", width=8, training={"steps": 20, "evaluate_every": 10}).fit(cohort, seed=0).sample(50, seed=1)
+    )
+    assert drawn.tables["v"].group_by("subject_id").len()["len"].to_list() == [8] * 50
+    assert drawn.tables["v"]["x"].std() > 0.3

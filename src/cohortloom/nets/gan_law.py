@@ -415,6 +415,8 @@ class RowLaw(nn.Module):
     def pushed(self, h: Tensor, values: Tensor, observed: Tensor, rows: Rows, past: Past | None = None) -> Tensor:
         """The dense form of drawn rows [... width], with gradients to h."""
         dense = rows(values, observed)
+        if not self.levels:
+            return dense
         law = self.laws(h, dense.detach(), past)
         x = values[..., None, self.numbers]
         noise = ((x - law.mean) * torch.exp(-law.log_sd)).detach()
@@ -432,7 +434,7 @@ class RowLaw(nn.Module):
         for share, j, table in zip(law.many, self.many, rows.tables):
             soft = share.exp() @ table.weight
             parts.append(table(values[..., j].long()) + soft - soft.detach())
-        made = torch.cat(parts, -1) if self.levels else dense
+        made = torch.cat(parts, -1)
         still = self.shut(values, observed)
         still[..., self.numbers] |= self._settled(values, past)[1]
         if past is not None and self.marks:
