@@ -247,8 +247,12 @@ def test_a_cohort_without_statics_is_learned():
     x = np.random.default_rng(0).normal(size=(60, 8)).cumsum(1)
     rows = {"subject_id": np.repeat(np.arange(60), 8), "visit_id": np.arange(480), "time": np.tile(np.arange(8), 60)}
     cohort = Cohort.build(schema, {"v": pl.DataFrame(rows | {"x": x.ravel().round(3)})})
-    drawn = (
-        create("timegan", width=8, training={"steps": 20, "evaluate_every": 10}).fit(cohort, seed=0).sample(50, seed=1)
-    )
+    model = create("timegan", width=8, training={"steps": 20, "evaluate_every": 10}).fit(cohort, seed=0)
+    drawn = model.sample(50, seed=1)
     assert drawn.tables["v"].group_by("subject_id").len()["len"].to_list() == [8] * 50
     assert drawn.tables["v"]["x"].std() > 0.3
+    third = pl.int_range(pl.len()) % 3 == 0
+    visits = pl.DataFrame(rows | {"x": x.ravel().round(3)})
+    holed = Cohort.build(schema, {"v": visits.with_columns(x=pl.when(third).then(None).otherwise(pl.col("x")))})
+    assert model.impute(holed, draws=1, seed=2).tables["v"]["x"].null_count() == 0
+    assert np.isfinite(model.score(cohort)).all()

@@ -127,7 +127,7 @@ class TimeGAN(ChoosingGenerator):
             "repeats": {j + 1: 1 + len(shape.sequence) + i for i, j in enumerate(facts["repeats"])},
             "clock": facts["clock"],
             "limits": facts["limits"],
-            "tied": not self._original,
+            "tied": facts["tied"] and not self._original,
             "sizes": (e, g, self.latent_size or h),
             "dropout": size.dropout,
             "use_embedding": self.static_embedding,
@@ -156,6 +156,8 @@ class TimeGAN(ChoosingGenerator):
     def _beta(self) -> float:
         if self.beta is not None:
             return self.beta
+        if not self.shape_.facts["tied"]:
+            return 0.2
         return 0.3 if len(self.shape_.facts["step"]) <= WIDE else 1.0
 
     @property

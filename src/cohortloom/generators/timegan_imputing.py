@@ -176,7 +176,7 @@ class _Walk:
         score = np.zeros(last.shape)
         trail, told, ties = [], auto.memory(length, dense), auto.step_law.ties()
         for t in range(n_steps):
-            past = told.past()
+            past = told.past() if auto.tied else None
             state, memory = maker.memory(torch.cat([before, g, place[:, t], c], -1)[:, None], memory)
             context = torch.cat([state[:, 0], before, g, c], -1)
             prior = maker.step_flow(torch.randn(before.shape, generator=self.stream), context)
@@ -204,7 +204,7 @@ class _Walk:
         return trail
 
     def _written(
-        self, h: Tensor, g: Tensor, place: Tensor, c: Tensor, memory: Tensor | None, past: Past
+        self, h: Tensor, g: Tensor, place: Tensor, c: Tensor, memory: Tensor | None, past: Past | None
     ) -> tuple[Tensor, Tensor]:
         """What the law of a step reads, and the memory of the recovery after it."""
         auto = self.net.auto
@@ -222,7 +222,7 @@ class _Walk:
         return (mean, log_sd.clamp(-6, 2)), memory
 
     def _law_of(
-        self, values: Tensor, seen: Tensor, hole: Tensor, body: Tensor, past: Past, reader: Tensor | None,
+        self, values: Tensor, seen: Tensor, hole: Tensor, body: Tensor, past: Past | None, reader: Tensor | None,
         place: Tensor, c: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mean and Cholesky factor of the proposal of a step's latent.

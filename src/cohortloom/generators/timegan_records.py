@@ -94,6 +94,8 @@ def measured(codec: Codec, data: Encoded, *, normalise: bool, rng: Rng) -> dict[
     shut = {j + 1: rows[seq.position < facts["n_steps"]] for j, rows in _shut(codec, seq).items()}
     facts["step"] = _starts(counts, found.step, found.step_seen, shut)
     facts["clock"] = _clock(codec, seq)
+    plain_series = not any(f.levels for f in seq.features) and seq.observed.all() and not facts["repeats"]
+    facts["tied"] = not plain_series  # what is always there and always a number is left to the latents
     facts["limits"] = _limits(found, [j for j, n in enumerate(counts) if not n])
     facts["step_levels"], facts["n_numbers"] = counts, counts.count(0)
     return facts

@@ -93,12 +93,13 @@ def phases(
     """Everything that is trained."""
     batch = max(FEWEST_AT_ONCE, int(STEPS_AT_ONCE / (1 + float(data.length.float().mean()))))
     batch = min(batch, Training().resolved(len(train)).batch_size)
-    base = asked.over(Training(learning_rate=6e-3, ema=0.995, batch_size=batch))
+    own = Training(learning_rate=6e-3, ema=0.995, batch_size=batch)
+    base = asked.over(own if net.auto.tied else Training(learning_rate=8e-3, ema=0.99))
     lines_of = asked.over(Training(learning_rate=1e-2, ema=0.995, weight_decay=0.05, final_rate=0.02, batch_size=batch))
     evidence = Objective("evidence", [*net.auto.parameters()], _evidence(net, data, recipe))
     latents = Objective("latents", net.maker.parameters(), _supervised(net, data))
     lines = Objective("regressions", _regressions(net), _lines(net, data))
-    out = [Phase("rows", net, train, [lines], held_out, None, lines_of, 2.0)]
+    out = [Phase("rows", net, train, [lines], held_out, None, lines_of, 2.0)] if net.auto.tied else []
     out += before_joint(net, data, train, held_out, evidence, latents, base, score=_evidence(net, data, recipe))
     joint_steps = 0 if len(train) < FEWEST_ADVERSARIAL else size.joint_steps
     if joint_steps:
